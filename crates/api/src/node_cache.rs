@@ -1,0 +1,148 @@
+//! NodeCache: what Drop remembers of one node.
+
+use jiff::Timestamp;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{CustomResource, CustomResourceExt};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::condition::Condition;
+use crate::duration::GoDuration;
+
+/// What was pulled onto one node, when, and what failed. Written by Drop only.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "drop.corewire.io",
+    version = "v1alpha1",
+    kind = "NodeCache",
+    plural = "nodecaches",
+    doc = "What was pulled onto one node, when, and what failed. Written by Drop only.",
+    status = "NodeCacheStatus",
+    derive = "Default",
+    derive = "PartialEq",
+    printcolumn(json_path = ".status.ready", name = "READY", type_ = "string"),
+    printcolumn(json_path = ".status.imagesPulling", name = "PULLING", type_ = "integer"),
+    printcolumn(json_path = ".status.imagesFailed", name = "FAILED", type_ = "integer"),
+    printcolumn(json_path = ".metadata.creationTimestamp", name = "AGE", type_ = "date")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeCacheSpec {
+    /// The UID of the Node that this is about. A node that is re-created under
+    /// the same name has another one, and starts empty.
+    #[serde(rename = "nodeUID")]
+    #[schemars(length(min = 1, max = 64))]
+    pub node_uid: String,
+}
+
+/// The node's images, as Drop knows them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeCacheStatus {
+    /// `Ready`: every image that is wanted on the node is there.
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Images that are there, of those that should be: `18/20`.
+    #[schemars(length(max = 32))]
+    pub ready: String,
+    /// Images that are being pulled.
+    pub images_pulling: i32,
+    /// Images whose last pull failed.
+    pub images_failed: i32,
+    /// The UID of the last pull Pod whose outcome is recorded here, so that it is
+    /// recorded once.
+    #[serde(rename = "lastPodUID", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub last_pod_uid: Option<String>,
+    /// When each PullPolicy last started a pull on this node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["policy"]))]
+    pub pull_starts: Vec<PullStart>,
+    /// Consecutive Pods that the node itself failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_failure: Option<Failure>,
+    /// What is known of each wanted image.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["image"]))]
+    pub images: Vec<ImageRecord>,
+}
+
+/// When a PullPolicy last started a pull on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PullStart {
+    /// The policy's name; empty for the built-in defaults.
+    #[schemars(length(max = 253))]
+    pub policy: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What is known of one image on the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRecord {
+    /// The full reference, normalised: `docker.io/library/alpine:3.20`.
+    #[schemars(length(min = 1, max = 768))]
+    pub image: String,
+    /// The digest that was pulled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 71))]
+    pub digest: Option<String>,
+    /// When it was pulled; absent until a pull succeeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulled_at: Option<Timestamp>,
+    /// How long that took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_duration: Option<GoDuration>,
+    /// Pulls that were tried here, which makes the next Pod's name a new one.
+    #[serde(default)]
+    pub attempts: i32,
+    /// Why the last pull failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// A failure that has not been overcome yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// The kubelet's reason.
+    #[schemars(length(max = 128))]
+    pub reason: String,
+    /// The cause in a short form.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// Whose failure it is.
+    pub scope: FailureScope,
+    /// Failures in a row.
+    pub count: i32,
+    /// When it last failed.
+    pub at: Timestamp,
+    /// The earliest next try, as of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Timestamp>,
+}
+
+/// Whose failure it is, and so what waits for its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FailureScope {
+    /// The node's: that node waits.
+    Node,
+    /// The image's: one node at a time tries it.
+    Image,
+    /// The registry's: one node at a time tries the image.
+    Registry,
+    /// Unknown: the image waits on that node.
+    Unknown,
+}
+
+/// The CustomResourceDefinition of [`NodeCache`], without the status subresource:
+/// one request then creates or updates a whole NodeCache, which halves the
+/// writes of a pull. The status stays where people look for it.
+#[must_use]
+pub fn crd() -> CustomResourceDefinition {
+    let mut crd = NodeCache::crd();
+    for version in &mut crd.spec.versions {
+        version.subresources = None;
+    }
+    crd
+}

@@ -1,0 +1,152 @@
+//! Invariants: what no plan may do, whatever happened before.
+//!
+//! Tests and the simulator run [`audit`] after every plan, debug builds after
+//! every plan of a running operator. It counts anew from the facts and shares
+//! no code with the budget that it checks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Name;
+use crate::effect::{Effect, PodOrder};
+use crate::image::ImagePullPolicy;
+use crate::plan::Plan;
+use crate::presence::Standing;
+use crate::world::World;
+
+/// Every invariant that `plan` violates, as sentences; none if all is well.
+#[must_use]
+pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
+    let mut violations = Vec::new();
+    if !world.is_synced() && !plan.effects.is_empty() {
+        violations.push("effects before every watch has synced".to_owned());
+    }
+    let mut keys = BTreeSet::new();
+    for effect in &plan.effects {
+        if !keys.insert(effect.key()) {
+            violations.push(format!("two effects about {:?}", effect.key()));
+        }
+    }
+    let new: Vec<&PodOrder> = plan
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::CreatePod(order) if !world.pods.contains_key(&order.name) => Some(&**order),
+            _ => None,
+        })
+        .collect();
+    for order in &new {
+        violations.extend(audit_order(world, order).into_iter().map(|what| format!("Pod {}: {what}", order.name)));
+    }
+    let policies: BTreeSet<&Name> = new.iter().map(|order| &order.policy).collect();
+    for policy in policies {
+        let orders: Vec<&PodOrder> = new.iter().copied().filter(|order| order.policy == *policy).collect();
+        violations.extend(
+            audit_policy(world, policy, &orders, now).into_iter().map(|what| format!("policy {policy:?}: {what}")),
+        );
+    }
+    let mut nodes: BTreeMap<&Name, usize> = BTreeMap::new();
+    for node in world.pods.values().map(|entry| &entry.pod.node).chain(new.iter().map(|order| &order.node)) {
+        *nodes.entry(node).or_default() += 1;
+    }
+    for order in &new {
+        if nodes.get(&order.node).is_some_and(|pods| *pods > 1) {
+            violations.push(format!("more than one pull Pod on {}", order.node));
+        }
+    }
+    for effect in &plan.effects {
+        if let Effect::DeletePod { pod, .. } = effect {
+            violations.extend(audit_deletion(world, pod).map(|what| format!("deletion of {pod}: {what}")));
+        }
+    }
+    violations
+}
+
+/// A Pod pulls only what is wanted, allowed and missing.
+fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
+    let mut violations = Vec::new();
+    let Some(node) = world.nodes.get(&order.node) else { return vec!["its node does not exist".to_owned()] };
+    if node.node.uid != order.node_uid {
+        violations.push("its node is another machine".to_owned());
+    }
+    match world.policies.get(&order.policy) {
+        None => violations.push("its policy does not exist".to_owned()),
+        Some(entry) if entry.policy.paused => violations.push("its policy is paused".to_owned()),
+        Some(_) => {}
+    }
+    for pull in &order.pulls {
+        let name = &pull.cached_image;
+        match world.images.get(name) {
+            None => violations.push(format!("{name} does not exist")),
+            Some(entry) if entry.image.pull == ImagePullPolicy::Never => {
+                violations.push(format!("{name} is never to be pulled"));
+            }
+            Some(_) => {}
+        }
+        match node.standings.get(name) {
+            None => violations.push(format!("the node is not a target of {name}")),
+            Some(Standing::Cached) => violations.push(format!("{name} is there already")),
+            Some(Standing::Missing | Standing::Failed) => {}
+        }
+    }
+    violations
+}
+
+/// The limits of a policy hold with the new Pods.
+fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timestamp) -> Vec<String> {
+    let Some(limits) = world.policies.get(policy).map(|entry| &entry.policy) else { return Vec::new() };
+    let mut violations = Vec::new();
+    let live: Vec<_> = world.pods.values().map(|entry| &entry.pod).filter(|pod| pod.policy == *policy).collect();
+    let mut nodes: BTreeSet<&Name> = live.iter().map(|pod| &pod.node).collect();
+    nodes.extend(orders.iter().map(|order| &order.node));
+    if nodes.len() > limits.max_nodes && orders.iter().any(|order| order.begins_turn) {
+        violations.push(format!("{} nodes pull, {} may", nodes.len(), limits.max_nodes));
+    }
+    let pulls = live.len() + orders.len();
+    if limits.max_pulls.is_some_and(|limit| pulls > limit) {
+        violations.push(format!("{pulls} Pods pull, {:?} may", limits.max_pulls));
+    }
+    if let Some(limit) = limits.max_pulls_per_registry {
+        let mut hosts: BTreeMap<&str, usize> = BTreeMap::new();
+        for pod in &live {
+            for host in pod.busy_hosts().collect::<BTreeSet<_>>() {
+                *hosts.entry(host).or_default() += 1;
+            }
+        }
+        for order in orders {
+            for host in order.pulls.iter().map(|pull| pull.reference.host()).collect::<BTreeSet<_>>() {
+                let pods = hosts.entry(host).or_default();
+                *pods += 1;
+                if *pods > limit {
+                    violations.push(format!("{pods} Pods pull from {host}, {limit} may"));
+                }
+            }
+        }
+    }
+    let beginning: Vec<_> = orders.iter().filter(|order| order.begins_turn).collect();
+    if limits.min_delay > SignedDuration::ZERO {
+        if beginning.len() > 1 {
+            violations.push(format!("{} nodes begin at once", beginning.len()));
+        }
+        for order in beginning {
+            for entry in world.pods.values().filter(|entry| entry.pod.policy == *policy) {
+                let elapsed = entry.started_at.map(|at| now.duration_since(at));
+                let is_other = entry.pod.node != order.node;
+                if is_other && entry.begins_turn && elapsed.is_none_or(|elapsed| elapsed < limits.min_delay) {
+                    violations.push(format!("{} begins too soon after {}", order.node, entry.pod.node));
+                }
+            }
+        }
+    }
+    violations
+}
+
+/// A Pod is deleted only when its outcome is recorded, or nobody wants it.
+fn audit_deletion(world: &World, name: &Name) -> Option<String> {
+    let pod = &world.pods.get(name)?.pod;
+    let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
+    let node = world.nodes.get(&pod.node)?;
+    let recorded = world.memory_of(&node.node).is_some_and(|memory| memory.last_pod == pod.uid);
+    (wanted && !recorded).then(|| "its outcome is not recorded".to_owned())
+}

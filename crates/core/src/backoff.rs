@@ -1,0 +1,58 @@
+//! Exponential backoff with deterministic jitter.
+
+use drop_api::names::stable_hash;
+use jiff::SignedDuration;
+
+/// How long to wait after failures: `initial`, doubled with each further one, at
+/// most `max`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The wait after the first failure.
+    pub initial: SignedDuration,
+    /// The longest wait, before jitter.
+    pub max: SignedDuration,
+}
+
+impl Backoff {
+    /// The wait after `failures` failures in a row (at least one), ±10 %.
+    ///
+    /// The jitter comes from a hash of `who` and `failures`: the same failure
+    /// always waits equally long, and different ones do not retry in step.
+    #[must_use]
+    pub fn delay(&self, failures: u32, who: &str) -> SignedDuration {
+        let doublings = failures.saturating_sub(1).min(62);
+        let factor = 1_i64 << doublings;
+        let nominal = SignedDuration::try_from_secs_f64(self.initial.as_secs_f64() * factor as f64)
+            .unwrap_or(SignedDuration::MAX)
+            .min(self.max);
+        let mut seed = who.as_bytes().to_vec();
+        seed.extend(failures.to_le_bytes());
+        // The hash's upper 53 bits as a fraction in [0, 1).
+        let fraction = (stable_hash(&seed) >> 11) as f64 / (1_u64 << 53) as f64;
+        SignedDuration::try_from_secs_f64(nominal.as_secs_f64() * (0.9 + 0.2 * fraction)).unwrap_or(SignedDuration::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BACKOFF: Backoff = Backoff { initial: SignedDuration::from_secs(30), max: SignedDuration::from_secs(300) };
+
+    #[test]
+    fn waits_double_up_to_the_maximum_within_ten_percent() {
+        for (failures, nominal) in [(1, 30.0), (2, 60.0), (3, 120.0), (4, 240.0), (5, 300.0), (u32::MAX, 300.0)] {
+            for who in ["a", "b", "c"] {
+                let delay = BACKOFF.delay(failures, who).as_secs_f64();
+                assert!((nominal * 0.9..=nominal * 1.1).contains(&delay), "{failures}: {delay}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_failure_waits_equally_long_and_others_do_not() {
+        assert_eq!(BACKOFF.delay(2, "a"), BACKOFF.delay(2, "a"));
+        let delays: std::collections::BTreeSet<_> = (0..100).map(|n| BACKOFF.delay(1, &n.to_string())).collect();
+        assert!(delays.len() > 95);
+    }
+}

@@ -1,0 +1,208 @@
+//! What the pull policies still allow at this instant.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Name;
+use crate::effect::PodOrder;
+use crate::policy::Policy;
+use crate::verdict::Verdict;
+use crate::world::{Stage, World};
+
+/// When one policy last began to pull on a node, and on a different one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Starts {
+    last: Option<(Name, Timestamp)>,
+    /// The last start on any other node than `last`'s.
+    other: Option<Timestamp>,
+}
+
+impl Starts {
+    /// Takes in a start. The order in which starts come in does not matter.
+    pub fn note(&mut self, node: &Name, at: Timestamp) {
+        match &self.last {
+            Some((last, last_at)) if (*last_at, last) > (at, node) => {
+                if last != node {
+                    self.other = self.other.max(Some(at));
+                }
+            }
+            previous => {
+                if let Some((last, last_at)) = previous
+                    && last != node
+                {
+                    self.other = self.other.max(Some(*last_at));
+                }
+                self.last = Some((node.clone(), at));
+            }
+        }
+    }
+
+    /// When `node` may begin, `delay` after the last start on another node.
+    #[must_use]
+    pub fn free_at(&self, node: &str, delay: SignedDuration) -> Option<Timestamp> {
+        let on_another = match &self.last {
+            Some((last, _)) if **last == *node => self.other,
+            last => last.as_ref().map(|(_, at)| *at),
+        };
+        on_another.map(|at| at.checked_add(delay).unwrap_or(Timestamp::MAX))
+    }
+
+    /// The last start.
+    #[must_use]
+    pub fn last(&self) -> Option<&(Name, Timestamp)> {
+        self.last.as_ref()
+    }
+}
+
+/// What is in use, including what the plan at hand adds.
+#[derive(Debug)]
+pub struct Budget<'a> {
+    world: &'a World,
+    usage: BTreeMap<Name, Usage>,
+    /// Nodes that got a Pod from the plan at hand, and the Pod.
+    taken: BTreeMap<Name, Name>,
+}
+
+/// What one policy has in use.
+#[derive(Clone, Debug, Default)]
+struct Usage {
+    /// Nodes with a Pod, or whose turn goes on.
+    nodes: BTreeSet<Name>,
+    /// Pods.
+    pulls: usize,
+    /// Pods with an open pull, by registry.
+    hosts: BTreeMap<Name, usize>,
+    /// Nodes on which a turn was begun but not confirmed.
+    beginning: BTreeSet<Name>,
+}
+
+impl<'a> Budget<'a> {
+    /// What `world` has in use.
+    #[must_use]
+    pub fn new(world: &'a World) -> Self {
+        let mut usage: BTreeMap<Name, Usage> = BTreeMap::new();
+        for entry in world.pods.values() {
+            let pod = &entry.pod;
+            let usage = usage.entry(pod.policy.clone()).or_default();
+            usage.add(&pod.node, pod.busy_hosts().map(Name::from).collect());
+            if matches!(&entry.stage, Stage::Requested(order) if order.begins_turn) {
+                usage.beginning.insert(pod.node.clone());
+            }
+        }
+        for (policy, queue) in &world.queues {
+            // Nodes that go on with their turn come first in the queue, and keep
+            // their slot between two Pods.
+            let going_on = queue.iter().take_while(|candidate| !candidate.begins_turn);
+            let usage = usage.entry(policy.clone()).or_default();
+            usage.nodes.extend(going_on.map(|candidate| candidate.node.clone()));
+        }
+        Self { world, usage, taken: BTreeMap::new() }
+    }
+
+    /// Whether `policy` lets `node` start a Pod now.
+    ///
+    /// # Errors
+    /// What it waits for.
+    pub fn admit(&self, policy: &Policy, node: &Name, begins_turn: bool, now: Timestamp) -> Result<(), Verdict> {
+        let unused = Usage::default();
+        let usage = self.usage.get(&policy.name).unwrap_or(&unused);
+        if begins_turn {
+            if !usage.nodes.contains(node) && usage.nodes.len() >= policy.max_nodes {
+                return Err(Verdict::WaitingForNodeSlot { policy: policy.name.clone(), limit: policy.max_nodes });
+            }
+            if policy.min_delay > SignedDuration::ZERO {
+                if usage.beginning.iter().any(|other| other != node) {
+                    return Err(Verdict::WaitingForDelay { until: None });
+                }
+                let starts = self.world.starts.get(&policy.name);
+                let free_at = starts.and_then(|starts| starts.free_at(node, policy.min_delay));
+                if let Some(until) = free_at.filter(|until| *until > now) {
+                    return Err(Verdict::WaitingForDelay { until: Some(until) });
+                }
+            }
+        }
+        match policy.max_pulls {
+            Some(limit) if usage.pulls >= limit => {
+                Err(Verdict::WaitingForPullSlot { policy: policy.name.clone(), limit })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `policy` lets one more Pod pull from `host`.
+    ///
+    /// # Errors
+    /// What it waits for.
+    pub fn admit_host(&self, policy: &Policy, host: &str) -> Result<(), Verdict> {
+        let usage = self.usage.get(&policy.name);
+        let in_use = usage.and_then(|usage| usage.hosts.get(host)).copied().unwrap_or(0);
+        match policy.max_pulls_per_registry {
+            Some(limit) if in_use >= limit => Err(Verdict::WaitingForRegistrySlot { host: host.into(), limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The Pod that keeps `node` from starting another, if any.
+    #[must_use]
+    pub fn busy_with(&self, node: &str) -> Option<Name> {
+        let running = self.world.pod_on(node).map(|entry| entry.pod.name.clone());
+        running.or_else(|| self.taken.get(node).cloned())
+    }
+
+    /// Counts a Pod that the plan creates.
+    pub fn take(&mut self, order: &PodOrder) {
+        self.taken.insert(order.node.clone(), order.name.clone());
+        let usage = self.usage.entry(order.policy.clone()).or_default();
+        usage.add(&order.node, order.pulls.iter().map(|pull| pull.reference.host().into()).collect());
+        if order.begins_turn {
+            usage.beginning.insert(order.node.clone());
+        }
+    }
+}
+
+impl Usage {
+    /// Counts one Pod.
+    fn add(&mut self, node: &Name, hosts: BTreeSet<Name>) {
+        self.nodes.insert(node.clone());
+        self.pulls += 1;
+        for host in hosts {
+            *self.hosts.entry(host).or_default() += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_delay_counts_from_the_last_start_on_a_different_node() {
+        let delay = SignedDuration::from_secs(10);
+        let mut starts = Starts::default();
+        assert_eq!(starts.free_at("a", delay), None);
+        starts.note(&"a".into(), at(5));
+        assert_eq!(starts.free_at("a", delay), None, "a node does not wait for itself");
+        assert_eq!(starts.free_at("b", delay), Some(at(15)));
+        starts.note(&"b".into(), at(20));
+        assert_eq!(starts.free_at("b", delay), Some(at(15)));
+        assert_eq!(starts.free_at("a", delay), Some(at(30)));
+    }
+
+    #[test]
+    fn starts_may_come_in_any_order() {
+        let noted = [("a", 5), ("b", 20), ("a", 25), ("c", 7)];
+        let mut expected = Starts::default();
+        noted.iter().for_each(|(node, second)| expected.note(&(*node).into(), at(*second)));
+        for rotation in 1..noted.len() {
+            let mut starts = Starts::default();
+            let (late, early) = noted.split_at(rotation);
+            early.iter().chain(late).rev().for_each(|(node, s)| starts.note(&(*node).into(), at(*s)));
+            assert_eq!(starts, expected, "rotated by {rotation}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a plan wants done. Effects are data; the operator executes them.
+
+use drop_api::scheduling::Toleration;
+use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
+
+use crate::Name;
+use crate::image::ImagePullPolicy;
+use crate::memory::Settlement;
+use crate::reference::Reference;
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Create a pull Pod.
+    CreatePod(Box<PodOrder>),
+    /// Delete a pull Pod.
+    DeletePod {
+        /// Its name.
+        pod: Name,
+        /// Only if it still has this UID.
+        uid: Option<Name>,
+    },
+    /// Look whether a Pod that was created, but that no watch has shown, is there.
+    CheckPod {
+        /// Its name.
+        pod: Name,
+    },
+    /// Write a NodeCache.
+    RecordNode {
+        /// The whole object.
+        cache: Box<NodeCache>,
+        /// The outcomes that it records for the first time.
+        settlements: Vec<Settlement>,
+    },
+    /// Write a CachedImage's status.
+    PatchImage {
+        /// Its name.
+        image: Name,
+        /// The whole status.
+        status: Box<CachedImageStatus>,
+    },
+    /// Write a PullPolicy's status.
+    PatchPolicy {
+        /// Its name.
+        policy: Name,
+        /// The whole status.
+        status: Box<PullPolicyStatus>,
+    },
+}
+
+/// What an effect is about: at most one effect for each is under way.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EffectKey {
+    /// A Pod's creation.
+    CreatePod(Name),
+    /// A Pod's deletion.
+    DeletePod(Name),
+    /// A look at a Pod.
+    CheckPod(Name),
+    /// A node's NodeCache.
+    Record(Name),
+    /// A CachedImage's status.
+    Image(Name),
+    /// A PullPolicy's status.
+    Policy(Name),
+}
+
+impl Effect {
+    /// What it is about.
+    #[must_use]
+    pub fn key(&self) -> EffectKey {
+        match self {
+            Self::CreatePod(order) => EffectKey::CreatePod(order.name.clone()),
+            Self::DeletePod { pod, .. } => EffectKey::DeletePod(pod.clone()),
+            Self::CheckPod { pod } => EffectKey::CheckPod(pod.clone()),
+            Self::RecordNode { cache, .. } => {
+                EffectKey::Record(cache.metadata.name.as_deref().unwrap_or_default().into())
+            }
+            Self::PatchImage { image, .. } => EffectKey::Image(image.clone()),
+            Self::PatchPolicy { policy, .. } => EffectKey::Policy(policy.clone()),
+        }
+    }
+}
+
+/// A pull Pod that is to be created.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodOrder {
+    /// Its name, which is a function of the node's UID, the images and the
+    /// attempt: asking twice creates it once.
+    pub name: Name,
+    /// The node that it is bound to.
+    pub node: Name,
+    /// That node's UID, which owns the Pod.
+    pub node_uid: Name,
+    /// The policy that it counts against; empty for the built-in one.
+    pub policy: Name,
+    /// The CachedImageSet of its images, if they have one.
+    pub set: Option<Name>,
+    /// What to pull, in this order.
+    pub pulls: Vec<Pull>,
+    /// Names of pull secrets.
+    pub secrets: Vec<Name>,
+    /// Taints that the Pod tolerates.
+    pub tolerations: Vec<Toleration>,
+    /// Whether it uses the node's network.
+    pub host_network: bool,
+    /// Whether it begins a turn of its node, rather than going on with one.
+    pub begins_turn: bool,
+}
+
+/// One image of a [`PodOrder`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pull {
+    /// The CachedImage.
+    pub cached_image: Name,
+    /// The image.
+    pub reference: Reference,
+    /// Whether the kubelet asks the registry although the image is there.
+    pub policy: ImagePullPolicy,
+}

@@ -1,0 +1,73 @@
+//! What happens to a [`World`](crate::World).
+
+use std::collections::BTreeSet;
+
+use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
+
+use crate::Name;
+use crate::effect::EffectKey;
+use crate::image::Image;
+use crate::node::Node;
+use crate::policy::Policy;
+use crate::pull_pod::PullPod;
+
+/// A kind of object that is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// CachedImages.
+    Image,
+    /// PullPolicies.
+    Policy,
+    /// Nodes.
+    Node,
+    /// Pull Pods.
+    Pod,
+    /// NodeCaches.
+    Cache,
+}
+
+impl Kind {
+    /// Every kind; planning starts when all of them are synced.
+    pub const ALL: [Self; 5] = [Self::Image, Self::Policy, Self::Node, Self::Pod, Self::Cache];
+}
+
+/// Something that a watch or the executor tells.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A CachedImage is there, with the status that it has.
+    Image(Box<Image>, Box<CachedImageStatus>),
+    /// A PullPolicy is there, with the status that it has.
+    Policy(Box<Policy>, Box<PullPolicyStatus>),
+    /// A node is there.
+    Node(Box<Node>),
+    /// A pull Pod is there.
+    Pod(Box<PullPod>),
+    /// A NodeCache is there.
+    Cache(Box<NodeCache>),
+    /// An object is gone.
+    Gone(Kind, Name),
+    /// A kind was listed in full: whatever is not among the names is gone.
+    Listed(Kind, BTreeSet<Name>),
+    /// An effect came to its end.
+    Report(EffectKey, Report),
+}
+
+/// How an effect ended.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// The Pod was created, or was there already and is Drop's.
+    PodCreated {
+        /// Its UID.
+        uid: Name,
+    },
+    /// The NodeCache is now this.
+    Recorded(Box<NodeCache>),
+    /// Done, or needless because the object is gone.
+    Done,
+    /// There is no such Pod.
+    PodGone,
+    /// The API server refused it and has not done it.
+    Refused(String),
+    /// It may have been done or not: no answer came, or one that leaves it open.
+    Unknown(String),
+}

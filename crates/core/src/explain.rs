@@ -1,0 +1,180 @@
+//! Why each image is where it is, for `/debug/plan` and for statuses.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::Name;
+use crate::budget::Budget;
+use crate::image::ImagePullPolicy;
+use crate::presence::Standing;
+use crate::reference::Reference;
+use crate::verdict::Verdict;
+use crate::world::{ImageEntry, NodeEntry, World};
+
+/// One CachedImage on the nodes that do not have it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The CachedImage.
+    pub cached_image: Name,
+    /// Its reference.
+    pub image: Reference,
+    /// Nodes that have it.
+    pub cached: usize,
+    /// The other target nodes.
+    pub nodes: Vec<NodeVerdict>,
+}
+
+/// What happens to the image on one node.
+#[derive(Debug, Serialize)]
+pub struct NodeVerdict {
+    /// The node.
+    pub node: Name,
+    /// What happens.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// The same as a sentence.
+    pub message: String,
+}
+
+/// Says of every image that is wanted and missing somewhere why that is so.
+#[must_use]
+pub fn explain(world: &World, now: Timestamp) -> Vec<Explanation> {
+    let budget = Budget::new(world);
+    world
+        .images
+        .values()
+        .map(|entry| {
+            let nodes = world.nodes.values().filter(|node| {
+                node.standings.get(&entry.image.name).is_some_and(|standing| *standing != Standing::Cached)
+            });
+            Explanation {
+                cached_image: entry.image.name.clone(),
+                image: entry.image.reference.clone(),
+                cached: entry.tally.cached,
+                nodes: nodes
+                    .map(|node| {
+                        let verdict = verdict(world, node, entry, &budget, now);
+                        let message = verdict.to_string();
+                        NodeVerdict { node: node.node.name.clone(), verdict, message }
+                    })
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+/// What happens to one image on one node.
+pub(crate) fn verdict(
+    world: &World,
+    node: &NodeEntry,
+    entry: &ImageEntry,
+    budget: &Budget<'_>,
+    now: Timestamp,
+) -> Verdict {
+    let image = &entry.image;
+    match node.standings.get(&image.name) {
+        Some(Standing::Cached) => return Verdict::Cached,
+        Some(Standing::Missing | Standing::Failed) => {}
+        None => {
+            let why = entry.place_on(&node.node).err();
+            return why.map_or(Verdict::Next, |why| Verdict::NotATarget { why });
+        }
+    }
+    let Some(policy) = world.policy_of(image) else {
+        return Verdict::PullPolicyNotFound { policy: image.policy.clone() };
+    };
+    let pod = world.pod_on(&node.node.name);
+    if let Some(pod) = pod.filter(|entry| entry.pod.is_pulling(&image.reference)) {
+        return Verdict::Pulling { pod: pod.pod.name.clone() };
+    }
+    if image.pull == ImagePullPolicy::Never {
+        return Verdict::NeverPulled;
+    }
+    if policy.paused {
+        return Verdict::Paused { policy: policy.name.clone() };
+    }
+    if let Some(refused) = node.refused.as_ref().filter(|refused| refused.until > now) {
+        return Verdict::Refused { until: refused.until, message: refused.message.clone() };
+    }
+    if let Some((until, cause)) = world.node_backoff(node, policy).filter(|(until, _)| *until > now) {
+        return Verdict::NodeBackingOff { until, cause };
+    }
+    if let Some((until, cause)) = world.pair_backoff(&node.node, image, policy).filter(|(until, _)| *until > now) {
+        return Verdict::BackingOff { until, cause };
+    }
+    if let Some(at) = world.probe_at(image, policy) {
+        let under_way = world.pulling.contains_key(&image.reference);
+        if at > now || under_way {
+            let health = world.health.get(&image.reference);
+            let cause = health.and_then(|health| health.open_failures().next());
+            let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());
+            return Verdict::WaitingForProbe { at: Some(at).filter(|_| !under_way), cause };
+        }
+    }
+    if let Some(pod) = budget.busy_with(&node.node.name) {
+        return Verdict::NodeBusy { pod };
+    }
+    let begins_turn = node.turn.as_ref() != Some(&policy.name);
+    let admitted = budget
+        .admit(policy, &node.node.name, begins_turn, now)
+        .and_then(|()| budget.admit_host(policy, image.reference.host()));
+    admitted.err().unwrap_or(Verdict::Next)
+}
+
+/// The numbers behind the gauges of `/metrics`.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Images being pulled, by policy.
+    pub active: BTreeMap<Name, usize>,
+    /// Images missing on target nodes and not being pulled, by policy and reason.
+    pub waiting: BTreeMap<(Name, &'static str), usize>,
+    /// By CachedImage.
+    pub images: BTreeMap<Name, ImageCounts>,
+}
+
+/// One CachedImage's numbers.
+#[derive(Debug, Default)]
+pub struct ImageCounts {
+    /// Nodes that should have it.
+    pub targeted: usize,
+    /// Nodes that have it.
+    pub cached: usize,
+    /// Failed pulls since the last one that succeeded.
+    pub consecutive_failures: usize,
+}
+
+/// Counts what is being pulled, and what waits for what.
+#[must_use]
+pub fn summarize(world: &World, now: Timestamp) -> Summary {
+    let budget = Budget::new(world);
+    let mut summary = Summary::default();
+    for policy in world.policies.keys() {
+        summary.active.insert(policy.clone(), 0);
+    }
+    for entry in world.pods.values() {
+        let open = entry.pod.containers.iter().filter(|container| container.outcome().is_none()).count();
+        *summary.active.entry(entry.pod.policy.clone()).or_default() += open;
+    }
+    for entry in world.images.values() {
+        let counts = ImageCounts {
+            targeted: entry.tally.targeted(),
+            cached: entry.tally.cached,
+            consecutive_failures: world.open_failures(&entry.image.reference) as usize,
+        };
+        let waits = counts.cached < counts.targeted;
+        summary.images.insert(entry.image.name.clone(), counts);
+        for node in world.nodes.values().filter(|_| waits) {
+            if node.standings.get(&entry.image.name).is_none_or(|standing| *standing == Standing::Cached) {
+                continue;
+            }
+            let verdict = verdict(world, node, entry, &budget, now);
+            if !matches!(verdict, Verdict::Pulling { .. }) {
+                *summary.waiting.entry((entry.image.policy.clone(), verdict.reason())).or_default() += 1;
+            }
+        }
+    }
+    summary
+}

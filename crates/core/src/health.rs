@@ -1,0 +1,80 @@
+//! How an image fares over all nodes.
+
+use std::collections::BTreeMap;
+
+use drop_api::node_cache::FailureScope;
+use jiff::Timestamp;
+
+use crate::Name;
+use crate::memory::{Failure, Record};
+
+/// One image reference on all nodes, derived from their memories.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Health {
+    /// The newest pull that succeeded.
+    pub success: Option<Success>,
+    /// The nodes whose last pull failed.
+    pub failing: BTreeMap<Name, Failure>,
+}
+
+/// A pull that succeeded somewhere.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Success {
+    /// When.
+    pub at: Timestamp,
+    /// Where.
+    pub node: Name,
+    /// The digest, if the runtime tells it.
+    pub digest: Option<Name>,
+}
+
+impl Health {
+    /// Takes in what `node` now remembers of the image. Returns whether the
+    /// newest success was on `node` and has to be looked for again.
+    pub fn update(&mut self, node: &Name, record: Option<&Record>) -> bool {
+        match record.and_then(|record| record.failure.as_ref()) {
+            Some(failure) => drop(self.failing.insert(node.clone(), failure.clone())),
+            None => drop(self.failing.remove(node)),
+        }
+        let mut stale = self.success.as_ref().is_some_and(|success| success.node == *node);
+        if let Some(pulled) = record.and_then(|record| record.pulled.as_ref()) {
+            // Ties go to the node with the lower name, so that the order in which
+            // memories come in does not matter.
+            let newest = self.success.as_ref().is_none_or(|newest| {
+                (newest.at, std::cmp::Reverse(&newest.node)) <= (pulled.at, std::cmp::Reverse(node))
+            });
+            if newest {
+                self.success = Some(Success { at: pulled.at, node: node.clone(), digest: pulled.digest.clone() });
+                stale = false;
+            }
+        }
+        stale
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.success.is_none() && self.failing.is_empty()
+    }
+
+    /// The failures since the newest success that are the image's or its
+    /// registry's: while there are any, one node at a time tries.
+    pub fn open_failures(&self) -> impl Iterator<Item = (&Name, &Failure)> {
+        self.failing.iter().filter(|(_, failure)| {
+            matches!(failure.scope, FailureScope::Image | FailureScope::Registry)
+                && self.success.as_ref().is_none_or(|success| success.at < failure.at)
+        })
+    }
+
+    /// How many open failures there were, over all nodes.
+    #[must_use]
+    pub fn open_count(&self) -> u32 {
+        self.open_failures().fold(0, |sum, (_, failure)| sum.saturating_add(failure.count))
+    }
+
+    /// When the last of the open failures was.
+    #[must_use]
+    pub fn last_open_failure(&self) -> Option<Timestamp> {
+        self.open_failures().map(|(_, failure)| failure.at).max()
+    }
+}

@@ -1,0 +1,61 @@
+//! What planning needs of a CachedImage.
+
+use drop_api::CachedImage;
+pub use drop_api::cached_image::ImagePullPolicy;
+
+use crate::Name;
+use crate::placement::Placement;
+use crate::policy::BUILT_IN;
+use crate::reference::Reference;
+
+/// A wanted image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Image {
+    /// `metadata.name` of the CachedImage.
+    pub name: Name,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// The full reference.
+    pub reference: Reference,
+    /// When nodes pull it.
+    pub pull: ImagePullPolicy,
+    /// Names of pull secrets in the pod namespace.
+    pub secrets: Vec<Name>,
+    /// What it asks of a node.
+    pub placement: Placement,
+    /// Lower is pulled first.
+    pub priority: i32,
+    /// The CachedImageSet that owns it; images of one set share Pods.
+    pub set: Option<Name>,
+    /// Its PullPolicy; empty for the built-in one.
+    pub policy: Name,
+}
+
+impl Image {
+    /// Reads a CachedImage; `None` where it has no name or is being deleted, so
+    /// that it wants nothing any more.
+    #[must_use]
+    pub fn from_api(object: &CachedImage) -> Option<Self> {
+        let meta = &object.metadata;
+        let spec = &object.spec;
+        if meta.deletion_timestamp.is_some() {
+            return None;
+        }
+        let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+        Some(Self {
+            name: meta.name.as_deref()?.into(),
+            generation: meta.generation,
+            reference: Reference::new(&spec.image, spec.tag.as_deref(), spec.digest.as_deref()),
+            pull: spec.image_pull_policy,
+            secrets: spec.image_pull_secrets.iter().map(|secret| secret.name.as_str().into()).collect(),
+            placement: Placement {
+                labels: spec.node_selector.clone(),
+                affinity: spec.node_affinity.clone(),
+                tolerations: spec.tolerations.clone(),
+            },
+            priority: spec.priority,
+            set: owner.filter(|owner| owner.kind == "CachedImageSet").map(|owner| owner.name.as_str().into()),
+            policy: spec.policy_ref.as_ref().map_or(BUILT_IN, |policy| &policy.name).into(),
+        })
+    }
+}

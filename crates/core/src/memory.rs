@@ -1,0 +1,272 @@
+//! What Drop remembers of a node: the contents of its NodeCache.
+
+use std::collections::BTreeMap;
+
+use drop_api::GoDuration;
+use drop_api::node_cache::{self, FailureScope, ImageRecord, NodeCache, PullStart};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Name;
+use crate::backoff::Backoff;
+use crate::failure::classify;
+use crate::pull_pod::{End, Outcome, PullPod};
+use crate::reference::Reference;
+
+/// What was pulled onto one node, when, and what failed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Memory {
+    /// The last pull Pod whose outcome is in here.
+    pub last_pod: Option<Name>,
+    /// When each policy last started a pull here.
+    pub starts: BTreeMap<Name, Timestamp>,
+    /// The node's own failures in a row.
+    pub node_failure: Option<Failure>,
+    /// Each image that was tried here.
+    pub images: BTreeMap<Reference, Record>,
+}
+
+/// One image on one node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Record {
+    /// The last pull that succeeded.
+    pub pulled: Option<Pulled>,
+    /// Pulls that were tried.
+    pub attempts: u32,
+    /// The failures since the last success.
+    pub failure: Option<Failure>,
+}
+
+/// A pull that succeeded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pulled {
+    /// When.
+    pub at: Timestamp,
+    /// How long it took, in whole seconds, if the Pod's status tells.
+    pub duration: Option<SignedDuration>,
+    /// The image's digest, if the runtime tells it.
+    pub digest: Option<Name>,
+}
+
+/// Failures in a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// Whose failure it is.
+    pub scope: FailureScope,
+    /// The kubelet's reason.
+    pub reason: Name,
+    /// The cause in a short form.
+    pub message: Name,
+    /// How many.
+    pub count: u32,
+    /// The last one.
+    pub at: Timestamp,
+    /// The earliest next try, as of then.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// One image's result, for metrics.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settlement {
+    /// How long the pull took; `Err` holds the failure's reason.
+    pub result: Result<Option<SignedDuration>, Name>,
+}
+
+/// What recording a Pod needs besides the Pod.
+pub struct Context<'a> {
+    /// The current time.
+    pub now: Timestamp,
+    /// The node's platform, such as `linux/amd64`.
+    pub platform: &'a str,
+    /// The backoff of the Pod's policy.
+    pub backoff: &'a Backoff,
+    /// When the Pod was started.
+    pub started_at: Timestamp,
+    /// Failures of an image in a row, on all nodes, before this Pod.
+    pub earlier_failures: &'a dyn Fn(&Reference) -> u32,
+}
+
+impl Memory {
+    /// This memory with the outcome of `pod`, which came to its end.
+    #[must_use]
+    pub fn with(&self, pod: &PullPod, end: &End, context: &Context<'_>) -> (Self, Vec<Settlement>) {
+        let mut memory = self.clone();
+        memory.last_pod.clone_from(&pod.uid);
+        memory.starts.insert(pod.policy.clone(), context.started_at);
+        let mut settlements = Vec::new();
+        let mut node_failure = node_trouble(end);
+        let mut any_pulled = false;
+        // Within one Pod images are pulled one after another: each began when the
+        // one before it was through.
+        let mut began_at = pod.sandbox_up_at;
+        for container in &pod.containers {
+            let record = memory.images.entry(container.image.clone()).or_default();
+            record.attempts = record.attempts.saturating_add(1);
+            let outcome = container.outcome().or_else(|| cut_short(end));
+            match outcome {
+                Some(Outcome::Pulled { digest, at }) => {
+                    any_pulled = true;
+                    let at = at.filter(|at| *at > Timestamp::UNIX_EPOCH);
+                    let duration =
+                        at.zip(began_at).map(|(at, began)| at.duration_since(began).max(SignedDuration::ZERO));
+                    began_at = at.or(began_at);
+                    settlements.push(Settlement { result: Ok(duration) });
+                    record.failure = None;
+                    record.pulled = Some(Pulled { at: at.unwrap_or(context.now), duration, digest });
+                }
+                Some(Outcome::Failed { reason, message }) => {
+                    let host = container.image.host();
+                    let cause = classify(&reason, &message, host, context.platform);
+                    if cause.scope == FailureScope::Node {
+                        node_failure = Some((reason.clone(), cause.message.clone()));
+                    }
+                    settlements.push(Settlement { result: Err(reason.clone()) });
+                    let count = record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+                    let in_a_row = match cause.scope {
+                        FailureScope::Image | FailureScope::Registry => {
+                            (context.earlier_failures)(&container.image).saturating_add(1)
+                        }
+                        FailureScope::Node | FailureScope::Unknown => count,
+                    };
+                    let wait = context.backoff.delay(in_a_row, container.image.as_str());
+                    record.failure = Some(Failure {
+                        scope: cause.scope,
+                        reason,
+                        message: cause.message.into(),
+                        count,
+                        at: context.now,
+                        retry_at: context.now.checked_add(wait).ok(),
+                    });
+                }
+                None => {}
+            }
+        }
+        memory.node_failure = match (node_failure, any_pulled) {
+            (Some((reason, message)), _) => {
+                let count = self.node_failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+                let wait = context.backoff.delay(count, &pod.node);
+                Some(Failure {
+                    scope: FailureScope::Node,
+                    reason,
+                    message: message.into(),
+                    count,
+                    at: context.now,
+                    retry_at: context.now.checked_add(wait).ok(),
+                })
+            }
+            (None, true) => None,
+            (None, false) => self.node_failure.clone(),
+        };
+        (memory, settlements)
+    }
+
+    /// Forgets every image that `is_wanted` denies.
+    pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool) {
+        self.images.retain(|image, _| is_wanted(image));
+    }
+
+    /// Whether there is nothing to remember.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Reads a NodeCache.
+    #[must_use]
+    pub fn from_api(object: &NodeCache) -> Self {
+        let status = object.status.clone().unwrap_or_default();
+        Self {
+            last_pod: status.last_pod_uid.map(Into::into),
+            starts: status.pull_starts.into_iter().map(|start| (start.policy.into(), start.at)).collect(),
+            node_failure: status.node_failure.map(Failure::from_api),
+            images: status
+                .images
+                .into_iter()
+                .map(|image| (Reference::parse(&image.image), Record::from_api(image)))
+                .collect(),
+        }
+    }
+
+    /// The `images` of a NodeCache.
+    #[must_use]
+    pub fn image_records(&self) -> Vec<ImageRecord> {
+        self.images.iter().map(|(image, record)| record.to_api(image)).collect()
+    }
+
+    /// The `pullStarts` of a NodeCache.
+    #[must_use]
+    pub fn pull_starts(&self) -> Vec<PullStart> {
+        self.starts.iter().map(|(policy, at)| PullStart { policy: policy.to_string(), at: *at }).collect()
+    }
+}
+
+impl Record {
+    fn from_api(image: ImageRecord) -> Self {
+        let digest = image.digest.map(Into::into);
+        let duration = image.pull_duration.map(|duration| duration.get());
+        Self {
+            pulled: image.pulled_at.map(|at| Pulled { at, duration, digest }),
+            attempts: u32::try_from(image.attempts).unwrap_or_default(),
+            failure: image.failure.map(Failure::from_api),
+        }
+    }
+
+    fn to_api(&self, image: &Reference) -> ImageRecord {
+        let pulled = self.pulled.as_ref();
+        ImageRecord {
+            image: image.to_string(),
+            digest: pulled.and_then(|pulled| pulled.digest.as_deref()).map(str::to_owned),
+            pulled_at: pulled.map(|pulled| pulled.at),
+            pull_duration: pulled
+                .and_then(|pulled| pulled.duration)
+                .map(|duration| GoDuration::from_secs(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX))),
+            attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
+            failure: self.failure.as_ref().map(Failure::to_api),
+        }
+    }
+}
+
+impl Failure {
+    fn from_api(failure: node_cache::Failure) -> Self {
+        Self {
+            scope: failure.scope,
+            reason: failure.reason.into(),
+            message: failure.message.into(),
+            count: u32::try_from(failure.count).unwrap_or_default(),
+            at: failure.at,
+            retry_at: failure.retry_at,
+        }
+    }
+
+    /// As a NodeCache shows it.
+    #[must_use]
+    pub fn to_api(&self) -> node_cache::Failure {
+        node_cache::Failure {
+            reason: self.reason.to_string(),
+            message: self.message.to_string(),
+            scope: self.scope,
+            count: i32::try_from(self.count).unwrap_or(i32::MAX),
+            at: self.at,
+            retry_at: self.retry_at,
+        }
+    }
+}
+
+/// The node's own failure that a Pod's end proves, as reason and message.
+fn node_trouble(end: &End) -> Option<(Name, String)> {
+    match end {
+        End::Settled | End::TimedOut => None,
+        End::Rejected(rejection) => Some((rejection.reason.clone(), rejection.message.to_string())),
+        End::Unacknowledged => Some(("Unacknowledged".into(), "the kubelet does not acknowledge Pods".to_owned())),
+        End::SandboxNotUp => {
+            Some(("SandboxNotReady".into(), "the kubelet cannot start Pods: runtime or network not ready".to_owned()))
+        }
+    }
+}
+
+/// What a Pod's end makes of a pull that was still open.
+fn cut_short(end: &End) -> Option<Outcome> {
+    (*end == End::TimedOut).then(|| Outcome::Failed {
+        reason: "PullTimeout".into(),
+        message: "the pull took longer than pullTimeout".into(),
+    })
+}

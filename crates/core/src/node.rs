@@ -1,0 +1,81 @@
+//! What planning needs of a Node.
+
+use std::fmt;
+
+use drop_api::scheduling::{NodeLabels, TaintEffect};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use crate::Name;
+
+/// A node, as the API server shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// `metadata.name`.
+    pub name: Name,
+    /// `metadata.uid`; another one means another machine under the same name.
+    pub uid: Name,
+    /// `metadata.labels`.
+    pub labels: NodeLabels,
+    /// `spec.taints`, without the one that only repeats `unschedulable`.
+    pub taints: Vec<Taint>,
+    /// Operating system and architecture, such as `linux/amd64`.
+    pub platform: Name,
+    /// Cordoned.
+    pub unschedulable: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub deleting: bool,
+    /// Not a machine (virtual kubelet).
+    pub is_virtual: bool,
+    /// The condition `DiskPressure` is True.
+    pub disk_pressure: bool,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            name: "".into(),
+            uid: "".into(),
+            labels: NodeLabels::new(),
+            taints: Vec::new(),
+            platform: "".into(),
+            unschedulable: false,
+            deleting: false,
+            is_virtual: false,
+            disk_pressure: false,
+        }
+    }
+}
+
+impl Node {
+    /// Makes an object go when the node does.
+    #[must_use]
+    pub fn owner_reference(&self) -> OwnerReference {
+        OwnerReference {
+            api_version: "v1".to_owned(),
+            kind: "Node".to_owned(),
+            name: self.name.to_string(),
+            uid: self.uid.to_string(),
+            ..OwnerReference::default()
+        }
+    }
+}
+
+/// A taint (core/v1 `Taint`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taint {
+    /// Its key.
+    pub key: String,
+    /// Its value; empty where there is none.
+    pub value: String,
+    /// What it does to Pods that do not tolerate it.
+    pub effect: TaintEffect,
+}
+
+impl fmt::Display for Taint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.value.as_str() {
+            "" => write!(f, "{}:{:?}", self.key, self.effect),
+            value => write!(f, "{}={value}:{:?}", self.key, self.effect),
+        }
+    }
+}

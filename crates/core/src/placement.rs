@@ -1,0 +1,262 @@
+//! Which nodes an image is to be on, and why not the others.
+//!
+//! The rules are Kubernetes' own: label selectors, node affinity terms
+//! (alternatives of requirements) and taints, as in
+//! <https://kubernetes.io/docs/concepts/scheduling-eviction/>.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use drop_api::scheduling::{
+    NodeLabels, NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm, TaintEffect, Toleration,
+    TolerationOperator,
+};
+use serde::Serialize;
+
+use crate::node::{Node, Taint};
+
+/// What an image and its PullPolicy ask of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Labels that must all be there.
+    pub labels: NodeLabels,
+    /// Terms of which one must hold.
+    pub affinity: Option<NodeSelector>,
+    /// Taints that may be there.
+    pub tolerations: Vec<Toleration>,
+}
+
+/// Why a node is not a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum NotATarget {
+    /// The node lacks a label, or has it with another value.
+    Label(String),
+    /// No term of the node affinity holds.
+    Affinity,
+    /// The node has a taint that is not tolerated.
+    Taint(String),
+    /// The node is cordoned.
+    Cordoned,
+    /// The node is being deleted.
+    Deleting,
+    /// The node is not a machine: a virtual kubelet.
+    Virtual,
+    /// The node is short of disk space.
+    DiskPressure,
+}
+
+impl fmt::Display for NotATarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(label) => write!(f, "label {label} is missing"),
+            Self::Affinity => f.write_str("no term of nodeAffinity matches"),
+            Self::Taint(taint) => write!(f, "taint {taint} is not tolerated"),
+            Self::Cordoned => f.write_str("cordoned"),
+            Self::Deleting => f.write_str("being deleted"),
+            Self::Virtual => f.write_str("virtual node"),
+            Self::DiskPressure => f.write_str("disk pressure"),
+        }
+    }
+}
+
+impl Placement {
+    /// Whether `node` is chosen by its labels and name. Unlike
+    /// [`Placement::check`] it does not change with the node's health.
+    ///
+    /// # Errors
+    /// The first requirement that does not hold.
+    pub fn selects(&self, node: &Node) -> Result<(), NotATarget> {
+        for (key, value) in &self.labels {
+            if node.labels.get(key) != Some(value) {
+                return Err(NotATarget::Label(format!("{key}={value}")));
+            }
+        }
+        match &self.affinity {
+            Some(affinity) if !affinity.node_selector_terms.iter().any(|term| holds(term, node)) => {
+                Err(NotATarget::Affinity)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether `node` is a target now.
+    ///
+    /// # Errors
+    /// The first reason why it is not.
+    pub fn check(&self, node: &Node) -> Result<(), NotATarget> {
+        self.selects(node)?;
+        if node.is_virtual {
+            return Err(NotATarget::Virtual);
+        }
+        if node.deleting {
+            return Err(NotATarget::Deleting);
+        }
+        if node.unschedulable {
+            return Err(NotATarget::Cordoned);
+        }
+        if node.disk_pressure {
+            return Err(NotATarget::DiskPressure);
+        }
+        let repelled_by = node.taints.iter().find(|taint| !self.tolerates(taint));
+        repelled_by.map_or(Ok(()), |taint| Err(NotATarget::Taint(taint.to_string())))
+    }
+
+    fn tolerates(&self, taint: &Taint) -> bool {
+        taint.effect == TaintEffect::PreferNoSchedule
+            || self.tolerations.iter().any(|toleration| tolerates(toleration, taint))
+    }
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let exists = toleration.operator == Some(TolerationOperator::Exists);
+    let key_matches = key == taint.key || (key.is_empty() && exists);
+    let value_matches = exists || toleration.value.as_deref().unwrap_or_default() == taint.value;
+    let effect_matches = toleration.effect.is_none_or(|effect| effect == taint.effect);
+    key_matches && value_matches && effect_matches
+}
+
+/// Whether all of a term's requirements hold; an empty term holds nowhere.
+fn holds(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let fields = BTreeMap::from([("metadata.name".to_owned(), node.name.to_string())]);
+    let is_empty = term.match_expressions.is_empty() && term.match_fields.is_empty();
+    !is_empty
+        && term.match_expressions.iter().all(|requirement| meets(requirement, &node.labels))
+        && term.match_fields.iter().all(|requirement| meets(requirement, &fields))
+}
+
+fn meets(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
+    let value = labels.get(&requirement.key);
+    let listed = value.is_some_and(|value| requirement.values.contains(value));
+    let compares = |compare: fn(&i64, &i64) -> bool| {
+        let value = value.and_then(|value| value.parse().ok());
+        let bound = requirement.values.first().and_then(|bound| bound.parse().ok());
+        matches!((value, bound), (Some(value), Some(bound)) if compare(&value, &bound))
+    };
+    match requirement.operator {
+        NodeSelectorOperator::In => listed,
+        NodeSelectorOperator::NotIn => !listed,
+        NodeSelectorOperator::Exists => value.is_some(),
+        NodeSelectorOperator::DoesNotExist => value.is_none(),
+        NodeSelectorOperator::Gt => compares(i64::gt),
+        NodeSelectorOperator::Lt => compares(i64::lt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(labels: &[(&str, &str)], taints: &[(&str, &str, TaintEffect)]) -> Node {
+        Node {
+            name: "n1".into(),
+            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            taints: taints
+                .iter()
+                .map(|(key, value, effect)| Taint {
+                    key: (*key).to_owned(),
+                    value: (*value).to_owned(),
+                    effect: *effect,
+                })
+                .collect(),
+            ..Node::default()
+        }
+    }
+
+    fn requirement(key: &str, operator: NodeSelectorOperator, values: &[&str]) -> NodeSelectorRequirement {
+        NodeSelectorRequirement {
+            key: key.to_owned(),
+            operator,
+            values: values.iter().map(|v| (*v).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn tolerations_match_taints_as_in_kubernetes() {
+        use TaintEffect::{NoExecute, NoSchedule, PreferNoSchedule};
+        use TolerationOperator::{Equal, Exists};
+        let toleration = |key: &str, operator, value: &str, effect| Toleration {
+            key: Some(key.to_owned()).filter(|k| !k.is_empty()),
+            operator,
+            value: Some(value.to_owned()).filter(|v| !v.is_empty()),
+            effect,
+            toleration_seconds: None,
+        };
+        let cases = [
+            (toleration("gpu", Some(Exists), "", None), ("gpu", "yes", NoSchedule), true),
+            (toleration("gpu", Some(Exists), "", Some(NoSchedule)), ("gpu", "", NoExecute), false),
+            (toleration("gpu", None, "yes", None), ("gpu", "yes", NoExecute), true),
+            (toleration("gpu", Some(Equal), "no", None), ("gpu", "yes", NoSchedule), false),
+            (toleration("", Some(Exists), "", None), ("any", "thing", NoExecute), true),
+            (toleration("", None, "", None), ("any", "", NoSchedule), false),
+            (toleration("other", Some(Exists), "", None), ("gpu", "", NoSchedule), false),
+            (toleration("other", Some(Exists), "", None), ("gpu", "", PreferNoSchedule), true),
+        ];
+        for (toleration, taint, tolerated) in cases {
+            let placement = Placement { tolerations: vec![toleration.clone()], ..Placement::default() };
+            let verdict = placement.check(&node(&[], &[taint]));
+            assert_eq!(verdict.is_ok(), tolerated, "{toleration:?} {taint:?} {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn labels_are_anded_and_affinity_terms_are_ored() {
+        use NodeSelectorOperator::{DoesNotExist, Exists, Gt, In, Lt, NotIn};
+        let node = node(&[("pool", "build"), ("cores", "16")], &[]);
+        let one = |requirement: NodeSelectorRequirement| NodeSelectorTerm {
+            match_expressions: vec![requirement],
+            match_fields: vec![],
+        };
+        let cases = [
+            (requirement("pool", In, &["build", "gpu"]), true),
+            (requirement("pool", NotIn, &["build"]), false),
+            (requirement("absent", NotIn, &["x"]), true),
+            (requirement("pool", Exists, &[]), true),
+            (requirement("absent", DoesNotExist, &[]), true),
+            (requirement("cores", Gt, &["8"]), true),
+            (requirement("cores", Lt, &["8"]), false),
+            (requirement("pool", Gt, &["8"]), false),
+        ];
+        for (requirement, matches) in cases {
+            let terms = |terms| Placement {
+                affinity: Some(NodeSelector { node_selector_terms: terms }),
+                ..Placement::default()
+            };
+            let alone = terms(vec![one(requirement.clone())]);
+            assert_eq!(alone.check(&node).is_ok(), matches, "{requirement:?}");
+            let beside_an_empty_term = terms(vec![NodeSelectorTerm::default(), one(requirement.clone())]);
+            assert_eq!(beside_an_empty_term.check(&node).is_ok(), matches, "{requirement:?}");
+        }
+        let by_name = Placement {
+            affinity: Some(NodeSelector {
+                node_selector_terms: vec![NodeSelectorTerm {
+                    match_fields: vec![requirement("metadata.name", In, &["n1"])],
+                    match_expressions: vec![],
+                }],
+            }),
+            ..Placement::default()
+        };
+        assert_eq!(by_name.check(&node), Ok(()));
+
+        let labels = Placement {
+            labels: [("pool", "build"), ("zone", "a")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            ..Placement::default()
+        };
+        assert_eq!(labels.check(&node), Err(NotATarget::Label("zone=a".to_owned())));
+    }
+
+    #[test]
+    fn unhealthy_nodes_are_selected_but_no_targets() {
+        let everywhere = Placement::default();
+        let cases = [
+            (Node { unschedulable: true, ..Node::default() }, NotATarget::Cordoned),
+            (Node { deleting: true, ..Node::default() }, NotATarget::Deleting),
+            (Node { is_virtual: true, ..Node::default() }, NotATarget::Virtual),
+            (Node { disk_pressure: true, ..Node::default() }, NotATarget::DiskPressure),
+        ];
+        for (node, why) in cases {
+            assert_eq!(everywhere.selects(&node), Ok(()));
+            assert_eq!(everywhere.check(&node), Err(why));
+        }
+    }
+}

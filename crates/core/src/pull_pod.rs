@@ -1,0 +1,280 @@
+//! A pull Pod, and what it tells about its images.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Name;
+use crate::failure::is_pull_failure;
+use crate::reference::Reference;
+use crate::settings::Settings;
+
+/// A Pod that pulls images onto one node, as the API server shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullPod {
+    /// `metadata.name`.
+    pub name: Name,
+    /// `metadata.uid`; `None` until the API server has given it one.
+    pub uid: Option<Name>,
+    /// `spec.nodeName`.
+    pub node: Name,
+    /// The PullPolicy that it counts against; empty for the built-in one.
+    pub policy: Name,
+    /// `metadata.creationTimestamp`, in whole seconds, rounded down.
+    pub created_at: Timestamp,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+    /// `status.startTime`: the kubelet has acknowledged the Pod.
+    pub acknowledged_at: Option<Timestamp>,
+    /// When the condition `PodReadyToStartContainers` became True; `None` while
+    /// the sandbox is not up.
+    pub sandbox_up_at: Option<Timestamp>,
+    /// `status.reason` and `status.message` of a Pod whose phase is Failed as a
+    /// whole: refused by the kubelet, evicted or lost.
+    pub rejection: Option<Rejection>,
+    /// Its containers, one for each image, in the order in which they are pulled.
+    pub containers: Vec<Container>,
+}
+
+/// Why a whole Pod failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// In one word, such as `OutOfpods`.
+    pub reason: Name,
+    /// In a sentence.
+    pub message: Name,
+}
+
+/// One container, and so one image, of a pull Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The image that it pulls.
+    pub image: Reference,
+    /// `status.imageID`, where the kubelet has set it.
+    pub image_id: Option<Name>,
+    /// Its state.
+    pub state: ContainerState,
+}
+
+/// A container's state (core/v1 `ContainerState`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Not started, with the kubelet's reason and message.
+    Waiting {
+        /// In one word, such as `ErrImagePull`; empty before the kubelet's first pass.
+        reason: Name,
+        /// In a sentence.
+        message: Name,
+    },
+    /// Running.
+    Running {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Ended.
+    Terminated {
+        /// In one word, such as `Completed`.
+        reason: Name,
+        /// When; containers that never ran have no time.
+        at: Option<Timestamp>,
+    },
+}
+
+/// How the pull of one image ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The image is on the node.
+    Pulled {
+        /// Its digest, where the runtime tells it.
+        digest: Option<Name>,
+        /// When the container was seen to have got past the pull, in whole seconds.
+        at: Option<Timestamp>,
+    },
+    /// The pull failed, with the kubelet's reason and message.
+    Failed {
+        /// In one word.
+        reason: Name,
+        /// In a sentence.
+        message: Name,
+    },
+}
+
+impl Container {
+    /// How the pull ended; `None` while that is open.
+    ///
+    /// A container gets an image ID, or into one of the states below, only after
+    /// its image is there: whether it can then run does not matter.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        let digest = self.image_id.as_deref().and_then(digest_of);
+        match &self.state {
+            ContainerState::Waiting { reason, message } if is_pull_failure(reason) => {
+                Some(Outcome::Failed { reason: reason.clone(), message: message.clone() })
+            }
+            ContainerState::Waiting { reason, .. } => {
+                let pulled = self.image_id.is_some()
+                    || matches!(&**reason, "CreateContainerError" | "CreateContainerConfigError" | "RunContainerError");
+                pulled.then_some(Outcome::Pulled { digest, at: None })
+            }
+            ContainerState::Running { since } => Some(Outcome::Pulled { digest, at: Some(*since) }),
+            ContainerState::Terminated { reason, at } => {
+                let proven = self.image_id.is_some() || !is_loss(reason);
+                proven.then_some(Outcome::Pulled { digest, at: *at })
+            }
+        }
+    }
+}
+
+/// Whether a container's end says nothing about its image: the kubelet lost
+/// sight of it, or ended the whole Pod.
+fn is_loss(reason: &str) -> bool {
+    matches!(reason, "ContainerStatusUnknown" | "")
+}
+
+/// The `sha256:…` of an image ID such as `docker.io/library/alpine@sha256:…`.
+/// A bare `sha256:…` is the image's own ID and not the digest in the registry.
+fn digest_of(image_id: &str) -> Option<Name> {
+    image_id.split_once('@').map(|(_, digest)| digest.into())
+}
+
+/// How a whole Pod came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Every image is pulled or has failed.
+    Settled,
+    /// The Pod failed as a whole.
+    Rejected(Rejection),
+    /// The kubelet has not taken notice of it.
+    Unacknowledged,
+    /// The kubelet could not create its sandbox.
+    SandboxNotUp,
+    /// The pulls took too long.
+    TimedOut,
+}
+
+impl PullPod {
+    /// How the Pod came to its end, as of `now`; `None` while it goes on.
+    #[must_use]
+    pub fn end(&self, pull_timeout: SignedDuration, settings: &Settings, now: Timestamp) -> Option<End> {
+        if let Some(rejection) = &self.rejection {
+            return Some(End::Rejected(rejection.clone()));
+        }
+        if self.containers.iter().all(|container| container.outcome().is_some()) {
+            return Some(End::Settled);
+        }
+        let (deadline, end) = self.deadline(pull_timeout, settings);
+        (now >= deadline).then_some(end)
+    }
+
+    /// Until when the Pod may take its next step, and what it is if it has not by then.
+    #[must_use]
+    pub fn deadline(&self, pull_timeout: SignedDuration, settings: &Settings) -> (Timestamp, End) {
+        let (from, allowed, end) = match (self.acknowledged_at, self.sandbox_up_at) {
+            (None, _) => (self.created_at, settings.acknowledge_within, End::Unacknowledged),
+            (Some(at), None) => (at, settings.sandbox_within, End::SandboxNotUp),
+            (Some(_), Some(at)) => (at, pull_timeout, End::TimedOut),
+        };
+        (from.saturating_add(allowed).unwrap_or(Timestamp::MAX), end)
+    }
+
+    /// Whether `image` is one of the Pod's, and its pull has not ended.
+    #[must_use]
+    pub fn is_pulling(&self, image: &Reference) -> bool {
+        self.containers.iter().any(|container| container.image == *image && container.outcome().is_none())
+    }
+
+    /// The registry hosts of images whose pull has not ended.
+    pub fn busy_hosts(&self) -> impl Iterator<Item = &str> {
+        self.containers.iter().filter(|container| container.outcome().is_none()).map(|container| container.image.host())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Timestamp = Timestamp::UNIX_EPOCH;
+
+    fn container(image_id: Option<&str>, state: ContainerState) -> Container {
+        Container { image: Reference::parse("alpine:3.20"), image_id: image_id.map(Into::into), state }
+    }
+
+    fn waiting(reason: &str) -> ContainerState {
+        ContainerState::Waiting { reason: reason.into(), message: "why".into() }
+    }
+
+    fn terminated(reason: &str) -> ContainerState {
+        ContainerState::Terminated { reason: reason.into(), at: Some(T) }
+    }
+
+    #[test]
+    fn pulled_means_pulled_whatever_the_container_does_then() {
+        let id = Some("docker.io/library/alpine@sha256:abc");
+        let pulled = [
+            container(id, terminated("Completed")),
+            container(id, terminated("Error")),
+            container(id, terminated("StartError")),
+            container(id, terminated("OOMKilled")),
+            container(id, ContainerState::Running { since: T }),
+            container(id, waiting("RunContainerError")),
+            container(None, waiting("CreateContainerError")),
+            container(None, waiting("CreateContainerConfigError")),
+            container(None, terminated("StartError")),
+        ];
+        for container in pulled {
+            assert!(matches!(container.outcome(), Some(Outcome::Pulled { .. })), "{container:?}");
+        }
+        let digest = container(id, terminated("Completed")).outcome();
+        assert!(matches!(digest, Some(Outcome::Pulled { digest: Some(d), .. }) if &*d == "sha256:abc"));
+    }
+
+    #[test]
+    fn failures_are_final_at_first_sight_and_the_rest_is_open() {
+        for reason in ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "RegistryUnavailable"] {
+            let outcome = container(None, waiting(reason)).outcome();
+            assert!(matches!(outcome, Some(Outcome::Failed { .. })), "{reason}");
+        }
+        for state in [
+            waiting(""),
+            waiting("ContainerCreating"),
+            waiting("PodInitializing"),
+            terminated("ContainerStatusUnknown"),
+        ] {
+            assert_eq!(container(None, state.clone()).outcome(), None, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_id_without_a_repository_is_no_digest() {
+        let outcome = container(Some("sha256:abc"), terminated("Completed")).outcome();
+        assert!(matches!(outcome, Some(Outcome::Pulled { digest: None, .. })));
+    }
+
+    #[test]
+    fn a_pod_that_stops_moving_ends_by_the_step_that_it_missed() {
+        let settings = Settings::default();
+        let secs = |s| Timestamp::from_second(s).unwrap();
+        let mut pod = PullPod {
+            name: "p".into(),
+            uid: None,
+            node: "n".into(),
+            policy: "".into(),
+            created_at: secs(0),
+            terminating: false,
+            acknowledged_at: None,
+            sandbox_up_at: None,
+            rejection: None,
+            containers: vec![container(None, waiting(""))],
+        };
+        let hour = SignedDuration::from_hours(1);
+        let end = |pod: &PullPod, now| pod.end(hour, &settings, secs(now));
+        assert_eq!(end(&pod, 119), None);
+        assert_eq!(end(&pod, 120), Some(End::Unacknowledged));
+        pod.acknowledged_at = Some(secs(100));
+        assert_eq!(end(&pod, 219), None);
+        assert_eq!(end(&pod, 220), Some(End::SandboxNotUp));
+        pod.sandbox_up_at = Some(secs(200));
+        assert_eq!(end(&pod, 3799), None);
+        assert_eq!(end(&pod, 3800), Some(End::TimedOut));
+        pod.containers = vec![container(Some("sha256:abc"), terminated("Completed"))];
+        assert_eq!(end(&pod, 3800), Some(End::Settled));
+    }
+}

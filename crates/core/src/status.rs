@@ -1,0 +1,282 @@
+//! What the API shows: statuses as projections of the [`World`].
+
+use std::collections::BTreeMap;
+
+use drop_api::cached_image::{CachedImageStatus, ImagePullPolicy, MAX_FAILURES, NodeFailure, Phase};
+use drop_api::condition::{self, Condition};
+use drop_api::node_cache::{NodeCache, NodeCacheSpec, NodeCacheStatus};
+use drop_api::pull_policy::PullPolicyStatus;
+use jiff::Timestamp;
+use kube::core::ObjectMeta;
+
+use crate::budget::Budget;
+use crate::explain::verdict;
+use crate::health::Health;
+use crate::memory::{Failure, Memory};
+use crate::policy::Policy;
+use crate::presence::{Standing, standing};
+use crate::reference::Reference;
+use crate::verdict::Verdict;
+use crate::world::{ImageEntry, NodeEntry, World};
+
+/// Ready reasons that only tell how far a roll-out is.
+const PROGRESS: [&str; 2] = ["Waiting", "Pulling"];
+
+/// Whether conditions changed in a way that people wait for, and not only from
+/// one step of progress to another.
+#[must_use]
+pub fn is_news(before: &[Condition], after: &[Condition]) -> bool {
+    match (condition::ready(before), condition::ready(after)) {
+        (Some(before), Some(after)) => {
+            let progress = |condition: &Condition| PROGRESS.contains(&condition.reason.as_str());
+            before.status != after.status || (before.reason != after.reason && !(progress(before) && progress(after)))
+        }
+        (before, after) => before != after,
+    }
+}
+
+/// The status of a CachedImage.
+pub(crate) fn cached_image(world: &World, entry: &ImageEntry, now: Timestamp) -> CachedImageStatus {
+    let image = &entry.image;
+    let tally = entry.tally;
+    let nothing = Health::default();
+    let health = world.health.get(&image.reference).unwrap_or(&nothing);
+    let pulling: Vec<_> = world
+        .pulling
+        .get(&image.reference)
+        .into_iter()
+        .flatten()
+        .filter(|node| is_target(world, node, entry))
+        .collect();
+    let mut failures: Vec<(&crate::Name, &Failure)> =
+        health.failing.iter().filter(|(node, _)| standing_on(world, node, entry) == Some(Standing::Failed)).collect();
+    failures.sort_by_key(|(node, failure)| (std::cmp::Reverse(failure.at), *node));
+
+    let (reason, message) = reason(world, entry, health, &pulling, &failures, now);
+    let ready = reason == "Cached";
+    let previous = condition::ready(&entry.published.status.conditions);
+    let newest = health.success.as_ref();
+    let last_failure = health.failing.values().map(|failure| failure.at).max();
+    CachedImageStatus {
+        observed_generation: image.generation,
+        conditions: vec![Condition::ready(ready, &reason, message, image.generation, previous, now)],
+        phase: Some(match reason.as_str() {
+            "Cached" => Phase::Ready,
+            "Pulling" => Phase::Pulling,
+            "Waiting" | "Paused" | "NoMatchingNodes" => Phase::Pending,
+            _ => Phase::Degraded,
+        }),
+        ready: Some(format!("{}/{}", tally.cached, tally.targeted())),
+        nodes_targeted: count(tally.targeted()),
+        nodes_ready: count(tally.cached),
+        nodes_pulling: count(pulling.len()),
+        nodes_failed: count(tally.failed),
+        resolved_digest: newest.and_then(|success| success.digest.as_deref()).map(str::to_owned),
+        last_pulled_at: newest.map(|success| success.at),
+        last_attempted_at: newest.map(|success| success.at).max(last_failure),
+        consecutive_failures: i32::try_from(health.open_count()).unwrap_or(i32::MAX),
+        failures: failures
+            .iter()
+            .take(MAX_FAILURES)
+            .map(|(node, failure)| NodeFailure {
+                node: node.to_string(),
+                reason: failure.reason.to_string(),
+                message: failure.message.to_string(),
+                attempts: i32::try_from(failure.count).unwrap_or(i32::MAX),
+                retry_at: failure.retry_at,
+            })
+            .collect(),
+    }
+}
+
+/// The reason and message of a CachedImage's Ready condition.
+fn reason(
+    world: &World,
+    entry: &ImageEntry,
+    health: &Health,
+    pulling: &[&crate::Name],
+    failures: &[(&crate::Name, &Failure)],
+    now: Timestamp,
+) -> (String, String) {
+    let image = &entry.image;
+    let tally = entry.tally;
+    let say = |reason: &str, message: String| (reason.to_owned(), message);
+    let Some(policy) = world.policy_of(image) else {
+        let verdict = Verdict::PullPolicyNotFound { policy: image.policy.clone() };
+        return say("PullPolicyNotFound", verdict.to_string());
+    };
+    if tally.targeted() == 0 {
+        return say("NoMatchingNodes", no_matching_nodes(world, entry));
+    }
+    if tally.cached == tally.targeted() {
+        return say("Cached", format!("on all {} target nodes", tally.cached));
+    }
+    if let Some((node, failure)) = failures.first() {
+        let failed_again = failure.count > 1 || health.open_count() > 1;
+        let reason = match &*failure.reason {
+            "ErrImagePull" if failed_again => "ImagePullBackOff",
+            reason => reason,
+        };
+        let others = match failures.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        return say(reason, format!("{node}: {}{others}", failure.message));
+    }
+    if policy.paused && pulling.is_empty() {
+        return say("Paused", Verdict::Paused { policy: policy.name.clone() }.to_string());
+    }
+    let progress = format!("{} of {} nodes have it", tally.cached, tally.targeted());
+    if let Some(node) = pulling.first() {
+        let others = match pulling.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        return say("Pulling", format!("{progress}; pulling on {node}{others}"));
+    }
+    let missing = world
+        .nodes
+        .values()
+        .find(|node| node.standings.get(&image.name).is_some_and(|standing| *standing != Standing::Cached));
+    let why = missing.map(|node| {
+        let verdict = verdict(world, node, entry, &Budget::new(world), now);
+        match verdict {
+            // These change with every Pod; people need the pace, not the moment.
+            Verdict::Next
+            | Verdict::NodeBusy { .. }
+            | Verdict::WaitingForNodeSlot { .. }
+            | Verdict::WaitingForPullSlot { .. }
+            | Verdict::WaitingForRegistrySlot { .. }
+            | Verdict::WaitingForDelay { .. } => format!(
+                "next under {}: {} at once, {:#} apart",
+                policy.title(),
+                plural(policy.max_nodes, "node"),
+                policy.min_delay
+            ),
+            verdict => format!("{}: {verdict}", node.node.name),
+        }
+    });
+    let why = why.unwrap_or_default();
+    match image.pull {
+        ImagePullPolicy::Never => say("Waiting", format!("{progress}; imagePullPolicy: Never only reports")),
+        _ => say("Waiting", format!("{progress}; {why}")),
+    }
+}
+
+fn plural(count: usize, what: &str) -> String {
+    match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
+/// Why no node is a target, by the example of the first one.
+fn no_matching_nodes(world: &World, entry: &ImageEntry) -> String {
+    let example = world.nodes.values().find_map(|node| {
+        let why = entry.place_on(&node.node).err()?;
+        Some(format!("{}: {why}", node.node.name))
+    });
+    match example {
+        Some(example) => format!("none of {} is a target; {example}", plural(world.nodes.len(), "node")),
+        None => "the cluster has no nodes".to_owned(),
+    }
+}
+
+fn standing_on(world: &World, node: &str, entry: &ImageEntry) -> Option<Standing> {
+    world.nodes.get(node)?.standings.get(&entry.image.name).copied()
+}
+
+fn is_target(world: &World, node: &str, entry: &ImageEntry) -> bool {
+    standing_on(world, node, entry).is_some()
+}
+
+/// The status of a PullPolicy.
+pub(crate) fn pull_policy(
+    world: &World,
+    policy: &Policy,
+    before: &PullPolicyStatus,
+    now: Timestamp,
+) -> PullPolicyStatus {
+    let images = world.images.values().filter(|entry| entry.image.policy == policy.name);
+    let waiting: usize = images
+        .filter(|entry| entry.image.pull != ImagePullPolicy::Never)
+        .map(|entry| {
+            let pulling = world.pulling.get(&entry.image.reference).into_iter().flatten();
+            let pulling = pulling.filter(|node| is_target(world, node, entry)).count();
+            (entry.tally.missing + entry.tally.failed).saturating_sub(pulling)
+        })
+        .sum();
+    let pods = world.pods.values().filter(|entry| entry.pod.policy == policy.name);
+    let nodes: std::collections::BTreeSet<_> = pods.map(|entry| &entry.pod.node).collect();
+    let (reason, message) = match policy.paused {
+        true => ("Paused", "nothing new is started until paused is false"),
+        false => ("InForce", ""),
+    };
+    let previous = condition::ready(&before.conditions);
+    let ready = Condition::ready(!policy.paused, reason, message.to_owned(), policy.generation, previous, now);
+    let last_start = world.starts.get(&policy.name).and_then(|starts| starts.last()).map(|(_, at)| *at);
+    PullPolicyStatus {
+        observed_generation: policy.generation,
+        conditions: vec![ready],
+        nodes_pulling: count(nodes.len()),
+        pulls_waiting: count(waiting),
+        // Of a start before the last restart only the second is known.
+        last_pull_started_at: last_start.map(whole_seconds).max(before.last_pull_started_at),
+    }
+}
+
+/// The NodeCache of a node with this memory.
+pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: Timestamp) -> NodeCache {
+    let name = &node.node.name;
+    let standings: BTreeMap<&Reference, Standing> = node
+        .standings
+        .keys()
+        .filter_map(|image| world.images.get(image))
+        .map(|entry| (&entry.image.reference, standing(Some(memory), &entry.image.reference)))
+        .collect();
+    let number = |wanted: Standing| standings.values().filter(|standing| **standing == wanted).count();
+    let cached = number(Standing::Cached);
+    // A Pod that this memory has recorded pulls nothing any more.
+    let pulling: usize = world
+        .pods_on
+        .get(name)
+        .into_iter()
+        .flatten()
+        .filter_map(|pod| world.pods.get(pod))
+        .filter(|entry| entry.pod.uid.is_none() || entry.pod.uid != memory.last_pod)
+        .map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_none()).count())
+        .sum();
+    let (ready, reason) = match number(Standing::Failed) {
+        _ if cached == standings.len() => (true, "AllCached"),
+        0 => (false, "ImagesMissing"),
+        _ => (false, "PullsFailed"),
+    };
+    let before = world.caches.get(name).and_then(|entry| entry.object.status.as_ref());
+    let previous = before.and_then(|status| condition::ready(&status.conditions));
+    let message = format!("{cached} of {} are on the node", plural(standings.len(), "image"));
+    let mut cache = NodeCache::new(name, NodeCacheSpec { node_uid: node.node.uid.to_string() });
+    cache.metadata = ObjectMeta {
+        name: Some(name.to_string()),
+        owner_references: Some(vec![node.node.owner_reference()]),
+        ..ObjectMeta::default()
+    };
+    cache.status = Some(NodeCacheStatus {
+        conditions: vec![Condition::ready(ready, reason, message, None, previous, now)],
+        ready: format!("{cached}/{}", standings.len()),
+        images_pulling: count(pulling),
+        images_failed: count(number(Standing::Failed)),
+        last_pod_uid: memory.last_pod.as_deref().map(str::to_owned),
+        pull_starts: memory.pull_starts(),
+        node_failure: memory.node_failure.as_ref().map(Failure::to_api),
+        images: memory.image_records(),
+    });
+    cache
+}
+
+fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,158 @@
+//! Why an image is not on a node yet: one vocabulary for conditions, metrics and
+//! `/debug/plan`.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::Name;
+use crate::placement::NotATarget;
+use crate::policy::title;
+
+/// What Drop does about one image on one node, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", rename_all = "camelCase")]
+pub enum Verdict {
+    /// It is there.
+    Cached,
+    /// A Pod is pulling it.
+    Pulling {
+        /// The Pod.
+        pod: Name,
+    },
+    /// It will be pulled as soon as this is carried out.
+    Next,
+    /// The node is not meant to have it.
+    NotATarget {
+        /// Why not.
+        why: NotATarget,
+    },
+    /// It is not there, and `imagePullPolicy: Never` forbids to pull it.
+    NeverPulled,
+    /// The PullPolicy that it names does not exist.
+    PullPolicyNotFound {
+        /// That name.
+        policy: Name,
+    },
+    /// The PullPolicy is paused.
+    Paused {
+        /// Its name.
+        policy: Name,
+    },
+    /// Another Pod is pulling on the node.
+    NodeBusy {
+        /// The Pod.
+        pod: Name,
+    },
+    /// As many nodes are pulling as the PullPolicy allows.
+    WaitingForNodeSlot {
+        /// Its name; empty for the built-in one.
+        policy: Name,
+        /// `maxConcurrentNodes`.
+        limit: usize,
+    },
+    /// As many Pods are pulling as the PullPolicy allows.
+    WaitingForPullSlot {
+        /// Its name.
+        policy: Name,
+        /// `maxConcurrentPulls`.
+        limit: usize,
+    },
+    /// As many Pods are pulling from the registry as the PullPolicy allows.
+    WaitingForRegistrySlot {
+        /// The registry.
+        host: Name,
+        /// `maxConcurrentPullsPerRegistry`.
+        limit: usize,
+    },
+    /// A pull was started on another node less than `minDelayBetweenPulls` ago.
+    WaitingForDelay {
+        /// When that has passed; `None` while that start is not confirmed.
+        until: Option<Timestamp>,
+    },
+    /// The node failed, and is left alone for a while.
+    NodeBackingOff {
+        /// Until then.
+        until: Timestamp,
+        /// What failed.
+        cause: Name,
+    },
+    /// The image failed on this node and is left alone for a while.
+    BackingOff {
+        /// Until then.
+        until: Timestamp,
+        /// What failed.
+        cause: Name,
+    },
+    /// The image failed, and one node at a time tries it.
+    WaitingForProbe {
+        /// The next try; `None` while one is under way.
+        at: Option<Timestamp>,
+        /// What failed.
+        cause: Name,
+    },
+    /// The API server refuses the pull Pod.
+    Refused {
+        /// The next try.
+        until: Timestamp,
+        /// What it said.
+        message: Name,
+    },
+}
+
+impl Verdict {
+    /// The verdict in one CamelCase word.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Cached => "Cached",
+            Self::Pulling { .. } => "Pulling",
+            Self::Next => "Next",
+            Self::NotATarget { .. } => "NotATarget",
+            Self::NeverPulled => "NeverPulled",
+            Self::PullPolicyNotFound { .. } => "PullPolicyNotFound",
+            Self::Paused { .. } => "Paused",
+            Self::NodeBusy { .. } => "NodeBusy",
+            Self::WaitingForNodeSlot { .. } => "WaitingForNodeSlot",
+            Self::WaitingForPullSlot { .. } => "WaitingForPullSlot",
+            Self::WaitingForRegistrySlot { .. } => "WaitingForRegistrySlot",
+            Self::WaitingForDelay { .. } => "WaitingForDelay",
+            Self::NodeBackingOff { .. } => "NodeBackingOff",
+            Self::BackingOff { .. } => "BackingOff",
+            Self::WaitingForProbe { .. } => "WaitingForProbe",
+            Self::Refused { .. } => "Refused",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cached => f.write_str("cached"),
+            Self::Pulling { pod } => write!(f, "Pod {pod} is pulling"),
+            Self::Next => f.write_str("about to be pulled"),
+            Self::NotATarget { why } => why.fmt(f),
+            Self::NeverPulled => f.write_str("not on the node, and imagePullPolicy is Never"),
+            Self::PullPolicyNotFound { policy } => {
+                write!(
+                    f,
+                    "PullPolicy {policy} does not exist: create it, or remove policyRef to use the built-in defaults"
+                )
+            }
+            Self::Paused { policy } => write!(f, "{} is paused", title(policy)),
+            Self::NodeBusy { pod } => write!(f, "Pod {pod} is pulling other images there"),
+            Self::WaitingForNodeSlot { policy, limit } => {
+                write!(f, "{} allows {limit} nodes at once", title(policy))
+            }
+            Self::WaitingForPullSlot { policy, limit } => {
+                write!(f, "{} allows {limit} pulls at once", title(policy))
+            }
+            Self::WaitingForRegistrySlot { host, limit } => write!(f, "{limit} pulls at once from {host} are allowed"),
+            Self::WaitingForDelay { .. } => f.write_str("the delay between nodes has not passed"),
+            Self::NodeBackingOff { cause, .. } => write!(f, "the node failed: {cause}"),
+            Self::BackingOff { cause, .. } | Self::WaitingForProbe { cause, .. } => write!(f, "{cause}"),
+            Self::Refused { message, .. } => write!(f, "the pull Pod was refused: {message}"),
+        }
+    }
+}

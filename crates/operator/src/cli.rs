@@ -1,0 +1,147 @@
+//! Flags and environment variables.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use drop_api::pull_policy::FailureBackoff;
+use drop_api::{GoDuration, PullPolicySpec};
+use drop_core::Settings;
+
+/// Pre-pulls container images onto Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(version, name = "drop")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the binary can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the operator, with the kubeconfig or service account that is at hand
+    Operator(Box<OperatorArgs>),
+}
+
+/// The options of `drop operator`. Each has an environment variable, too.
+#[derive(Debug, Args)]
+pub struct OperatorArgs {
+    /// Namespace in which pull Pods run and from which Secrets are read
+    #[arg(long, env = "DROP_POD_NAMESPACE", default_value = "drop-system")]
+    pub pod_namespace: String,
+    /// Address for /healthz, /readyz, /metrics and /debug/plan
+    #[arg(long, env = "DROP_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Priority class of pull Pods
+    #[arg(long, env = "DROP_POD_PRIORITY_CLASS")]
+    pub pod_priority_class: Option<String>,
+    /// Format of the log on standard error
+    #[arg(long, env = "DROP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    pub log_format: LogFormat,
+    /// What to log: a level, or directives such as `info,drop=debug`
+    #[arg(long, env = "DROP_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    #[command(flatten)]
+    policy: DefaultPolicy,
+    #[command(flatten)]
+    timing: Timing,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The policy of images that name none.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Policy of images without a policyRef")]
+struct DefaultPolicy {
+    /// On how many nodes images may be pulled at once
+    #[arg(long, env = "DROP_MAX_CONCURRENT_NODES", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+    max_concurrent_nodes: i32,
+    /// Least time between starting on one node and starting on another
+    #[arg(long, env = "DROP_MIN_DELAY_BETWEEN_PULLS", default_value = "10s")]
+    min_delay_between_pulls: GoDuration,
+    /// Wait after the first failure
+    #[arg(long, env = "DROP_FAILURE_BACKOFF_INITIAL", default_value = "30s")]
+    failure_backoff_initial: GoDuration,
+    /// Longest wait after failures
+    #[arg(long, env = "DROP_FAILURE_BACKOFF_MAX", default_value = "5m")]
+    failure_backoff_max: GoDuration,
+    /// How long a pull Pod may take from the moment its node starts on it
+    #[arg(long, env = "DROP_PULL_TIMEOUT", default_value = "1h")]
+    pull_timeout: GoDuration,
+    /// How many images of one set are pulled by one Pod
+    #[arg(long, env = "DROP_IMAGES_PER_POD", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=50))]
+    images_per_pod: i32,
+}
+
+/// Time constants.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Timing")]
+struct Timing {
+    /// How long a kubelet may take to acknowledge a pull Pod
+    #[arg(long, env = "DROP_ACKNOWLEDGE_WITHIN", default_value = "2m")]
+    acknowledge_within: GoDuration,
+    /// How long a kubelet may take to bring up a pull Pod's sandbox
+    #[arg(long, env = "DROP_SANDBOX_WITHIN", default_value = "2m")]
+    sandbox_within: GoDuration,
+    /// Least time between two writes of one object's status
+    #[arg(long, env = "DROP_STATUS_INTERVAL", default_value = "1s")]
+    status_interval: GoDuration,
+    /// Least time between two writes of one object's status that only show progress
+    #[arg(long, env = "DROP_PROGRESS_INTERVAL", default_value = "5s")]
+    progress_interval: GoDuration,
+    /// How long a NodeCache may lag behind while no pull's outcome is at stake
+    #[arg(long, env = "DROP_RECORD_WITHIN", default_value = "10s")]
+    record_within: GoDuration,
+}
+
+impl OperatorArgs {
+    /// What planning needs of the options.
+    pub fn settings(&self) -> Settings {
+        let (policy, timing) = (&self.policy, &self.timing);
+        Settings {
+            acknowledge_within: timing.acknowledge_within.get(),
+            sandbox_within: timing.sandbox_within.get(),
+            status_interval: timing.status_interval.get(),
+            progress_interval: timing.progress_interval.get(),
+            record_within: timing.record_within.get(),
+            built_in_policy: PullPolicySpec {
+                max_concurrent_nodes: policy.max_concurrent_nodes,
+                min_delay_between_pulls: policy.min_delay_between_pulls.clone(),
+                failure_backoff: FailureBackoff {
+                    initial: policy.failure_backoff_initial.clone(),
+                    max: policy.failure_backoff_max.clone(),
+                },
+                pull_timeout: policy.pull_timeout.clone(),
+                images_per_pod: policy.images_per_pod,
+                ..PullPolicySpec::default()
+            },
+            ..Settings::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_flags_the_operator_runs_on_the_documented_defaults() {
+        let cli = Cli::try_parse_from(["drop", "operator"]).unwrap();
+        let Command::Operator(args) = cli.command;
+        assert_eq!(args.settings().built_in_policy, PullPolicySpec::default());
+        assert_eq!(args.pod_namespace, "drop-system");
+    }
+
+    #[test]
+    fn a_bad_duration_is_refused_with_an_example() {
+        let error = Cli::try_parse_from(["drop", "operator", "--pull-timeout", "soon"]).unwrap_err();
+        assert!(error.to_string().contains("30s, 5m or 1h30m"), "{error}");
+    }
+}

@@ -1,0 +1,195 @@
+//! From Kubernetes objects to what planning needs of them. The rest of each
+//! object is dropped here, which bounds the operator's memory.
+
+use drop_api::names::ANNOTATION_POLICY;
+use drop_api::scheduling::TaintEffect;
+use drop_core::node::{Node, Taint};
+use drop_core::policy::BUILT_IN;
+use drop_core::pull_pod::{Container, ContainerState, PullPod, Rejection};
+use drop_core::reference::Reference;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as k8s;
+
+/// The taint that only repeats `spec.unschedulable`.
+const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// How virtual kubelets mark their nodes; see <https://virtual-kubelet.io/docs/>.
+const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
+const LABEL_TYPE: &str = "type";
+
+/// Reads a Node; `None` where it lacks a name or UID.
+pub fn node(object: k8s::Node) -> Option<Node> {
+    let meta = object.metadata;
+    let spec = object.spec.unwrap_or_default();
+    let status = object.status.unwrap_or_default();
+    let labels = meta.labels.unwrap_or_default();
+    let taints = spec.taints.unwrap_or_default();
+    let is_virtual = labels.get(LABEL_TYPE).is_some_and(|value| value == "virtual-kubelet")
+        || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET);
+    let platform = status.node_info.map(|info| format!("{}/{}", info.operating_system, info.architecture));
+    let mut conditions = status.conditions.into_iter().flatten();
+    Some(Node {
+        name: meta.name?.into(),
+        uid: meta.uid?.into(),
+        labels,
+        taints: taints.into_iter().filter(|taint| taint.key != TAINT_UNSCHEDULABLE).filter_map(taint).collect(),
+        platform: platform.unwrap_or_default().into(),
+        unschedulable: spec.unschedulable.unwrap_or_default(),
+        deleting: meta.deletion_timestamp.is_some(),
+        is_virtual,
+        disk_pressure: conditions.any(|condition| condition.type_ == "DiskPressure" && condition.status == "True"),
+    })
+}
+
+/// A taint; `None` for an effect that Kubernetes does not have.
+fn taint(taint: k8s::Taint) -> Option<Taint> {
+    let effect = match taint.effect.as_str() {
+        "NoSchedule" => TaintEffect::NoSchedule,
+        "PreferNoSchedule" => TaintEffect::PreferNoSchedule,
+        "NoExecute" => TaintEffect::NoExecute,
+        _ => return None,
+    };
+    Some(Taint { key: taint.key, value: taint.value.unwrap_or_default(), effect })
+}
+
+/// Reads a pull Pod; `None` where it lacks what each of them has.
+pub fn pull_pod(object: k8s::Pod) -> Option<PullPod> {
+    let meta = object.metadata;
+    let spec = object.spec?;
+    let status = object.status.unwrap_or_default();
+    let acknowledged_at = status.start_time.as_ref().map(|time| time.0);
+    let mut statuses = status.container_statuses.unwrap_or_default();
+    let containers = spec.containers.into_iter().map(|container| {
+        let at = statuses.iter().position(|status| status.name == container.name);
+        self::container(container, at.map(|at| statuses.swap_remove(at)))
+    });
+    let rejected = status.phase.as_deref() == Some("Failed");
+    Some(PullPod {
+        uid: Some(meta.uid?.into()),
+        node: spec.node_name?.into(),
+        policy: meta
+            .annotations
+            .and_then(|mut all| all.remove(ANNOTATION_POLICY))
+            .map_or_else(|| BUILT_IN.into(), Into::into),
+        created_at: meta.creation_timestamp?.0,
+        terminating: meta.deletion_timestamp.is_some(),
+        acknowledged_at,
+        sandbox_up_at: sandbox_up_at(status.conditions.unwrap_or_default(), acknowledged_at),
+        rejection: status
+            .reason
+            .filter(|_| rejected)
+            .map(|reason| Rejection { reason: reason.into(), message: status.message.unwrap_or_default().into() }),
+        containers: containers.collect(),
+        name: meta.name?.into(),
+    })
+}
+
+/// When the Pod's sandbox came up. Kubelets before 1.29 do not say; there it
+/// counts as up from the start, so that no pull is taken for a broken runtime.
+fn sandbox_up_at(conditions: Vec<k8s::PodCondition>, acknowledged_at: Option<Timestamp>) -> Option<Timestamp> {
+    let condition = conditions.into_iter().find(|condition| condition.type_ == "PodReadyToStartContainers");
+    match condition {
+        None => acknowledged_at,
+        Some(condition) if condition.status == "True" => {
+            condition.last_transition_time.map(|time| time.0).or(acknowledged_at)
+        }
+        Some(_) => None,
+    }
+}
+
+fn container(container: k8s::Container, status: Option<k8s::ContainerStatus>) -> Container {
+    let image = Reference::parse(&container.image.unwrap_or_default());
+    let unseen = || ContainerState::Waiting { reason: "".into(), message: "".into() };
+    let Some(status) = status else {
+        return Container { image, image_id: None, state: unseen() };
+    };
+    let state = match status.state {
+        Some(k8s::ContainerState { terminated: Some(end), .. }) => ContainerState::Terminated {
+            reason: end.reason.unwrap_or_default().into(),
+            at: end.finished_at.map(|time| time.0),
+        },
+        Some(k8s::ContainerState { running: Some(running), .. }) => {
+            ContainerState::Running { since: running.started_at.map_or(Timestamp::UNIX_EPOCH, |time| time.0) }
+        }
+        Some(k8s::ContainerState { waiting: Some(waiting), .. }) => ContainerState::Waiting {
+            reason: waiting.reason.unwrap_or_default().into(),
+            message: waiting.message.unwrap_or_default().into(),
+        },
+        _ => unseen(),
+    };
+    let image_id = Some(status.image_id).filter(|id| !id.is_empty()).map(Into::into);
+    Container { image, image_id, state }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use drop_core::pull_pod::Outcome;
+    use serde_json::json;
+
+    fn pod(status: serde_json::Value) -> PullPod {
+        let object = json!({
+            "metadata": {
+                "name": "alpine-x", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "annotations": { "drop.corewire.io/policy": "slow" },
+            },
+            "spec": { "nodeName": "n1", "containers": [{ "name": "pull", "image": "docker.io/library/alpine:3.20" }] },
+            "status": status,
+        });
+        pull_pod(serde_json::from_value(object).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_pod_is_followed_from_its_creation_to_its_end() {
+        let fresh = pod(json!({}));
+        assert_eq!((&*fresh.node, &*fresh.policy, fresh.acknowledged_at), ("n1", "slow", None));
+        assert_eq!(fresh.containers[0].outcome(), None);
+
+        let starting = pod(json!({
+            "phase": "Pending", "startTime": "2026-01-01T00:00:01Z",
+            "conditions": [{ "type": "PodReadyToStartContainers", "status": "False" }],
+            "containerStatuses": [{ "name": "pull", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "waiting": { "reason": "ContainerCreating" } } }],
+        }));
+        assert!(starting.acknowledged_at.is_some() && starting.sandbox_up_at.is_none());
+        assert_eq!(starting.containers[0].outcome(), None);
+
+        let scratch = pod(json!({
+            "phase": "Failed", "startTime": "2026-01-01T00:00:01Z",
+            "containerStatuses": [{ "name": "pull", "image": "", "ready": false, "restartCount": 0,
+                "imageID": "docker.io/library/alpine@sha256:abc",
+                "state": { "terminated": { "reason": "StartError", "exitCode": 128, "startedAt": "1970-01-01T00:00:00Z" } } }],
+        }));
+        assert_eq!(scratch.rejection, None, "a container that cannot start is no rejected Pod");
+        assert!(matches!(scratch.containers[0].outcome(), Some(Outcome::Pulled { digest: Some(_), .. })));
+
+        let evicted = pod(json!({ "phase": "Failed", "reason": "OutOfpods", "message": "full" }));
+        assert_eq!(evicted.rejection.as_ref().map(|rejection| &*rejection.reason), Some("OutOfpods"));
+        assert_eq!(evicted.containers[0].outcome(), None, "a rejected Pod proves nothing");
+    }
+
+    #[test]
+    fn a_kubelet_that_does_not_report_sandboxes_is_trusted() {
+        let old = pod(json!({ "phase": "Pending", "startTime": "2026-01-01T00:00:01Z" }));
+        assert_eq!(old.sandbox_up_at, old.acknowledged_at);
+    }
+
+    #[test]
+    fn nodes_keep_what_placement_needs() {
+        let object = json!({
+            "metadata": { "name": "n1", "uid": "u", "labels": { "pool": "build" } },
+            "spec": { "unschedulable": true, "taints": [
+                { "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" },
+                { "key": "gpu", "value": "yes", "effect": "NoExecute" },
+            ] },
+            "status": {
+                "conditions": [{ "type": "DiskPressure", "status": "True" }],
+                "nodeInfo": { "operatingSystem": "linux", "architecture": "arm64", "bootID": "", "containerRuntimeVersion": "",
+                    "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "osImage": "", "systemUUID": "" },
+            },
+        });
+        let node = node(serde_json::from_value(object).unwrap()).unwrap();
+        assert!(node.unschedulable && node.disk_pressure && !node.is_virtual);
+        assert_eq!(node.taints.len(), 1);
+        assert_eq!(&*node.platform, "linux/arm64");
+    }
+}

@@ -1,0 +1,120 @@
+//! The only loop: takes in events, plans, begins what the plan wants.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use drop_core::explain::{self, Explanation, Summary};
+use drop_core::{Event, Plan, Settings, World, plan};
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, info};
+
+use crate::execute::Executor;
+use crate::metrics::Metrics;
+
+/// A question to the engine, answered between two plans.
+pub enum Query {
+    /// Why every missing image is missing.
+    Explain(oneshot::Sender<Vec<Explanation>>),
+    /// The numbers behind the gauges.
+    Summarize(oneshot::Sender<Summary>),
+}
+
+/// Everything that the loop needs.
+pub struct Engine {
+    world: World,
+    events: mpsc::Receiver<Event>,
+    queries: mpsc::Receiver<Query>,
+    executor: Executor,
+    metrics: Arc<Metrics>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// An engine that sets `ready` once every watch has synced.
+    pub fn new(
+        settings: Settings,
+        events: mpsc::Receiver<Event>,
+        queries: mpsc::Receiver<Query>,
+        executor: Executor,
+        metrics: Arc<Metrics>,
+        ready: Arc<AtomicBool>,
+    ) -> Self {
+        Self { world: World::new(settings), events, queries, executor, metrics, ready }
+    }
+
+    /// Runs until the events end.
+    pub async fn run(mut self) {
+        let mut wake_at = None;
+        loop {
+            tokio::select! {
+                event = self.events.recv() => {
+                    let Some(event) = event else { return };
+                    self.world.apply(event, Timestamp::now());
+                    // What came in meanwhile goes into the same plan.
+                    while let Ok(event) = self.events.try_recv() {
+                        self.world.apply(event, Timestamp::now());
+                    }
+                }
+                Some(query) = self.queries.recv() => {
+                    self.answer(query);
+                    continue;
+                }
+                () = sleep_until(wake_at) => {}
+            }
+            wake_at = self.plan();
+        }
+    }
+
+    /// Plans once, begins the effects, and returns when to plan again.
+    fn plan(&mut self) -> Option<Timestamp> {
+        let began = Instant::now();
+        let now = Timestamp::now();
+        self.world.settle(now);
+        let plan = plan(&self.world, now);
+        if cfg!(debug_assertions) {
+            self.audit(&plan, now);
+        }
+        self.world.commit(&plan, now);
+        self.metrics.planned(began.elapsed());
+        if self.world.is_synced() && !self.ready.swap(true, Ordering::Relaxed) {
+            info!("every watch has synced: planning begins");
+        }
+        for effect in plan.effects {
+            self.executor.begin(effect);
+        }
+        plan.wake_at
+    }
+
+    /// Checks the plan before anything of it is done.
+    fn audit(&self, plan: &Plan, now: Timestamp) {
+        for violation in drop_core::audit::audit(&self.world, plan, now) {
+            error!(violation, "invariant violated: please report this");
+        }
+    }
+
+    fn answer(&mut self, query: Query) {
+        let now = Timestamp::now();
+        self.world.settle(now);
+        // Whoever asked may have gone away.
+        match query {
+            Query::Explain(reply) => drop(reply.send(explain::explain(&self.world, now))),
+            Query::Summarize(reply) => drop(reply.send(explain::summarize(&self.world, now))),
+        }
+    }
+}
+
+/// Ends at `at`, or never.
+async fn sleep_until(at: Option<Timestamp>) {
+    match at {
+        Some(at) => {
+            let wait = at.duration_since(Timestamp::now());
+            // A timer may fire a moment early; a millisecond more avoids planning
+            // twice for one wake-up.
+            let wait = Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1);
+            tokio::time::sleep(wait).await;
+        }
+        None => std::future::pending().await,
+    }
+}

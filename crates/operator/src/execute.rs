@@ -1,0 +1,197 @@
+//! Carries out effects, and reports how each ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
+use drop_api::{CachedImage, NodeCache, PullPolicy};
+use drop_core::effect::{Effect, PodOrder};
+use drop_core::event::{Event, Report};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use serde::Serialize;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, info, warn};
+
+use crate::metrics::Metrics;
+use crate::pod::pod;
+
+/// The time limit of one request.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// The most requests under way at once.
+const MAX_REQUESTS: usize = 32;
+
+/// Sends requests to the API server, each in a task of its own.
+#[derive(Clone)]
+pub struct Executor {
+    client: Client,
+    namespace: Arc<str>,
+    priority_class: Option<Arc<str>>,
+    reports: mpsc::Sender<Event>,
+    permits: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+impl Executor {
+    /// An executor that makes Pods in `namespace` and sends its reports to `reports`.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        priority_class: Option<&str>,
+        reports: mpsc::Sender<Event>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            client,
+            namespace: namespace.into(),
+            priority_class: priority_class.map(Into::into),
+            reports,
+            permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
+            metrics,
+        }
+    }
+
+    /// Begins `effect`; its report follows.
+    pub fn begin(&self, effect: Effect) {
+        let executor = self.clone();
+        tokio::spawn(async move {
+            let key = effect.key();
+            let _permit = executor.permits.acquire().await;
+            let report = match tokio::time::timeout(TIME_LIMIT, executor.execute(&effect)).await {
+                Ok(Ok(report)) => report,
+                Ok(Err(error)) => executor.failed(&effect, error),
+                Err(_) => Report::Unknown(format!("no answer within {TIME_LIMIT:?}")),
+            };
+            match &report {
+                Report::Refused(why) => warn!(?key, why, "refused by the API server: tried again later"),
+                Report::Unknown(why) => warn!(?key, why, "request failed: tried again"),
+                _ => executor.done(&effect, &report),
+            }
+            // The receiver is gone only when the operator ends.
+            drop(executor.reports.send(Event::Report(key, report)).await);
+        });
+    }
+
+    /// Waits until no request is under way.
+    pub async fn idle(&self) {
+        let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
+        drop(self.permits.acquire_many(all).await);
+    }
+
+    async fn execute(&self, effect: &Effect) -> Result<Report, kube::Error> {
+        match effect {
+            Effect::CreatePod(order) => self.create_pod(order).await,
+            Effect::DeletePod { pod, uid } => self.delete_pod(pod, uid.as_deref()).await,
+            Effect::CheckPod { pod } => {
+                let found = self.pods().get_opt(pod).await?;
+                Ok(found.map_or(Report::PodGone, |_| Report::Done))
+            }
+            Effect::RecordNode { cache, .. } => {
+                let api: Api<NodeCache> = Api::all(self.client.clone());
+                let params = PatchParams::apply(MANAGER).force();
+                let mut cache = api.patch(&cache.name_any(), &params, &Patch::Apply(cache)).await?;
+                cache.metadata.managed_fields = None;
+                Ok(Report::Recorded(Box::new(cache)))
+            }
+            Effect::PatchImage { image, status } => {
+                let api: Api<CachedImage> = Api::all(self.client.clone());
+                patch_status(&api, image, status).await
+            }
+            Effect::PatchPolicy { policy, status } => {
+                let api: Api<PullPolicy> = Api::all(self.client.clone());
+                patch_status(&api, policy, status).await
+            }
+        }
+    }
+
+    async fn create_pod(&self, order: &PodOrder) -> Result<Report, kube::Error> {
+        let pod = pod(order, &self.namespace, self.priority_class.as_deref());
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let created = match self.pods().create(&params, &pod).await {
+            // An earlier request, whose answer was lost, may have created it.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                self.pods().get(&order.name).await.map(Some)?.filter(|pod| is_ours(pod, order))
+            }
+            created => Some(created?),
+        };
+        let uid = created.and_then(|pod| pod.metadata.uid);
+        Ok(match uid {
+            Some(uid) => Report::PodCreated { uid: uid.into() },
+            None => Report::Refused(format!("there is a Pod {} that is not Drop's", order.name)),
+        })
+    }
+
+    async fn delete_pod(&self, name: &str, uid: Option<&str>) -> Result<Report, kube::Error> {
+        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        match self.pods().delete(name, &params).await {
+            Ok(_) => Ok(Report::Done),
+            // Not found, or another Pod of that name.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Report::PodGone),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// What a failed request means for the effect.
+    fn failed(&self, effect: &Effect, error: kube::Error) -> Report {
+        match error {
+            kube::Error::Api(status) if (400..500).contains(&status.code) => {
+                let gone =
+                    status.code == 404 && matches!(effect, Effect::PatchImage { .. } | Effect::PatchPolicy { .. });
+                if gone { Report::Done } else { Report::Refused(status.message) }
+            }
+            error => Report::Unknown(error.to_string()),
+        }
+    }
+
+    /// Logs and counts what was done.
+    fn done(&self, effect: &Effect, report: &Report) {
+        match effect {
+            Effect::CreatePod(order) => {
+                let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
+                info!(pod = %order.name, node = %order.node, policy = %order.policy, ?images, "pull started");
+            }
+            Effect::DeletePod { pod, .. } => info!(%pod, "pull Pod deleted"),
+            Effect::RecordNode { cache, settlements } => {
+                let status = cache.status.as_ref();
+                let ready = status.map(|status| status.ready.as_str()).unwrap_or_default();
+                info!(node = %cache.name_any(), ready, settled = settlements.len(), "node recorded");
+                for settlement in settlements {
+                    self.metrics.settled(settlement);
+                }
+            }
+            Effect::PatchImage { image, status } => {
+                let ready = status.conditions.first();
+                let reason = ready.map(|ready| ready.reason.as_str()).unwrap_or_default();
+                info!(%image, reason, ready = status.ready, "status written");
+            }
+            Effect::PatchPolicy { policy, status } => {
+                info!(%policy, pulling = status.nodes_pulling, waiting = status.pulls_waiting, "status written");
+            }
+            Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),
+        }
+    }
+}
+
+/// Whether a Pod that was there already is the one that `order` asks for.
+fn is_ours(pod: &Pod, order: &PodOrder) -> bool {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    let manager = pod.labels().get(LABEL_MANAGED_BY);
+    node == Some(&order.node) && manager.is_some_and(|manager| manager == MANAGER)
+}
+
+async fn patch_status<K>(api: &Api<K>, name: &str, status: &impl Serialize) -> Result<Report, kube::Error>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    // A merge patch: absent values are null in it, which removes them.
+    let patch = Patch::Merge(serde_json::json!({ "status": status }));
+    let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch_status(name, &params, &patch).await?;
+    Ok(Report::Done)
+}

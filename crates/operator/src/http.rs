@@ -1,0 +1,83 @@
+//! `/healthz`, `/readyz`, `/metrics` and `/debug/plan`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::engine::Query;
+use crate::metrics::Metrics;
+
+/// What the handlers answer from.
+#[derive(Clone)]
+pub struct Context {
+    /// Whether every watch has synced.
+    pub ready: Arc<AtomicBool>,
+    /// The engine's questions.
+    pub queries: mpsc::Sender<Query>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The paths that are served.
+pub fn router(context: Context) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/debug/plan", get(debug_plan))
+        .with_state(context)
+}
+
+/// Alive as long as the engine answers.
+async fn healthz(State(context): State<Context>) -> Response {
+    match context.ask(Query::Summarize).await {
+        Some(_) => "ok".into_response(),
+        None => not_running(),
+    }
+}
+
+async fn readyz(State(context): State<Context>) -> Response {
+    if context.ready.load(Ordering::Relaxed) {
+        "ok".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "waiting for the watches to sync").into_response()
+    }
+}
+
+async fn metrics(State(context): State<Context>) -> Response {
+    let Some(summary) = context.ask(Query::Summarize).await else { return not_running() };
+    match context.metrics.encode(&summary) {
+        Ok(text) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn debug_plan(State(context): State<Context>) -> Response {
+    let Some(explanations) = context.ask(Query::Explain).await else { return not_running() };
+    match serde_json::to_string_pretty(&explanations) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn not_running() -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, "the engine is not running").into_response()
+}
+
+impl Context {
+    /// The engine's answer; `None` where it has ended.
+    async fn ask<T>(&self, query: fn(oneshot::Sender<T>) -> Query) -> Option<T> {
+        let (reply, answer) = oneshot::channel();
+        self.queries.send(query(reply)).await.ok()?;
+        answer.await.ok()
+    }
+}

@@ -1,0 +1,20 @@
+//! The `drop` binary.
+
+mod cli;
+mod convert;
+mod engine;
+mod execute;
+mod http;
+mod metrics;
+mod observe;
+mod operator;
+mod pod;
+
+use clap::Parser;
+
+fn main() -> anyhow::Result<()> {
+    let cli = cli::Cli::parse();
+    match cli.command {
+        cli::Command::Operator(args) => operator::run(&args),
+    }
+}

@@ -1,0 +1,132 @@
+//! The watches: what happens in the cluster, as events for the engine.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
+use drop_api::{CachedImage, NodeCache, PullPolicy};
+use drop_core::Name;
+use drop_core::event::{Event, Kind};
+use drop_core::image::Image;
+use drop_core::policy::Policy;
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1 as k8s;
+use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::convert;
+
+/// Watches everything that planning depends on, and sends what happens to
+/// `events` until the receiver is gone.
+pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Event>) {
+    let everything = watcher::Config::default;
+    let pull_pods = everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGER}"));
+    let send = |event| send(&events, event);
+    tokio::join!(
+        watch(Kind::Image, Api::all(client.clone()), everything(), cached_image).for_each(send),
+        watch(Kind::Policy, Api::all(client.clone()), everything(), pull_policy).for_each(send),
+        watch(Kind::Cache, Api::all(client.clone()), everything(), node_cache).for_each(send),
+        watch(Kind::Node, Api::all(client.clone()), everything(), node).for_each(send),
+        watch(Kind::Pod, Api::namespaced(client.clone(), &namespace), pull_pods, pod).for_each(send),
+    );
+}
+
+async fn send(events: &mpsc::Sender<Event>, event: Event) {
+    // The receiver is gone only when the operator ends.
+    drop(events.send(event).await);
+}
+
+/// The events of one kind. `convert` gives `None` for an object that counts as
+/// gone; one that cannot be read is reported and otherwise ignored.
+fn watch<K>(
+    kind: Kind,
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    convert: fn(K) -> Option<Event>,
+) -> impl Stream<Item = Event>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut listed: BTreeSet<Name> = BTreeSet::new();
+    watcher(api, config).default_backoff().filter_map(move |event| {
+        let event = match event {
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                None
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                listed.insert(name(&object));
+                read(kind, object, convert)
+            }
+            Ok(watcher::Event::InitDone) => Some(Event::Listed(kind, std::mem::take(&mut listed))),
+            Ok(watcher::Event::Apply(object)) => read(kind, object, convert),
+            Ok(watcher::Event::Delete(object)) => Some(Event::Gone(kind, name(&object))),
+            Err(error) => {
+                report(kind, &error);
+                None
+            }
+        };
+        std::future::ready(event)
+    })
+}
+
+fn name<K: Resource<DynamicType = ()>>(object: &DeserializeGuard<K>) -> Name {
+    object.name_any().into()
+}
+
+fn read<K: Resource<DynamicType = ()>>(
+    kind: Kind,
+    object: DeserializeGuard<K>,
+    convert: fn(K) -> Option<Event>,
+) -> Option<Event> {
+    let name = name(&object);
+    match object.0 {
+        Ok(object) => Some(convert(object).unwrap_or(Event::Gone(kind, name))),
+        Err(error) => {
+            warn!(?kind, %name, error = %error.error, "object cannot be read: it is ignored until it changes");
+            None
+        }
+    }
+}
+
+fn report(kind: Kind, error: &watcher::Error) {
+    let refused = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status.code),
+        _ => None,
+    };
+    match refused {
+        Some(404) => {
+            warn!(?kind, "not served by the API server: install Drop's CustomResourceDefinitions (deploy/crds)")
+        }
+        Some(403) => warn!(?kind, %error, "watch forbidden: grant the operator's role"),
+        _ => warn!(?kind, %error, "watch interrupted: it is resumed"),
+    }
+}
+
+fn cached_image(object: CachedImage) -> Option<Event> {
+    let image = Image::from_api(&object)?;
+    Some(Event::Image(Box::new(image), Box::new(object.status.unwrap_or_default())))
+}
+
+fn pull_policy(object: PullPolicy) -> Option<Event> {
+    let policy = Policy::from_api(&object)?;
+    Some(Event::Policy(Box::new(policy), Box::new(object.status.unwrap_or_default())))
+}
+
+fn node_cache(mut object: NodeCache) -> Option<Event> {
+    object.metadata.managed_fields = None;
+    Some(Event::Cache(Box::new(object)))
+}
+
+fn node(object: k8s::Node) -> Option<Event> {
+    convert::node(object).map(|node| Event::Node(Box::new(node)))
+}
+
+fn pod(object: k8s::Pod) -> Option<Event> {
+    convert::pull_pod(object).map(|pod| Event::Pod(Box::new(pod)))
+}

@@ -1,0 +1,384 @@
+//! A whole cluster, from its start to its end.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::process::Signal;
+
+use crate::audit::{self, AuditEvent};
+use crate::control_plane::ControlPlane;
+use crate::dns::Dns;
+use crate::image::ImageSpec;
+use crate::node::{Node, NodeOptions, SANDBOX_IMAGE, Shared};
+use crate::paths::Dirs;
+use crate::process::send;
+use crate::procfs::Identity;
+use crate::registry::{Registry, write_host, write_hosts};
+use crate::state::{self, Entry, StateFile};
+use crate::tools::Tools;
+use crate::wait::wait_for;
+use crate::{Progress, cleanup};
+
+/// What a cluster shall be like.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Clusters of different names run side by side.
+    pub name: String,
+    /// How long a node may be silent before it is NotReady; nodes tell that they live every
+    /// 3 s. In whole seconds.
+    pub node_monitor_grace_period: Duration,
+    /// Whether this process exists only to keep the cluster, so that [`Cluster::down`] may end
+    /// it.
+    pub daemon: bool,
+}
+
+impl ClusterOptions {
+    /// The defaults.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), node_monitor_grace_period: Duration::from_secs(20), daemon: false }
+    }
+}
+
+/// A running cluster. It ends with this value, at the latest with this process; containers that
+/// a killed process leaves behind are cleaned up by the next start and by [`Cluster::down`].
+#[derive(Debug)]
+pub struct Cluster {
+    control_plane: ControlPlane,
+    mirror: Registry,
+    private: Registry,
+    nodes: Mutex<Vec<Arc<Node>>>,
+    next_node: AtomicU8,
+    shared: Arc<Shared>,
+    dirs: Dirs,
+    stopped: AtomicBool,
+    _dns: Dns,
+    // Last, so that all of the above has ended before another may start.
+    _lock: File,
+}
+
+impl Cluster {
+    /// Builds the tools if need be, cleans up what an earlier cluster of that name has left, and
+    /// starts the control plane and the registries; nodes are added afterwards.
+    ///
+    /// # Errors
+    /// If the machine lacks something, a cluster of that name runs, or a component does not
+    /// become ready; the error then has the end of its log.
+    pub fn start(options: ClusterOptions, progress: Progress<'_>) -> Result<Self> {
+        let dirs = Dirs::new(&options.name)?;
+        let tools = Tools::ensure(progress)?;
+        let lock = try_lock(&dirs)?.with_context(|| in_use(&options.name))?;
+        cleanup::cluster(&dirs)?;
+        cleanup::remove(&dirs.root())?;
+        for directory in [dirs.etc(), dirs.logs(), dirs.data()] {
+            fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+        }
+        let state = Arc::new(StateFile::create(&dirs.state())?);
+        if options.daemon
+            && let Some(identity) = Identity::of(std::process::id())
+        {
+            state.add(&Entry::Daemon(identity))?;
+        }
+        let started = Self::start_parts(&options, &dirs, &tools, &state, lock, progress);
+        if started.is_err() {
+            // The parts that had started have ended with the error; their data is left.
+            cleanup::cluster(&dirs)?;
+        }
+        started
+    }
+
+    fn start_parts(
+        options: &ClusterOptions,
+        dirs: &Dirs,
+        tools: &Tools,
+        state: &Arc<StateFile>,
+        lock: File,
+        progress: Progress<'_>,
+    ) -> Result<Self> {
+        let dns = Dns::start()?;
+        dns.write_resolv_conf(&dirs.etc().join("resolv.conf"))?;
+        progress("starting the registries");
+        let mirror = Registry::start_mirror(tools, dirs, state)?;
+        let private = Registry::start_private(tools, dirs, state)?;
+        write_hosts(&dirs.hosts(), &mirror, &private)?;
+        let (repository, tag) = SANDBOX_IMAGE;
+        mirror.push(repository, tag, &ImageSpec::runnable())?;
+        progress("starting the control plane");
+        let control_plane = ControlPlane::start(options, tools, dirs, state)?;
+        progress("control plane is ready");
+        let shared = Shared {
+            dirs: dirs.clone(),
+            state: Arc::clone(state),
+            tools: tools.clone(),
+            kubectl: control_plane.kubectl.clone(),
+            access: control_plane.access.clone(),
+            slot: dns.slot(),
+            network: dns.network(),
+        };
+        Ok(Self {
+            control_plane,
+            mirror,
+            private,
+            nodes: Mutex::default(),
+            next_node: AtomicU8::new(1),
+            shared: Arc::new(shared),
+            dirs: dirs.clone(),
+            stopped: AtomicBool::new(false),
+            _dns: dns,
+            _lock: lock,
+        })
+    }
+
+    /// Ends a cluster that another process keeps (see [`ClusterOptions::daemon`]) or has left
+    /// behind. Nothing happens if there is none.
+    ///
+    /// # Errors
+    /// If the cluster belongs to a running process that is not its daemon, such as a test.
+    pub fn down(name: &str) -> Result<()> {
+        let dirs = Dirs::new(name)?;
+        if !dirs.root().exists() {
+            return Ok(());
+        }
+        let mut killed = false;
+        for entry in state::read(&dirs.state())? {
+            if let Entry::Daemon(identity) = entry
+                && identity.is_alive()
+            {
+                send(identity.pid, Signal::KILL)?;
+                killed = true;
+            }
+        }
+        // The kernel takes the lock from a killed process when the last of its threads has ended.
+        let _lock = wait_for("end of the daemon", Duration::from_secs(30), || {
+            let lock = try_lock(&dirs)?;
+            if lock.is_none() && !killed {
+                bail!(in_use(name));
+            }
+            Ok(lock)
+        })?;
+        cleanup::cluster(&dirs)
+    }
+
+    /// Where the logs of a cluster's processes are; they stay when it ends.
+    ///
+    /// # Errors
+    /// If the name is not one for a cluster.
+    pub fn logs(name: &str) -> Result<PathBuf> {
+        Ok(Dirs::new(name)?.logs())
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.control_plane.kubectl.kubeconfig
+    }
+
+    /// Writes a kubeconfig for a user, who may do what RBAC allows to him and to these groups
+    /// (and to `system:authenticated`).
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn kubeconfig_for(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
+        let file: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let path = self.dirs.etc().join(format!("user-{file}.kubeconfig"));
+        self.control_plane.access.write_as(&path, user, groups)?;
+        Ok(path)
+    }
+
+    /// The path of kubectl.
+    #[must_use]
+    pub fn kubectl_path(&self) -> &Path {
+        &self.control_plane.kubectl.program
+    }
+
+    /// Runs kubectl as the administrator; returns its output.
+    ///
+    /// # Errors
+    /// With its error output, if it fails.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.control_plane.kubectl.run(arguments, "")
+    }
+
+    /// Creates or changes the objects in `manifests` (YAML or JSON).
+    ///
+    /// # Errors
+    /// If the API server refuses one.
+    pub fn apply(&self, manifests: &str) -> Result<()> {
+        let arguments = ["apply", "--filename=-"];
+        self.control_plane.kubectl.run(&arguments, manifests)?;
+        Ok(())
+    }
+
+    /// The registry that stands for [`crate::MIRRORED_HOSTS`].
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.mirror
+    }
+
+    /// Lets [`Cluster::registry`] stand for one more host, from the next pull on.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written.
+    pub fn mirror_host(&self, host: &str) -> Result<()> {
+        write_host(&self.dirs.hosts(), host, &self.mirror)
+    }
+
+    /// The registry that wants a password, at [`crate::PRIVATE_HOST`].
+    #[must_use]
+    pub fn private_registry(&self) -> &Registry {
+        &self.private
+    }
+
+    /// Adds a node and waits until it is registered, and Ready if it has a network.
+    ///
+    /// # Errors
+    /// If it does not get there; the error has the end of the log of what has failed.
+    pub fn add_node(&self, options: NodeOptions) -> Result<Arc<Node>> {
+        if self.nodes().iter().any(|node| node.name() == options.name) {
+            bail!("there is a node {:?} already", options.name);
+        }
+        let index = self.next_node.fetch_add(1, Ordering::Relaxed);
+        if index == 0 || index > 250 {
+            bail!("a cluster has addresses for 250 nodes");
+        }
+        let name = options.name.clone();
+        let node = Node::start_new(options, index, &self.shared).with_context(|| format!("node {name}"))?;
+        let node = Arc::new(node);
+        self.locked_nodes().push(Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// Adds nodes side by side; returns them in the same order.
+    ///
+    /// # Errors
+    /// If one of them fails, see [`Cluster::add_node`].
+    pub fn add_nodes(&self, options: Vec<NodeOptions>) -> Result<Vec<Arc<Node>>> {
+        thread::scope(|scope| {
+            let starting: Vec<_> = options.into_iter().map(|options| scope.spawn(|| self.add_node(options))).collect();
+            starting.into_iter().map(|node| node.join().map_err(|_| anyhow!("adding a node panicked"))?).collect()
+        })
+    }
+
+    /// Ends a node for good, as a machine that is switched off, and deletes its Node object.
+    ///
+    /// # Errors
+    /// If there is no such node, or something of it cannot be ended.
+    pub fn remove_node(&self, name: &str) -> Result<()> {
+        let node = {
+            let mut nodes = self.locked_nodes();
+            let index = nodes.iter().position(|node| node.name() == name);
+            nodes.remove(index.with_context(|| format!("there is no node {name:?}"))?)
+        };
+        node.shut_down()?;
+        self.kubectl(&["delete", "node", "--ignore-not-found", name])?;
+        Ok(())
+    }
+
+    /// The nodes, in the order in which they became ready.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.locked_nodes().clone()
+    }
+
+    /// Every request that the API server has answered so far.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn audit(&self) -> Result<Vec<AuditEvent>> {
+        Ok(audit::parse(&self.control_plane.audit_log()?))
+    }
+
+    /// Kills the API server.
+    ///
+    /// # Errors
+    /// If the system refuses it.
+    pub fn stop_api_server(&self) -> Result<()> {
+        self.control_plane.stop_api_server()
+    }
+
+    /// Starts the API server again, at the same address, and waits until it serves.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub fn start_api_server(&self) -> Result<()> {
+        self.control_plane.start_api_server()
+    }
+
+    /// Kills etcd.
+    ///
+    /// # Errors
+    /// If the system refuses it.
+    pub fn stop_etcd(&self) -> Result<()> {
+        self.control_plane.stop_etcd()
+    }
+
+    /// Starts etcd again, at the same address and with its data.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub fn start_etcd(&self) -> Result<()> {
+        self.control_plane.start_etcd()
+    }
+
+    /// Kills the whole control plane and starts it again.
+    ///
+    /// # Errors
+    /// If a part of it does not get ready.
+    pub fn restart_control_plane(&self) -> Result<()> {
+        self.control_plane.stop()?;
+        self.control_plane.resume()
+    }
+
+    /// Ends everything and removes its data; logs stay. Also done when the value is dropped.
+    ///
+    /// # Errors
+    /// If something cannot be ended or removed.
+    pub fn stop(&self) -> Result<()> {
+        if self.stopped.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        for node in self.nodes() {
+            node.shut_down()?;
+        }
+        self.control_plane.stop()?;
+        self.mirror.stop()?;
+        self.private.stop()?;
+        cleanup::cluster(&self.dirs)
+    }
+
+    fn locked_nodes(&self) -> MutexGuard<'_, Vec<Arc<Node>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Nobody is left to tell; the next start cleans up what stays.
+        let _ = self.stop();
+    }
+}
+
+fn in_use(name: &str) -> String {
+    format!(
+        "cluster {name:?} belongs to a running process; end it (`cargo xtask cluster down` for one \
+         that `up` has started) or use another name"
+    )
+}
+
+/// Makes this process the only one that may start or clean up the cluster; none if another is.
+fn try_lock(dirs: &Dirs) -> Result<Option<File>> {
+    let path = dirs.lock();
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).context("lock"),
+    }
+}

@@ -1,0 +1,205 @@
+//! Images made up for tests.
+
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// What an image consists of. Every push of one makes another image, with a digest of its own.
+#[derive(Clone, Debug)]
+pub struct ImageSpec {
+    /// Layers of so many random bytes each, which no compression makes smaller; built in memory.
+    pub layers: Vec<usize>,
+    /// Whether the image has programs: `/bin/true`, `/bin/false` and `/bin/sleep`, which (as the
+    /// image's default command) waits until it is ended.
+    pub with_true: bool,
+    /// What it says to be built for; the program in it is always this machine's.
+    pub platforms: Platforms,
+}
+
+/// Platforms such as `linux/amd64`.
+#[derive(Clone, Debug)]
+pub enum Platforms {
+    /// This machine's, without an index.
+    Native,
+    /// One, without an index.
+    Single(String),
+    /// An index with a manifest for each.
+    Index(Vec<String>),
+}
+
+impl ImageSpec {
+    /// An image with a small file and no program at all.
+    #[must_use]
+    pub fn scratch() -> Self {
+        Self { layers: vec![1024], with_true: false, platforms: Platforms::Native }
+    }
+
+    /// An image that can run `true` and `sleep`.
+    #[must_use]
+    pub fn runnable() -> Self {
+        Self { with_true: true, ..Self::scratch() }
+    }
+
+    /// Adds a layer of so many bytes.
+    #[must_use]
+    pub fn layer(mut self, bytes: usize) -> Self {
+        self.layers.push(bytes);
+        self
+    }
+
+    /// Sets the platforms.
+    #[must_use]
+    pub fn platforms(mut self, platforms: Platforms) -> Self {
+        self.platforms = platforms;
+        self
+    }
+}
+
+/// Content and its name.
+pub(crate) struct Blob {
+    pub(crate) digest: String,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What is pushed to a registry, in this order.
+pub(crate) struct Image {
+    pub(crate) blobs: Vec<Blob>,
+    /// With their media types; the last one is the image's.
+    pub(crate) manifests: Vec<(Blob, &'static str)>,
+}
+
+/// Makes up an image; `program` is that of `with_true`.
+pub(crate) fn build(spec: &ImageSpec, program: &[u8]) -> Result<Image> {
+    let mut image = Image { blobs: Vec::new(), manifests: Vec::new() };
+    if spec.with_true {
+        image.blobs.push(Blob::new(programs(program)?));
+    }
+    for size in &spec.layers {
+        image.blobs.push(Blob::new(random_file(*size)?));
+    }
+    let layers: Vec<Value> = image.blobs.iter().map(|blob| blob.descriptor(LAYER)).collect();
+    let mut add = |platform: &str| -> Result<Value> {
+        let config = Blob::new(config(platform, &layers)?);
+        let manifest = Blob::json(&json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": config.descriptor(CONFIG),
+            "layers": layers,
+        }))?;
+        let mut descriptor = manifest.descriptor(MANIFEST);
+        if let (Some((os, architecture)), Some(fields)) = (platform.split_once('/'), descriptor.as_object_mut()) {
+            let platform = json!({ "os": os, "architecture": architecture });
+            fields.insert("platform".to_owned(), platform);
+        }
+        image.blobs.push(config);
+        image.manifests.push((manifest, MANIFEST));
+        Ok(descriptor)
+    };
+    match &spec.platforms {
+        Platforms::Native => drop(add(native_platform())?),
+        Platforms::Single(platform) => drop(add(platform)?),
+        Platforms::Index(platforms) => {
+            let manifests: Vec<Value> = platforms.iter().map(|platform| add(platform)).collect::<Result<_>>()?;
+            let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+            image.manifests.push((Blob::json(&index)?, INDEX));
+        }
+    }
+    Ok(image)
+}
+
+impl Blob {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { digest: format!("sha256:{}", sha256(&bytes)), bytes }
+    }
+
+    fn json(value: &Value) -> Result<Self> {
+        Ok(Self::new(serde_json::to_vec(value)?))
+    }
+
+    fn descriptor(&self, media_type: &str) -> Value {
+        json!({ "mediaType": media_type, "digest": self.digest, "size": self.bytes.len() })
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// So many random bytes, twice as many characters.
+pub(crate) fn random_hex(bytes: usize) -> Result<String> {
+    Ok(hex(&random(bytes)?))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn random(bytes: usize) -> Result<Vec<u8>> {
+    let mut random = Vec::with_capacity(bytes);
+    let limit = u64::try_from(bytes)?;
+    let source = File::open("/dev/urandom").context("/dev/urandom")?;
+    source.take(limit).read_to_end(&mut random)?;
+    Ok(random)
+}
+
+/// This machine's platform in the registries' words.
+fn native_platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "linux/arm64",
+        _ => "linux/amd64",
+    }
+}
+
+fn config(platform: &str, layers: &[Value]) -> Result<Vec<u8>> {
+    let (os, architecture) = platform.split_once('/').unwrap_or(("linux", platform));
+    // Layers are not compressed: their digests are those of their content.
+    let diff_ids: Vec<&Value> = layers.iter().filter_map(|layer| layer.get("digest")).collect();
+    Ok(serde_json::to_vec(&json!({
+        "os": os,
+        "architecture": architecture,
+        "config": {
+            "Env": ["PATH=/bin"],
+            "Cmd": ["/bin/sleep"],
+            "Labels": { "drop.test/unique": random_hex(8)? },
+        },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    }))?)
+}
+
+/// The layer with the program under all of its names.
+fn programs(program: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header(program.len(), 0o755)?, "bin/true", program)?;
+    for name in ["bin/false", "bin/sleep"] {
+        let mut link = header(0, 0o777)?;
+        link.set_entry_type(tar::EntryType::Symlink);
+        archive.append_link(&mut link, name, "true")?;
+    }
+    Ok(archive.into_inner()?)
+}
+
+/// A layer with one file of random bytes.
+fn random_file(size: usize) -> Result<Vec<u8>> {
+    let content = random(size)?;
+    let name = format!("data/{}", random_hex(4)?);
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_data(&mut header(size, 0o644)?, name, content.as_slice())?;
+    Ok(archive.into_inner()?)
+}
+
+/// Owned by root, from 1970: the same program makes the same layer.
+fn header(size: usize, mode: u32) -> Result<tar::Header> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(u64::try_from(size)?);
+    header.set_mode(mode);
+    Ok(header)
+}

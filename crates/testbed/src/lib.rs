@@ -1,0 +1,45 @@
+//! A real Kubernetes on this machine for tests and demos: etcd, API server,
+//! controller manager, scheduler, any number of nodes (a kubelet and a
+//! containerd each) and two registries, without Docker and without a network.
+//!
+//! ```no_run
+//! use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions};
+//!
+//! let progress = |line: &str| eprintln!("{line}");
+//! let cluster = Cluster::start(ClusterOptions::new("example"), &progress)?;
+//! cluster.add_nodes(vec![NodeOptions::new("node-a"), NodeOptions::new("node-b")])?;
+//! cluster.registry().push("library/app", "1", &ImageSpec::runnable())?;
+//! println!("{}", cluster.kubectl(&["get", "nodes"])?);
+//! # anyhow::Ok(())
+//! ```
+//!
+//! It needs Linux, root and Go; see the crate's README.md.
+
+mod audit;
+mod cleanup;
+mod cluster;
+mod control_plane;
+mod dns;
+mod gate;
+mod image;
+mod kubeconfig;
+mod kubectl;
+mod node;
+mod paths;
+mod prerequisites;
+mod process;
+mod procfs;
+mod registry;
+mod state;
+mod tools;
+mod wait;
+
+pub use audit::AuditEvent;
+pub use cluster::{Cluster, ClusterOptions};
+pub use image::{ImageSpec, Platforms};
+pub use node::{Node, NodeOptions};
+pub use registry::{MIRRORED_HOSTS, PRIVATE_HOST, Registry};
+pub use tools::Tools;
+
+/// Where a long task says what it does, a line at a time.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);

@@ -1,0 +1,114 @@
+//! What the machine must have before anything can be built or started.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::Progress;
+use crate::process::search_path;
+
+/// Programs of the system, and the Debian package of each.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("ip", "iproute2"),
+    ("mount", "mount"),
+    ("nsenter", "util-linux"),
+    ("openssl", "openssl"),
+    ("runc", "runc"),
+    ("setpriv", "util-linux"),
+    ("unshare", "util-linux"),
+];
+
+/// Makes sure of everything, installing Debian packages where that is possible. The error names
+/// all that is missing and the command that installs it.
+pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        bail!("the testbed runs containers: it needs Linux");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("the testbed runs containers: it needs root (try sudo)");
+    }
+    let mut missing = packages();
+    if !missing.is_empty() && exists("apt-get") {
+        progress(&format!("installing {}", missing.join(" ")));
+        install(&missing)?;
+        missing = packages();
+    }
+    let mut wanted = Vec::new();
+    if !missing.is_empty() {
+        let names = missing.join(" ");
+        wanted.push(format!("programs of these packages: {names} (apt-get install {names})"));
+    }
+    match go_version() {
+        Some(found) if at_least(&found, needed_go) => {}
+        found => wanted.push(format!(
+            "Go {needed_go} or newer, found {} (unpack a release of Go to /usr/local and add \
+             /usr/local/go/bin to PATH)",
+            found.as_deref().unwrap_or("none")
+        )),
+    }
+    if !wanted.is_empty() {
+        bail!("the testbed needs\n  {}", wanted.join("\n  "));
+    }
+    Ok(())
+}
+
+/// The version of the installed Go, such as `1.26.8`.
+pub(crate) fn go_version() -> Option<String> {
+    let output = Command::new("go").args(["env", "GOVERSION"]).output().ok()?;
+    let version = String::from_utf8(output.stdout).ok()?;
+    Some(version.trim().strip_prefix("go")?.to_owned())
+}
+
+/// Compares versions number by number.
+pub(crate) fn at_least(found: &str, needed: &str) -> bool {
+    let numbers = |version: &str| -> Vec<u32> {
+        version.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok()).collect()
+    };
+    numbers(found) >= numbers(needed)
+}
+
+/// The packages of the missing programs.
+fn packages() -> Vec<&'static str> {
+    let mut packages: Vec<_> =
+        PROGRAMS.iter().filter(|(program, _)| !exists(program)).map(|(_, package)| *package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+fn exists(program: &str) -> bool {
+    search_path().split(':').any(|directory| Path::new(directory).join(program).is_file())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let apt = |arguments: &[&str]| {
+        Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").output().context("apt-get")
+    };
+    let install = [&["install", "-y", "--no-install-recommends"], packages].concat();
+    if apt(&install)?.status.success() {
+        return Ok(());
+    }
+    // The package lists may be missing or too old.
+    apt(&["update"])?;
+    let output = apt(&install)?;
+    if !output.status.success() {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        bail!("apt-get install {}: {error}", packages.join(" "));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_least;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(at_least("1.26.10", "1.26.6"));
+        assert!(at_least("1.27", "1.26.6"));
+        assert!(at_least("1.26.6", "1.26.6"));
+        assert!(!at_least("1.26", "1.26.6"));
+        assert!(!at_least("1.9", "1.26.6"));
+    }
+}

@@ -1,0 +1,111 @@
+//! `cargo xtask cluster`: a cluster to try things in.
+//!
+//! A cluster ends with the process that started it, so `up` leaves one behind: itself, as
+//! `serve`.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{self, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use drop_testbed::{Cluster, ClusterOptions, NodeOptions, Tools};
+
+/// `serve` prints it when all is ready; what follows is for the user.
+const READY: &str = "ready";
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster and leave it running.
+    ///
+    /// It needs Linux, root and Go. The first start builds Kubernetes, which takes about ten
+    /// minutes on two cores; later ones take half a minute.
+    Up(Up),
+    /// End a cluster, also what is left of one that crashed.
+    Down(Name),
+    /// Run a cluster until this process is killed.
+    #[command(hide = true)]
+    Serve(Up),
+}
+
+#[derive(Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    name: Name,
+    /// How many nodes it has; they are called node-1, node-2, ...
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=50))]
+    nodes: u8,
+}
+
+#[derive(Args)]
+pub(crate) struct Name {
+    /// Clusters of different names run side by side.
+    #[arg(long, default_value = "dev")]
+    name: String,
+}
+
+pub(crate) fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Up(up) => start(&up),
+        Command::Down(Name { name }) => Cluster::down(&name),
+        Command::Serve(up) => serve(&up),
+    }
+}
+
+fn start(up: &Up) -> Result<()> {
+    Tools::ensure(&say)?;
+    let mut server = process::Command::new(std::env::current_exe()?)
+        .args(["cluster", "serve", "--name", &up.name.name])
+        .arg(format!("--nodes={}", up.nodes))
+        // A group of its own: Ctrl-C in this terminal is not meant for it.
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start the cluster's process")?;
+    let output = server.stdout.take().context("no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        if line == READY {
+            return Ok(());
+        }
+        say(&line);
+    }
+    let output = server.wait_with_output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    bail!("{}", error.trim_start_matches("Error: ").trim());
+}
+
+fn serve(up: &Up) -> Result<()> {
+    let name = up.name.name.as_str();
+    let cluster = Cluster::start(
+        ClusterOptions {
+            daemon: true,
+            ..ClusterOptions::new(name)
+        },
+        &say,
+    )?;
+    say("starting the nodes");
+    let nodes = (1..=up.nodes).map(|number| NodeOptions::new(format!("node-{number}")));
+    cluster.add_nodes(nodes.collect())?;
+    say(&format!(
+        "the cluster runs; end it with: cargo xtask cluster down --name {name}\n\
+         logs: {}\n\n\
+         export KUBECONFIG={}\n\
+         alias kubectl={}\n\
+         {READY}",
+        Cluster::logs(name)?.display(),
+        cluster.kubeconfig().display(),
+        cluster.kubectl_path().display(),
+    ));
+    loop {
+        thread::park();
+    }
+}
+
+/// Prints a line; that nobody reads it any more is no reason to end.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}

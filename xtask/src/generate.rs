@@ -1,0 +1,43 @@
+//! `cargo xtask gen`: files that are generated from the code. A test fails where
+//! one that is checked in differs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Writes every generated file.
+pub fn run() -> Result<()> {
+    for (path, text) in files()? {
+        let parent = path.parent().context("a generated file lies in a folder")?;
+        fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// Every generated file with its text.
+fn files() -> Result<Vec<(PathBuf, String)>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the repository's root")?;
+    drop_api::crds()
+        .into_iter()
+        .map(|crd| {
+            let path = root.join("deploy/crds").join(format!("{}.yaml", crd.spec.names.plural));
+            // Through JSON, so that the keys are in one order.
+            let yaml = serde_saphyr::to_string(&serde_json::to_value(crd)?)?;
+            Ok((path, format!("# Generated from crates/api by `cargo xtask gen`.\n{yaml}")))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn checked_in_files_are_up_to_date() {
+        for (path, text) in super::files().unwrap() {
+            let checked_in = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(checked_in == text, "{} differs: run `cargo xtask gen`", path.display());
+        }
+    }
+}
