@@ -80,13 +80,7 @@ fn start(up: &Up) -> Result<()> {
 
 fn serve(up: &Up) -> Result<()> {
     let name = up.name.name.as_str();
-    let cluster = Cluster::start(
-        ClusterOptions {
-            daemon: true,
-            ..ClusterOptions::new(name)
-        },
-        &say,
-    )?;
+    let cluster = Cluster::start(ClusterOptions { daemon: true, ..ClusterOptions::new(name) }, &say)?;
     say("starting the nodes");
     let nodes = (1..=up.nodes).map(|number| NodeOptions::new(format!("node-{number}")));
     cluster.add_nodes(nodes.collect())?;

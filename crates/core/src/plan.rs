@@ -15,6 +15,7 @@ use crate::order::{Candidate, Urgency};
 use crate::policy::Policy;
 use crate::presence::Standing;
 use crate::pull_pod::End;
+use crate::reference::Reference;
 use crate::status;
 use crate::verdict::Verdict;
 use crate::world::{NodeEntry, PodEntry, Published, Stage, Start, World};
@@ -54,6 +55,14 @@ impl Plan {
         } else {
             self.wake_for(world, &key);
         }
+    }
+
+    /// Whether it starts, or asks again for, a pull of `image`.
+    fn starts(&self, image: &Reference) -> bool {
+        self.effects.iter().any(|effect| match effect {
+            Effect::CreatePod(order) => order.pulls.iter().any(|pull| pull.reference == *image),
+            _ => false,
+        })
     }
 
     /// Wakes when a failed effect is to be tried again.
@@ -115,10 +124,7 @@ fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             }
             Stage::Observed => {}
         }
-        let recorded = node
-            .and_then(|node| world.memory_of(&node.node))
-            .is_some_and(|memory| memory.last_pod.is_some() && memory.last_pod == pod.uid);
-        let Some(node) = node.filter(|_| wanted && !recorded) else {
+        let Some(node) = node.filter(|_| wanted && !world.is_recorded(pod)) else {
             if !pod.terminating {
                 plan.add(world, Effect::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone() }, now);
             }
@@ -378,6 +384,10 @@ fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
 fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
     for name in &world.stale.images {
         let Some(entry) = world.images.get(name) else { continue };
+        if plan.starts(&entry.image.reference) {
+            // It is about to be out of date: the report of the creation follows.
+            continue;
+        }
         let status = status::cached_image(world, entry, now);
         if entry.published.is(&status) {
             plan.clean.images.push(name.clone());
@@ -428,11 +438,7 @@ impl World {
     }
 
     /// Whether a Pod is pulling `image` somewhere, or the plan makes one.
-    fn is_tried(&self, image: &crate::reference::Reference, plan: &Plan) -> bool {
-        self.pulling.contains_key(image)
-            || plan.effects.iter().any(|effect| match effect {
-                Effect::CreatePod(order) => order.pulls.iter().any(|pull| pull.reference == *image),
-                _ => false,
-            })
+    fn is_tried(&self, image: &Reference, plan: &Plan) -> bool {
+        self.pulling.contains_key(image) || plan.starts(image)
     }
 }

@@ -43,7 +43,8 @@ pub struct World {
     pub(crate) wanted: BTreeMap<Reference, BTreeSet<Name>>,
     /// Per node its pull Pods; there is more than one only by accident.
     pub(crate) pods_on: BTreeMap<Name, BTreeSet<Name>>,
-    /// Per image the nodes that are pulling it.
+    /// Per image the nodes that are pulling it, or are through with it and that is
+    /// not recorded yet.
     pub(crate) pulling: BTreeMap<Reference, BTreeSet<Name>>,
     /// Per image how it fares.
     pub(crate) health: BTreeMap<Reference, Health>,
@@ -53,7 +54,8 @@ pub struct World {
     pub(crate) queues: BTreeMap<Name, BTreeSet<Candidate>>,
     /// When a node's place in the queues has to be looked at again.
     pub(crate) alarms: BTreeSet<(Timestamp, Name)>,
-    /// Per policy when it last started pulls.
+    /// Per policy when it last started pulls; kept when it goes, because it may be
+    /// there again before the delay has passed.
     pub(crate) starts: BTreeMap<Name, Starts>,
     /// Effects that are under way or failed.
     pub(crate) flights: BTreeMap<EffectKey, Flight>,
@@ -344,6 +346,12 @@ impl World {
         (*cache.object.spec.node_uid == *node.uid).then_some(&cache.memory)
     }
 
+    /// Whether the Pod's outcome is in its node's memory.
+    pub(crate) fn is_recorded(&self, pod: &PullPod) -> bool {
+        let memory = self.nodes.get(&pod.node).and_then(|node| self.memory_of(&node.node));
+        memory.is_some_and(|memory| memory.last_pod.is_some() && memory.last_pod == pod.uid)
+    }
+
     /// One of the node's pull Pods.
     pub(crate) fn pod_on(&self, node: &str) -> Option<&PodEntry> {
         let name = self.pods_on.get(node)?.first()?;
@@ -523,8 +531,9 @@ impl World {
         self.take_pod(&entry.pod.name.clone());
         let pod = &entry.pod;
         self.pods_on.entry(pod.node.clone()).or_default().insert(pod.name.clone());
+        let recorded = self.is_recorded(pod);
         for container in &pod.containers {
-            if container.outcome().is_none() {
+            if !recorded || container.outcome().is_none() {
                 self.pulling.entry(container.image.clone()).or_default().insert(pod.node.clone());
             }
         }
@@ -545,14 +554,18 @@ impl World {
             }
         }
         for container in &pod.containers {
-            if let Some(nodes) = self.pulling.get_mut(&container.image) {
-                nodes.remove(&pod.node);
-                if nodes.is_empty() {
-                    self.pulling.remove(&container.image);
-                }
-            }
+            self.end_pull(&container.image, &pod.node);
         }
         self.touch_pod(&pod);
+    }
+
+    fn end_pull(&mut self, image: &Reference, node: &Name) {
+        if let Some(nodes) = self.pulling.get_mut(image) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.pulling.remove(image);
+            }
+        }
     }
 
     /// Marks what a change of a Pod concerns.
@@ -614,6 +627,19 @@ impl World {
                 self.dirty.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
             }
         }
+        let recorded: Vec<Reference> = self
+            .pods_on
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter_map(|pod| self.pods.get(pod))
+            .filter(|entry| self.is_recorded(&entry.pod))
+            .flat_map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_some()))
+            .map(|container| container.image.clone())
+            .collect();
+        for image in recorded {
+            self.end_pull(&image, node);
+        }
         self.dirty.nodes.insert(node.clone());
     }
 
@@ -646,7 +672,6 @@ impl World {
             Kind::Policy => {
                 if self.policies.remove(name).is_some() {
                     self.stale.policies.remove(name);
-                    self.starts.remove(name);
                     self.flights.remove(&EffectKey::Policy(name.clone()));
                     self.policy_changed(name);
                 }
@@ -841,7 +866,10 @@ impl World {
         }
         let Some(entry) = self.nodes.get(name) else { return };
         let (urgencies, alarm) = self.eligible(entry, now);
-        let turn = entry.turn.clone().filter(|policy| urgencies.contains_key(policy));
+        // Neither a node that failed nor a retry goes on with a turn: others go first.
+        let failed = self.memory_of(&entry.node).is_some_and(|memory| memory.node_failure.is_some());
+        let goes_on = |policy: &Name| urgencies.get(policy).is_some_and(|urgency| !failed && !urgency.retry);
+        let turn = entry.turn.clone().filter(goes_on);
         let last_start = self.memory_of(&entry.node).and_then(|memory| memory.starts.values().max().copied());
         let places: Vec<_> = urgencies
             .into_iter()

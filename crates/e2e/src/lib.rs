@@ -1,1 +1,11 @@
-//! placeholder
+//! What the tests against a real cluster share: a [`Bed`] is a cluster with an
+//! operator, and everything that was ever seen in it.
+
+mod bed;
+mod operator;
+pub mod requests;
+mod sight;
+
+pub use bed::Bed;
+pub use operator::Operator;
+pub use sight::{Sight, SeenPod};

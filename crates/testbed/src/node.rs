@@ -103,7 +103,7 @@ impl Node {
         })?;
         let kubelet = Process::start_new(files.kubelet(&options, containerd.pid()?), &shared.state)?;
         let node = Self { options, shared: Arc::clone(shared), index, containerd, kubelet };
-        node.wait_for("create")?;
+        node.wait_registered()?;
         if node.options.cni {
             node.wait_ready()?;
         }
@@ -134,6 +134,30 @@ impl Node {
             bail!("ctr {}: {}", arguments.join(" "), error.trim());
         }
         Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Removes an image as the kubelet's garbage collector does: under all of its names.
+    /// `reference` is one of them, in full (`docker.io/library/app:1`).
+    ///
+    /// # Errors
+    /// If the node does not have it.
+    pub fn remove_image(&self, reference: &str) -> Result<()> {
+        let table = self.ctr(&["images", "list"])?;
+        // Name, media type, digest, ...
+        let images: Vec<(&str, &str)> = table
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace();
+                Some((words.next()?, words.nth(1)?))
+            })
+            .collect();
+        let named = images.iter().find(|(name, _)| *name == reference);
+        let (_, digest) = named.with_context(|| format!("no image {reference}"))?;
+        let mut arguments = vec!["images", "remove"];
+        let same = images.iter().filter(|(_, other)| other == digest);
+        arguments.extend(same.map(|(name, _)| name));
+        self.ctr(&arguments)?;
+        Ok(())
     }
 
     /// Freezes the kubelet: it neither works nor tells the API server that it lives.
@@ -181,7 +205,10 @@ impl Node {
     /// # Errors
     /// If it is not within a minute.
     pub fn wait_ready(&self) -> Result<()> {
-        self.wait_for("condition=Ready")
+        let node = format!("node/{}", self.name());
+        let arguments = ["wait", "--for=condition=Ready", "--timeout=60s", &node];
+        self.shared.kubectl.run(&arguments, "")?;
+        Ok(())
     }
 
     /// Ends the node's processes and containers and removes what it has stored.
@@ -195,14 +222,13 @@ impl Node {
         cleanup::remove(&files.data)
     }
 
-    fn wait_for(&self, what: &str) -> Result<()> {
-        let (condition, node) = (format!("--for={what}"), format!("node/{}", self.name()));
-        let arguments = ["wait", &condition, "--timeout=60s", &node];
-        let waited = self.shared.kubectl.run(&arguments, "");
-        // If they have ended, why they did is the better explanation.
-        self.containerd.check()?;
-        self.kubelet.check()?;
-        waited.map(drop)
+    fn wait_registered(&self) -> Result<()> {
+        wait_for("the kubelet registers its node", Duration::from_secs(60), || {
+            self.containerd.check()?;
+            self.kubelet.check()?;
+            Ok(self.shared.kubectl.run(&["get", "node", self.name()], "").ok())
+        })?;
+        Ok(())
     }
 
     fn files(&self) -> Files<'_> {

@@ -1,0 +1,132 @@
+//! What the specification promises, checked against the lab's own record.
+
+use std::collections::BTreeSet;
+
+use drop_api::condition::{self, ConditionStatus};
+use drop_api::{CachedImageStatus, PullPolicySpec};
+use drop_core::Effect;
+use drop_core::effect::PodOrder;
+use jiff::SignedDuration;
+
+use super::{Lab, secs};
+
+/// How long after a change of a policy the operator may not know of it.
+const HEARSAY: SignedDuration = SignedDuration::from_secs(2);
+
+impl Lab {
+    /// A Pod is about to come into being: may it?
+    pub(super) fn check_start(&self, order: &PodOrder) {
+        let place = format!("{} at {}: {order:#?}", self.title, self.record.clock(self.now));
+        assert!(
+            order.name.len() <= 63
+                && order.name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && order.name.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                && order.name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'),
+            "a Pod's name is a DNS label; {place}"
+        );
+        assert!(!order.pulls.is_empty(), "a Pod pulls something; {place}");
+        let on_node = self.record.live().find(|pod| pod.order.node_uid == order.node_uid);
+        assert!(on_node.is_none(), "one Pod per node, beside {on_node:?}; {place}");
+        for pull in &order.pulls {
+            let done = self.record.successes.contains(&(order.node_uid.clone(), pull.reference.clone()));
+            assert!(!done, "{} was pulled already; {place}", pull.reference);
+        }
+        let policies = self.policies_in_force(&order.policy);
+        assert!(!policies.is_empty(), "no such policy; {place}");
+        let allowed = policies.iter().any(|policy| self.allows(policy, order).is_ok());
+        let refusals: Vec<_> = policies.iter().map(|policy| self.allows(policy, order)).collect();
+        assert!(allowed, "{refusals:?}; {place}");
+        if !order.begins_turn {
+            let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node_uid == order.node_uid);
+            let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
+            assert!(goes_on, "a turn goes on that never began; {place}");
+        }
+    }
+
+    /// What the policy says, or said a moment ago.
+    fn policies_in_force(&self, name: &str) -> Vec<PullPolicySpec> {
+        if name.is_empty() {
+            return vec![PullPolicySpec::default()];
+        }
+        let history = self.record.policies.get(name).into_iter().flatten().rev();
+        let mut in_force = Vec::new();
+        for (since, spec) in history {
+            in_force.extend(spec.clone());
+            if self.now.duration_since(*since) > HEARSAY {
+                break;
+            }
+        }
+        in_force
+    }
+
+    fn allows(&self, policy: &PullPolicySpec, order: &PodOrder) -> Result<(), String> {
+        if policy.paused {
+            return Err("it is paused".to_owned());
+        }
+        let live: Vec<_> = self.record.live().filter(|pod| pod.order.policy == order.policy).collect();
+        let mut nodes: BTreeSet<_> = live.iter().map(|pod| &pod.order.node_uid).collect();
+        nodes.insert(&order.node_uid);
+        // A policy that is made stricter lets turns go on.
+        if order.begins_turn && nodes.len() > usize::try_from(policy.max_concurrent_nodes).unwrap() {
+            return Err(format!("{} nodes pull", nodes.len()));
+        }
+        let over = |limit: Option<i32>, count: usize| limit.is_some_and(|limit| count >= usize::try_from(limit).unwrap());
+        if over(policy.max_concurrent_pulls, live.len()) {
+            return Err(format!("{} Pods pull already", live.len()));
+        }
+        let hosts: BTreeSet<&str> = order.pulls.iter().map(|pull| pull.reference.host()).collect();
+        for host in hosts {
+            let pulling = live.iter().filter(|pod| {
+                self.api.pods.get(&pod.order.name).is_some_and(|live| live.pod.busy_hosts().any(|busy| busy == host))
+            });
+            let pulling = pulling.count();
+            if over(policy.max_concurrent_pulls_per_registry, pulling) {
+                return Err(format!("{pulling} Pods pull from {host} already"));
+            }
+        }
+        if order.pulls.len() > usize::try_from(policy.images_per_pod).unwrap() {
+            return Err("too many images in one Pod".to_owned());
+        }
+        let begins = self.record.pods.iter().filter(|pod| pod.order.begins_turn && !pod.is_forgotten);
+        let mut elsewhere = begins.filter(|pod| pod.order.policy == order.policy && pod.order.node != order.node);
+        let delay = policy.min_delay_between_pulls.get();
+        match elsewhere.find(|pod| self.now.duration_since(pod.at) < delay) {
+            Some(other) if order.begins_turn => Err(format!("too soon after {other}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A status is about to be written: does it make sense?
+    pub(super) fn check_status(&self, image: &str, status: &CachedImageStatus) {
+        let place = format!("{} at {}: {image}: {status:#?}", self.title, self.record.clock(self.now));
+        assert!(status.nodes_ready <= status.nodes_targeted, "{place}");
+        assert_eq!(status.ready, Some(format!("{}/{}", status.nodes_ready, status.nodes_targeted)), "{place}");
+        assert!(status.failures.len() <= 10, "{place}");
+        let ready = condition::ready(&status.conditions).unwrap();
+        let is_cached = ready.status == ConditionStatus::True;
+        assert_eq!(is_cached, ready.reason == "Cached", "{place}");
+        let all_there = status.nodes_targeted > 0 && status.nodes_ready == status.nodes_targeted;
+        assert!(!is_cached || all_there, "{place}");
+        assert!(!ready.message.is_empty(), "{place}");
+        let Some(object) = self.api.images.get(image) else { return };
+        let before = object.status.as_ref().and_then(|status| condition::ready(&status.conditions));
+        if let Some(before) = before.filter(|before| before.status == ready.status) {
+            assert_eq!(
+                before.last_transition_time, ready.last_transition_time,
+                "lastTransitionTime moves only when status changes; {place}"
+            );
+        }
+    }
+
+    /// One object's status is written at most once a second.
+    pub(super) fn check_pace_of_writes(&self, effect: &Effect) {
+        if !matches!(effect, Effect::PatchImage { .. } | Effect::PatchPolicy { .. }) {
+            return;
+        }
+        let key = effect.key();
+        let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
+        if let Some((at, _)) = last.filter(|(at, _)| self.record.restarted_at.is_none_or(|restart| restart < *at)) {
+            assert!(self.now.duration_since(*at) >= secs(1.0), "{}: {key:?} is written too often", self.title);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What happened, as an onlooker saw it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use drop_api::{CachedImageStatus, PullPolicySpec};
+use drop_core::Name;
+use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::reference::Reference;
+use jiff::Timestamp;
+
+use super::{Api, EPOCH_MILLIS};
+
+#[derive(Default)]
+pub struct Record {
+    /// Every Pod that there ever was.
+    pub pods: Vec<Created>,
+    /// Every request, when it was sent.
+    pub requests: Vec<(Timestamp, EffectKey)>,
+    /// Statuses that CachedImages had, when they got them.
+    pub statuses: BTreeMap<String, Vec<(Timestamp, CachedImageStatus)>>,
+    /// Changes of NodeCaches and of PullPolicies' statuses.
+    pub cache_writes: Vec<(Timestamp, String)>,
+    pub policy_writes: Vec<(Timestamp, String)>,
+    /// What each PullPolicy said, since when; `None` while it did not exist.
+    pub policies: BTreeMap<String, Vec<(Timestamp, Option<PullPolicySpec>)>>,
+    /// Pulls that a Pod's status showed as done, by the node's UID.
+    pub successes: BTreeSet<(Name, Reference)>,
+    /// When the operator was last restarted.
+    pub restarted_at: Option<Timestamp>,
+}
+
+/// A Pod that was created.
+#[derive(Debug)]
+pub struct Created {
+    pub at: Timestamp,
+    pub uid: Name,
+    pub order: PodOrder,
+    pub deleted_at: Option<Timestamp>,
+    pub gone_at: Option<Timestamp>,
+    /// Nothing in the API tells of this Pod any more to an operator that was
+    /// restarted.
+    pub is_forgotten: bool,
+}
+
+impl Created {
+    pub fn pulls(&self, reference: &Reference) -> bool {
+        self.order.pulls.iter().any(|pull| pull.reference == *reference)
+    }
+
+    pub fn second(&self) -> i64 {
+        second(self.at)
+    }
+}
+
+impl fmt::Display for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let images: Vec<&str> = self.order.pulls.iter().map(|pull| &*pull.cached_image).collect();
+        write!(f, "{}s {}: {}", self.second(), self.order.node, images.join(" "))
+    }
+}
+
+/// The time since the lab began, in whole seconds.
+fn second(at: Timestamp) -> i64 {
+    (at.as_millisecond() - EPOCH_MILLIS).div_euclid(1000)
+}
+
+impl Record {
+    /// A time as the lab counts it.
+    pub fn clock(&self, at: Timestamp) -> String {
+        format!("{:.2}s", (at.as_millisecond() - EPOCH_MILLIS) as f64 / 1000.0)
+    }
+
+    pub(super) fn created(&mut self, order: &PodOrder, uid: Name, at: Timestamp) {
+        let order = order.clone();
+        self.pods.push(Created { at, uid, order, deleted_at: None, gone_at: None, is_forgotten: false });
+    }
+
+    fn pod(&mut self, uid: &Name) -> Option<&mut Created> {
+        self.pods.iter_mut().find(|pod| pod.uid == *uid)
+    }
+
+    pub(super) fn deleted(&mut self, uid: &Name, at: Timestamp) {
+        if let Some(pod) = self.pod(uid) {
+            pod.deleted_at = Some(at);
+        }
+    }
+
+    pub(super) fn gone(&mut self, uid: &Name, at: Timestamp) {
+        if let Some(pod) = self.pod(uid) {
+            pod.gone_at = Some(at);
+        }
+    }
+
+    pub(super) fn succeeded(&mut self, node_uid: &Name, image: &Reference) {
+        self.successes.insert((node_uid.clone(), image.clone()));
+    }
+
+    /// What is wanted where has changed: what was pulled may be pulled again.
+    pub(super) fn forget_successes(&mut self) {
+        self.successes.clear();
+    }
+
+    pub(super) fn policy_changed(&mut self, name: &str, spec: Option<PullPolicySpec>, at: Timestamp) {
+        self.policies.entry(name.to_owned()).or_default().push((at, spec));
+    }
+
+    /// The operator was restarted: it knows of starts from Pods and NodeCaches only.
+    pub(super) fn restarted(&mut self, api: &Api, at: Timestamp) {
+        self.restarted_at = Some(at);
+        for pod in &mut self.pods {
+            let order = &pod.order;
+            let cache = api.caches.get(&*order.node).and_then(|cache| cache.status.as_ref());
+            let starts = cache.into_iter().flat_map(|status| &status.pull_starts);
+            let recorded = starts.filter(|start| *start.policy == *order.policy).any(|start| start.at >= pod.at);
+            pod.is_forgotten |= !recorded && !api.pods.contains_key(&order.name);
+        }
+    }
+
+    /// The Pods that are there.
+    pub fn live(&self) -> impl Iterator<Item = &Created> {
+        self.pods.iter().filter(|pod| pod.gone_at.is_none())
+    }
+}

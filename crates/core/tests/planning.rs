@@ -1,0 +1,851 @@
+//! Scenarios: what Drop does, told by what happens in a small cluster.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod lab;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use drop_api::cached_image::{ImagePullPolicy, Phase};
+use drop_api::condition::{self, ConditionStatus};
+use drop_core::Effect;
+use drop_core::effect::EffectKey;
+use lab::{Fate, Kubelet, Lab, duration, secs, under};
+
+const NOT_FOUND: (&str, &str) = (
+    "ErrImagePull",
+    "failed to resolve reference \"docker.io/library/nope:1\": docker.io/library/nope:1: not found",
+);
+const NO_SUCH_HOST: (&str, &str) = (
+    "ErrImagePull",
+    "failed to do request: Head \"https://registry.bad/v2/x\": dial tcp: lookup registry.bad: no such host",
+);
+
+/// Nodes called a, b, c and so on.
+fn nodes(count: u8) -> Lab {
+    let mut lab = Lab::new();
+    (0..count).for_each(|n| lab.node(&char::from(b'a' + n).to_string()));
+    lab
+}
+
+// ---- A roll-out -------------------------------------------------------------
+
+#[test]
+fn quickstart() {
+    let mut lab = nodes(2);
+    lab.image("alpine", "alpine:3.20");
+    lab.settle();
+    assert_eq!(lab.starts(), ["0s a: alpine", "10s b: alpine"]);
+    assert_eq!(lab.reasons("alpine"), ["Pulling", "Waiting", "Pulling", "Cached"]);
+    assert_eq!(lab.shows("alpine"), "Cached 2/2");
+    assert_eq!(lab.message("alpine"), "on all 2 target nodes");
+    let status = lab.status("alpine");
+    assert_eq!((status.nodes_pulling, status.nodes_failed, status.consecutive_failures), (0, 0, 0));
+    assert_eq!((status.phase, status.observed_generation), (Some(Phase::Ready), Some(1)));
+    assert!(status.resolved_digest.unwrap().starts_with("sha256:"));
+    assert!(status.last_pulled_at.is_some() && status.last_attempted_at == status.last_pulled_at);
+    let cache = lab.api.caches["b"].status.clone().unwrap();
+    assert_eq!((cache.ready.as_str(), cache.images[0].attempts), ("1/1", 1));
+    assert_eq!(cache.images[0].image, "docker.io/library/alpine:3.20");
+    assert_eq!(cache.images[0].pull_duration.as_ref().unwrap().to_string(), "5s");
+}
+
+#[test]
+fn while_a_node_pulls_the_status_says_where() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(60.0);
+    lab.image("alpine", "alpine:3.20");
+    lab.run(secs(30.0));
+    assert_eq!(lab.shows("alpine"), "Pulling 0/2");
+    assert_eq!(lab.message("alpine"), "0 of 2 nodes have it; pulling on a");
+    assert_eq!(lab.status("alpine").nodes_pulling, 1);
+    assert_eq!(lab.explained()[1], "alpine on b: the built-in pull policy allows 1 nodes at once");
+}
+
+#[test]
+fn no_more_nodes_pull_at_once_than_the_policy_allows() {
+    let mut lab = nodes(5);
+    lab.knobs.pull = secs(100.0);
+    lab.policy("two", |policy| policy.max_concurrent_nodes = 2);
+    lab.image_with("alpine", "alpine", under("two"));
+    lab.settle();
+    // From the plan to the record of a Pod it takes 100 s of pull, 0.5 s before and 1 s after.
+    assert_eq!(
+        lab.starts(),
+        ["0s a: alpine", "10s b: alpine", "101s c: alpine", "111s d: alpine", "203s e: alpine"]
+    );
+}
+
+#[test]
+fn no_more_pods_pull_at_once_than_the_policy_allows() {
+    let mut lab = nodes(3);
+    lab.knobs.pull = secs(20.0);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 3;
+        policy.max_concurrent_pulls = Some(2);
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.settle();
+    assert_eq!(lab.starts(), ["0s a: alpine", "0s b: alpine", "21s c: alpine"]);
+}
+
+#[test]
+fn one_registry_that_is_busy_does_not_keep_nodes_from_pulling_from_another() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(20.0);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 2;
+        policy.max_concurrent_pulls_per_registry = Some(1);
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    lab.image_with("hub", "alpine", under("p"));
+    lab.image_with("quay", "quay.io/a/b", under("p"));
+    lab.settle();
+    assert_eq!(lab.starts(), ["0s a: hub", "0s b: quay", "21s b: hub", "21s a: quay"]);
+}
+
+#[test]
+fn a_turn_has_one_delay_however_many_pods_it_takes() {
+    let mut lab = nodes(2);
+    lab.image("x1", "x1");
+    lab.image("x2", "x2");
+    lab.image("x3", "x3");
+    lab.knobs.pull = secs(2.0);
+    lab.settle();
+    let starts = lab.starts();
+    assert_eq!(starts[..3], ["0s a: x1", "3s a: x2", "7s a: x3"], "no delay inside a turn");
+    assert!(starts[3..].iter().all(|start| start.contains(" b: ")), "{starts:?}");
+    let (a, b) = (&lab.record.pods[0], &lab.record.pods[3]);
+    assert!(b.at.duration_since(a.at) >= secs(10.0), "{starts:?}");
+}
+
+#[test]
+fn images_of_a_set_share_pods_and_others_do_not() {
+    let mut lab = nodes(1);
+    lab.policy("p", |policy| policy.images_per_pod = 3);
+    for n in 0..5 {
+        lab.image_of_set("web", &format!("web-{n}"), &format!("web{n}"), under("p"));
+    }
+    lab.image_with("alone-1", "alone1", under("p"));
+    lab.image_with("alone-2", "alone2", under("p"));
+    lab.settle();
+    // The four Pods take 5, 5, 15 and 10 seconds of pulls, one after another.
+    assert_eq!(
+        lab.starts(),
+        ["0s a: alone-1", "6s a: alone-2", "13s a: web-0 web-1 web-2", "29s a: web-3 web-4"]
+    );
+    assert_eq!(lab.record.pods[2].order.set.as_deref(), Some("web"));
+    assert_eq!(lab.shows("web-4"), "Cached 1/1");
+}
+
+#[test]
+fn lower_priorities_go_first_then_names() {
+    let mut lab = nodes(1);
+    lab.policy("p", |policy| policy.paused = true);
+    for (name, priority) in [("a", 5), ("b", 0), ("c", -3), ("d", 0)] {
+        lab.image_with(name, name, |spec| {
+            spec.priority = priority;
+            under("p")(spec);
+        });
+    }
+    lab.run(secs(1.0));
+    lab.policy("p", |policy| policy.paused = false);
+    lab.settle();
+    let order: Vec<&str> = lab.record.pods.iter().map(|pod| &*pod.order.pulls[0].cached_image).collect();
+    assert_eq!(order, ["c", "b", "d", "a"]);
+}
+
+#[test]
+fn the_node_with_the_most_urgent_image_goes_first() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| policy.paused = true);
+    lab.image_with("everywhere", "alpine", under("p"));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.image_with("urgent", "cuda", |spec| {
+        spec.priority = -1;
+        spec.node_selector.insert("pool".to_owned(), "gpu".to_owned());
+        under("p")(spec);
+    });
+    lab.run(secs(1.0));
+    lab.policy("p", |policy| policy.paused = false);
+    lab.settle();
+    assert_eq!(lab.starts()[..2], ["1s b: urgent", "7s b: everywhere"]);
+}
+
+#[test]
+fn one_image_on_one_node_costs_three_requests_and_few_status_writes() {
+    let mut lab = nodes(1);
+    lab.policy("p", |_| {});
+    lab.run(secs(20.0));
+    let before = lab.record.requests.len();
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.settle();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, key) in &lab.record.requests[before..] {
+        *counts
+            .entry(match key {
+                EffectKey::CreatePod(_) => "create",
+                EffectKey::DeletePod(_) => "delete",
+                EffectKey::CheckPod(_) => "check",
+                EffectKey::Record(_) => "record",
+                EffectKey::Image(_) => "image status",
+                EffectKey::Policy(_) => "policy status",
+            })
+            .or_default() += 1;
+    }
+    let few = counts.remove("policy status").unwrap();
+    assert!(few <= 3, "{few} writes of the policy's status");
+    assert_eq!(counts, [("create", 1), ("delete", 1), ("image status", 2), ("record", 1)].into());
+}
+
+#[test]
+fn a_converged_world_does_nothing_and_wakes_never() {
+    let mut lab = nodes(3);
+    lab.image("alpine", "alpine");
+    lab.image("never", "never");
+    lab.edit_image("never", |spec| spec.image_pull_policy = ImagePullPolicy::Never);
+    lab.settle();
+    let requests = lab.record.requests.len();
+    lab.run(secs(86_400.0));
+    assert_eq!(lab.record.requests.len(), requests);
+    lab.restart(true);
+    lab.settle();
+    let new = &lab.record.requests[requests..];
+    assert!(new.is_empty(), "a restart writes nothing: {new:?}");
+}
+
+#[test]
+fn a_node_that_joins_costs_work_for_that_node_only() {
+    let mut lab = nodes(2);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    lab.node("c");
+    lab.settle();
+    assert_eq!((lab.starts().len(), lab.starts()[2].ends_with("s c: alpine")), (3, true));
+    assert_eq!(lab.shows("alpine"), "Cached 3/3");
+}
+
+// ---- Failures ---------------------------------------------------------------
+
+#[test]
+fn a_failing_image_is_tried_by_one_node_at_a_time_and_delays_no_other() {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 3;
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.image_with("nope", "nope:1", under("p"));
+    lab.image_with("zebra", "zebra", under("p"));
+    lab.run(secs(2000.0));
+    assert_eq!(lab.shows("zebra"), "Cached 3/3");
+    assert_eq!(lab.shows("nope"), "ImagePullBackOff 0/3");
+
+    // Each try after the first ones waits at least 0.9 times the backoff.
+    let tries: Vec<_> = lab.pods_of("nope:1").into_iter().map(|pod| (pod.at, pod.gone_at.unwrap())).collect();
+    let probes = &tries[3..];
+    assert!(probes.len() >= 5, "{tries:?}");
+    for pair in probes.windows(2) {
+        assert!(pair[1].0 > pair[0].1, "one at a time: {tries:?}");
+        let apart = pair[1].0.duration_since(pair[0].0).as_secs_f64();
+        assert!(apart >= 0.9 * 30.0, "{tries:?}");
+    }
+    let last = probes.windows(2).last().unwrap();
+    let apart = last[1].0.duration_since(last[0].0).as_secs_f64();
+    assert!((270.0..=335.0).contains(&apart), "the backoff is capped at 5 minutes: {apart}");
+}
+
+#[test]
+fn a_failing_image_says_where_and_why() {
+    let mut lab = nodes(1);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("registry.bad/x:latest".to_owned(), NO_SUCH_HOST);
+    lab.image("nope", "nope:1");
+    lab.image("lost", "registry.bad/x");
+    lab.run(secs(20.0));
+    assert_eq!((lab.shows("nope").as_str(), lab.message("nope").as_str()), ("ErrImagePull 0/1", "a: image not found"));
+    assert_eq!(lab.message("lost"), "a: cannot resolve registry.bad");
+    let status = lab.status("nope");
+    assert_eq!((status.phase, status.nodes_failed, status.consecutive_failures), (Some(Phase::Degraded), 1, 1));
+    assert_eq!((status.failures[0].node.as_str(), status.failures[0].attempts), ("a", 1));
+    let wait = status.failures[0].retry_at.unwrap().duration_since(status.last_attempted_at.unwrap()).as_secs_f64();
+    assert!((27.0..=33.0).contains(&wait), "{wait}");
+    lab.run(secs(30.0));
+    assert_eq!((lab.shows("nope").as_str(), lab.message("nope").as_str()), ("ImagePullBackOff 0/1", "a: image not found"));
+    assert_eq!(lab.status("nope").failures[0].attempts, 2);
+}
+
+#[test]
+fn after_one_success_every_node_pulls_what_failed() {
+    let mut lab = nodes(4);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.image_with("nope", "nope:1", under("p"));
+    lab.run(secs(600.0));
+    lab.repair();
+    let repaired_at = lab.now;
+    let tries = lab.record.pods.len();
+    lab.settle();
+    assert_eq!(lab.shows("nope"), "Cached 4/4");
+    let status = lab.status("nope");
+    assert_eq!((status.nodes_failed, status.consecutive_failures, status.failures.len()), (0, 0, 0));
+    let starts: Vec<_> = lab.record.pods[tries..].iter().map(|pod| pod.at.duration_since(repaired_at)).collect();
+    assert_eq!(starts.len(), 4);
+    assert!(starts[3] - starts[0] < secs(40.0), "the others do not wait for their own backoff: {starts:?}");
+}
+
+#[test]
+fn a_node_that_cannot_pull_waits_and_the_others_go_on() {
+    let broken = [
+        Kubelet::CannotPull("ErrImagePull", "failed to extract layer: no space left on device"),
+        Kubelet::Rejects("OutOfpods", "Node didn't have enough resource: pods"),
+        Kubelet::Silent,
+        Kubelet::NoSandbox,
+    ];
+    for kubelet in broken {
+        let mut lab = nodes(3);
+        lab.title = format!("{kubelet:?}");
+        lab.knobs.kubelets.insert("a".to_owned(), kubelet.clone());
+        lab.image("alpine", "alpine");
+        lab.image("busybox", "busybox");
+        lab.run(secs(290.0));
+        assert_eq!(lab.shows("alpine").split(' ').next_back(), Some("2/3"), "{kubelet:?}");
+        assert_eq!(lab.shows("busybox").split(' ').next_back(), Some("2/3"), "{kubelet:?}");
+        let failure = lab.api.caches["a"].status.as_ref().unwrap().node_failure.clone().unwrap();
+        let expected = match &kubelet {
+            Kubelet::Silent => ("Unacknowledged", "the kubelet does not acknowledge Pods"),
+            Kubelet::NoSandbox => ("SandboxNotReady", "the kubelet cannot start Pods: runtime or network not ready"),
+            Kubelet::Rejects(reason, message) => (*reason, *message),
+            _ => ("ErrImagePull", "no space left on node"),
+        };
+        assert_eq!((failure.reason.as_str(), failure.message.as_str()), expected);
+        let on_a: Vec<_> = lab.record.pods.iter().filter(|pod| &*pod.order.node == "a").collect();
+        for pair in on_a.windows(2) {
+            let wait = pair[1].at.duration_since(pair[0].gone_at.unwrap()).as_secs_f64();
+            assert!(wait >= 25.0, "{kubelet:?}: {wait}");
+        }
+        assert!(lab.message("alpine").contains("a: "), "{kubelet:?}: {}", lab.message("alpine"));
+        lab.repair();
+        lab.settle();
+        assert_eq!((lab.shows("alpine"), lab.shows("busybox")), ("Cached 3/3".to_owned(), "Cached 3/3".to_owned()));
+        assert_eq!(lab.api.caches["a"].status.as_ref().unwrap().node_failure, None);
+    }
+}
+
+#[test]
+fn a_pull_that_takes_too_long_fails_and_counts_until_its_pod_is_gone() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| policy.pull_timeout = duration("1m"));
+    lab.knobs.pull = secs(200.0);
+    lab.image_with("huge", "huge", under("p"));
+    lab.run(secs(70.0));
+    assert_eq!(lab.shows("huge"), "PullTimeout 0/2");
+    assert_eq!(lab.message("huge"), "a: the pull took longer than pullTimeout");
+    lab.run(secs(130.0));
+    assert_eq!(lab.starts(), ["0s a: huge"], "the kubelet is still pulling on a");
+    lab.run(secs(2.0));
+    assert_eq!(lab.starts(), ["0s a: huge", "200s b: huge"]);
+    lab.repair();
+    lab.settle();
+    assert_eq!(lab.shows("huge"), "Cached 2/2");
+}
+
+// ---- Policies ---------------------------------------------------------------
+
+#[test]
+fn a_paused_policy_starts_nothing_and_lets_run_what_runs() {
+    let mut lab = nodes(2);
+    lab.policy("p", |_| {});
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.run(secs(3.0));
+    lab.policy("p", |policy| policy.paused = true);
+    lab.run(secs(600.0));
+    assert_eq!(lab.starts(), ["0s a: alpine"]);
+    assert_eq!(lab.shows("alpine"), "Paused 1/2");
+    assert_eq!(lab.message("alpine"), "PullPolicy p is paused");
+    let conditions = lab.api.policies["p"].status.clone().unwrap().conditions;
+    assert_eq!(condition::ready(&conditions).unwrap().reason, "Paused");
+    lab.policy("p", |policy| policy.paused = false);
+    lab.settle();
+    assert_eq!(lab.starts(), ["0s a: alpine", "603s b: alpine"]);
+}
+
+#[test]
+fn without_its_policy_an_image_waits_for_it() {
+    let mut lab = nodes(1);
+    lab.image_with("alpine", "alpine", under("late"));
+    lab.run(secs(60.0));
+    assert_eq!(lab.shows("alpine"), "PullPolicyNotFound 0/1");
+    assert!(lab.message("alpine").contains("PullPolicy late does not exist"), "{}", lab.message("alpine"));
+    assert!(lab.starts().is_empty());
+    lab.policy("late", |_| {});
+    lab.settle();
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
+}
+
+#[test]
+fn an_edit_of_the_policy_takes_effect_at_once() {
+    let mut lab = nodes(4);
+    lab.knobs.pull = secs(100.0);
+    lab.policy("p", |_| {});
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.run(secs(20.0));
+    assert_eq!(lab.starts(), ["0s a: alpine"]);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 3);
+    lab.run(secs(15.0));
+    assert_eq!(lab.starts(), ["0s a: alpine", "20s b: alpine", "30s c: alpine"]);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 1);
+    lab.settle();
+    assert_eq!(lab.starts()[3..], ["131s d: alpine"], "when all the others are done");
+}
+
+#[test]
+fn a_policy_that_is_replaced_still_keeps_its_delay() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(100.0);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.run(secs(3.0));
+    lab.delete_policy("p");
+    lab.run(secs(1.0));
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
+    lab.settle();
+    assert_eq!(lab.starts(), ["0s a: alpine", "10s b: alpine"]);
+}
+
+#[test]
+fn policies_do_not_share_their_limits() {
+    let mut lab = nodes(2);
+    lab.policy("p", |_| {});
+    lab.policy("q", |_| {});
+    lab.image_with("one", "one", under("p"));
+    lab.image_with("two", "two", under("q"));
+    lab.settle();
+    assert_eq!(lab.starts(), ["0s a: one", "0s b: two", "10s b: one", "10s a: two"]);
+}
+
+// ---- Edits ------------------------------------------------------------------
+
+#[test]
+fn an_image_that_is_edited_while_it_is_pulled_is_pulled_anew() {
+    let mut lab = nodes(1);
+    lab.knobs.pull = secs(30.0);
+    lab.image("alpine", "alpine:3.20");
+    lab.run(secs(5.0));
+    lab.edit_image("alpine", |spec| spec.image = "alpine:3.21".to_owned());
+    lab.settle();
+    let pods = &lab.record.pods;
+    assert!(pods[0].deleted_at.unwrap() < pods[0].at + secs(6.0));
+    assert_eq!(pods[1].order.pulls[0].reference.as_str(), "docker.io/library/alpine:3.21");
+    assert!(pods[1].at >= pods[0].gone_at.unwrap(), "one Pod per node, Terminating included");
+    assert_eq!((pods.len(), lab.shows("alpine").as_str()), (2, "Cached 1/1"));
+    let images = lab.api.caches["a"].status.clone().unwrap().images;
+    assert_eq!(images.len(), 1, "what is not wanted any more is forgotten: {images:?}");
+}
+
+#[test]
+fn an_image_that_is_deleted_while_it_is_pulled_counts_until_its_pod_is_gone() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(30.0);
+    lab.image("alpine", "alpine");
+    lab.image("busybox", "busybox");
+    lab.run(secs(5.0));
+    lab.delete_image("alpine");
+    lab.settle();
+    let pod = &lab.record.pods[0];
+    assert!(pod.deleted_at.unwrap() < pod.at + secs(6.0));
+    assert_eq!(lab.starts(), ["0s a: alpine", "30s a: busybox", "62s b: busybox"]);
+}
+
+#[test]
+fn a_spec_edit_that_does_not_concern_the_reference_pulls_nothing_again() {
+    let mut lab = nodes(2);
+    lab.image("alpine", "alpine:3.20");
+    lab.settle();
+    let pods = lab.record.pods.len();
+    lab.edit_image("alpine", |spec| spec.priority = 7);
+    lab.settle();
+    lab.edit_image("alpine", |spec| {
+        spec.image = "docker.io/library/alpine".to_owned();
+        spec.tag = Some("3.20".to_owned());
+    });
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), pods);
+    assert_eq!(lab.status("alpine").observed_generation, Some(3));
+    let conditions = lab.status("alpine").conditions;
+    assert_eq!(condition::ready(&conditions).unwrap().observed_generation, Some(3));
+}
+
+#[test]
+fn two_objects_that_want_one_image_share_its_pulls() {
+    let mut lab = nodes(2);
+    lab.image("one", "alpine:3.20");
+    lab.image("two", "docker.io/library/alpine:3.20");
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 2);
+    assert_eq!((lab.shows("one").as_str(), lab.shows("two").as_str()), ("Cached 2/2", "Cached 2/2"));
+    lab.delete_image("one");
+    lab.settle();
+    lab.restart(true);
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 2, "the image stays known while one wants it");
+}
+
+#[test]
+fn two_objects_that_want_one_failing_image_try_it_once() {
+    let mut lab = nodes(2);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.image("one", "nope:1");
+    lab.image("two", "nope:1");
+    lab.run(secs(25.0));
+    assert_eq!(lab.record.pods.len(), 1, "{:?}", lab.starts());
+    assert_eq!((lab.shows("one").as_str(), lab.shows("two").as_str()), ("ErrImagePull 0/2", "ErrImagePull 0/2"));
+}
+
+#[test]
+fn a_digest_is_pulled_as_it_is() {
+    let mut lab = nodes(1);
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    lab.image_with("pinned", "nginx", |spec| spec.digest = Some(digest.clone()));
+    lab.settle();
+    let pull = &lab.record.pods[0].order.pulls[0];
+    assert_eq!(pull.reference.as_str(), format!("docker.io/library/nginx@{digest}"));
+    assert_eq!(lab.shows("pinned"), "Cached 1/1");
+}
+
+#[test]
+fn the_longest_names_make_valid_pod_names() {
+    let longest = |first: &str, c: &str| format!("{first}{}", c.repeat(253 - first.len()));
+    let node = format!("{}.example.com", "n".repeat(63));
+    let mut lab = Lab::with_nodes(&[&node]);
+    lab.image(&longest("a", "x"), "one");
+    lab.image(&longest("a", "y"), "two");
+    lab.image(&longest(&format!("{}.", "d".repeat(49)), "z"), "three");
+    lab.image_of_set(&longest("set.", "s"), &longest("b", "x"), "four", |_| {});
+    lab.settle();
+    let names: std::collections::BTreeSet<_> = lab.record.pods.iter().map(|pod| pod.order.name.clone()).collect();
+    assert_eq!(names.len(), 4, "and the lab checks that they are DNS labels");
+}
+
+#[test]
+fn never_pulls_nothing_and_reports() {
+    let mut lab = nodes(2);
+    lab.image_with("never", "alpine", |spec| spec.image_pull_policy = ImagePullPolicy::Never);
+    lab.settle();
+    assert!(lab.starts().is_empty());
+    assert_eq!(lab.shows("never"), "Waiting 0/2");
+    assert_eq!(lab.message("never"), "0 of 2 nodes have it; imagePullPolicy: Never only reports");
+    // Another object may have it pulled.
+    lab.image("alpine", "alpine");
+    lab.settle();
+    assert_eq!((lab.record.pods.len(), lab.shows("never").as_str()), (2, "Cached 2/2"));
+}
+
+// ---- Nodes ------------------------------------------------------------------
+
+#[test]
+fn an_image_that_no_node_matches_says_so() {
+    let mut lab = nodes(2);
+    lab.image_with("gpu", "cuda", |spec| drop(spec.node_selector.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.settle();
+    assert_eq!(lab.shows("gpu"), "NoMatchingNodes 0/0");
+    assert_eq!(lab.message("gpu"), "none of 2 nodes is a target; a: label pool=gpu is missing");
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.settle();
+    assert_eq!(lab.shows("gpu"), "Cached 1/1");
+}
+
+#[test]
+fn without_nodes_nothing_matches() {
+    let mut lab = nodes(0);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    assert_eq!((lab.shows("alpine").as_str(), lab.message("alpine").as_str()), ("NoMatchingNodes 0/0", "the cluster has no nodes"));
+}
+
+#[test]
+fn a_cordoned_node_is_left_out_and_loses_nothing() {
+    let mut lab = nodes(2);
+    lab.edit_node("b", |node| node.unschedulable = true);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    assert_eq!((lab.starts(), lab.shows("alpine")), (vec!["0s a: alpine".to_owned()], "Cached 1/1".to_owned()));
+    lab.edit_node("a", |node| node.unschedulable = true);
+    lab.edit_node("b", |node| node.unschedulable = false);
+    lab.settle();
+    lab.edit_node("a", |node| node.unschedulable = false);
+    lab.settle();
+    assert_eq!((lab.record.pods.len(), lab.shows("alpine").as_str()), (2, "Cached 2/2"));
+}
+
+#[test]
+fn a_node_that_is_deleted_mid_pull_frees_its_slot() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(600.0);
+    lab.image("alpine", "alpine");
+    lab.run(secs(20.0));
+    lab.remove_node("a");
+    lab.run(secs(10.0));
+    assert_eq!(lab.starts(), ["0s a: alpine", "24s b: alpine"]);
+    assert_eq!(lab.shows("alpine"), "Pulling 0/1");
+    lab.settle();
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
+}
+
+#[test]
+fn another_machine_under_the_same_name_starts_empty() {
+    let mut lab = nodes(1);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    lab.remove_node("a");
+    lab.run(secs(1.0));
+    lab.node("a");
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 2);
+    assert_ne!(lab.record.pods[0].order.name, lab.record.pods[1].order.name);
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
+    let cache = &lab.api.caches["a"];
+    assert_eq!(cache.spec.node_uid, *lab.api.nodes["a"].uid);
+    assert_eq!(cache.status.clone().unwrap().images[0].attempts, 1, "nothing is inherited");
+}
+
+// ---- An API server that does not do as it is told ---------------------------
+
+/// Gives the first `count` requests that `concerns` picks this fate.
+fn fate(lab: &mut Lab, fate: Fate, mut count: u32, concerns: impl Fn(&Effect) -> bool + 'static) {
+    lab.knobs.fate = Box::new(move |effect| {
+        if count > 0 && concerns(effect) {
+            count -= 1;
+            return fate.clone();
+        }
+        Fate::Answered
+    });
+}
+
+fn creates(effect: &Effect) -> bool {
+    matches!(effect, Effect::CreatePod(_))
+}
+
+fn records(effect: &Effect) -> bool {
+    matches!(effect, Effect::RecordNode { .. })
+}
+
+fn deletes(effect: &Effect) -> bool {
+    matches!(effect, Effect::DeletePod { .. })
+}
+
+fn publishes(effect: &Effect) -> bool {
+    matches!(effect, Effect::PatchImage { .. })
+}
+
+#[test]
+fn a_pod_that_is_refused_is_tried_again_later_and_the_status_says_so() {
+    let mut lab = nodes(1);
+    fate(&mut lab, Fate::Refused("exceeded quota"), 4, creates);
+    lab.image("alpine", "alpine");
+    lab.run(secs(5.0));
+    assert_eq!(lab.shows("alpine"), "Waiting 0/1");
+    assert_eq!(lab.message("alpine"), "0 of 1 nodes have it; a: the pull Pod was refused: exceeded quota");
+    lab.settle();
+    let tries: Vec<_> = lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::CreatePod(_))).collect();
+    let waits: Vec<_> = tries.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0).as_secs_f64()).collect();
+    assert_eq!(waits.len(), 4);
+    for (wait, nominal) in waits.iter().zip([1.0, 2.0, 4.0, 8.0]) {
+        assert!((nominal * 0.9..nominal * 1.1 + 0.1).contains(wait), "{waits:?}");
+    }
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
+}
+
+#[test]
+fn a_refused_pod_does_not_keep_other_nodes_from_starting() {
+    let mut lab = nodes(2);
+    fate(&mut lab, Fate::Refused("no"), u32::MAX, |effect| matches!(effect, Effect::CreatePod(order) if &*order.node == "a"));
+    lab.image("alpine", "alpine");
+    lab.run(secs(120.0));
+    assert_eq!(lab.starts(), ["0s b: alpine"]);
+}
+
+#[test]
+fn a_pod_is_deleted_only_when_its_outcome_is_recorded() {
+    for fate_of_records in [Fate::Refused("no"), Fate::AnswerLost, Fate::RequestLost] {
+        let mut lab = nodes(2);
+        lab.title = format!("{fate_of_records:?}");
+        fate(&mut lab, fate_of_records, 3, records);
+        lab.image("alpine", "alpine");
+        lab.until(|lab| lab.record.pods.first().is_some_and(|pod| pod.deleted_at.is_some()));
+        let images = lab.api.caches["a"].status.clone().unwrap().images;
+        assert!(images[0].pulled_at.is_some(), "{}", lab.title);
+        lab.settle();
+        assert_eq!((lab.record.pods.len(), lab.shows("alpine").as_str()), (2, "Cached 2/2"), "{}", lab.title);
+        assert_eq!(images[0].attempts, 1, "{}: it is recorded once", lab.title);
+    }
+}
+
+#[test]
+fn a_status_that_could_not_be_written_is_written_later() {
+    for fate_of_statuses in [Fate::Refused("no"), Fate::AnswerLost, Fate::RequestLost] {
+        let mut lab = nodes(1);
+        lab.title = format!("{fate_of_statuses:?}");
+        fate(&mut lab, fate_of_statuses, 3, publishes);
+        lab.image("alpine", "alpine");
+        lab.settle();
+        assert_eq!(lab.shows("alpine"), "Cached 1/1", "{}", lab.title);
+    }
+}
+
+#[test]
+fn a_pod_whose_creation_is_in_doubt_is_created_once() {
+    for (fate_of_creations, watch) in
+        [(Fate::AnswerLost, 0.001), (Fate::AnswerLost, 60.0), (Fate::RequestLost, 0.001), (Fate::RequestLost, 60.0)]
+    {
+        let mut lab = nodes(2);
+        lab.title = format!("{fate_of_creations:?}, watches show things after {watch} s");
+        lab.knobs.watch = secs(watch);
+        lab.run(secs(100.0));
+        fate(&mut lab, fate_of_creations, 3, creates);
+        lab.image("alpine", "alpine");
+        lab.settle();
+        assert_eq!((lab.record.pods.len(), lab.shows("alpine").as_str()), (2, "Cached 2/2"), "{}", lab.title);
+    }
+}
+
+#[test]
+fn a_deletion_in_doubt_is_asked_for_again() {
+    for fate_of_deletions in [Fate::Refused("no"), Fate::AnswerLost, Fate::RequestLost] {
+        let mut lab = nodes(2);
+        lab.title = format!("{fate_of_deletions:?}");
+        fate(&mut lab, fate_of_deletions, 2, deletes);
+        lab.image("alpine", "alpine");
+        lab.settle();
+        assert_eq!((lab.record.pods.len(), lab.shows("alpine").as_str()), (2, "Cached 2/2"), "{}", lab.title);
+    }
+}
+
+#[test]
+fn an_image_deleted_while_its_pods_creation_is_in_doubt_leaves_no_pod() {
+    for fate_of_creations in [Fate::AnswerLost, Fate::RequestLost] {
+        let mut lab = nodes(1);
+        lab.title = format!("{fate_of_creations:?}");
+        lab.knobs.watch = secs(30.0);
+        lab.run(secs(100.0));
+        fate(&mut lab, fate_of_creations, 1, creates);
+        lab.image("alpine", "alpine");
+        lab.run(secs(35.0));
+        lab.delete_image("alpine");
+        lab.settle();
+        assert!(lab.record.pods.iter().all(|pod| pod.deleted_at.is_some()));
+    }
+}
+
+#[test]
+fn a_pod_that_someone_deletes_is_made_again() {
+    let mut lab = nodes(1);
+    lab.knobs.pull = secs(30.0);
+    lab.image("alpine", "alpine");
+    lab.run(secs(10.0));
+    let name = lab.live("a").unwrap().pod.name.clone();
+    lab.delete_pod(&name);
+    lab.settle();
+    assert_eq!((lab.record.pods.len(), lab.shows("alpine").as_str()), (2, "Cached 1/1"));
+}
+
+#[test]
+fn watches_and_reports_may_come_in_any_order() {
+    for (reply, watch) in [(0.001, 3.0), (3.0, 0.001), (8.0, 8.0), (0.001, 0.001)] {
+        let mut lab = nodes(3);
+        lab.title = format!("answers after {reply} s, watches after {watch} s");
+        (lab.knobs.reply, lab.knobs.watch) = (secs(reply), secs(watch));
+        lab.run(secs(20.0));
+        lab.image("alpine", "alpine");
+        lab.image("busybox", "busybox");
+        lab.settle();
+        assert_eq!(lab.record.pods.len(), 6, "{}", lab.title);
+        assert_eq!((lab.shows("alpine"), lab.shows("busybox")), ("Cached 3/3".to_owned(), "Cached 3/3".to_owned()));
+        let writes: Vec<_> = lab.record.cache_writes.iter().filter(|(_, node)| node == "a").collect();
+        assert!(writes.len() <= 3, "{}: {writes:?}", lab.title);
+    }
+}
+
+// ---- Restarts ---------------------------------------------------------------
+
+/// A roll-out of two images on three nodes, one of which fails at first.
+fn roll_out() -> Lab {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.image_with("busybox", "busybox", under("p"));
+    lab
+}
+
+#[test]
+fn a_restart_at_any_step_changes_nothing() {
+    let mut undisturbed = roll_out();
+    let mut steps = 0;
+    while undisturbed.step() {
+        steps += 1;
+    }
+    for step in 0..steps {
+        for requests_arrive in [true, false] {
+            let mut lab = roll_out();
+            lab.title = format!("restart after step {step}, requests under way arrive: {requests_arrive}");
+            (0..step).for_each(|_| assert!(lab.step()));
+            lab.restart(requests_arrive);
+            lab.settle();
+            assert_eq!(lab.record.pods.len(), 6, "{}: nothing is pulled twice", lab.title);
+            for image in ["alpine", "busybox"] {
+                assert_eq!(lab.shows(image), "Cached 3/3", "{}", lab.title);
+                assert_eq!(lab.message(image), undisturbed.message(image));
+                let ready: Vec<i32> =
+                    lab.record.statuses[image].iter().map(|(_, status)| status.nodes_ready).collect();
+                assert!(ready.is_sorted(), "{}: {image} goes backwards: {ready:?}", lab.title);
+            }
+        }
+    }
+}
+
+#[test]
+fn failures_are_remembered_over_a_restart() {
+    let mut lab = nodes(2);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.image("nope", "nope:1");
+    lab.run(secs(200.0));
+    let (status, tries) = (lab.status("nope"), lab.record.pods.len());
+    lab.restart(true);
+    lab.run(secs(1.0));
+    assert_eq!(lab.status("nope"), status);
+    assert_eq!(lab.record.pods.len(), tries);
+}
+
+#[test]
+fn a_downtime_delays_and_loses_nothing() {
+    let mut lab = roll_out();
+    lab.run(secs(12.0));
+    lab.stop(true);
+    lab.run(secs(3600.0));
+    lab.start();
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 6);
+    assert_eq!(lab.shows("alpine"), "Cached 3/3");
+    let status = lab.status("alpine");
+    let ready = condition::ready(&status.conditions).unwrap();
+    assert_eq!(ready.status, ConditionStatus::True);
+}
+
+#[test]
+fn nothing_is_done_before_every_kind_is_listed() {
+    let lab = roll_out();
+    let events = lab.list();
+    let seen = Rc::new(RefCell::new(0));
+    for count in 0..events.len() {
+        let mut world = drop_core::World::new(drop_core::Settings::default());
+        events.iter().take(count).for_each(|event| world.apply(event.clone(), lab.now));
+        world.settle(lab.now);
+        let plan = drop_core::plan(&world, lab.now);
+        assert!(plan.effects.is_empty() && plan.wake_at.is_none());
+        *seen.borrow_mut() += 1;
+    }
+    assert!(*seen.borrow() > 5);
+}

@@ -1,0 +1,216 @@
+//! A cluster with an operator.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use drop_api::condition::{self, Condition};
+use drop_api::{CachedImage, CachedImageStatus};
+use drop_testbed::{AuditEvent, Cluster, ClusterOptions, Node, NodeOptions};
+use k8s_openapi::api::core::v1::Pod;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::runtime::Runtime;
+
+use crate::operator::{self, Operator};
+use crate::sight::{Sight, Watched};
+
+/// The namespace of pull Pods.
+const NAMESPACE: &str = "drop-system";
+/// How long anything may take that is waited for: generous, because machines are
+/// slow and no figure is measured here.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A cluster with an operator.
+pub struct Bed {
+    /// The cluster.
+    pub cluster: Cluster,
+    operator: Mutex<Option<Operator>>,
+    binary: PathBuf,
+    flags: Vec<String>,
+    watched: Watched,
+    runtime: Runtime,
+}
+
+impl Bed {
+    /// Starts a cluster without nodes, installs the CRDs, and starts the operator
+    /// with these flags.
+    ///
+    /// # Errors
+    /// If any of it fails.
+    pub fn start(name: &str, flags: &[&str]) -> Result<Self> {
+        let binary = operator::build()?;
+        let cluster = Cluster::start(ClusterOptions::new(name), &|line| eprintln!("[{name}] {line}"))?;
+        let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
+        cluster.kubectl(&["apply", "-f", &crds.display().to_string()])?;
+        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
+        cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let client = runtime.block_on(client(cluster.kubeconfig()))?;
+        let watched = Watched::start(&client, NAMESPACE, runtime.handle());
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let bed = Self { cluster, operator: Mutex::default(), binary, flags, watched, runtime };
+        bed.start_operator()?;
+        Ok(bed)
+    }
+
+    /// Starts the operator, after it was killed or stopped.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_operator(&self) -> Result<()> {
+        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
+        let log = self.cluster.kubeconfig().with_file_name("operator.log");
+        *self.operator() = Some(Operator::start(&self.binary, self.cluster.kubeconfig(), &flags, &log)?);
+        Ok(())
+    }
+
+    /// The operator's process.
+    pub fn operator(&self) -> MutexGuard<'_, Option<Operator>> {
+        self.operator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts nodes named after `scenario`, which also is the value of their label
+    /// `scenario`.
+    ///
+    /// # Errors
+    /// If one does not become Ready.
+    pub fn nodes(&self, scenario: &str, count: usize) -> Result<Vec<Arc<Node>>> {
+        let options = (1..=count).map(|number| NodeOptions {
+            labels: [("scenario".to_owned(), scenario.to_owned())].into(),
+            ..NodeOptions::new(format!("{scenario}-{number}"))
+        });
+        self.cluster.add_nodes(options.collect())
+    }
+
+    /// Applies manifests.
+    ///
+    /// # Errors
+    /// If the API server refuses one.
+    pub fn apply(&self, manifests: &str) -> Result<()> {
+        self.cluster.apply(manifests)
+    }
+
+    /// What is seen now.
+    pub fn look(&self) -> MutexGuard<'_, Sight> {
+        self.watched.look()
+    }
+
+    /// Waits until `find` finds something.
+    ///
+    /// # Errors
+    /// If it does not in time; names `what` was waited for.
+    pub fn wait<T>(&self, what: &str, find: impl Fn(&Sight) -> Option<T>) -> Result<T> {
+        self.runtime.block_on(async {
+            let mut changes = self.watched.changes();
+            let found = tokio::time::timeout(LIMIT, async {
+                loop {
+                    changes.mark_unchanged();
+                    if let Some(found) = find(&self.look()) {
+                        return Ok(found);
+                    }
+                    changes.changed().await?;
+                }
+            });
+            match found.await {
+                Ok(found) => found,
+                Err(_) => Err(anyhow!("waited {LIMIT:?} for {what}")),
+            }
+        })
+    }
+
+    /// Waits until the CachedImage `name` is as `is_so` wants it.
+    ///
+    /// # Errors
+    /// If it is not in time; shows its status then.
+    pub fn wait_image(
+        &self,
+        name: &str,
+        is_so: impl Fn(&CachedImageStatus, &Condition) -> bool,
+    ) -> Result<CachedImage> {
+        let found = self.wait(name, |sight| {
+            let image = sight.images.get(name)?;
+            let status = image.status.as_ref()?;
+            let current = status.observed_generation == image.metadata.generation;
+            let ready = condition::ready(&status.conditions)?;
+            (current && is_so(status, ready)).then(|| image.clone())
+        });
+        found.with_context(|| format!("{name}: {:#?}", self.look().images.get(name).map(|image| &image.status)))
+    }
+
+    /// Waits until the CachedImage `name` is cached on `nodes` nodes.
+    ///
+    /// # Errors
+    /// If it is not in time.
+    pub fn wait_cached(&self, name: &str, nodes: usize) -> Result<CachedImage> {
+        let ready = format!("{nodes}/{nodes}");
+        self.wait_image(name, |status, condition| {
+            condition.reason == "Cached" && status.ready.as_deref() == Some(ready.as_str())
+        })
+    }
+
+    /// Waits until a Pod pulls `image` (a full reference), and returns the Pod.
+    ///
+    /// # Errors
+    /// If none does in time.
+    pub fn wait_pod(&self, image: &str) -> Result<Pod> {
+        self.wait(&format!("a Pod that pulls {image}"), |sight| {
+            sight.pods.values().find(|pod| images(pod).any(|other| other == image)).cloned()
+        })
+    }
+
+    /// Waits until no pull Pod with `image` is there.
+    ///
+    /// # Errors
+    /// If one stays.
+    pub fn wait_no_pod(&self, image: &str) -> Result<()> {
+        self.wait(&format!("the end of every Pod that pulls {image}"), |sight| {
+            let mut pods = sight.pods.values();
+            (!pods.any(|pod| images(pod).any(|other| other == image))).then_some(())
+        })
+    }
+
+    /// The names of all Pods that ever pulled `image`.
+    pub fn pods_of(&self, image: &str) -> Vec<String> {
+        let sight = self.look();
+        let pods = sight.all_pods.iter().filter(|(_, pod)| pod.images.iter().any(|other| other == image));
+        pods.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Applies a manifest that must be refused, and returns the reason.
+    ///
+    /// # Errors
+    /// If it is accepted.
+    pub fn refused(&self, manifest: &str) -> Result<String> {
+        match self.cluster.apply(manifest) {
+            Ok(()) => bail!("accepted:\n{manifest}"),
+            Err(error) => Ok(format!("{error:#}")),
+        }
+    }
+
+    /// The requests that the operator has sent, in order.
+    ///
+    /// # Errors
+    /// If the audit log cannot be read.
+    pub fn requests(&self) -> Result<Vec<AuditEvent>> {
+        let mut events = self.cluster.audit()?;
+        events.retain(|event| event.user_agent.starts_with("drop/"));
+        events.sort_by_key(|event| event.request_received);
+        Ok(events)
+    }
+}
+
+/// The images of a Pod's containers.
+fn images(pod: &Pod) -> impl Iterator<Item = &str> {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.filter_map(|container| container.image.as_deref())
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    // Another bed may have installed it before.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}

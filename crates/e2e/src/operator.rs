@@ -1,0 +1,73 @@
+//! The operator as a process of its own.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running `drop operator`; killed when dropped.
+#[derive(Debug)]
+pub struct Operator {
+    child: Child,
+    /// Where it serves `/metrics` and the like.
+    pub address: String,
+}
+
+/// Builds the operator and returns its path.
+pub(crate) fn build() -> Result<PathBuf> {
+    let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "drop"]).status()?;
+    ensure!(status.success(), "the operator does not build");
+    // The test binary lies in `target/debug/deps`, the operator in `target/debug`.
+    let test = std::env::current_exe()?;
+    let profile = test.parent().and_then(Path::parent).context("a test binary lies in target/PROFILE/deps")?;
+    Ok(profile.join("drop"))
+}
+
+impl Operator {
+    /// Starts `binary` with extra `flags`; it logs to `log`.
+    pub(crate) fn start(binary: &Path, kubeconfig: &Path, flags: &[&str], log: &Path) -> Result<Self> {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        let log = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(binary)
+            .args(["operator", "--log-format", "text", "--listen", &address])
+            .args(flags)
+            .env("KUBECONFIG", kubeconfig)
+            .env("NO_COLOR", "1")
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        Ok(Self { child, address })
+    }
+
+    /// Ends it at once, as a crash would.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub fn kill(&mut self) -> Result<()> {
+        ensure!(self.child.try_wait()?.is_none(), "the operator has ended by itself");
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to end and waits until it has; whether it ended well.
+    ///
+    /// # Errors
+    /// If it has ended already.
+    pub fn terminate(&mut self) -> Result<bool> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM)?;
+        Ok(self.child.wait()?.success())
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

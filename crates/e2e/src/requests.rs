@@ -1,0 +1,89 @@
+//! What the audit log proves about pull Pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drop_testbed::AuditEvent;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::sight::SeenPod;
+
+/// The life of one pull Pod, as the API server logged it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Its name.
+    pub pod: String,
+    /// Its node.
+    pub node: String,
+    /// When its creation was asked for.
+    pub from: Timestamp,
+    /// When the last deletion was asked for, which is the kubelet's, when all is
+    /// over; `None` while it lives.
+    pub until: Option<Timestamp>,
+}
+
+/// The lives of the Pods in `pods`, by creation.
+#[must_use]
+pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life> {
+    let mut lives: Vec<Life> = pods
+        .iter()
+        .filter_map(|(name, pod)| {
+            let events = || audit.iter().filter(|event| event.resource == "pods" && event.subresource.is_empty());
+            // A creation's name is in the URL of no request; the log has it from the answer.
+            let created = events().find(|event| event.verb == "create" && event.code == 201 && event.name == *name)?;
+            let ended = events().filter(|event| event.verb == "delete" && event.code == 200 && event.name == *name);
+            let ended = ended.filter(|event| event.user.starts_with("system:node:"));
+            Some(Life {
+                pod: name.clone(),
+                node: pod.node.clone(),
+                from: created.request_received,
+                until: ended.map(|event| event.request_received).max(),
+            })
+        })
+        .collect();
+    lives.sort_by_key(|life| life.from);
+    lives
+}
+
+/// The most nodes that had a live Pod at the same instant.
+#[must_use]
+pub fn most_nodes_at_once(lives: &[Life]) -> usize {
+    let at = |instant: Timestamp| {
+        let alive = lives.iter().filter(|life| life.from <= instant && life.until.is_none_or(|until| until > instant));
+        alive.map(|life| &life.node).collect::<BTreeSet<_>>().len()
+    };
+    lives.iter().map(|life| at(life.from)).max().unwrap_or_default()
+}
+
+/// The first Pod of each node, by creation: where each turn began, if every node
+/// had one turn.
+#[must_use]
+pub fn first_on_each_node(lives: &[Life]) -> Vec<&Life> {
+    let mut seen = BTreeSet::new();
+    lives.iter().filter(|life| seen.insert(&life.node)).collect()
+}
+
+/// The shortest time between one of `lives` and the next.
+#[must_use]
+pub fn shortest_gap(lives: &[&Life]) -> SignedDuration {
+    let gaps = lives.iter().zip(lives.iter().skip(1)).map(|(one, next)| next.from.duration_since(one.from));
+    gaps.min().unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn life(node: &str, from: i64, until: Option<i64>) -> Life {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        Life { pod: format!("{node}-{from}"), node: node.to_owned(), from: at(from), until: until.map(at) }
+    }
+
+    #[test]
+    fn overlaps_and_gaps_are_counted_per_node() {
+        let lives = [life("a", 0, Some(4)), life("b", 3, Some(8)), life("a", 4, Some(5)), life("c", 9, None)];
+        assert_eq!(most_nodes_at_once(&lives), 2);
+        let firsts = first_on_each_node(&lives);
+        assert_eq!(firsts.iter().map(|life| life.node.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(shortest_gap(&firsts), SignedDuration::from_secs(3));
+    }
+}

@@ -1,0 +1,118 @@
+//! Everything that was ever seen in a cluster, as its watches tell.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use drop_api::{CachedImage, NodeCache, PullPolicy, condition};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// What is there, and what was.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// CachedImages that are there.
+    pub images: BTreeMap<String, CachedImage>,
+    /// PullPolicies that are there.
+    pub policies: BTreeMap<String, PullPolicy>,
+    /// NodeCaches that are there.
+    pub caches: BTreeMap<String, NodeCache>,
+    /// Pull Pods that are there.
+    pub pods: BTreeMap<String, Pod>,
+    /// Every pull Pod that ever was.
+    pub all_pods: BTreeMap<String, SeenPod>,
+    /// Every status that a CachedImage ever had, as name, reason and READY.
+    pub history: Vec<(String, String, String)>,
+}
+
+/// A pull Pod that was seen.
+#[derive(Clone, Debug)]
+pub struct SeenPod {
+    /// Its node.
+    pub node: String,
+    /// The images of its containers.
+    pub images: Vec<String>,
+}
+
+/// A [`Sight`] that is kept up to date.
+#[derive(Clone, Debug)]
+pub(crate) struct Watched {
+    sight: Arc<Mutex<Sight>>,
+    changed: watch::Sender<()>,
+}
+
+impl Watched {
+    /// Begins to watch.
+    pub(crate) fn start(client: &Client, namespace: &str, runtime: &Handle) -> Self {
+        let watched = Self { sight: Arc::default(), changed: watch::Sender::new(()) };
+        watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<CachedImage>| {
+            if let Some(image) = &object {
+                let status = image.status.clone().unwrap_or_default();
+                let reason = condition::ready(&status.conditions).map(|ready| ready.reason.clone());
+                let seen = (name.clone(), reason.unwrap_or_default(), status.ready.unwrap_or_default());
+                let last = sight.history.iter().rev().find(|(other, ..)| *other == name);
+                if last != Some(&seen) {
+                    sight.history.push(seen);
+                }
+            }
+            put(&mut sight.images, name, object);
+        });
+        watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<PullPolicy>| {
+            put(&mut sight.policies, name, object);
+        });
+        watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<NodeCache>| {
+            put(&mut sight.caches, name, object);
+        });
+        watched.follow(runtime, Api::namespaced(client.clone(), namespace), |sight, name, object: Option<Pod>| {
+            if let Some(spec) = object.as_ref().and_then(|pod| pod.spec.as_ref()) {
+                let images = spec.containers.iter().filter_map(|container| container.image.clone()).collect();
+                let node = spec.node_name.clone().unwrap_or_default();
+                sight.all_pods.insert(name.clone(), SeenPod { node, images });
+            }
+            put(&mut sight.pods, name, object);
+        });
+        watched
+    }
+
+    /// What is seen now.
+    pub(crate) fn look(&self) -> MutexGuard<'_, Sight> {
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of every change from now on.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn follow<K>(&self, runtime: &Handle, api: Api<K>, take: fn(&mut Sight, String, Option<K>))
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let watched = self.clone();
+        runtime.spawn(watcher(api, watcher::Config::default()).default_backoff().for_each(move |event| {
+            let (name, object) = match event {
+                Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                    (object.name_any(), Some(object))
+                }
+                Ok(watcher::Event::Delete(object)) => (object.name_any(), None),
+                // The cluster may be stopping; a watch that is cut is resumed.
+                Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => return std::future::ready(()),
+            };
+            take(&mut watched.look(), name, object);
+            watched.changed.send_replace(());
+            std::future::ready(())
+        }));
+    }
+}
+
+fn put<K>(map: &mut BTreeMap<String, K>, name: String, object: Option<K>) {
+    match object {
+        Some(object) => drop(map.insert(name, object)),
+        None => drop(map.remove(&name)),
+    }
+}

@@ -1,0 +1,120 @@
+//! Pulls that fail, and what waits for them.
+
+use anyhow::{Context, Result, ensure};
+use drop_e2e::{Bed, requests};
+use drop_testbed::{ImageSpec, PRIVATE_HOST};
+use jiff::SignedDuration;
+
+pub fn an_unknown_registry_delays_nobody_else(bed: &Bed) -> Result<()> {
+    bed.cluster.registry().push("failures/good", "1", &ImageSpec::runnable())?;
+    bed.nodes("failures", 2)?;
+    bed.apply(
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: failures}
+spec: {minDelayBetweenPulls: 1s, failureBackoff: {initial: 4s, max: 16s}}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: broken-img}
+spec: {image: registry.bad/x, tag: latest, priority: -5, policyRef: {name: failures}, nodeSelector: {scenario: failures}}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: failures-good}
+spec: {image: failures/good, tag: '1', policyRef: {name: failures}, nodeSelector: {scenario: failures}}
+",
+    )?;
+    // The more urgent image fails on; the other one is cached everywhere meanwhile.
+    let first = bed.wait_image("broken-img", |_, ready| ready.reason == "ErrImagePull")?;
+    let status = first.status.unwrap_or_default();
+    ensure!(status.ready.as_deref() == Some("0/2"), "{status:#?}");
+    bed.wait_cached("failures-good", 2)?;
+    let again = bed.wait_image("broken-img", |status, ready| {
+        ready.reason == "ImagePullBackOff" && status.consecutive_failures >= 4
+    })?;
+    let status = again.status.unwrap_or_default();
+    let failure = status.failures.first().context("a failure is shown")?;
+    ensure!(failure.message == "cannot resolve registry.bad", "{status:#?}");
+    ensure!(failure.retry_at.is_some(), "{status:#?}");
+    let message = &status.conditions.first().context("Ready")?.message;
+    ensure!(message.starts_with("failures-") && message.contains(": cannot resolve registry.bad"), "{message}");
+
+    // One node at a time tries, and each try waits longer than the one before: 4 s,
+    // 8 s, 16 s, less 10 % of jitter.
+    let is_bad = |image: &String| image == "registry.bad/x:latest";
+    let pods = bed.look().all_pods.clone().into_iter().filter(|(_, pod)| pod.images.iter().any(is_bad)).collect();
+    let lives = requests::lives(&bed.cluster.audit()?, &pods);
+    ensure!(requests::most_nodes_at_once(&lives) == 1, "{lives:#?}");
+    for ((one, next), seconds) in lives.iter().zip(lives.iter().skip(1)).zip([4_i64, 8, 16]) {
+        let gap = next.from.duration_since(one.from);
+        ensure!(gap >= SignedDuration::from_millis(seconds * 900), "retried after {gap:#}, not {seconds}s: {lives:#?}");
+    }
+    bed.cluster.kubectl(&["delete", "cachedimage", "broken-img"])?;
+    bed.wait_no_pod("registry.bad/x:latest")
+}
+
+pub fn a_private_image_needs_its_secret(bed: &Bed) -> Result<()> {
+    let registry = bed.cluster.private_registry();
+    registry.push("team/app", "v1", &ImageSpec::runnable())?;
+    let image = registry.image("team/app", "v1");
+    let (user, password) = registry.credentials().context("the private registry wants credentials")?;
+    bed.nodes("private", 1)?;
+    let manifest = |secrets: &str| {
+        format!(
+            "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {{name: private}}
+spec: {{minDelayBetweenPulls: 1s, failureBackoff: {{initial: 2s, max: 4s}}}}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {{name: private}}
+spec: {{image: '{image}', imagePullSecrets: {secrets}, policyRef: {{name: private}}, nodeSelector: {{scenario: private}}}}
+"
+        )
+    };
+    bed.apply(&manifest("[]"))?;
+    bed.wait_image("private", |status, ready| {
+        let told = ready.message == "private-1: unauthorized: check imagePullSecrets";
+        told && ready.reason == "ErrImagePull" && status.ready.as_deref() == Some("0/1")
+    })?;
+    bed.cluster.kubectl(&[
+        "create", "secret", "docker-registry", "private-pull", "-n", "drop-system",
+        &format!("--docker-server={PRIVATE_HOST}"),
+        &format!("--docker-username={user}"),
+        &format!("--docker-password={password}"),
+    ])?;
+    bed.apply(&manifest("[{name: private-pull}]"))?;
+    bed.wait_cached("private", 1)?;
+    Ok(())
+}
+
+pub fn a_pull_that_takes_too_long_is_given_up(bed: &Bed) -> Result<()> {
+    let registry = bed.cluster.registry();
+    registry.push("timeout/app", "1", &ImageSpec::runnable().layer(1 << 20))?;
+    registry.hold("timeout/app");
+    bed.nodes("timeout", 1)?;
+    bed.apply(
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: timeout}
+spec: {pullTimeout: 3s, failureBackoff: {initial: 1s, max: 1s}}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: timeout}
+spec: {image: timeout/app, tag: '1', policyRef: {name: timeout}, nodeSelector: {scenario: timeout}}
+",
+    )?;
+    bed.wait_image("timeout", |_, ready| ready.reason == "PullTimeout")?;
+    // The kubelet pulls on, and the Pod counts until it is gone: no second one yet.
+    let pods = bed.pods_of("docker.io/timeout/app:1");
+    ensure!(pods.len() == 1, "{pods:?}");
+    registry.release("timeout/app");
+    bed.wait_cached("timeout", 1)?;
+    Ok(())
+}

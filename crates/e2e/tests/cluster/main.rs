@@ -1,0 +1,89 @@
+//! The operator against a real API server, kubelets, containerd and registry.
+//!
+//! Two clusters run side by side. On `shared` every scenario has nodes of its
+//! own, which it selects by label. `alone` has two nodes, for what concerns the
+//! operator as a whole: its scenarios run one after another.
+
+mod edits;
+mod failures;
+mod pacing;
+mod quickstart;
+mod restart;
+mod seed;
+mod validation;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use drop_e2e::Bed;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+type Scenario = fn(&Bed) -> anyhow::Result<()>;
+
+const SHARED: [(&str, Scenario); 11] = [
+    ("pacing::caps_and_delays_hold_in_the_audit_log", pacing::caps_and_delays_hold_in_the_audit_log),
+    ("pacing::a_policy_edit_takes_effect_during_a_pull", pacing::a_policy_edit_takes_effect_during_a_pull),
+    ("pacing::a_missing_or_paused_policy_starts_nothing", pacing::a_missing_or_paused_policy_starts_nothing),
+    ("failures::an_unknown_registry_delays_nobody_else", failures::an_unknown_registry_delays_nobody_else),
+    ("failures::a_private_image_needs_its_secret", failures::a_private_image_needs_its_secret),
+    ("failures::a_pull_that_takes_too_long_is_given_up", failures::a_pull_that_takes_too_long_is_given_up),
+    ("quickstart::an_image_without_programs_is_cached", quickstart::an_image_without_programs_is_cached),
+    ("edits::an_image_is_edited_while_it_is_pulled", edits::an_image_is_edited_while_it_is_pulled),
+    ("edits::two_cachedimages_of_one_image_share_a_pull", edits::two_cachedimages_of_one_image_share_a_pull),
+    ("edits::long_names_and_digests_work", edits::long_names_and_digests_work),
+    ("validation::bad_objects_are_refused_with_a_remedy", validation::bad_objects_are_refused_with_a_remedy),
+];
+
+const ALONE: [(&str, Scenario); 4] = [
+    ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
+    ("restart::a_killed_operator_goes_on_where_it_was", restart::a_killed_operator_goes_on_where_it_was),
+    ("restart::a_converged_operator_sends_no_requests", restart::a_converged_operator_sends_no_requests),
+    ("seed::its_manifests_apply_unmodified", seed::its_manifests_apply_unmodified),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(4);
+    if arguments.list {
+        return libtest_mimic::run(&arguments, trials(None)).exit_code();
+    }
+    let (shared, alone) = std::thread::scope(|scope| {
+        let shared = scope.spawn(|| Bed::start("e2e-shared", &[]));
+        let alone = Bed::start("e2e-alone", &[]);
+        (shared.join(), alone)
+    });
+    match (shared, alone) {
+        (Ok(Ok(shared)), Ok(alone)) => {
+            let beds = (Arc::new(shared), Arc::new(Mutex::new(alone)));
+            let conclusion = libtest_mimic::run(&arguments, trials(Some(&beds)));
+            // The clusters end before the process does, whatever the result.
+            drop(beds);
+            conclusion.exit_code()
+        }
+        (Ok(Err(error)), _) | (_, Err(error)) => {
+            eprintln!("the testbed does not start: {error:#}");
+            ExitCode::FAILURE
+        }
+        (Err(_), Ok(_)) => {
+            eprintln!("the testbed does not start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Every scenario; without beds only their names.
+fn trials(beds: Option<&(Arc<Bed>, Arc<Mutex<Bed>>)>) -> Vec<Trial> {
+    let report = |result: anyhow::Result<()>| result.map_err(|error| Failed::from(format!("{error:#}")));
+    let shared = SHARED.into_iter().map(|(name, scenario)| {
+        let bed = beds.map(|(shared, _)| shared.clone());
+        Trial::test(name, move || report(bed.map_or(Ok(()), |bed| scenario(&bed))))
+    });
+    let alone = ALONE.into_iter().map(|(name, scenario)| {
+        let bed = beds.map(|(_, alone)| alone.clone());
+        Trial::test(name, move || {
+            let bed = bed.as_ref().map(|bed| bed.lock().unwrap_or_else(PoisonError::into_inner));
+            report(bed.map_or(Ok(()), |bed| scenario(&bed)))
+        })
+    });
+    alone.chain(shared).collect()
+}

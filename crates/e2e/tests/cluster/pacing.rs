@@ -1,0 +1,142 @@
+//! Caps and delays, proved by the API server's audit log.
+
+use anyhow::{Result, ensure};
+use drop_e2e::{Bed, requests};
+use drop_testbed::ImageSpec;
+use jiff::SignedDuration;
+
+const IMAGES: usize = 4;
+const NODES: usize = 4;
+
+pub fn caps_and_delays_hold_in_the_audit_log(bed: &Bed) -> Result<()> {
+    for image in 0..IMAGES {
+        bed.cluster.registry().push(&format!("pacing/app-{image}"), "1", &ImageSpec::runnable().layer(1 << 20))?;
+    }
+    bed.nodes("pacing", NODES)?;
+    let mut manifests = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: pacing}
+spec: {maxConcurrentNodes: 2, minDelayBetweenPulls: 3s}
+"
+    .to_owned();
+    for image in 0..IMAGES {
+        manifests.push_str(&format!(
+            "---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {{name: pacing-{image}}}
+spec:
+  image: docker.io/pacing/app-{image}
+  tag: '1'
+  policyRef: {{name: pacing}}
+  nodeSelector: {{scenario: pacing}}
+"
+        ));
+    }
+    bed.apply(&manifests)?;
+    for image in 0..IMAGES {
+        bed.wait_cached(&format!("pacing-{image}"), NODES)?;
+        bed.wait_no_pod(&format!("docker.io/pacing/app-{image}:1"))?;
+    }
+
+    let is_ours = |image: &String| image.contains("/pacing/app-");
+    let pods = bed.look().all_pods.clone().into_iter().filter(|(_, pod)| pod.images.iter().any(is_ours)).collect();
+    let audit = bed.cluster.audit()?;
+    let lives = requests::lives(&audit, &pods);
+    ensure!(lives.len() == IMAGES * NODES, "{} Pods for {IMAGES} images on {NODES} nodes", lives.len());
+    ensure!(requests::most_nodes_at_once(&lives) == 2, "two nodes at once are allowed: {lives:#?}");
+    let turns = requests::first_on_each_node(&lives);
+    let gap = requests::shortest_gap(&turns);
+    ensure!(gap >= SignedDuration::from_secs(3), "two nodes began {gap:#} apart: {turns:#?}");
+    // A turn is never interrupted: while a node is at it, the third node waits.
+    // Within it no delay is kept: 4 Pods in a row would take 9 s of delays alone.
+    for turn in &turns {
+        let starts: Vec<_> = lives.iter().filter(|life| life.node == turn.node).collect();
+        let follows_at_once = starts.iter().zip(starts.iter().skip(1)).all(|(one, next)| {
+            one.until.is_some_and(|until| next.from.duration_since(until) < SignedDuration::from_secs(3))
+        });
+        ensure!(follows_at_once, "a delay within the turn of {}: {starts:#?}", turn.node);
+    }
+
+    let ours = |name: &str| name.starts_with("pacing-") || name == "pacing" || pods.contains_key(name);
+    let sent: Vec<_> = bed.requests()?.into_iter().filter(|event| event.verb != "watch" && ours(&event.name)).collect();
+    let pairs = IMAGES * NODES;
+    eprintln!("requests per image and node: {} / {pairs} = {:.2}", sent.len(), sent.len() as f64 / pairs as f64);
+    for (verb, resource) in [("create", "pods"), ("delete", "pods"), ("patch", "nodecaches"), ("patch", "cachedimages"), ("patch", "pullpolicies")] {
+        let count = sent.iter().filter(|event| event.verb == verb && event.resource == resource).count();
+        eprintln!("  {verb} {resource}: {count}");
+    }
+    ensure!(sent.len() <= 4 * pairs, "{} requests for {pairs} pulls", sent.len());
+    Ok(())
+}
+
+pub fn a_policy_edit_takes_effect_during_a_pull(bed: &Bed) -> Result<()> {
+    for image in ["held", "free"] {
+        bed.cluster.registry().push(&format!("policy-edit/{image}"), "1", &ImageSpec::runnable().layer(1 << 20))?;
+    }
+    bed.nodes("policy-edit", 2)?;
+    bed.cluster.registry().hold("policy-edit/held");
+    bed.apply(
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: policy-edit}
+spec: {maxConcurrentNodes: 1, minDelayBetweenPulls: 1s}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: policy-edit-held}
+spec:
+  image: docker.io/policy-edit/held:1
+  priority: -1
+  policyRef: {name: policy-edit}
+  nodeSelector: {kubernetes.io/hostname: policy-edit-1}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: policy-edit-free}
+spec:
+  image: docker.io/policy-edit/free:1
+  policyRef: {name: policy-edit}
+  nodeSelector: {kubernetes.io/hostname: policy-edit-2}
+",
+    )?;
+    bed.wait_pod("docker.io/policy-edit/held:1")?;
+    bed.wait_image("policy-edit-free", |_, ready| ready.reason == "Waiting")?;
+    ensure!(bed.pods_of("docker.io/policy-edit/free:1").is_empty(), "one node at a time is allowed");
+
+    // The pull that runs is not touched; the second node may begin.
+    bed.cluster.kubectl(&["patch", "pullpolicy", "policy-edit", "--type=merge", "-p", r#"{"spec":{"maxConcurrentNodes":2}}"#])?;
+    bed.wait_cached("policy-edit-free", 1)?;
+    bed.wait_image("policy-edit-held", |_, ready| ready.reason == "Pulling")?;
+    bed.cluster.registry().release("policy-edit/held");
+    bed.wait_cached("policy-edit-held", 1)?;
+    let pods = bed.pods_of("docker.io/policy-edit/held:1");
+    ensure!(pods.len() == 1, "the running pull was interrupted: {pods:?}");
+    Ok(())
+}
+
+pub fn a_missing_or_paused_policy_starts_nothing(bed: &Bed) -> Result<()> {
+    bed.cluster.registry().push("paused/app", "1", &ImageSpec::runnable())?;
+    bed.nodes("paused", 1)?;
+    bed.apply(
+        "{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {name: paused},
+          spec: {image: docker.io/paused/app:1, policyRef: {name: paused}, nodeSelector: {scenario: paused}}}",
+    )?;
+    let image = bed.wait_image("paused", |_, ready| ready.reason == "PullPolicyNotFound")?;
+    let status = image.status.unwrap_or_default();
+    ensure!(status.ready.as_deref() == Some("0/1"), "{status:#?}");
+
+    let policy = |paused| {
+        format!(
+            "{{apiVersion: drop.corewire.io/v1alpha1, kind: PullPolicy, metadata: {{name: paused}}, spec: {{paused: {paused}}}}}"
+        )
+    };
+    bed.apply(&policy(true))?;
+    bed.wait_image("paused", |_, ready| ready.reason == "Paused")?;
+    ensure!(bed.pods_of("docker.io/paused/app:1").is_empty(), "a paused policy starts nothing");
+    bed.apply(&policy(false))?;
+    bed.wait_cached("paused", 1)?;
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! What survives the operator, and what it does when there is nothing to do.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use drop_e2e::{Bed, requests};
+use drop_testbed::ImageSpec;
+use jiff::{SignedDuration, Timestamp};
+
+const IMAGES: usize = 3;
+
+pub fn a_killed_operator_goes_on_where_it_was(bed: &Bed) -> Result<()> {
+    let registry = bed.cluster.registry();
+    for image in 0..IMAGES {
+        registry.push(&format!("restart/app-{image}"), "1", &ImageSpec::runnable().layer(1 << 20))?;
+    }
+    // In the middle of the first node's turn.
+    registry.hold("restart/app-1");
+    let mut manifests = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: restart}
+spec: {minDelayBetweenPulls: 5s}
+"
+    .to_owned();
+    for image in 0..IMAGES {
+        manifests.push_str(&format!(
+            "---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {{name: restart-{image}}}
+spec: {{image: docker.io/restart/app-{image}, tag: '1', policyRef: {{name: restart}}}}
+"
+        ));
+    }
+    bed.apply(&manifests)?;
+    bed.wait_pod("docker.io/restart/app-1:1")?;
+    registry.wait_held("restart/app-1", Duration::from_secs(60))?;
+
+    bed.operator().as_mut().context("the operator runs")?.kill()?;
+    let killed_at = Timestamp::now();
+    registry.release("restart/app-1");
+    bed.start_operator()?;
+    for image in 0..IMAGES {
+        bed.wait_cached(&format!("restart-{image}"), 2)?;
+        bed.wait_no_pod(&format!("docker.io/restart/app-{image}:1"))?;
+    }
+
+    let pods: BTreeMap<_, _> = bed.look().all_pods.clone().into_iter().filter(|(name, _)| name.starts_with("restart-")).collect();
+    let audit = bed.cluster.audit()?;
+    let lives = requests::lives(&audit, &pods);
+    ensure!(lives.len() == IMAGES * 2, "{IMAGES} images on 2 nodes are {} pulls: {lives:#?}", IMAGES * 2);
+    ensure!(lives.iter().any(|life| life.from < killed_at) && lives.iter().any(|life| life.from > killed_at));
+    ensure!(requests::most_nodes_at_once(&lives) == 1, "{lives:#?}");
+    let turns = requests::first_on_each_node(&lives);
+    ensure!(requests::shortest_gap(&turns) >= SignedDuration::from_secs(5), "{turns:#?}");
+
+    // No status moves backwards: READY only grows.
+    for image in 0..IMAGES {
+        let name = format!("restart-{image}");
+        let history: Vec<_> = bed.look().history.iter().filter(|(other, ..)| *other == name).cloned().collect();
+        let ready: Vec<u32> = history.iter().filter_map(|(_, _, ready)| ready.split('/').next()?.parse().ok()).collect();
+        ensure!(ready.is_sorted(), "{history:?}");
+    }
+    Ok(())
+}
+
+/// The length of the observed silence: a measurement, not a wait for something.
+const IDLE: Duration = Duration::from_secs(60);
+
+pub fn a_converged_operator_sends_no_requests(bed: &Bed) -> Result<()> {
+    bed.cluster.registry().push("idle/app", "1", &ImageSpec::runnable())?;
+    bed.apply(
+        "{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {name: idle},
+          spec: {image: docker.io/idle/app, tag: '1'}}",
+    )?;
+    bed.wait_cached("idle", 2)?;
+    bed.wait_no_pod("docker.io/idle/app:1")?;
+    // Both NodeCaches know of it: nothing is left to be written.
+    bed.wait("every NodeCache to be complete", |sight| {
+        let complete = |cache: &drop_api::NodeCache| {
+            let status = cache.status.as_ref()?;
+            let (cached, wanted) = status.ready.split_once('/')?;
+            (cached == wanted && wanted.parse().ok() == Some(sight.images.len())).then_some(())
+        };
+        sight.caches.values().all(|cache| complete(cache).is_some()).then_some(())
+    })?;
+    let from = Timestamp::now();
+    std::thread::sleep(IDLE);
+    let sent: Vec<_> = bed.requests()?.into_iter().filter(|event| event.request_received > from).collect();
+    let (watches, others): (Vec<_>, Vec<_>) = sent.into_iter().partition(|event| event.verb == "watch");
+    eprintln!("idle for {IDLE:?}: {} requests, {} watches resumed", others.len(), watches.len());
+    ensure!(others.is_empty(), "{others:#?}");
+
+    let stopped = bed.operator().as_mut().context("the operator runs")?.terminate()?;
+    ensure!(stopped, "SIGTERM ends the operator well");
+    bed.start_operator()
+}

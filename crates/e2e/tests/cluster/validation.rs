@@ -1,0 +1,68 @@
+//! Bad objects, refused by a real API server with a message that says what to
+//! write.
+
+use anyhow::{Result, ensure};
+use drop_e2e::Bed;
+
+/// Kind, spec, and what the refusal says.
+const BAD: [(&str, &str, &str); 26] = [
+    ("CachedImage", "{}", "spec.image: Required value"),
+    ("CachedImage", "{image: ''}", "spec.image"),
+    ("CachedImage", "{image: 'https://docker.io/alpine'}", "without https://"),
+    ("CachedImage", "{image: 'docker.io/library/Alpine'}", "in lower case"),
+    ("CachedImage", "{image: 'alpine latest'}", "not an image name"),
+    ("CachedImage", "{image: nginx, tag: '-x'}", "not a tag"),
+    ("CachedImage", "{image: nginx, digest: 'sha256:abc'}", "64 lower-case hexadecimal digits"),
+    ("CachedImage", "{image: nginx, tag: a, digest: 'sha256:0000000000000000000000000000000000000000000000000000000000000000'}", "keep digest to pin the image"),
+    ("CachedImage", "{image: 'nginx:1.25', tag: '1.26'}", "remove tag and digest"),
+    ("CachedImage", "{image: nginx, imagePullPolicy: Sometimes}", r#"supported values: "Always", "IfNotPresent", "Never""#),
+    ("CachedImage", "{image: nginx, policyRef: {}}", "spec.policyRef.name: Required value"),
+    ("CachedImage", "{image: nginx, priority: high}", "spec.priority"),
+    ("CachedImage", "{image: nginx, tolerations: [{operator: Equal}]}", "needs operator: Exists"),
+    ("CachedImage", "{image: nginx, tolerations: [{key: a, operator: Exists, value: b}]}", "takes no value"),
+    ("CachedImage", "{image: nginx, tolerations: [{key: a, effect: NoRun}]}", "supported values"),
+    ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}]}]}}", "need values"),
+    ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Gt, values: [x]}]}]}}", "an integer"),
+    ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: []}}", "should have at least 1 items"),
+    ("CachedImage", "{image: nginx, imag: x}", r#"unknown field "spec.imag""#),
+    ("PullPolicy", "{maxConcurrentNodes: 0}", "greater than or equal to 1"),
+    ("PullPolicy", "{imagesPerPod: 51}", "less than or equal to 50"),
+    ("PullPolicy", "{minDelayBetweenPulls: 10}", "spec.minDelayBetweenPulls"),
+    ("PullPolicy", "{minDelayBetweenPulls: 10 seconds}", "write a duration such as 30s, 5m or 1h30m"),
+    ("PullPolicy", "{failureBackoff: {initial: 10m, max: 1m}}", "raise max, or lower initial"),
+    ("PullPolicy", "{pullTimeout: 0s}", "pullTimeout must be at least 1s"),
+    ("PullPolicy", "{repullInterval: 0s}", "repullInterval must be at least 1s"),
+];
+
+pub fn bad_objects_are_refused_with_a_remedy(bed: &Bed) -> Result<()> {
+    for (kind, spec, remedy) in BAD {
+        let refusal = bed.refused(&format!(
+            "{{apiVersion: drop.corewire.io/v1alpha1, kind: {kind}, metadata: {{name: bad}}, spec: {spec}}}"
+        ))?;
+        ensure!(refusal.contains(remedy), "{kind} {spec} should say {remedy:?}, but says:\n{refusal}");
+    }
+    let without_spec = bed.refused("{apiVersion: drop.corewire.io/v1alpha1, kind: PullPolicy, metadata: {name: bad}}")?;
+    ensure!(without_spec.contains("spec: Required value"), "{without_spec}");
+
+    // At the edge of what is allowed.
+    bed.apply(
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: empty}
+spec: {}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: edge}
+spec:
+  image: registry.example.com:5000/a_b/c__d/e-f.g:1.2.3_x@sha256:0000000000000000000000000000000000000000000000000000000000000000
+  policyRef: {name: not-there}
+  tolerations: [{operator: Exists}]
+",
+    )?;
+    let policy = bed.wait("defaults", |sight| sight.policies.get("empty").cloned())?;
+    ensure!(policy.spec == drop_api::PullPolicySpec::default(), "{:#?}", policy.spec);
+    bed.cluster.kubectl(&["delete", "cachedimage/edge", "pullpolicy/empty"])?;
+    Ok(())
+}
