@@ -2,9 +2,11 @@
 //! one that is checked in differs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+
+use crate::root;
 
 /// Writes every generated file.
 pub fn run() -> Result<()> {
@@ -19,7 +21,7 @@ pub fn run() -> Result<()> {
 
 /// Every generated file with its text.
 fn files() -> Result<Vec<(PathBuf, String)>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the repository's root")?;
+    let root = root()?;
     drop_api::crds()
         .into_iter()
         .map(|crd| {

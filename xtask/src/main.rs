@@ -1,16 +1,29 @@
 //! Tasks of this repository; see `cargo xtask --help`.
 
-mod cluster;
-mod generate;
+#![allow(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
+mod cluster;
+mod demo;
+mod generate;
+mod test;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::Parser;
 
 /// Tasks of this repository.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    /// Show Drop at work: a real cluster with two nodes, the operator and the quickstart.
+    ///
+    /// It needs Linux, root and Go. The first start builds Kubernetes, which takes about ten
+    /// minutes on two cores; later ones take half a minute.
+    Demo(demo::Demo),
+    /// Run all tests, those on a real cluster included.
+    Test(test::Test),
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -20,6 +33,8 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Task::parse() {
+        Task::Demo(demo) => demo::run(&demo),
+        Task::Test(test) => test::run(&test),
         Task::Cluster(command) => cluster::run(command),
         Task::Gen => generate::run(),
     };
@@ -30,4 +45,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The repository's root.
+fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    Ok(root.context("xtask lies in the repository's root")?.to_owned())
 }

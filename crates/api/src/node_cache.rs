@@ -53,7 +53,7 @@ pub struct NodeCacheStatus {
     #[serde(rename = "lastPodUID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_pod_uid: Option<String>,
-    /// When each PullPolicy last started a pull on this node.
+    /// When each PullPolicy last began a turn of pulls on this node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["policy"]))]
     pub pull_starts: Vec<PullStart>,
@@ -66,7 +66,7 @@ pub struct NodeCacheStatus {
     pub images: Vec<ImageRecord>,
 }
 
-/// When a PullPolicy last started a pull on the node.
+/// When a PullPolicy last began a turn of pulls on the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PullStart {
     /// The policy's name; empty for the built-in defaults.

@@ -147,6 +147,6 @@ pub struct PullPolicyStatus {
     pub nodes_pulling: i32,
     /// Pairs of image and node that are missing and not being pulled.
     pub pulls_waiting: i32,
-    /// When a pull Pod of this policy was last started.
+    /// When pulling last began on a node: what `minDelayBetweenPulls` counts from.
     pub last_pull_started_at: Option<Timestamp>,
 }

@@ -13,7 +13,7 @@ use crate::effect::{Effect, PodOrder};
 use crate::image::ImagePullPolicy;
 use crate::plan::Plan;
 use crate::presence::Standing;
-use crate::world::World;
+use crate::world::{Stage, World};
 
 /// Every invariant that `plan` violates, as sentences; none if all is well.
 #[must_use]
@@ -142,9 +142,14 @@ fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timesta
     violations
 }
 
-/// A Pod is deleted only when its outcome is recorded, or nobody wants it.
+/// A Pod is deleted only when its outcome is recorded, when nobody wants it, or
+/// when it is not known to have come into being.
 fn audit_deletion(world: &World, name: &Name) -> Option<String> {
-    let pod = &world.pods.get(name)?.pod;
+    let entry = world.pods.get(name)?;
+    if matches!(entry.stage, Stage::Requested(_)) {
+        return None;
+    }
+    let pod = &entry.pod;
     let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
     let node = world.nodes.get(&pod.node)?;
     let recorded = world.memory_of(&node.node).is_some_and(|memory| memory.last_pod == pod.uid);

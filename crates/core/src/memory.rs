@@ -17,7 +17,7 @@ use crate::reference::Reference;
 pub struct Memory {
     /// The last pull Pod whose outcome is in here.
     pub last_pod: Option<Name>,
-    /// When each policy last started a pull here.
+    /// When each policy last began a turn here.
     pub starts: BTreeMap<Name, Timestamp>,
     /// The node's own failures in a row.
     pub node_failure: Option<Failure>,
@@ -79,8 +79,8 @@ pub struct Context<'a> {
     pub platform: &'a str,
     /// The backoff of the Pod's policy.
     pub backoff: &'a Backoff,
-    /// When the Pod was started.
-    pub started_at: Timestamp,
+    /// When the Pod began a turn of the node; `None` if it went on with one.
+    pub began_turn_at: Option<Timestamp>,
     /// Failures of an image in a row, on all nodes, before this Pod.
     pub earlier_failures: &'a dyn Fn(&Reference) -> u32,
 }
@@ -91,7 +91,9 @@ impl Memory {
     pub fn with(&self, pod: &PullPod, end: &End, context: &Context<'_>) -> (Self, Vec<Settlement>) {
         let mut memory = self.clone();
         memory.last_pod.clone_from(&pod.uid);
-        memory.starts.insert(pod.policy.clone(), context.started_at);
+        if let Some(at) = context.began_turn_at {
+            memory.starts.insert(pod.policy.clone(), at);
+        }
         let mut settlements = Vec::new();
         let mut node_failure = node_trouble(end);
         let mut any_pulled = false;

@@ -101,7 +101,7 @@ fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
         let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
         let node = world.nodes.get(&pod.node);
         match &entry.stage {
-            Stage::Requested(order) if wanted => {
+            Stage::Requested(order) if wanted && world.may_still_start(order) => {
                 plan.add(world, Effect::CreatePod(order.clone()), now);
                 continue;
             }
@@ -144,7 +144,7 @@ fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy
         now,
         platform: &node.node.platform,
         backoff: &policy.backoff,
-        started_at: entry.started_at.unwrap_or(now),
+        began_turn_at: entry.begins_turn.then(|| entry.started_at.unwrap_or(now)),
         earlier_failures: &|image| world.open_failures(image),
     };
     let nothing = Memory::default();
@@ -435,6 +435,13 @@ impl World {
         let interval: SignedDuration =
             if urgent { self.settings.status_interval } else { self.settings.progress_interval };
         published.written_at.map(|at| at.checked_add(interval).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Whether a Pod that may not have come into being may be asked for again.
+    fn may_still_start(&self, order: &PodOrder) -> bool {
+        let policy = self.policies.get(&order.policy).map(|entry| &entry.policy);
+        let node = self.nodes.get(&order.node).map(|entry| &entry.node);
+        policy.is_some_and(|policy| !policy.paused) && node.is_some_and(|node| node.uid == order.node_uid)
     }
 
     /// Whether a Pod is pulling `image` somewhere, or the plan makes one.

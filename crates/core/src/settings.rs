@@ -35,7 +35,7 @@ impl Default for Settings {
             acknowledge_within: SignedDuration::from_mins(2),
             sandbox_within: SignedDuration::from_mins(2),
             status_interval: SignedDuration::from_secs(1),
-            progress_interval: SignedDuration::from_secs(5),
+            progress_interval: SignedDuration::from_secs(10),
             record_within: SignedDuration::from_secs(10),
             confirm_within: SignedDuration::from_secs(30),
             retry_initial: SignedDuration::from_secs(1),

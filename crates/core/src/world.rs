@@ -209,6 +209,8 @@ struct Dirty {
     nodes: BTreeSet<Name>,
     /// Nodes whose places in the queues may have changed.
     places: BTreeSet<Name>,
+    /// Nodes whose NodeCaches may have to be written.
+    caches: BTreeSet<Name>,
 }
 
 impl World {
@@ -322,6 +324,11 @@ impl World {
             }
             self.dirty.places.insert(node);
         }
+        for node in std::mem::take(&mut self.dirty.caches) {
+            if self.nodes.contains_key(&node) {
+                self.stale.caches.entry(node).or_insert(now);
+            }
+        }
         for node in std::mem::take(&mut self.dirty.places) {
             self.enqueue(&node, now);
         }
@@ -412,15 +419,31 @@ impl World {
                 return;
             }
             let old = std::mem::replace(&mut entry.image, image.clone());
+            if old.reference != image.reference {
+                entry.tally = Tally::default();
+                self.forget_standings(&name);
+            }
             self.unwant(&old);
             self.want(&image);
         } else {
+            // One of this name may have gone a moment ago.
+            self.forget_standings(&name);
             self.want(&image);
             let published = Published { status, is_confirmed: true, written_at: None };
             let entry = ImageEntry { image, placement: None, tally: Tally::default(), published };
             self.images.insert(name.clone(), entry);
         }
         self.dirty.images.insert(name);
+    }
+
+    /// Lets an image be judged as if for the first time, and NodeCaches forget what
+    /// it was before.
+    fn forget_standings(&mut self, image: &Name) {
+        for (name, node) in &mut self.nodes {
+            if node.standings.remove(image).is_some() {
+                self.dirty.caches.insert(name.clone());
+            }
+        }
     }
 
     fn want(&mut self, image: &Image) {
@@ -477,6 +500,7 @@ impl World {
                     alarm: None,
                 };
                 self.nodes.insert(name.clone(), entry);
+                self.end_recorded_pulls(&name);
             }
         }
         self.dirty.nodes.insert(name);
@@ -559,6 +583,23 @@ impl World {
         self.touch_pod(&pod);
     }
 
+    /// Takes in that the outcome of a node's Pod may be recorded now.
+    fn end_recorded_pulls(&mut self, node: &Name) {
+        let recorded: Vec<Reference> = self
+            .pods_on
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter_map(|pod| self.pods.get(pod))
+            .filter(|entry| self.is_recorded(&entry.pod))
+            .flat_map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_some()))
+            .map(|container| container.image.clone())
+            .collect();
+        for image in recorded {
+            self.end_pull(&image, node);
+        }
+    }
+
     fn end_pull(&mut self, image: &Reference, node: &Name) {
         if let Some(nodes) = self.pulling.get_mut(image) {
             nodes.remove(node);
@@ -627,19 +668,7 @@ impl World {
                 self.dirty.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
             }
         }
-        let recorded: Vec<Reference> = self
-            .pods_on
-            .get(node)
-            .into_iter()
-            .flatten()
-            .filter_map(|pod| self.pods.get(pod))
-            .filter(|entry| self.is_recorded(&entry.pod))
-            .flat_map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_some()))
-            .map(|container| container.image.clone())
-            .collect();
-        for image in recorded {
-            self.end_pull(&image, node);
-        }
+        self.end_recorded_pulls(node);
         self.dirty.nodes.insert(node.clone());
     }
 
@@ -682,9 +711,20 @@ impl World {
                 for (image, standing) in entry.standings {
                     self.count(&image, Some(standing), None);
                 }
+                let nowhere = self.images.iter().filter(|(_, entry)| entry.is_nowhere());
+                self.stale.images.extend(nowhere.map(|(image, _)| image.clone()));
                 self.stale.caches.remove(name);
             }
             Kind::Pod => {
+                if let Some(entry) = self.pods.get(name) {
+                    // A NodeCache that was written meanwhile says that it is pulling.
+                    self.dirty.caches.insert(entry.pod.node.clone());
+                    // A turn that never began does not go on.
+                    let never_began = entry.begins_turn && entry.started_at.is_none();
+                    if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began) {
+                        node.turn = None;
+                    }
+                }
                 self.take_pod(name);
                 self.flights.remove(&EffectKey::DeletePod(name.clone()));
                 self.flights.remove(&EffectKey::CheckPod(name.clone()));
@@ -822,6 +862,10 @@ impl World {
             Some(standing) => entry.standings.insert(image.clone(), standing),
             None => entry.standings.remove(image),
         };
+        if standing.is_none() && self.images.get(image).is_some_and(ImageEntry::is_nowhere) {
+            // Its status says why by the example of some node.
+            self.stale.images.insert(image.clone());
+        }
         if before != standing {
             self.count(image, before, standing);
             self.stale.caches.entry(node.clone()).or_insert(now);
@@ -945,6 +989,11 @@ pub(crate) enum Start {
 }
 
 impl ImageEntry {
+    /// Whether no node is a target.
+    fn is_nowhere(&self) -> bool {
+        self.tally.targeted() == 0
+    }
+
     /// Whether the image is to be on `node`.
     pub(crate) fn place_on(&self, node: &Node) -> Result<(), NotATarget> {
         // An image whose policy is missing still has its targets: they wait.

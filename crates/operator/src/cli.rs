@@ -94,7 +94,7 @@ struct Timing {
     #[arg(long, env = "DROP_STATUS_INTERVAL", default_value = "1s")]
     status_interval: GoDuration,
     /// Least time between two writes of one object's status that only show progress
-    #[arg(long, env = "DROP_PROGRESS_INTERVAL", default_value = "5s")]
+    #[arg(long, env = "DROP_PROGRESS_INTERVAL", default_value = "10s")]
     progress_interval: GoDuration,
     /// How long a NodeCache may lag behind while no pull's outcome is at stake
     #[arg(long, env = "DROP_RECORD_WITHIN", default_value = "10s")]

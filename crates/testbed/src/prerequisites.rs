@@ -1,5 +1,6 @@
 //! What the machine must have before anything can be built or started.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -18,6 +19,10 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
 ];
+
+/// How many inotify instances each kubelet and containerd needs room for: about
+/// six a node, and Linux allows 128 unless told otherwise.
+const INOTIFY_INSTANCES: (&str, u32) = ("/proc/sys/fs/inotify/max_user_instances", 1024);
 
 /// Makes sure of everything, installing Debian packages where that is possible. The error names
 /// all that is missing and the command that installs it.
@@ -47,8 +52,23 @@ pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
             found.as_deref().unwrap_or("none")
         )),
     }
+    if let Err(error) = raise_inotify_limit(progress) {
+        let (path, needed) = INOTIFY_INSTANCES;
+        wanted.push(format!("{needed} inotify instances (echo {needed} > {path}): {error:#}"));
+    }
     if !wanted.is_empty() {
         bail!("the testbed needs\n  {}", wanted.join("\n  "));
+    }
+    Ok(())
+}
+
+/// Lets many kubelets run side by side; until the next boot.
+fn raise_inotify_limit(progress: Progress<'_>) -> Result<()> {
+    let (path, needed) = INOTIFY_INSTANCES;
+    let limit: u32 = fs::read_to_string(path)?.trim().parse()?;
+    if limit < needed {
+        progress(&format!("raising {path} from {limit} to {needed}"));
+        fs::write(path, needed.to_string())?;
     }
     Ok(())
 }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use drop_api::condition::{self, ConditionStatus};
-use drop_api::{CachedImageStatus, PullPolicySpec};
+use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::{CachedImageStatus, NodeCache, PullPolicySpec};
 use drop_core::Effect;
-use drop_core::effect::PodOrder;
-use jiff::SignedDuration;
+use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::pull_pod::PullPod;
+use drop_core::reference::Reference;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Lab, secs};
 
@@ -16,7 +18,9 @@ const HEARSAY: SignedDuration = SignedDuration::from_secs(2);
 impl Lab {
     /// A Pod is about to come into being: may it?
     pub(super) fn check_start(&self, order: &PodOrder) {
-        let place = format!("{} at {}: {order:#?}", self.title, self.record.clock(self.now));
+        let earlier = self.record.pods.iter().filter(|pod| pod.order.node == order.node);
+        let earlier: Vec<String> = earlier.map(|pod| format!("{pod}, {}", pod.order.name)).collect();
+        let place = format!("{} at {}, after {earlier:#?}: {order:#?}", self.title, self.record.clock(self.now));
         assert!(
             order.name.len() <= 63
                 && order.name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -31,8 +35,12 @@ impl Lab {
             let done = self.record.successes.contains(&(order.node_uid.clone(), pull.reference.clone()));
             assert!(!done, "{} was pulled already; {place}", pull.reference);
         }
-        let policies = self.policies_in_force(&order.policy);
-        assert!(!policies.is_empty(), "no such policy; {place}");
+        let policies = self.policies_in_force(&order.policy, self.now);
+        assert!(policies.iter().any(|policy| !policy.paused), "the policy is paused or missing; {place}");
+        // A request that was lost is made again under the limits of its first time.
+        let key = EffectKey::CreatePod(order.name.clone());
+        let first = self.record.requests.iter().find(|(_, other)| *other == key).map(|(at, _)| *at);
+        let policies = self.policies_in_force(&order.policy, first.unwrap_or(self.now));
         let allowed = policies.iter().any(|policy| self.allows(policy, order).is_ok());
         let refusals: Vec<_> = policies.iter().map(|policy| self.allows(policy, order)).collect();
         assert!(allowed, "{refusals:?}; {place}");
@@ -43,8 +51,15 @@ impl Lab {
         }
     }
 
-    /// What the policy says, or said a moment ago.
-    fn policies_in_force(&self, name: &str) -> Vec<PullPolicySpec> {
+    /// Whether the operator may have given up on a Pod before it hears of its end.
+    pub(super) fn is_given_up(&self, pod: &PullPod) -> bool {
+        let policies = self.policies_in_force(&pod.policy, self.now);
+        let timeout = policies.iter().map(|policy| policy.pull_timeout.get()).min();
+        pod.end(timeout.unwrap_or(SignedDuration::ZERO), &self.settings, self.now + HEARSAY).is_some()
+    }
+
+    /// What the policy says, or has said since a moment before `at`.
+    fn policies_in_force(&self, name: &str, at: Timestamp) -> Vec<PullPolicySpec> {
         if name.is_empty() {
             return vec![PullPolicySpec::default()];
         }
@@ -52,7 +67,7 @@ impl Lab {
         let mut in_force = Vec::new();
         for (since, spec) in history {
             in_force.extend(spec.clone());
-            if self.now.duration_since(*since) > HEARSAY {
+            if at.duration_since(*since) > HEARSAY {
                 break;
             }
         }
@@ -60,9 +75,6 @@ impl Lab {
     }
 
     fn allows(&self, policy: &PullPolicySpec, order: &PodOrder) -> Result<(), String> {
-        if policy.paused {
-            return Err("it is paused".to_owned());
-        }
         let live: Vec<_> = self.record.live().filter(|pod| pod.order.policy == order.policy).collect();
         let mut nodes: BTreeSet<_> = live.iter().map(|pod| &pod.order.node_uid).collect();
         nodes.insert(&order.node_uid);
@@ -70,7 +82,8 @@ impl Lab {
         if order.begins_turn && nodes.len() > usize::try_from(policy.max_concurrent_nodes).unwrap() {
             return Err(format!("{} nodes pull", nodes.len()));
         }
-        let over = |limit: Option<i32>, count: usize| limit.is_some_and(|limit| count >= usize::try_from(limit).unwrap());
+        let over =
+            |limit: Option<i32>, count: usize| limit.is_some_and(|limit| count >= usize::try_from(limit).unwrap());
         if over(policy.max_concurrent_pulls, live.len()) {
             return Err(format!("{} Pods pull already", live.len()));
         }
@@ -96,6 +109,16 @@ impl Lab {
         }
     }
 
+    /// A NodeCache is about to be written: is it true?
+    pub(super) fn check_cache(&self, cache: &NodeCache) {
+        let name = cache.metadata.name.as_deref().unwrap_or_default();
+        let images = cache.status.iter().flat_map(|status| &status.images);
+        for image in images.filter(|image| image.pulled_at.is_some()) {
+            let what = (cache.spec.node_uid.as_str().into(), Reference::parse(&image.image));
+            assert!(self.record.pulled.contains(&what), "{}: {} was never pulled onto {name}", self.title, image.image);
+        }
+    }
+
     /// A status is about to be written: does it make sense?
     pub(super) fn check_status(&self, image: &str, status: &CachedImageStatus) {
         let place = format!("{} at {}: {image}: {status:#?}", self.title, self.record.clock(self.now));
@@ -110,7 +133,9 @@ impl Lab {
         assert!(!ready.message.is_empty(), "{place}");
         let Some(object) = self.api.images.get(image) else { return };
         let before = object.status.as_ref().and_then(|status| condition::ready(&status.conditions));
-        if let Some(before) = before.filter(|before| before.status == ready.status) {
+        // A status that was lost may have changed it in between.
+        let comparable = |before: &&Condition| before.status == ready.status && !self.record.unwritten.contains(image);
+        if let Some(before) = before.filter(comparable) {
             assert_eq!(
                 before.last_transition_time, ready.last_transition_time,
                 "lastTransitionTime moves only when status changes; {place}"
@@ -124,8 +149,9 @@ impl Lab {
             return;
         }
         let key = effect.key();
+        let since = self.record.restarted_at.max(self.record.created_at.get(&key).copied());
         let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
-        if let Some((at, _)) = last.filter(|(at, _)| self.record.restarted_at.is_none_or(|restart| restart < *at)) {
+        if let Some((at, _)) = last.filter(|(at, _)| since.is_none_or(|since| since < *at)) {
             assert!(self.now.duration_since(*at) >= secs(1.0), "{}: {key:?} is written too often", self.title);
         }
     }

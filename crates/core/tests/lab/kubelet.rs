@@ -1,9 +1,9 @@
 //! What kubelets do with pull Pods.
 
+use drop_core::Event;
 use drop_core::Name;
 use drop_core::event::Kind;
 use drop_core::pull_pod::{ContainerState, Rejection};
-use drop_core::Event;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Item, Lab, secs, whole_seconds};
@@ -108,6 +108,9 @@ impl Lab {
                 self.schedule(at, Item::Kubelet(uid.clone(), Step::EndPass));
             }
             Step::EndPass => {
+                let node_uid = live.node_uid.clone();
+                let before = live.pod.clone();
+                let mut pulled = Vec::new();
                 let pass = live.pass.as_mut().unwrap();
                 pass.is_over = true;
                 for (container, (at, failure)) in live.pod.containers.iter_mut().zip(&pass.pulls) {
@@ -120,8 +123,13 @@ impl Lab {
                         container.image_id = Some(digest.into());
                         let (reason, at) = ("Completed".into(), Some(whole_seconds(*at)));
                         container.state = ContainerState::Terminated { reason, at };
-                        self.record.succeeded(&live.node_uid, &container.image);
+                        pulled.push(container.image.clone());
                     }
+                }
+                let given_up = self.is_given_up(&before);
+                for image in pulled {
+                    let wanted = !given_up && self.is_wanted(&node_uid, &image);
+                    self.record.succeeded(&node_uid, &image, wanted);
                 }
             }
         }
@@ -137,7 +145,8 @@ impl Lab {
         let pulled_at = pulling.and_then(|pass| pass.pulls.iter().map(|(at, _)| *at).find(|at| *at > now));
         let silent = live.pod.acknowledged_at.is_none();
         let uid = live.pod.uid.clone().unwrap();
-        let grace = if silent && self.kubelet(&self.api.pods[name].pod.node) == Kubelet::Silent { SILENCE } else { GRACE };
+        let grace =
+            if silent && self.kubelet(&self.api.pods[name].pod.node) == Kubelet::Silent { SILENCE } else { GRACE };
         let gone_at = (now + grace).max(pulled_at.unwrap_or(now));
         self.record.deleted(&uid, now);
         self.show_pod(name);

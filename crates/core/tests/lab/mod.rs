@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::condition;
 use drop_api::{
-    CachedImage, CachedImageSpec, CachedImageStatus, GoDuration, NodeCache, PullPolicy,
-    PullPolicySpec, PullPolicyStatus,
+    CachedImage, CachedImageSpec, CachedImageStatus, GoDuration, NodeCache, PullPolicy, PullPolicySpec,
+    PullPolicyStatus,
 };
 use drop_core::effect::EffectKey;
 use drop_core::event::{Kind, Report};
@@ -25,6 +25,7 @@ use drop_core::image::Image;
 use drop_core::node::Node;
 use drop_core::policy::Policy;
 use drop_core::pull_pod::{Container, ContainerState, PullPod};
+use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name, Settings, World, audit::audit, plan};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -225,6 +226,16 @@ impl Lab {
         self.start();
     }
 
+    /// Breaks the watches off; everything is listed anew.
+    pub fn relist(&mut self) {
+        self.agenda.retain(|_, item| !matches!(item, Item::Watch(_)));
+        for event in self.list() {
+            self.tell(event);
+        }
+        self.shown.clear();
+        self.plan();
+    }
+
     /// Everything that there is, as a new process hears of it.
     pub fn list(&self) -> Vec<Event> {
         let mut events = Vec::new();
@@ -261,6 +272,9 @@ impl Lab {
             self.check_pace_of_writes(&effect);
             self.record.requests.push((now, effect.key()));
             let fate = (self.knobs.fate)(&effect);
+            if let (Effect::PatchImage { image, .. }, Fate::Refused(_) | Fate::RequestLost) = (&effect, &fate) {
+                self.record.unwritten.insert(image.to_string());
+            }
             let at = now + self.jittered(self.knobs.request);
             self.schedule(at, Item::Request(effect, fate));
         }
@@ -397,6 +411,7 @@ impl Lab {
         edit(&mut spec);
         let mut image = CachedImage::new(name, spec);
         image.metadata.generation = Some(1);
+        self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
         self.show_image(name);
     }
@@ -433,6 +448,7 @@ impl Lab {
     /// Creates or changes a PullPolicy.
     pub fn policy(&mut self, name: &str, edit: impl FnOnce(&mut PullPolicySpec)) {
         let policy = self.api.policies.entry(name.to_owned()).or_insert_with(|| {
+            self.record.created_at.insert(EffectKey::Policy(name.into()), self.now);
             let mut policy = PullPolicy::new(name, PullPolicySpec::default());
             policy.metadata.generation = Some(0);
             policy
@@ -454,21 +470,20 @@ impl Lab {
     pub fn node(&mut self, name: &str) {
         self.api.version += 1;
         let uid = format!("node-{}", self.api.version);
-        let node = Node {
-            name: name.into(),
-            uid: uid.as_str().into(),
-            platform: "linux/amd64".into(),
-            ..Node::default()
-        };
-        self.api.nodes.insert(name.to_owned(), node);
-        self.edit_node(name, |_| {});
+        let node =
+            Node { name: name.into(), uid: uid.as_str().into(), platform: "linux/amd64".into(), ..Node::default() };
+        self.api.nodes.insert(name.to_owned(), node.clone());
+        self.show(Kind::Node, Event::Node(Box::new(node)));
     }
 
     pub fn edit_node(&mut self, name: &str, edit: impl FnOnce(&mut Node)) {
         let node = self.api.nodes.get_mut(name).unwrap();
+        let labels = node.labels.clone();
         edit(node);
+        if node.labels != labels {
+            self.record.forget_successes();
+        }
         let event = Event::Node(Box::new(node.clone()));
-        self.record.forget_successes();
         self.show(Kind::Node, event);
     }
 
@@ -481,6 +496,7 @@ impl Lab {
 
     /// Deletes a Pod, as a user may.
     pub fn delete_pod(&mut self, name: &Name) {
+        self.record.forget_successes();
         self.terminate(name);
     }
 
@@ -548,11 +564,7 @@ impl Lab {
                     containers: order
                         .pulls
                         .iter()
-                        .map(|pull| Container {
-                            image: pull.reference.clone(),
-                            image_id: None,
-                            state: waiting.clone(),
-                        })
+                        .map(|pull| Container { image: pull.reference.clone(), image_id: None, state: waiting.clone() })
                         .collect(),
                 };
                 let live = LivePod { pod, node_uid: order.node_uid.clone(), pass: None };
@@ -576,6 +588,7 @@ impl Lab {
             Effect::CheckPod { .. } => Report::PodGone,
             Effect::RecordNode { cache, .. } => {
                 let mut cache: NodeCache = through_json(cache);
+                self.check_cache(&cache);
                 let name = cache.metadata.name.clone().unwrap();
                 let before = self.api.caches.get(&name);
                 let changed = before.is_none_or(|before| before.spec != cache.spec || before.status != cache.status);
@@ -596,6 +609,7 @@ impl Lab {
             Effect::PatchImage { image, status } => {
                 let status: CachedImageStatus = through_json(status);
                 self.check_status(image, &status);
+                self.record.unwritten.remove(&**image);
                 if let Some(object) = self.api.images.get_mut(&**image)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -618,6 +632,15 @@ impl Lab {
                 Report::Done
             }
         }
+    }
+
+    /// Whether some CachedImage wants `reference` on the node of this UID.
+    fn is_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
+        let node = self.api.nodes.values().find(|node| node.uid == *node_uid);
+        let mut images = self.api.images.values().filter_map(Image::from_api);
+        node.is_some_and(|node| {
+            images.any(|image| image.reference == *reference && image.placement.selects(node).is_ok())
+        })
     }
 
     // ---- What tests ask -----------------------------------------------------
@@ -644,9 +667,8 @@ impl Lab {
     /// The reasons that a CachedImage's Ready condition has had, one after another.
     pub fn reasons(&self, image: &str) -> Vec<String> {
         let statuses = self.record.statuses.get(image).into_iter().flatten();
-        let mut reasons: Vec<String> = statuses
-            .filter_map(|(_, status)| Some(condition::ready(&status.conditions)?.reason.clone()))
-            .collect();
+        let mut reasons: Vec<String> =
+            statuses.filter_map(|(_, status)| Some(condition::ready(&status.conditions)?.reason.clone())).collect();
         reasons.dedup();
         reasons
     }
@@ -659,7 +681,7 @@ impl Lab {
 
     /// The images that were pulled onto the nodes by the kubelets: `a: alpine`.
     pub fn pods_of(&self, reference: &str) -> Vec<&Created> {
-        let reference = drop_core::reference::Reference::parse(reference);
+        let reference = Reference::parse(reference);
         self.record.pods.iter().filter(|pod| pod.pulls(&reference)).collect()
     }
 
@@ -714,9 +736,9 @@ impl Rng {
         self.below(100) < percent
     }
 
-    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub fn pick<T: Clone>(&mut self, of: &[T]) -> T {
         let index = self.below(of.len() as u64);
-        &of[usize::try_from(index).unwrap()]
+        of[usize::try_from(index).unwrap()].clone()
     }
 
     pub fn shuffle<T>(&mut self, items: &mut [T]) {

@@ -19,13 +19,19 @@ pub struct Record {
     pub requests: Vec<(Timestamp, EffectKey)>,
     /// Statuses that CachedImages had, when they got them.
     pub statuses: BTreeMap<String, Vec<(Timestamp, CachedImageStatus)>>,
+    /// CachedImages of which a status was lost on its way to the API server.
+    pub unwritten: BTreeSet<String>,
     /// Changes of NodeCaches and of PullPolicies' statuses.
     pub cache_writes: Vec<(Timestamp, String)>,
     pub policy_writes: Vec<(Timestamp, String)>,
     /// What each PullPolicy said, since when; `None` while it did not exist.
     pub policies: BTreeMap<String, Vec<(Timestamp, Option<PullPolicySpec>)>>,
     /// Pulls that a Pod's status showed as done, by the node's UID.
+    pub pulled: BTreeSet<(Name, Reference)>,
+    /// Those among them that are not to be pulled again.
     pub successes: BTreeSet<(Name, Reference)>,
+    /// When objects with a status were created.
+    pub created_at: BTreeMap<EffectKey, Timestamp>,
     /// When the operator was last restarted.
     pub restarted_at: Option<Timestamp>,
 }
@@ -92,8 +98,11 @@ impl Record {
         }
     }
 
-    pub(super) fn succeeded(&mut self, node_uid: &Name, image: &Reference) {
-        self.successes.insert((node_uid.clone(), image.clone()));
+    pub(super) fn succeeded(&mut self, node_uid: &Name, image: &Reference, wanted: bool) {
+        self.pulled.insert((node_uid.clone(), image.clone()));
+        if wanted {
+            self.successes.insert((node_uid.clone(), image.clone()));
+        }
     }
 
     /// What is wanted where has changed: what was pulled may be pulled again.

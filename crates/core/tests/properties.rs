@@ -1,0 +1,249 @@
+//! Random clusters: what holds whatever happens.
+//!
+//! Every scenario comes from its number alone. The lab checks what must hold at
+//! every step (`lab/check.rs`); what is checked here is where it all ends.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod lab;
+
+use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
+use drop_api::{CachedImageSpec, PullPolicySpec};
+use drop_core::event::{Event, Kind};
+use drop_core::{Settings, World, plan};
+use lab::{Fate, Kubelet, Lab, Rng, duration, secs};
+
+const NODES: [&str; 5] = ["a", "b", "c", "d", "e"];
+const POLICIES: [&str; 2] = ["p", "q"];
+const IMAGES: [&str; 6] = ["i0", "i1", "i2", "i3", "i4", "i5"];
+const REFERENCES: [&str; 5] = ["alpine:3.20", "busybox", "quay.io/a/b:1", "quay.io/c/d:2", "registry.bad/x"];
+const FULL_REFERENCES: [&str; 5] = [
+    "docker.io/library/alpine:3.20",
+    "docker.io/library/busybox:latest",
+    "quay.io/a/b:1",
+    "quay.io/c/d:2",
+    "registry.bad/x:latest",
+];
+const FAILURES: [(&str, &str); 4] = [
+    ("ErrImagePull", "docker.io/library/nope:1: not found"),
+    ("ErrImagePull", "dial tcp: lookup registry.bad: no such host"),
+    ("ErrImagePull", "write /var/lib/containerd/tmp: no space left on device"),
+    ("ErrImagePull", "something that nobody has seen before"),
+];
+
+#[test]
+fn random_clusters_keep_every_promise_and_converge() {
+    for seed in 1149..SEEDS {
+        converge(&mut disturbed(seed));
+    }
+}
+
+const SEEDS: u64 = 6000;
+
+#[test]
+fn the_order_in_which_objects_are_listed_does_not_matter() {
+    for seed in 0..SEEDS {
+        let lab = disturbed(seed);
+        let mut rng = Rng::new(seed);
+        let (lists, mut objects): (Vec<Event>, Vec<Event>) =
+            lab.list().into_iter().partition(|event| matches!(event, Event::Listed(..)));
+        let tell = |objects: &[Event]| {
+            let mut world = World::new(Settings::default());
+            objects.iter().chain(&lists).for_each(|event| world.apply(event.clone(), lab.now));
+            world.settle(lab.now);
+            let plan = plan(&world, lab.now);
+            (plan.effects, plan.wake_at)
+        };
+        let expected = tell(&objects);
+        for _ in 0..3 {
+            rng.shuffle(&mut objects);
+            assert_eq!(tell(&objects), expected, "seed {seed}");
+        }
+    }
+}
+
+/// A random cluster, after a while of mishaps.
+fn disturbed(seed: u64) -> Lab {
+    let mut rng = Rng::new(seed);
+    let mut lab = Lab::new();
+    lab.title = format!("seed {seed}");
+    for node in NODES.iter().take(1 + index(&mut rng, 5)) {
+        lab.node(node);
+    }
+    for name in POLICIES {
+        let spec = policy(&mut rng);
+        lab.policy(name, |policy| *policy = spec);
+    }
+    for name in IMAGES.iter().take(1 + index(&mut rng, 6)) {
+        create_image(&mut lab, &mut rng, name);
+    }
+    lab.knobs.jitter = rng.chance(70).then(|| Rng::new(seed + 1));
+    if rng.chance(60) {
+        let mut dice = Rng::new(seed + 2);
+        lab.knobs.fate = Box::new(move |_| match dice.below(100) {
+            0..5 => Fate::AnswerLost,
+            5..10 => Fate::RequestLost,
+            10..14 => Fate::Refused("not now"),
+            _ => Fate::Answered,
+        });
+    }
+    for _ in 0..10 + rng.below(15) {
+        let span = secs(rng.below(600) as f64 / 10.0);
+        lab.run(span);
+        disturb(&mut lab, &mut rng);
+    }
+    lab
+}
+
+fn index(rng: &mut Rng, bound: u64) -> usize {
+    usize::try_from(rng.below(bound)).unwrap()
+}
+
+fn policy(rng: &mut Rng) -> PullPolicySpec {
+    PullPolicySpec {
+        max_concurrent_nodes: 1 + i32::try_from(rng.below(3)).unwrap(),
+        max_concurrent_pulls: rng.chance(30).then_some(2),
+        max_concurrent_pulls_per_registry: rng.chance(30).then_some(1),
+        min_delay_between_pulls: duration(rng.pick(&["0s", "1s", "10s"])),
+        pull_timeout: duration(rng.pick(&["20s", "1h"])),
+        images_per_pod: 1 + i32::try_from(rng.below(3)).unwrap(),
+        paused: rng.chance(10),
+        ..PullPolicySpec::default()
+    }
+}
+
+fn image_spec(rng: &mut Rng) -> CachedImageSpec {
+    let policy = rng.pick(&["", "p", "p", "q", "q"]);
+    CachedImageSpec {
+        image: rng.pick(&REFERENCES).to_owned(),
+        image_pull_policy: if rng.chance(5) { ImagePullPolicy::Never } else { ImagePullPolicy::Always },
+        node_selector: if rng.chance(20) { [("pool".to_owned(), "gpu".to_owned())].into() } else { [].into() },
+        priority: i32::try_from(rng.below(3)).unwrap(),
+        policy_ref: Some(policy)
+            .filter(|name| !name.is_empty())
+            .map(|name| LocalObjectReference { name: name.to_owned() }),
+        ..CachedImageSpec::default()
+    }
+}
+
+fn create_image(lab: &mut Lab, rng: &mut Rng, name: &str) {
+    let spec = image_spec(rng);
+    let reference = spec.image.clone();
+    let edit = |image: &mut CachedImageSpec| *image = spec;
+    match rng.below(3) {
+        0 => lab.image_with(name, &reference, edit),
+        set => lab.image_of_set(&format!("set-{set}"), name, &reference, edit),
+    }
+}
+
+/// Something happens.
+fn disturb(lab: &mut Lab, rng: &mut Rng) {
+    let node = rng.pick(&NODES);
+    let node_is_there = lab.api.nodes.contains_key(node);
+    let name = rng.pick(&IMAGES);
+    let image_is_there = lab.api.images.contains_key(name);
+    let policy_name = rng.pick(&POLICIES);
+    match rng.below(20) {
+        0 if node_is_there => lab.remove_node(node),
+        1 if node_is_there && lab.live(node).is_none() => {
+            // Another machine takes its name before the old one's things are collected.
+            lab.remove_node(node);
+            lab.node(node);
+        }
+        0..3 => {
+            if !node_is_there {
+                lab.node(node);
+            }
+        }
+        3 if node_is_there => lab.edit_node(node, |node| node.unschedulable = !node.unschedulable),
+        4 if node_is_there => lab.edit_node(node, |node| {
+            if node.labels.remove("pool").is_none() {
+                node.labels.insert("pool".to_owned(), "gpu".to_owned());
+            }
+        }),
+        5 if image_is_there => lab.delete_image(name),
+        6..8 if image_is_there => {
+            let spec = image_spec(rng);
+            lab.edit_image(name, |image| *image = spec);
+        }
+        5..8 => create_image(lab, rng, name),
+        8 if lab.api.policies.contains_key(policy_name) => lab.delete_policy(policy_name),
+        8 | 9 => {
+            let spec = policy(rng);
+            lab.policy(policy_name, |policy| *policy = spec);
+        }
+        10 => lab.restart(rng.chance(50)),
+        11 => {
+            lab.stop(rng.chance(50));
+            lab.run(secs(rng.below(100) as f64));
+            lab.start();
+        }
+        12 => lab.relist(),
+        13 => {
+            let pods: Vec<_> = lab.api.pods.keys().cloned().collect();
+            if !pods.is_empty() {
+                let pod = rng.pick(&pods);
+                lab.delete_pod(&pod);
+            }
+        }
+        14 => drop(lab.knobs.broken_images.insert(rng.pick(&FULL_REFERENCES).to_owned(), rng.pick(&FAILURES))),
+        15 => lab.knobs.broken_images.clear(),
+        16 => drop(lab.knobs.kubelets.insert(
+            node.to_owned(),
+            rng.pick(&[
+                Kubelet::Silent,
+                Kubelet::NoSandbox,
+                Kubelet::Rejects("OutOfpods", "full"),
+                Kubelet::CannotPull("ErrImagePull", "no space left on device"),
+            ]),
+        )),
+        17 => lab.knobs.kubelets.clear(),
+        _ => {
+            let span = secs(1.0 + rng.below(40) as f64);
+            lab.knobs.pulls.insert(rng.pick(&FULL_REFERENCES).to_owned(), span);
+        }
+    }
+}
+
+/// Ends every mishap, and checks that everything comes to where it should.
+fn converge(lab: &mut Lab) {
+    lab.repair();
+    lab.knobs.fate = Box::new(|_| Fate::Answered);
+    for name in POLICIES {
+        lab.policy(name, |policy| policy.paused = false);
+    }
+    lab.settle();
+    for (name, image) in &lab.api.images {
+        let shows = lab.shows(name);
+        let status = image.status.clone().unwrap();
+        let message = lab.message(name);
+        let is_there = status.nodes_targeted == status.nodes_ready;
+        let expected = match (image.spec.image_pull_policy, status.nodes_targeted) {
+            (_, 0) => shows == "NoMatchingNodes 0/0",
+            (ImagePullPolicy::Never, _) => is_there || shows.starts_with("Waiting"),
+            _ => is_there && shows.starts_with("Cached"),
+        };
+        assert!(expected, "{}: {name} shows {shows}: {message}", lab.title);
+        assert_eq!(status.observed_generation, image.metadata.generation, "{}: {name}", lab.title);
+        let left = (status.nodes_pulling, status.nodes_failed, status.failures.len());
+        assert!(left == (0, 0, 0) || image.spec.image_pull_policy == ImagePullPolicy::Never, "{}: {left:?}", lab.title);
+    }
+    for (name, policy) in &lab.api.policies {
+        let status = policy.status.clone().unwrap();
+        assert_eq!(status.nodes_pulling, 0, "{}: {name}", lab.title);
+    }
+    let requests = lab.record.requests.len();
+    let caches = lab.api.caches.clone();
+    lab.restart(true);
+    lab.settle();
+    let new = &lab.record.requests[requests..];
+    if !new.is_empty() {
+        for (name, image) in &lab.api.images { eprintln!("IMG {name} {:?} {:?} {:?}", image.spec.image, image.spec.node_selector, image.spec.policy_ref); }
+        for (name, node) in &lab.api.nodes { eprintln!("NODE {name} {:?} {}", node.labels, node.unschedulable); }
+        for (name, st) in &lab.record.statuses { for (at, st) in st.iter().rev().take(4) { eprintln!("ST {name} {} {:?} {}", lab.record.clock(*at), st.ready, st.conditions[0].message); } }
+        for (k, c) in &caches { eprintln!("BEFORE {k} {:?}\nAFTER  {k} {:?}", c.status, lab.api.caches[k].status); }
+    }
+    assert!(new.is_empty(), "{}: a restart of a converged world writes nothing: {new:?}", lab.title);
+    let listed = lab.list().iter().any(|event| matches!(event, Event::Listed(Kind::Pod, names) if names.is_empty()));
+    assert!(listed);
+}

@@ -1,0 +1,127 @@
+//! `cargo xtask demo`: the quickstart on a real cluster, to watch and to play with.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::root;
+
+#[derive(Args)]
+pub(crate) struct Demo {
+    /// End when the image is cached, instead of waiting for Ctrl-C.
+    #[arg(long)]
+    exit: bool,
+}
+
+const NAME: &str = "demo";
+/// How long the image may take to be cached.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Ends with its value.
+struct Operator(Child);
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub(crate) fn run(demo: &Demo) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let root = root()?;
+    say("building the operator");
+    let built = Command::new(env!("CARGO")).args(["build", "--package", "drop"]).current_dir(&root).status()?;
+    ensure!(built.success(), "the operator does not build");
+
+    let cluster = Cluster::start(ClusterOptions::new(NAME), &say)?;
+    say("starting two nodes");
+    cluster.add_nodes(vec![NodeOptions::new("node-1"), NodeOptions::new("node-2")])?;
+    // 150 MB, so that there is something to see.
+    let alpine = ImageSpec::runnable().layer(150 << 20);
+    cluster.registry().push("library/alpine", "3.20", &alpine)?;
+    cluster.kubectl(&["apply", "-f", &path(&root, "deploy/crds")])?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
+    cluster.kubectl(&["create", "namespace", "drop-system"])?;
+    let log = cluster.kubeconfig().with_file_name("operator.log");
+    let operator = Operator(start_operator(&root, cluster.kubeconfig(), &log)?);
+
+    say("kubectl apply -f examples/quickstart.yaml");
+    cluster.kubectl(&["apply", "-f", &path(&root, "examples/quickstart.yaml")])?;
+    say("kubectl get cachedimages");
+    watch(&cluster)?;
+    say("kubectl get nodecaches");
+    println!("{}", cluster.kubectl(&["get", "nodecaches"])?);
+    if !demo.exit {
+        println!(
+            "The cluster runs until you press Ctrl-C. In another terminal:\n\n  \
+             export KUBECONFIG={}\n  \
+             alias kubectl={}\n  \
+             kubectl get drop -o wide\n  \
+             kubectl delete cachedimage alpine-3-20\n  \
+             curl -s 127.0.0.1:8080/debug/plan\n\n\
+             Any image of docker.io, quay.io, ghcr.io, gcr.io, registry.k8s.io and registry.example.com is looked\n\
+             for in a registry of the demo, which has library/alpine:3.20 only. The operator logs to\n  {}",
+            cluster.kubeconfig().display(),
+            cluster.kubectl_path().display(),
+            log.display(),
+        );
+        signals.forever().next();
+        say("stopping");
+    }
+    drop(operator);
+    cluster.stop()
+}
+
+fn start_operator(root: &Path, kubeconfig: &Path, log: &Path) -> Result<Child> {
+    let file = std::fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    let binary = std::env::current_exe()?.with_file_name("drop");
+    Command::new(&binary)
+        .args(["operator", "--listen", "127.0.0.1:8080", "--log-format", "text"])
+        .env("KUBECONFIG", kubeconfig)
+        .env("NO_COLOR", "1")
+        .current_dir(root)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("cannot start {}", binary.display()))
+}
+
+/// Prints the table whenever it changes, until the image is on both nodes.
+fn watch(cluster: &Cluster) -> Result<()> {
+    let began = Instant::now();
+    let mut last = String::new();
+    while began.elapsed() < LIMIT {
+        // Without AGE, which always changes.
+        let table = cluster.kubectl(&[
+            "get",
+            "cachedimages",
+            "-o",
+            "custom-columns=NAME:.metadata.name,STATUS:.status.conditions[0].reason,READY:.status.ready,\
+             PULLING:.status.nodesPulling,MESSAGE:.status.conditions[0].message",
+        ])?;
+        if table != last {
+            println!("{:>4} s\n{table}", began.elapsed().as_secs());
+        }
+        if table.contains("Cached") {
+            return Ok(());
+        }
+        last = table;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    bail!("the image is not cached after {LIMIT:?}: see the operator's log beside {}", cluster.kubeconfig().display())
+}
+
+fn path(root: &Path, file: &str) -> String {
+    PathBuf::from(root).join(file).display().to_string()
+}
+
+fn say(line: &str) {
+    println!("==> {line}");
+}

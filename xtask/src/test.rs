@@ -1,0 +1,34 @@
+//! `cargo xtask test`: everything that must hold before a change lands.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::root;
+
+#[derive(Args)]
+pub(crate) struct Test {
+    /// Leave out what needs a real cluster, and with it root and Go.
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(crate) fn run(test: &Test) -> Result<()> {
+    cargo("the code is formatted", &["fmt", "--all", "--check"])?;
+    cargo("no lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
+    cargo("tests without a cluster", &["test", "--workspace", "--exclude", "drop-e2e", "--quiet"])?;
+    if test.offline {
+        return Ok(());
+    }
+    cargo("tests on a real cluster", &["test", "--package", "drop-e2e"])
+}
+
+/// Runs cargo for a step that is named by what it shows.
+fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
+    println!("==> {what}: cargo {}", arguments.join(" "));
+    let status =
+        Command::new(env!("CARGO")).args(arguments).current_dir(root()?).status().context("cannot run cargo")?;
+    ensure!(status.success(), "failed: cargo {}", arguments.join(" "));
+    Ok(())
+}
