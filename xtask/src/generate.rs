@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
-use crate::root;
+use crate::{reference, root};
 
 /// Writes every generated file.
 pub fn run() -> Result<()> {
@@ -22,15 +23,16 @@ pub fn run() -> Result<()> {
 /// Every generated file with its text.
 fn files() -> Result<Vec<(PathBuf, String)>> {
     let root = root()?;
-    drop_api::crds()
-        .into_iter()
-        .map(|crd| {
-            let path = root.join("deploy/crds").join(format!("{}.yaml", crd.spec.names.plural));
-            // Through JSON, so that the keys are in one order.
-            let yaml = serde_saphyr::to_string(&serde_json::to_value(crd)?)?;
-            Ok((path, format!("# Generated from crates/api by `cargo xtask gen`.\n{yaml}")))
-        })
-        .collect()
+    // Through JSON, so that the keys are in one order.
+    let crds: Vec<Value> = drop_api::crds().into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+    let mut files = vec![(root.join("docs/reference.md"), reference::page(&crds)?)];
+    for crd in crds {
+        let plural = crd.pointer("/spec/names/plural").and_then(Value::as_str).context("a CRD has a plural")?;
+        let path = root.join("deploy/crds").join(format!("{plural}.yaml"));
+        let yaml = serde_saphyr::to_string(&crd)?;
+        files.push((path, format!("# Generated from crates/api by `cargo xtask gen`.\n{yaml}")));
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

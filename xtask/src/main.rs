@@ -5,6 +5,7 @@
 mod cluster;
 mod demo;
 mod generate;
+mod reference;
 mod test;
 
 use std::path::{Path, PathBuf};
