@@ -329,16 +329,21 @@ fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, pl
         let failing = &world.health.get(&image.reference)?.failing;
         failing.get(node).map(|failure| failure.at)
     };
-    // The node that has not tried for longest goes first.
-    let node = world
+    let candidates = world
         .nodes
         .values()
         .filter(|node| node.standings.get(name).is_some_and(|standing| *standing != Standing::Cached))
         .filter(|node| budget.busy_with(&node.node.name).is_none())
-        .filter(|node| node.refused.as_ref().is_none_or(|refused| refused.until <= now))
-        .filter(|node| world.node_backoff(node, policy).is_none_or(|(until, _)| until <= now))
-        .min_by_key(|node| (last_try(&node.node.name), node.node.name.clone()));
-    let Some(node) = node else { return };
+        .filter(|node| node.refused.as_ref().is_none_or(|refused| refused.until <= now));
+    let (waiting, free): (Vec<_>, Vec<_>) = candidates
+        .map(|node| (node, world.node_backoff(node, policy).map(|(until, _)| until)))
+        .partition(|(_, until)| until.is_some_and(|until| until > now));
+    // The node that has not tried for longest goes first.
+    let node = free.into_iter().min_by_key(|(node, _)| (last_try(&node.node.name), node.node.name.clone()));
+    let Some((node, _)) = node else {
+        waiting.into_iter().filter_map(|(_, until)| until).for_each(|until| plan.wake(until));
+        return;
+    };
     let begins_turn = node.turn.as_ref() != Some(&policy.name);
     let admitted = budget
         .admit(policy, &node.node.name, begins_turn, now)

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use drop_api::pull_policy::FailureBackoff;
 use drop_api::{GoDuration, PullPolicySpec};
 use drop_core::Settings;
@@ -35,6 +35,12 @@ pub struct OperatorArgs {
     /// Priority class of pull Pods
     #[arg(long, env = "DROP_POD_PRIORITY_CLASS")]
     pub pod_priority_class: Option<String>,
+    /// Let one of several replicas work, by the Lease `drop` in the pod namespace
+    #[arg(long, env = "DROP_LEADER_ELECTION", default_value_t = true, action = ArgAction::Set)]
+    pub leader_election: bool,
+    /// How long the others wait for a leader that is silent, at least 3s
+    #[arg(long, env = "DROP_LEASE_DURATION", default_value = "15s")]
+    pub lease_duration: GoDuration,
     /// Format of the log on standard error
     #[arg(long, env = "DROP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::{error, info};
 
 use crate::execute::Executor;
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
 /// A question to the engine, answered between two plans.
@@ -22,33 +23,46 @@ pub enum Query {
 }
 
 /// Everything that the loop needs.
-pub struct Engine {
+pub struct Engine<'a> {
     world: World,
     events: mpsc::Receiver<Event>,
-    queries: mpsc::Receiver<Query>,
+    queries: &'a mut mpsc::Receiver<Query>,
     executor: Executor,
     metrics: Arc<Metrics>,
+    /// Set once every watch has synced.
     ready: Arc<AtomicBool>,
+    leadership: Leadership,
 }
 
-impl Engine {
-    /// An engine that sets `ready` once every watch has synced.
+impl<'a> Engine<'a> {
+    /// An engine that plans while `leadership` is held, and sets `ready` once
+    /// every watch has synced.
     pub fn new(
         settings: Settings,
         events: mpsc::Receiver<Event>,
-        queries: mpsc::Receiver<Query>,
+        queries: &'a mut mpsc::Receiver<Query>,
         executor: Executor,
         metrics: Arc<Metrics>,
         ready: Arc<AtomicBool>,
+        leadership: Leadership,
     ) -> Self {
-        Self { world: World::new(settings), events, queries, executor, metrics, ready }
+        Self { world: World::new(settings), events, queries, executor, metrics, ready, leadership }
     }
 
-    /// Runs until the events end.
+    /// Runs until the leadership is lost, or the events end.
+    ///
+    /// What was begun then and has no report yet is not known to anybody: another
+    /// engine has to start from what the API says.
     pub async fn run(mut self) {
         let mut wake_at = None;
+        let leadership = self.leadership.clone();
+        let lost = leadership.lost();
+        tokio::pin!(lost);
+        let mut leads = false;
         loop {
             tokio::select! {
+                () = &mut lost => return,
+                () = leadership.gained(), if !leads => leads = true,
                 event = self.events.recv() => {
                     let Some(event) = event else { return };
                     self.world.apply(event, Timestamp::now());
@@ -67,20 +81,24 @@ impl Engine {
         }
     }
 
-    /// Plans once, begins the effects, and returns when to plan again.
+    /// Plans once, begins the effects, and returns when to plan again. A standby
+    /// only keeps up with what happens.
     fn plan(&mut self) -> Option<Timestamp> {
         let began = Instant::now();
         let now = Timestamp::now();
         self.world.settle(now);
+        if self.world.is_synced() && !self.ready.swap(true, Ordering::Relaxed) {
+            info!("every watch has synced");
+        }
+        if !self.leadership.is_held() {
+            return None;
+        }
         let plan = plan(&self.world, now);
         if cfg!(debug_assertions) {
             self.audit(&plan, now);
         }
         self.world.commit(&plan, now);
         self.metrics.planned(began.elapsed());
-        if self.world.is_synced() && !self.ready.swap(true, Ordering::Relaxed) {
-            info!("every watch has synced: planning begins");
-        }
         for effect in plan.effects {
             self.executor.begin(effect);
         }

@@ -14,54 +14,86 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pod::pod;
 
-/// The time limit of one request.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
 
 /// Sends requests to the API server, each in a task of its own.
 #[derive(Clone)]
 pub struct Executor {
-    client: Client,
-    namespace: Arc<str>,
-    priority_class: Option<Arc<str>>,
+    resources: Resources,
     reports: mpsc::Sender<Event>,
-    permits: Arc<Semaphore>,
-    metrics: Arc<Metrics>,
 }
 
-impl Executor {
-    /// An executor that makes Pods in `namespace` and sends its reports to `reports`.
+/// What an [`Executor`] needs; all executors of a process share it.
+#[derive(Clone)]
+pub struct Resources {
+    /// The cluster.
+    pub client: Client,
+    /// Where pull Pods are made.
+    pub namespace: Arc<str>,
+    /// Their priority class.
+    pub priority_class: Option<Arc<str>>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whether anything may be written.
+    pub leadership: Leadership,
+    /// The time limit of one effect: what is begun while the Lease is relied on
+    /// ends before it does.
+    pub time_limit: Duration,
+    permits: Arc<Semaphore>,
+}
+
+impl Resources {
+    /// What executors for `namespace` share.
     pub fn new(
         client: Client,
         namespace: &str,
         priority_class: Option<&str>,
-        reports: mpsc::Sender<Event>,
         metrics: Arc<Metrics>,
+        leadership: Leadership,
+        time_limit: Duration,
     ) -> Self {
         Self {
             client,
             namespace: namespace.into(),
             priority_class: priority_class.map(Into::into),
-            reports,
-            permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
             metrics,
+            leadership,
+            time_limit,
+            permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
         }
     }
 
-    /// Begins `effect`; its report follows.
+    /// Waits until no effect is under way.
+    pub async fn idle(&self) {
+        let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
+        drop(self.permits.acquire_many(all).await);
+    }
+}
+
+impl Executor {
+    /// An executor that sends its reports to `reports`.
+    pub fn new(resources: &Resources, reports: mpsc::Sender<Event>) -> Self {
+        Self { resources: resources.clone(), reports }
+    }
+
+    /// Begins `effect`; its report follows, unless the Lease is lost before.
     pub fn begin(&self, effect: Effect) {
         let executor = self.clone();
         tokio::spawn(async move {
             let key = effect.key();
-            let _permit = executor.permits.acquire().await;
-            let report = match tokio::time::timeout(TIME_LIMIT, executor.execute(&effect)).await {
+            let _permit = executor.resources.permits.acquire().await;
+            if !executor.resources.leadership.is_held() {
+                return;
+            }
+            let report = match tokio::time::timeout(executor.resources.time_limit, executor.execute(&effect)).await {
                 Ok(Ok(report)) => report,
                 Ok(Err(error)) => executor.failed(&effect, error),
-                Err(_) => Report::Unknown(format!("no answer within {TIME_LIMIT:?}")),
+                Err(_) => Report::Unknown(format!("no answer within {:?}", executor.resources.time_limit)),
             };
             match &report {
                 Report::Refused(why) => warn!(?key, why, "refused by the API server: tried again later"),
@@ -73,12 +105,6 @@ impl Executor {
         });
     }
 
-    /// Waits until no request is under way.
-    pub async fn idle(&self) {
-        let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
-        drop(self.permits.acquire_many(all).await);
-    }
-
     async fn execute(&self, effect: &Effect) -> Result<Report, kube::Error> {
         match effect {
             Effect::CreatePod(order) => self.create_pod(order).await,
@@ -88,25 +114,25 @@ impl Executor {
                 Ok(found.map_or(Report::PodGone, |_| Report::Done))
             }
             Effect::RecordNode { cache, .. } => {
-                let api: Api<NodeCache> = Api::all(self.client.clone());
+                let api: Api<NodeCache> = Api::all(self.resources.client.clone());
                 let params = PatchParams::apply(MANAGER).force();
                 let mut cache = api.patch(&cache.name_any(), &params, &Patch::Apply(cache)).await?;
                 cache.metadata.managed_fields = None;
                 Ok(Report::Recorded(Box::new(cache)))
             }
             Effect::PatchImage { image, status } => {
-                let api: Api<CachedImage> = Api::all(self.client.clone());
+                let api: Api<CachedImage> = Api::all(self.resources.client.clone());
                 patch_status(&api, image, status).await
             }
             Effect::PatchPolicy { policy, status } => {
-                let api: Api<PullPolicy> = Api::all(self.client.clone());
+                let api: Api<PullPolicy> = Api::all(self.resources.client.clone());
                 patch_status(&api, policy, status).await
             }
         }
     }
 
     async fn create_pod(&self, order: &PodOrder) -> Result<Report, kube::Error> {
-        let pod = pod(order, &self.namespace, self.priority_class.as_deref());
+        let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let created = match self.pods().create(&params, &pod).await {
             // An earlier request, whose answer was lost, may have created it.
@@ -134,7 +160,7 @@ impl Executor {
     }
 
     fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), &self.namespace)
+        Api::namespaced(self.resources.client.clone(), &self.resources.namespace)
     }
 
     /// What a failed request means for the effect.
@@ -162,7 +188,7 @@ impl Executor {
                 let ready = status.map(|status| status.ready.as_str()).unwrap_or_default();
                 info!(node = %cache.name_any(), ready, settled = settlements.len(), "node recorded");
                 for settlement in settlements {
-                    self.metrics.settled(settlement);
+                    self.resources.metrics.settled(settlement);
                 }
             }
             Effect::PatchImage { image, status } => {

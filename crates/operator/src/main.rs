@@ -5,6 +5,7 @@ mod convert;
 mod engine;
 mod execute;
 mod http;
+mod lease;
 mod metrics;
 mod observe;
 mod operator;

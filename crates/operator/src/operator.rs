@@ -1,7 +1,7 @@
 //! `drop operator`: puts the parts together and runs them until told to stop.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,13 +11,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tower::util::MapRequestLayer;
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{LogFormat, OperatorArgs};
-use crate::engine::Engine;
-use crate::execute::Executor;
+use crate::engine::{Engine, Query};
+use crate::execute::{Executor, Resources};
 use crate::http;
+use crate::lease::{Candidate, Durations, Leadership};
 use crate::metrics::Metrics;
 use crate::observe::observe;
 
@@ -25,8 +26,6 @@ use crate::observe::observe;
 const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
 /// How many events may wait for the engine before the watches are held up.
 const EVENTS: usize = 1024;
-/// How long requests under way may take when the operator is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs the operator until SIGTERM or SIGINT.
 pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
@@ -52,25 +51,64 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "started");
 
-    let (events, inbox) = mpsc::channel(EVENTS);
-    let (queries, questions) = mpsc::channel(8);
+    let lease = Duration::try_from(args.lease_duration.get())?.max(Duration::from_secs(3));
+    let durations = Durations { lease };
+    let leadership = if args.leader_election { Leadership::new() } else { Leadership::unconditional() };
+    let candidate = Candidate::new(client.clone(), &args.pod_namespace, &identity(), durations, leadership.clone());
+    let (queries, mut questions) = mpsc::channel(8);
     let ready = Arc::new(AtomicBool::new(false));
-    let namespace = &args.pod_namespace;
+    let router = http::router(http::Context { ready: ready.clone(), queries, metrics: metrics.clone() });
     let class = args.pod_priority_class.as_deref();
-    let executor = Executor::new(client.clone(), namespace, class, events.clone(), metrics.clone());
-    let engine = Engine::new(args.settings(), inbox, questions, executor.clone(), metrics.clone(), ready.clone());
-    let router = http::router(http::Context { ready, queries, metrics });
-
+    let resources =
+        Resources::new(client, &args.pod_namespace, class, metrics, leadership.clone(), durations.request());
     tokio::select! {
-        () = observe(client, namespace.clone(), events) => {}
-        () = engine.run() => {}
+        () = lead(args, &resources, &ready, &mut questions) => {}
+        () = candidate.run(), if args.leader_election => {}
         served = axum::serve(listener, router) => served.context("the HTTP server failed")?,
         stopped = stop_signal() => stopped?,
     }
-    // The engine plans nothing any more; what was begun may come to its end.
-    info!("stopping");
-    drop(tokio::time::timeout(GRACE, executor.idle()).await);
+    // Nothing more is begun; what was begun ends before another may lead.
+    leadership.resign();
+    resources.idle().await;
+    if args.leader_election {
+        candidate.release().await;
+    }
     Ok(())
+}
+
+/// Keeps up with the cluster, and works on it while the Lease is held. When it is
+/// lost all is forgotten: somebody else has gone on from there.
+async fn lead(
+    args: &OperatorArgs,
+    resources: &Resources,
+    ready: &Arc<AtomicBool>,
+    queries: &mut mpsc::Receiver<Query>,
+) {
+    loop {
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let executor = Executor::new(resources, events.clone());
+        let engine = Engine::new(
+            args.settings(),
+            inbox,
+            queries,
+            executor.clone(),
+            resources.metrics.clone(),
+            ready.clone(),
+            resources.leadership.clone(),
+        );
+        tokio::select! {
+            () = observe(resources.client.clone(), args.pod_namespace.clone(), events) => {}
+            () = engine.run() => {}
+        }
+        warn!("the Lease is lost: starting over as a standby");
+        ready.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What tells this process from every other one.
+fn identity() -> String {
+    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "drop".to_owned());
+    format!("{host}_{}_{}", std::process::id(), jiff::Timestamp::now().as_nanosecond())
 }
 
 async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {

@@ -45,7 +45,7 @@ impl Lab {
         let refusals: Vec<_> = policies.iter().map(|policy| self.allows(policy, order)).collect();
         assert!(allowed, "{refusals:?}; {place}");
         if !order.begins_turn {
-            let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node_uid == order.node_uid);
+            let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node == order.node);
             let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
             assert!(goes_on, "a turn goes on that never began; {place}");
         }

@@ -50,8 +50,8 @@ const GRACE: SignedDuration = SignedDuration::from_secs(1);
 const SILENCE: SignedDuration = SignedDuration::from_secs(30);
 
 impl Lab {
-    /// A Pod was created for `node`.
-    pub(super) fn kubelet_sees(&mut self, uid: &Name, _node: &Name) {
+    /// A Pod was created.
+    pub(super) fn kubelet_sees(&mut self, uid: &Name) {
         self.schedule(self.now + ACKNOWLEDGEMENT, Item::Kubelet(uid.clone(), Step::Acknowledge));
     }
 
@@ -100,7 +100,7 @@ impl Lab {
                         _ => self.knobs.broken_images.get(image).copied(),
                     };
                     let usual = self.knobs.pulls.get(image).copied().unwrap_or(self.knobs.pull);
-                    at = at + if failure.is_some() { FAILURE } else { usual };
+                    at += if failure.is_some() { FAILURE } else { usual };
                     (at, failure)
                 });
                 let pass = Pass { pulls: pulls.collect(), is_over: false };
@@ -161,7 +161,7 @@ impl Lab {
         self.show(Kind::Pod, Event::Gone(Kind::Pod, name));
     }
 
-    /// Marks every kubelet as working again.
+    /// Lets every kubelet work, and every image be there.
     pub fn repair(&mut self) {
         self.knobs.kubelets.clear();
         self.knobs.broken_images.clear();

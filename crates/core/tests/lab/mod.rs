@@ -571,7 +571,7 @@ impl Lab {
                 self.api.pods.insert(order.name.clone(), live);
                 self.record.created(order, uid.clone(), self.now);
                 self.show_pod(&order.name);
-                self.kubelet_sees(&uid, &order.node);
+                self.kubelet_sees(&uid);
                 if self.api.nodes.get(&*order.node).is_none_or(|node| node.uid != order.node_uid) {
                     self.schedule(self.now + COLLECTION, Item::Collect(order.node_uid.clone()));
                 }
@@ -679,7 +679,7 @@ impl Lab {
         self.record.pods.iter().map(Created::to_string).collect()
     }
 
-    /// The images that were pulled onto the nodes by the kubelets: `a: alpine`.
+    /// The Pods that there ever were with this image.
     pub fn pods_of(&self, reference: &str) -> Vec<&Created> {
         let reference = Reference::parse(reference);
         self.record.pods.iter().filter(|pod| pod.pulls(&reference)).collect()

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     }
     let (shared, alone) = std::thread::scope(|scope| {
         let shared = scope.spawn(|| Bed::start("e2e-shared", &[]));
-        let alone = Bed::start("e2e-alone", &[]);
+        let alone = Bed::start("e2e-alone", &["--lease-duration=6s"]);
         (shared.join(), alone)
     });
     match (shared, alone) {
