@@ -100,7 +100,7 @@ fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timesta
     let live: Vec<_> = world.pods.values().map(|entry| &entry.pod).filter(|pod| pod.policy == *policy).collect();
     let mut nodes: BTreeSet<&Name> = live.iter().map(|pod| &pod.node).collect();
     nodes.extend(orders.iter().map(|order| &order.node));
-    if nodes.len() > limits.max_nodes && orders.iter().any(|order| order.begins_turn) {
+    if nodes.len() > limits.max_nodes {
         violations.push(format!("{} nodes pull, {} may", nodes.len(), limits.max_nodes));
     }
     let pulls = live.len() + orders.len();
@@ -151,7 +151,7 @@ fn audit_deletion(world: &World, name: &Name) -> Option<String> {
     }
     let pod = &entry.pod;
     let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
-    let node = world.nodes.get(&pod.node)?;
+    let node = world.nodes.get(&pod.node).filter(|node| node.node.uid == pod.node_uid)?;
     let recorded = world.memory_of(&node.node).is_some_and(|memory| memory.last_pod == pod.uid);
     (wanted && !recorded).then(|| "its outcome is not recorded".to_owned())
 }

@@ -67,6 +67,8 @@ pub struct Budget<'a> {
 /// What one policy has in use.
 #[derive(Clone, Debug, Default)]
 struct Usage {
+    /// Nodes with a Pod.
+    busy: BTreeSet<Name>,
     /// Nodes with a Pod, or whose turn goes on.
     nodes: BTreeSet<Name>,
     /// Pods.
@@ -121,6 +123,9 @@ impl<'a> Budget<'a> {
                     return Err(Verdict::WaitingForDelay { until: Some(until) });
                 }
             }
+        } else if usage.busy.iter().filter(|other| *other != node).count() >= policy.max_nodes {
+            // The limit was lowered: a turn that went on between two Pods waits.
+            return Err(Verdict::WaitingForNodeSlot { policy: policy.name.clone(), limit: policy.max_nodes });
         }
         match policy.max_pulls {
             Some(limit) if usage.pulls >= limit => {
@@ -164,6 +169,7 @@ impl<'a> Budget<'a> {
 impl Usage {
     /// Counts one Pod.
     fn add(&mut self, node: &Name, hosts: BTreeSet<Name>) {
+        self.busy.insert(node.clone());
         self.nodes.insert(node.clone());
         self.pulls += 1;
         for host in hosts {

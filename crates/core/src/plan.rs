@@ -99,7 +99,7 @@ fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
     for entry in world.pods.values() {
         let pod = &entry.pod;
         let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
-        let node = world.nodes.get(&pod.node);
+        let node = world.nodes.get(&pod.node).filter(|node| node.node.uid == pod.node_uid);
         match &entry.stage {
             Stage::Requested(order) if wanted && world.may_still_start(order) => {
                 plan.add(world, Effect::CreatePod(order.clone()), now);

@@ -16,6 +16,8 @@ pub struct PullPod {
     pub uid: Option<Name>,
     /// `spec.nodeName`.
     pub node: Name,
+    /// The UID of the Node that owns it: another machine may have its name by now.
+    pub node_uid: Name,
     /// The PullPolicy that it counts against; empty for the built-in one.
     pub policy: Name,
     /// `metadata.creationTimestamp`, in whole seconds, rounded down.
@@ -256,6 +258,7 @@ mod tests {
             name: "p".into(),
             uid: None,
             node: "n".into(),
+            node_uid: "u".into(),
             policy: "".into(),
             created_at: secs(0),
             terminating: false,

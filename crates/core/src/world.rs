@@ -489,7 +489,14 @@ impl World {
         let name = node.name.clone();
         match self.nodes.get_mut(&name) {
             Some(entry) if entry.node == node => return,
-            Some(entry) => entry.node = node,
+            Some(entry) => {
+                // Another machine under the same name starts anew.
+                if entry.node.uid != node.uid {
+                    entry.turn = None;
+                    entry.refused = None;
+                }
+                entry.node = node;
+            }
             None => {
                 let entry = NodeEntry {
                     node,
@@ -522,6 +529,8 @@ impl World {
         if begins_turn {
             self.starts.entry(pod.policy.clone()).or_default().note(&pod.node, started_at);
         }
+        // A creation whose answer was lost is confirmed by this.
+        self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
         self.put_pod(PodEntry { pod, stage: Stage::Observed, started_at: Some(started_at), begins_turn });
     }
 
@@ -535,6 +544,7 @@ impl World {
             name: order.name.clone(),
             uid: None,
             node: order.node.clone(),
+            node_uid: order.node_uid.clone(),
             policy: order.policy.clone(),
             created_at: now,
             terminating: false,
@@ -561,7 +571,7 @@ impl World {
                 self.pulling.entry(container.image.clone()).or_default().insert(pod.node.clone());
             }
         }
-        if let Some(node) = self.nodes.get_mut(&pod.node) {
+        if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
             node.turn = Some(pod.policy.clone());
         }
         self.touch_pod(&entry.pod);

@@ -507,6 +507,24 @@ fn an_edit_of_the_policy_takes_effect_at_once() {
 }
 
 #[test]
+fn a_lowered_limit_holds_for_turns_that_go_on() {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 3;
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    for n in 0..4 {
+        lab.image_with(&format!("x{n}"), &format!("x{n}"), under("p"));
+    }
+    lab.run(secs(2.0));
+    assert_eq!(lab.starts().len(), 3);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 1);
+    // The lab sees to it that no Pod comes beside another from now on.
+    lab.settle();
+    assert_eq!(lab.starts().len(), 12);
+}
+
+#[test]
 fn a_policy_that_is_replaced_still_keeps_its_delay() {
     let mut lab = nodes(2);
     lab.knobs.pull = secs(100.0);
@@ -717,6 +735,20 @@ fn another_machine_under_the_same_name_starts_empty() {
     let cache = &lab.api.caches["a"];
     assert_eq!(cache.spec.node_uid, *lab.api.nodes["a"].uid);
     assert_eq!(cache.status.clone().unwrap().images[0].attempts, 1, "nothing is inherited");
+}
+
+#[test]
+fn what_was_pulled_onto_a_machine_is_not_recorded_for_its_successor() {
+    let mut lab = nodes(1);
+    lab.image("alpine", "alpine");
+    // The Pod has ended, but its outcome is not recorded when the machine changes.
+    fate(&mut lab, Fate::Refused("not now"), 2, records);
+    lab.run(secs(6.0));
+    lab.remove_node("a");
+    lab.node("a");
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 2, "the successor pulls for itself");
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
 }
 
 // ---- An API server that does not do as it is told ---------------------------

@@ -143,7 +143,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
     let policy_name = rng.pick(&POLICIES);
     match rng.below(20) {
         0 if node_is_there => lab.remove_node(node),
-        1 if node_is_there && lab.live(node).is_none() => {
+        1 if node_is_there => {
             // Another machine takes its name before the old one's things are collected.
             lab.remove_node(node);
             lab.node(node);

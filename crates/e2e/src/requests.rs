@@ -16,22 +16,20 @@ pub struct Life {
     pub node: String,
     /// When its creation was asked for.
     pub from: Timestamp,
-    /// When the last deletion was asked for, which is the kubelet's, when all is
-    /// over; `None` while it lives.
+    /// When its last deletion was asked for: the kubelet's, when all is over, or the
+    /// only one, if it was over already. `None` while it lives.
     pub until: Option<Timestamp>,
 }
 
-/// The lives of the Pods in `pods`, by creation.
+/// The lives of the Pods in `pods`, by creation. Those that are over must be gone.
 #[must_use]
 pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life> {
     let mut lives: Vec<Life> = pods
         .iter()
         .filter_map(|(name, pod)| {
             let events = || audit.iter().filter(|event| event.resource == "pods" && event.subresource.is_empty());
-            // A creation's name is in the URL of no request; the log has it from the answer.
             let created = events().find(|event| event.verb == "create" && event.code == 201 && event.name == *name)?;
             let ended = events().filter(|event| event.verb == "delete" && event.code == 200 && event.name == *name);
-            let ended = ended.filter(|event| event.user.starts_with("system:node:"));
             Some(Life {
                 pod: name.clone(),
                 node: pod.node.clone(),

@@ -66,6 +66,7 @@ pub fn pull_pod(object: k8s::Pod) -> Option<PullPod> {
     Some(PullPod {
         uid: Some(meta.uid?.into()),
         node: spec.node_name?.into(),
+        node_uid: meta.owner_references?.into_iter().find(|owner| owner.kind == "Node")?.uid.into(),
         policy: meta
             .annotations
             .and_then(|mut all| all.remove(ANNOTATION_POLICY))
@@ -130,6 +131,7 @@ mod tests {
         let object = json!({
             "metadata": {
                 "name": "alpine-x", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "node-uid" }],
                 "annotations": { "drop.corewire.io/policy": "slow" },
             },
             "spec": { "nodeName": "n1", "containers": [{ "name": "pull", "image": "docker.io/library/alpine:3.20" }] },

@@ -135,10 +135,12 @@ impl Executor {
         let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let created = match self.pods().create(&params, &pod).await {
-            // An earlier request, whose answer was lost, may have created it.
-            Err(kube::Error::Api(status)) if status.is_already_exists() => {
-                self.pods().get(&order.name).await.map(Some)?.filter(|pod| is_ours(pod, order))
-            }
+            // An earlier request, whose answer was lost, may have created it; then
+            // this one may be refused for another reason, too: a quota, say.
+            Err(error @ kube::Error::Api(_)) => match self.pods().get_opt(&order.name).await? {
+                Some(pod) => Some(pod).filter(|pod| is_ours(pod, order)),
+                None => return Err(error),
+            },
             created => Some(created?),
         };
         let uid = created.and_then(|pod| pod.metadata.uid);
@@ -153,8 +155,7 @@ impl Executor {
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
         match self.pods().delete(name, &params).await {
             Ok(_) => Ok(Report::Done),
-            // Not found, or another Pod of that name.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(Report::PodGone),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Report::PodGone),
             Err(error) => Err(error),
         }
     }

@@ -35,7 +35,9 @@ pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
 }
 
 fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log_level)
+    // What the client says of failed requests is said again by whoever sent them.
+    let directives = format!("kube_client=off,{}", args.log_level);
+    let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("--log-level {:?}: write a level such as info or debug", args.log_level))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match args.log_format {

@@ -78,8 +78,7 @@ impl Lab {
         let live: Vec<_> = self.record.live().filter(|pod| pod.order.policy == order.policy).collect();
         let mut nodes: BTreeSet<_> = live.iter().map(|pod| &pod.order.node_uid).collect();
         nodes.insert(&order.node_uid);
-        // A policy that is made stricter lets turns go on.
-        if order.begins_turn && nodes.len() > usize::try_from(policy.max_concurrent_nodes).unwrap() {
+        if nodes.len() > usize::try_from(policy.max_concurrent_nodes).unwrap() {
             return Err(format!("{} nodes pull", nodes.len()));
         }
         let over =

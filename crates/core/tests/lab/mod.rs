@@ -555,6 +555,7 @@ impl Lab {
                     name: order.name.clone(),
                     uid: Some(uid.clone()),
                     node: order.node.clone(),
+                    node_uid: order.node_uid.clone(),
                     policy: order.policy.clone(),
                     created_at: whole_seconds(self.now),
                     terminating: false,
