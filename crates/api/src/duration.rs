@@ -9,8 +9,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What Go's `time.ParseDuration` accepts, without a sign: one or more decimal
-/// numbers, each with a unit.
-const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$";
+/// numbers, each with a unit. So few digits that no text of [`MAX_LENGTH`]
+/// exceeds the 292 years that fit into the `duration()` of CEL.
+const PATTERN: &str = r"^([0-9]{1,5}(\.[0-9]+)?h|[0-9]{1,7}(\.[0-9]+)?m|[0-9]{1,9}(\.[0-9]+)?(s|ms|us|µs|ns))+$";
 
 /// The longest accepted text, in characters.
 const MAX_LENGTH: usize = 32;
@@ -27,7 +28,7 @@ pub struct GoDuration {
 
 /// The text is no duration.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is not a duration: write one such as 30s, 5m or 1h30m")]
+#[error("{0:?} is not a duration: write one such as 30s, 5m or 1h30m, of at most 99999h")]
 pub struct InvalidDuration(String);
 
 impl GoDuration {
@@ -63,7 +64,7 @@ impl FromStr for GoDuration {
     }
 }
 
-/// The sum of `text`'s components, or `None` where it is malformed or too large.
+/// The sum of `text`'s components, or `None` where [`PATTERN`] does not match it.
 fn parse(text: &str) -> Option<SignedDuration> {
     if text.is_empty() {
         return None;
@@ -75,25 +76,27 @@ fn parse(text: &str) -> Option<SignedDuration> {
         let (number, tail) = rest.split_at(number_end);
         let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
-        let well_formed =
-            number.starts_with(|c: char| c.is_ascii_digit()) && number.ends_with(|c: char| c.is_ascii_digit());
-        if !well_formed {
+        let (nanos_per_unit, max_digits) = unit_of(unit)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let are_digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        if !are_digits(whole) || !are_digits(fraction) || whole.len() > max_digits {
             return None;
         }
-        nanos += number.parse::<f64>().ok()? * nanos_per(unit)?;
+        nanos += number.parse::<f64>().ok()? * nanos_per_unit;
         rest = tail;
     }
     SignedDuration::try_from_secs_f64(nanos / 1e9).ok()
 }
 
-fn nanos_per(unit: &str) -> Option<f64> {
+/// A unit's length in nanoseconds, and how many digits its number may have.
+fn unit_of(unit: &str) -> Option<(f64, usize)> {
     Some(match unit {
-        "ns" => 1.0,
-        "us" | "µs" => 1e3,
-        "ms" => 1e6,
-        "s" => 1e9,
-        "m" => 60e9,
-        "h" => 3600e9,
+        "ns" => (1.0, 9),
+        "us" | "µs" => (1e3, 9),
+        "ms" => (1e6, 9),
+        "s" => (1e9, 9),
+        "m" => (60e9, 7),
+        "h" => (3600e9, 5),
         _ => return None,
     })
 }
@@ -132,7 +135,7 @@ impl JsonSchema for GoDuration {
             "maxLength": MAX_LENGTH,
             "x-kubernetes-validations": [{
                 "rule": format!("self.matches('{}')", PATTERN.replace('\\', "\\\\")),
-                "message": "write a duration such as 30s, 5m or 1h30m",
+                "message": "write a duration such as 30s, 5m or 1h30m, of at most 99999h",
             }],
         })
     }
@@ -165,6 +168,38 @@ mod tests {
         for text in ["", "30", "s", "-5s", "5 s", "1d", "1.s", ".5s", "1h 30m", "99999999999999999999h"] {
             let error = text.parse::<GoDuration>().unwrap_err().to_string();
             assert!(error.contains("30s, 5m or 1h30m"), "{text}: {error}");
+        }
+    }
+
+    /// Texts at the edges of what the schema allows.
+    const EDGES: [&str; 42] = [
+        "", "0s", "0h", "00001h", "1h", "30", "h", "s", ".5s", "1.s", "1.5s", "1..5s", "1.5.5s", "1.h5m", "-5s", "+5s",
+        "5 s", " 5s", "5s ", "1h 30m", "1h30m", "30m1h", "1h1h", "1m1ms1us1µs1ns", "1μs", "1S", "1d", "1sm", "1e3s", "１s",
+        "99999h", "100000h", "000001h", "9999999m", "10000000m", "999999999s", "1000000000s", "999999999ns",
+        "99999999999999999999h", "99999h99999h99999h99999h99999h9h", "99999h99999h99999h99999h99999h99h",
+        "0.99999999999999999999999999999s",
+    ];
+
+    /// Whether the API server accepts `text`.
+    fn is_accepted(text: &str) -> bool {
+        let pattern = regex::Regex::new(PATTERN).unwrap();
+        text.chars().count() <= MAX_LENGTH && pattern.is_match(text)
+    }
+
+    #[test]
+    fn what_the_api_server_accepts_is_read_and_nothing_else() {
+        for text in EDGES {
+            assert_eq!(text.parse::<GoDuration>().is_ok(), is_accepted(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_durations_fit_into_cel() {
+        // As many of the largest numbers as there is room for, of each unit.
+        for largest in ["99999h", "9999999m", "999999999s"] {
+            let text = largest.repeat(MAX_LENGTH / largest.len());
+            let years = text.parse::<GoDuration>().unwrap().get().as_hours() / (24 * 366);
+            assert!(is_accepted(&text) && (50..290).contains(&years), "{text}: {years} years");
         }
     }
 

@@ -10,6 +10,19 @@ use serde::{Deserialize, Serialize};
 /// Labels that must all be on a node, with these values.
 pub type NodeLabels = BTreeMap<String, String>;
 
+/// What a label's key looks like, which a taint's does too: `[prefix/]name`.
+const LABEL_KEY: &str = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+
+/// What a label's value looks like, which a taint's does too.
+const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
+
+/// What to write where a key is none.
+const NOT_A_KEY: &str = "not a key: write [prefix/]name, such as dedicated or node.kubernetes.io/not-ready: a prefix in lower case of at most 253 characters, a name of at most 63 letters, digits, - _ and .";
+
+/// What to write where a value is none.
+const NOT_A_VALUE: &str =
+    "not a value: at most 63 letters, digits, - _ and ., not starting or ending with one of the last three";
+
 /// A taint that is tolerated (core/v1 `Toleration`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -22,11 +35,19 @@ pub type NodeLabels = BTreeMap<String, String>;
         "rule": "!(has(self.operator) && self.operator == 'Exists' && has(self.value) && self.value != '')",
         "message": "a toleration with operator: Exists takes no value: remove value, or write operator: Equal",
     },
+    {
+        "rule": "!has(self.tolerationSeconds) || has(self.effect) && self.effect == 'NoExecute'",
+        "message": "tolerationSeconds needs effect: NoExecute: write that effect, or remove tolerationSeconds to tolerate the taint for ever",
+    },
 ]))]
 pub struct Toleration {
     /// The taint's key; empty with `Exists` matches every key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 317))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": format!("self == '' || self.matches('{LABEL_KEY}') && self.indexOf('/') <= 253"),
+        "message": NOT_A_KEY,
+    }]))]
     pub key: Option<String>,
     /// How `value` is compared. Default: Equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,6 +55,10 @@ pub struct Toleration {
     /// The taint's value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": format!("self.matches('{LABEL_VALUE}')"),
+        "message": NOT_A_VALUE,
+    }]))]
     pub value: Option<String>,
     /// The taint's effect; absent matches every effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,10 +158,44 @@ pub(crate) fn node_labels_schema(_: &mut schemars::SchemaGenerator) -> schemars:
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 32,
-        "additionalProperties": { "type": "string", "maxLength": 63 },
+        "additionalProperties": {
+            "type": "string",
+            "maxLength": 63,
+            "x-kubernetes-validations": [{
+                "rule": format!("self.matches('{LABEL_VALUE}')"),
+                "message": NOT_A_VALUE,
+            }],
+        },
         "x-kubernetes-validations": [{
-            "rule": "self.all(key, size(key) <= 317)",
-            "message": "a label's key has at most 317 characters",
+            "rule": format!("self.all(key, size(key) <= 317 && key.matches('{LABEL_KEY}') && key.indexOf('/') <= 253)"),
+            "message": NOT_A_KEY,
         }],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use regex::Regex;
+
+    use super::*;
+
+    #[test]
+    fn label_keys_and_values_are_those_of_kubernetes() {
+        let key = Regex::new(LABEL_KEY).unwrap();
+        let long_name = "n".repeat(63);
+        for text in ["a", "A_b.c-1", "node.kubernetes.io/not-ready", "x/y", "a-b.c/D", &long_name] {
+            assert!(key.is_match(text), "{text}");
+        }
+        let too_long = "n".repeat(64);
+        for text in ["", "-a", "a-", "a b", "a/b/c", "/a", "a/", "A/b", "a..b/c", "-a/b", "a_b/c", "ü", &too_long] {
+            assert!(!key.is_match(text), "{text}");
+        }
+        let value = Regex::new(LABEL_VALUE).unwrap();
+        for text in ["", "a", "A_b.c-1", "1"] {
+            assert!(value.is_match(text), "{text}");
+        }
+        for text in ["-a", "a_", "a b", "a/b", "."] {
+            assert!(!value.is_match(text), "{text}");
+        }
+    }
 }

@@ -65,7 +65,10 @@ pub enum Report {
     /// Done, or needless because the object is gone.
     Done,
     /// There is no such Pod.
-    PodGone,
+    PodGone {
+        /// The UID that was looked for, if one was.
+        uid: Option<Name>,
+    },
     /// The API server refused it and has not done it.
     Refused(String),
     /// It may have been done or not: no answer came, or one that leaves it open.

@@ -96,7 +96,10 @@ pub(crate) fn verdict(
     if policy.paused {
         return Verdict::Paused { policy: policy.name.clone() };
     }
-    if let Some(refused) = node.refused.as_ref().filter(|refused| refused.until > now) {
+    if !world.has_room(&node.node, &image.reference) {
+        return Verdict::TooManyImages;
+    }
+    if let Some(refused) = entry.refused.as_ref().filter(|refused| refused.until > now) {
         return Verdict::Refused { until: refused.until, message: refused.message.clone() };
     }
     if let Some((until, cause)) = world.node_backoff(node, policy).filter(|(until, _)| *until > now) {
@@ -162,7 +165,7 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
         let counts = ImageCounts {
             targeted: entry.tally.targeted(),
             cached: entry.tally.cached,
-            consecutive_failures: world.open_failures(&entry.image.reference) as usize,
+            consecutive_failures: world.open_rounds(&entry.image.reference) as usize,
         };
         let waits = counts.cached < counts.targeted;
         summary.images.insert(entry.image.name.clone(), counts);

@@ -3,6 +3,8 @@
 
 pub use drop_api::node_cache::FailureScope;
 
+use crate::reference::Reference;
+
 /// A failure, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -12,19 +14,20 @@ pub struct Cause {
     pub message: String,
 }
 
-/// The longest message that is passed on as it is, in characters.
-const MAX_MESSAGE: usize = 300;
+/// The longest message of a [`Cause`], in characters; the CRDs allow more.
+pub const MAX_MESSAGE: usize = 300;
 
 /// Understands why an image could not be pulled.
 ///
 /// `reason` and `message` are the kubelet's (a container's `state.waiting`);
-/// `host` is the registry of the image; `platform` is the node's (`linux/arm64`).
+/// `image` is what was to be pulled; `platform` is the node's (`linux/arm64`).
 #[must_use]
-pub fn classify(reason: &str, message: &str, host: &str, platform: &str) -> Cause {
+pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) -> Cause {
     use FailureScope::{Image, Node, Registry, Unknown};
-    let text = message.to_lowercase();
+    let host = image.host();
+    let text = without_names(&message.to_lowercase(), image);
     let says = |any_of: &[&str]| any_of.iter().any(|part| text.contains(part));
-    let cause = |scope, message: String| Cause { scope, message };
+    let cause = |scope, message: String| Cause { scope, message: shortened(&message, MAX_MESSAGE) };
 
     if reason == "InvalidImageName" {
         return cause(Image, "invalid image name".to_owned());
@@ -41,7 +44,7 @@ pub fn classify(reason: &str, message: &str, host: &str, platform: &str) -> Caus
     if says(&["no match for platform", "no matching manifest", "no image found in image index for architecture"]) {
         return cause(Image, format!("no image for {platform}"));
     }
-    if says(&["x509:", "tls: ", "server gave http response to https client", "certificate"]) {
+    if says(&["x509:", "tls: ", "server gave http response to https client"]) {
         return cause(Registry, format!("TLS: {}", after_last(message, &["x509: ", "tls: ", "http: "])));
     }
     if says(&["toomanyrequests", "429 too many requests", "status code 429", "rate limit"]) {
@@ -63,22 +66,23 @@ pub fn classify(reason: &str, message: &str, host: &str, platform: &str) -> Caus
         return cause(Registry, format!("server error at {host}"));
     }
     if says(&[
-        "401",
         "unauthorized",
+        "status code 401",
         "authentication required",
+        "authorization failed",
         "insufficient_scope",
         "pull access denied",
         "no basic auth credentials",
     ]) {
         return cause(Image, "unauthorized: check imagePullSecrets".to_owned());
     }
-    if says(&["403 forbidden", "forbidden", "denied"]) {
+    if says(&["forbidden", "status code 403", "denied"]) {
         return cause(Image, "forbidden".to_owned());
     }
-    if says(&["not found", "manifest unknown", "name unknown"]) {
+    if says(&["not found", "status code 404", "manifest unknown", "name unknown"]) {
         return cause(Image, "image not found".to_owned());
     }
-    cause(Unknown, shortened(message))
+    cause(Unknown, message.to_owned())
 }
 
 /// The kubelet's reasons for a container that waits because its image could not
@@ -115,11 +119,79 @@ fn dialled(message: &str) -> Option<&str> {
     tail.split([' ']).next().map(|address| address.trim_end_matches(':')).filter(|address| !address.is_empty())
 }
 
-fn shortened(message: &str) -> String {
-    match message.char_indices().nth(MAX_MESSAGE) {
-        Some((end, _)) => format!("{}…", message.get(..end).unwrap_or_default()),
-        None => message.to_owned(),
+/// `text` in at most `max` characters; one that is cut ends with `…`.
+#[must_use]
+pub fn shortened(text: &str, max: usize) -> String {
+    if text.chars().nth(max).is_none() {
+        return text.to_owned();
     }
+    let ellipsis = if max > 0 { "…" } else { "" };
+    text.chars().take(max.saturating_sub(1)).chain(ellipsis.chars()).collect()
+}
+
+/// `message`, which is in lower case, without what others have named: URLs,
+/// digests and the image. A name may contain any word that failures are told by.
+fn without_names(message: &str, image: &Reference) -> String {
+    let mut text = without_urls(message);
+    let image = image.as_str().to_lowercase();
+    let (name, tag) = match image.split_once('@') {
+        Some((name, _)) => (name, None),
+        None => image.rsplit_once(':').map_or((image.as_str(), None), |(name, tag)| (name, Some(tag))),
+    };
+    let (host, path) = name.split_once('/').unwrap_or(("", name));
+    // Docker's spelling of the images that it makes itself.
+    let short = path.strip_prefix("library/").unwrap_or(path);
+    let mut names = vec![image.clone(), name.to_owned()];
+    if let Some(tag) = tag {
+        names.extend([format!("{path}:{tag}"), format!("{short}:{tag}"), format!("manifest {tag} in")]);
+    }
+    // A path of one word may be just the word that tells the failure.
+    if path.contains('/') {
+        names.push(path.to_owned());
+    }
+    if !host.is_empty() {
+        names.push(host.to_owned());
+    }
+    for name in names {
+        text = without_name(&text, &name);
+    }
+    without_digests(&text)
+}
+
+/// `text` without `name`, except where it is a part of a longer word.
+fn without_name(text: &str, name: &str) -> String {
+    let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let mut rest = String::with_capacity(text.len());
+    let mut end = 0;
+    for (at, _) in text.match_indices(name) {
+        let (before, after) = (text.get(..at).unwrap_or_default(), text.get(at + name.len()..).unwrap_or_default());
+        if !before.ends_with(in_word) && !after.starts_with(in_word) {
+            rest.push_str(text.get(end..at).unwrap_or_default());
+            end = at + name.len();
+        }
+    }
+    rest.push_str(text.get(end..).unwrap_or_default());
+    rest
+}
+
+/// `text` without URLs, up to the space or the quotation mark behind each.
+fn without_urls(text: &str) -> String {
+    without(text, "://", |c| c.is_whitespace() || c == '"')
+}
+
+/// `text` without the hexadecimal digits of digests.
+fn without_digests(text: &str) -> String {
+    without(text, "sha256:", |c| !c.is_ascii_hexdigit())
+}
+
+/// `text` without `start` and what follows each, up to a character that `ends` it.
+fn without(text: &str, start: &str, ends: impl Fn(char) -> bool) -> String {
+    let mut parts = text.split(start);
+    let mut rest = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        rest.push_str(part.find(&ends).and_then(|end| part.get(end..)).unwrap_or_default());
+    }
+    rest
 }
 
 #[cfg(test)]
@@ -127,95 +199,281 @@ mod tests {
     use super::*;
     use FailureScope::{Image, Node, Registry, Unknown};
 
-    /// Messages of containerd 2.x and CRI-O as the kubelet shows them.
+    /// The image that the messages below are about, unless they name another.
+    const IMAGE: &str = "h.example/p:v1";
+
+    /// Messages of containerd 2.x, CRI-O and Docker as the kubelet shows them:
+    /// image, reason, message; whose failure it is, and the cause.
+    const MESSAGES: [(&str, &str, &str, FailureScope, &str); 34] = [
+        (
+            "nope:1",
+            "ErrImagePull",
+            r#"rpc error: code = NotFound desc = failed to pull and unpack image "docker.io/library/nope:1": failed to resolve reference "docker.io/library/nope:1": docker.io/library/nope:1: not found"#,
+            Image,
+            "image not found",
+        ),
+        (
+            "registry.bad/x",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "registry.bad/x:latest": failed to resolve reference "registry.bad/x:latest": failed to do request: Head "https://registry.bad/v2/x/manifests/latest": dial tcp: lookup registry.bad on 127.0.0.1:53: no such host"#,
+            Registry,
+            "cannot resolve registry.bad",
+        ),
+        (
+            "127.0.0.1:5001/app:v1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "127.0.0.1:5001/app:v1": failed to resolve reference: failed to do request: Head "http://127.0.0.1:5001/v2/app/manifests/v1": dial tcp 127.0.0.1:5001: connect: connection refused"#,
+            Registry,
+            "connection refused: 127.0.0.1:5001",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to resolve reference "h.example/p:v1": pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials"#,
+            Image,
+            "unauthorized: check imagePullSecrets",
+        ),
+        (
+            "private.test/team/secret:1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "private.test/team/secret:1": failed to resolve image: pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials"#,
+            Image,
+            "unauthorized: check imagePullSecrets",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to resolve reference "h.example/p:v1": pull access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed"#,
+            Image,
+            "unauthorized: check imagePullSecrets",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://auth.h.example/token?scope=repository%3Ap%3Apull&service=h.example: 401 Unauthorized"#,
+            Image,
+            "unauthorized: check imagePullSecrets",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: pinging container registry h.example: Get "https://h.example/v2/": unexpected status code 401"#,
+            Image,
+            "unauthorized: check imagePullSecrets",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to do request: Head "https://h.example/v2/": tls: failed to verify certificate: x509: certificate signed by unknown authority"#,
+            Registry,
+            "TLS: certificate signed by unknown authority",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to do request: Head "https://h.example/v2/p/manifests/v1": remote error: tls: bad certificate"#,
+            Registry,
+            "TLS: bad certificate",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to do request: Head "https://h.example/v2/p/manifests/v1": http: server gave HTTP response to HTTPS client"#,
+            Registry,
+            "TLS: server gave HTTP response to HTTPS client",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to resolve reference "h.example/p:v1": failed to do request: Head "https://h.example/v2/p/manifests/v1": dial tcp 10.1.2.3:443: i/o timeout"#,
+            Registry,
+            "timeout connecting to h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"unexpected status from HEAD request to https://h.example/v2/p/manifests/v1: 403 Forbidden"#,
+            Image,
+            "forbidden",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"unexpected status from HEAD request to https://h.example/v2/p/manifests/v1: 429 Too Many Requests: toomanyrequests: You have reached your pull rate limit"#,
+            Registry,
+            "rate limited by h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"unexpected status from GET request to https://h.example/v2/p/blobs/sha256:1: 503 Service Unavailable"#,
+            Registry,
+            "server error at h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to pull and unpack image "h.example/p:v1": no match for platform in manifest: not found"#,
+            Image,
+            "no image for linux/arm64",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"rpc error: code = NotFound desc = get image config descriptor: no match for platform in manifest sha256:abc: not found"#,
+            Image,
+            "no image for linux/arm64",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to extract layer: write /var/lib/containerd/tmp: no space left on device"#,
+            Node,
+            "no space left on node",
+        ),
+        (
+            "h.example/p:v9",
+            "ErrImagePull",
+            "reading manifest v9 in h.example/p: manifest unknown",
+            Image,
+            "image not found",
+        ),
+        (
+            "nope:1",
+            "ErrImagePull",
+            "Error response from daemon: manifest for nope:1 not found: manifest unknown: manifest unknown",
+            Image,
+            "image not found",
+        ),
+        ("A:b:c", "InvalidImageName", r#"Failed to apply default image tag "A:b:c""#, Image, "invalid image name"),
+        (IMAGE, "ErrImageNeverPull", "Container image is not present", Node, "the node may not pull images"),
+        (IMAGE, "ErrImagePull", "something new", Unknown, "something new"),
+        (
+            IMAGE,
+            "ImagePullBackOff",
+            r#"Back-off pulling image "h.example/p:v1""#,
+            Unknown,
+            r#"Back-off pulling image "h.example/p:v1""#,
+        ),
+        // Names that say something else than the message.
+        (
+            "h.example/certificate-manager:1",
+            "ErrImagePull",
+            r#"failed to resolve reference "h.example/certificate-manager:1": h.example/certificate-manager:1: not found"#,
+            Image,
+            "image not found",
+        ),
+        (
+            "nginx@sha256:0040100000000000000000000000000000000000000000000000000000000000",
+            "ErrImagePull",
+            r#"failed to resolve reference "docker.io/library/nginx@sha256:0040100000000000000000000000000000000000000000000000000000000000": docker.io/library/nginx@sha256:0040100000000000000000000000000000000000000000000000000000000000: not found"#,
+            Image,
+            "image not found",
+        ),
+        (
+            "h.example/access-denied-page:1",
+            "ErrImagePull",
+            r#"failed to resolve reference "h.example/access-denied-page:1": h.example/access-denied-page:1: not found"#,
+            Image,
+            "image not found",
+        ),
+        (
+            "quay.io/denied:unauthorized",
+            "ErrImagePull",
+            "reading manifest unauthorized in quay.io/denied: manifest unknown",
+            Image,
+            "image not found",
+        ),
+        (
+            "quay.io/denied",
+            "ErrImagePull",
+            r#"failed to resolve reference "quay.io/denied:latest": pull access denied, repository does not exist or may require authorization"#,
+            Image,
+            "unauthorized: check imagePullSecrets",
+        ),
+        (
+            "team/unauthorized-proxy:2",
+            "ErrImagePull",
+            "unexpected status from GET request to https://auth.docker.io/token?scope=repository%3Ateam%2Funauthorized-proxy%3Apull: 403 Forbidden",
+            Image,
+            "forbidden",
+        ),
+        (
+            "rate-limit.example/no-such-host:5",
+            "ErrImagePull",
+            r#"failed to do request: Head "https://rate-limit.example/v2/no-such-host/manifests/5": dial tcp 10.1.2.3:443: i/o timeout"#,
+            Registry,
+            "timeout connecting to rate-limit.example",
+        ),
+        (
+            "team/forbidden-city:1",
+            "ErrImagePull",
+            r#"Error response from daemon: manifest for team/forbidden-city:1 not found: manifest unknown"#,
+            Image,
+            "image not found",
+        ),
+        (
+            "H.example/Denied:V1",
+            "ErrImagePull",
+            r#"failed to resolve reference "H.example/Denied:V1": H.example/Denied:V1: not found"#,
+            Image,
+            "image not found",
+        ),
+        (
+            "h.example/p:not-found",
+            "ErrImagePull",
+            r#"failed to resolve reference "h.example/p:not-found": unexpected status from HEAD request to https://h.example/v2/p/manifests/not-found: 500 Internal Server Error"#,
+            Registry,
+            "server error at h.example",
+        ),
+    ];
+
     #[test]
     fn kubelet_messages_are_understood() {
-        let table = [
-            (
-                "ErrImagePull",
-                r#"rpc error: code = NotFound desc = failed to pull and unpack image "docker.io/library/nope:1": failed to resolve reference "docker.io/library/nope:1": docker.io/library/nope:1: not found"#,
-                Image,
-                "image not found",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to pull and unpack image "registry.bad/x:latest": failed to resolve reference "registry.bad/x:latest": failed to do request: Head "https://registry.bad/v2/x/manifests/latest": dial tcp: lookup registry.bad on 127.0.0.1:53: no such host"#,
-                Registry,
-                "cannot resolve registry.bad",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to pull and unpack image "h/p/app:v1": failed to resolve reference: failed to do request: Head "http://127.0.0.1:5001/v2/app/manifests/v1": dial tcp 127.0.0.1:5001: connect: connection refused"#,
-                Registry,
-                "connection refused: 127.0.0.1:5001",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to resolve reference "h/p:v1": pull access denied, repository does not exist or may require authorization: authorization failed: no basic auth credentials"#,
-                Image,
-                "unauthorized: check imagePullSecrets",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to authorize: failed to fetch anonymous token: unexpected status from GET request to https://auth.h/token: 401 Unauthorized"#,
-                Image,
-                "unauthorized: check imagePullSecrets",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to do request: Head "https://h/v2/": tls: failed to verify certificate: x509: certificate signed by unknown authority"#,
-                Registry,
-                "TLS: certificate signed by unknown authority",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to resolve reference "h/p:v1": failed to do request: Head "https://h/v2/p/manifests/v1": dial tcp 10.1.2.3:443: i/o timeout"#,
-                Registry,
-                "timeout connecting to h",
-            ),
-            (
-                "ErrImagePull",
-                r#"unexpected status from HEAD request to https://h/v2/p/manifests/v1: 403 Forbidden"#,
-                Image,
-                "forbidden",
-            ),
-            (
-                "ErrImagePull",
-                r#"unexpected status from HEAD request to https://h/v2/p/manifests/v1: 429 Too Many Requests: toomanyrequests: You have reached your pull rate limit"#,
-                Registry,
-                "rate limited by h",
-            ),
-            (
-                "ErrImagePull",
-                r#"unexpected status from GET request to https://h/v2/p/blobs/sha256:1: 503 Service Unavailable"#,
-                Registry,
-                "server error at h",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to pull and unpack image "h/p:v1": no match for platform in manifest: not found"#,
-                Image,
-                "no image for linux/arm64",
-            ),
-            (
-                "ErrImagePull",
-                r#"failed to extract layer: write /var/lib/containerd/tmp: no space left on device"#,
-                Node,
-                "no space left on node",
-            ),
-            ("ErrImagePull", r#"reading manifest v9 in h/p: manifest unknown"#, Image, "image not found"),
-            ("InvalidImageName", r#"Failed to apply default image tag "A:b:c""#, Image, "invalid image name"),
-            ("ErrImagePull", "something new", Unknown, "something new"),
-        ];
-        for (reason, message, scope, short) in table {
-            let cause = classify(reason, message, "h", "linux/arm64");
+        for (image, reason, message, scope, short) in MESSAGES {
+            let cause = classify(reason, message, &Reference::parse(image), "linux/arm64");
             assert_eq!((cause.scope, cause.message.as_str()), (scope, short), "{message}");
         }
     }
 
     #[test]
-    fn an_unknown_message_is_cut_at_a_character() {
-        let cause = classify("ErrImagePull", &"ü".repeat(1000), "h", "linux/amd64");
-        assert_eq!(cause.message.chars().count(), MAX_MESSAGE + 1);
+    fn the_kubelets_backoff_hides_no_cause() {
+        let pulled = MESSAGES.iter().filter(|(_, reason, _, scope, _)| *reason == "ErrImagePull" && *scope != Unknown);
+        for (image, _, message, scope, short) in pulled {
+            let image = Reference::parse(image);
+            let message = format!(r#"Back-off pulling image "{image}": ErrImagePull: {message}"#);
+            let cause = classify("ImagePullBackOff", &message, &image, "linux/arm64");
+            assert_eq!((cause.scope, cause.message.as_str()), (*scope, *short), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_cause_is_cut_at_a_character() {
+        let long = "ü".repeat(1000);
+        let image = Reference::parse(&format!("{long}.example/p:v1"));
+        let messages = [
+            long.clone(),
+            format!("tls: {long}"),
+            format!("lookup {long}: no such host"),
+            format!("dial tcp {long}: connect: connection refused"),
+            "no match for platform in manifest".to_owned(),
+            "i/o timeout".to_owned(),
+            "toomanyrequests".to_owned(),
+            "unexpected EOF".to_owned(),
+            "503 Service Unavailable".to_owned(),
+        ];
+        for message in messages {
+            let cause = classify("ErrImagePull", &message, &image, &long);
+            assert_eq!(cause.message.chars().count(), MAX_MESSAGE, "{message}");
+            assert!(cause.message.ends_with('…'), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_shortened_to_what_fits() {
+        let cases = [("", 0, ""), ("ab", 0, ""), ("ab", 1, "…"), ("ab", 2, "ab"), ("üöä", 2, "ü…"), ("üöä", 3, "üöä")];
+        for (text, max, short) in cases {
+            assert_eq!(shortened(text, max), short, "{text:?} in {max}");
+        }
     }
 }

@@ -66,10 +66,10 @@ impl Health {
         })
     }
 
-    /// How many open failures there were, over all nodes.
+    /// How many rounds of open failures there were.
     #[must_use]
-    pub fn open_count(&self) -> u32 {
-        self.open_failures().fold(0, |sum, (_, failure)| sum.saturating_add(failure.count))
+    pub fn open_rounds(&self) -> u32 {
+        self.open_failures().map(|(_, failure)| failure.count).max().unwrap_or(0)
     }
 
     /// When the last of the open failures was.

@@ -8,9 +8,17 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::backoff::Backoff;
-use crate::failure::classify;
+use crate::failure::{classify, shortened};
 use crate::pull_pod::{End, Outcome, PullPod};
 use crate::reference::Reference;
+
+/// The most images that a NodeCache holds.
+pub const MAX_IMAGES: usize = 2000;
+/// The most policies of which a NodeCache knows when they began a turn.
+const MAX_STARTS: usize = 64;
+/// The longest reason and message of a failure, in characters.
+const MAX_REASON: usize = 128;
+const MAX_MESSAGE: usize = 300;
 
 /// What was pulled onto one node, when, and what failed.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,8 +89,9 @@ pub struct Context<'a> {
     pub backoff: &'a Backoff,
     /// When the Pod began a turn of the node; `None` if it went on with one.
     pub began_turn_at: Option<Timestamp>,
-    /// Failures of an image in a row, on all nodes, before this Pod.
-    pub earlier_failures: &'a dyn Fn(&Reference) -> u32,
+    /// How many rounds of failures of an image there were on all nodes before this
+    /// Pod, and when the next one may begin.
+    pub rounds: &'a dyn Fn(&Reference) -> (u32, Option<Timestamp>),
 }
 
 impl Memory {
@@ -113,23 +122,26 @@ impl Memory {
                     began_at = at.or(began_at);
                     settlements.push(Settlement { result: Ok(duration) });
                     record.failure = None;
-                    record.pulled = Some(Pulled { at: at.unwrap_or(context.now), duration, digest });
+                    // By Drop's clock, as failures are, so that the two can be compared.
+                    record.pulled = Some(Pulled { at: context.now, duration, digest });
                 }
                 Some(Outcome::Failed { reason, message }) => {
-                    let host = container.image.host();
-                    let cause = classify(&reason, &message, host, context.platform);
+                    let cause = classify(&reason, &message, &container.image, context.platform);
                     if cause.scope == FailureScope::Node {
                         node_failure = Some((reason.clone(), cause.message.clone()));
                     }
+                    let reason = plain(&reason);
                     settlements.push(Settlement { result: Err(reason.clone()) });
                     let count = record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
-                    let in_a_row = match cause.scope {
-                        FailureScope::Image | FailureScope::Registry => {
-                            (context.earlier_failures)(&container.image).saturating_add(1)
-                        }
+                    let count = match cause.scope {
+                        // Nodes that fail side by side are one round.
+                        FailureScope::Image | FailureScope::Registry => match (context.rounds)(&container.image) {
+                            (rounds, Some(next)) if next > context.now => rounds,
+                            (rounds, _) => rounds.saturating_add(1),
+                        },
                         FailureScope::Node | FailureScope::Unknown => count,
                     };
-                    let wait = context.backoff.delay(in_a_row, container.image.as_str());
+                    let wait = context.backoff.delay(count, container.image.as_str());
                     record.failure = Some(Failure {
                         scope: cause.scope,
                         reason,
@@ -155,15 +167,29 @@ impl Memory {
                     retry_at: context.now.checked_add(wait).ok(),
                 })
             }
+            // The kubelet works: its images are another matter.
             (None, true) => None,
+            (None, false) if *end == End::Settled => None,
             (None, false) => self.node_failure.clone(),
         };
         (memory, settlements)
     }
 
-    /// Forgets every image that `is_wanted` denies.
-    pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool) {
+    /// Forgets every image that `is_wanted` denies, every policy that `exists`
+    /// denies, and of those the ones that began first where they are too many.
+    pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool) {
         self.images.retain(|image, _| is_wanted(image));
+        self.starts.retain(|policy, _| exists(policy));
+        while self.starts.len() > MAX_STARTS {
+            let first = self.starts.iter().min_by_key(|(_, at)| **at).map(|(policy, _)| policy.clone());
+            first.and_then(|policy| self.starts.remove(&policy));
+        }
+    }
+
+    /// Whether there is room for another image.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.images.len() < MAX_IMAGES
     }
 
     /// Whether there is nothing to remember.
@@ -257,11 +283,20 @@ impl Failure {
 fn node_trouble(end: &End) -> Option<(Name, String)> {
     match end {
         End::Settled | End::TimedOut => None,
-        End::Rejected(rejection) => Some((rejection.reason.clone(), rejection.message.to_string())),
+        End::Rejected(rejection) => Some((plain(&rejection.reason), shortened(&rejection.message, MAX_MESSAGE))),
         End::Unacknowledged => Some(("Unacknowledged".into(), "the kubelet does not acknowledge Pods".to_owned())),
         End::SandboxNotUp => {
             Some(("SandboxNotReady".into(), "the kubelet cannot start Pods: runtime or network not ready".to_owned()))
         }
+    }
+}
+
+/// A kubelet's reason, as it is kept. A pull that was first seen while the kubelet
+/// waited to try it again has failed once all the same.
+fn plain(reason: &Name) -> Name {
+    match &**reason {
+        "ImagePullBackOff" => "ErrImagePull".into(),
+        reason => shortened(reason, MAX_REASON).into(),
     }
 }
 

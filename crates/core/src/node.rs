@@ -20,6 +20,8 @@ pub struct Node {
     pub taints: Vec<Taint>,
     /// Operating system and architecture, such as `linux/amd64`.
     pub platform: Name,
+    /// Whether its kubelet tells that a Pod's sandbox is up before it pulls.
+    pub tells_sandbox: bool,
     /// Cordoned.
     pub unschedulable: bool,
     /// `metadata.deletionTimestamp` is set.
@@ -38,6 +40,7 @@ impl Default for Node {
             labels: NodeLabels::new(),
             taints: Vec::new(),
             platform: "".into(),
+            tells_sandbox: true,
             unschedulable: false,
             deleting: false,
             is_virtual: false,

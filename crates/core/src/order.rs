@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 
 use crate::Name;
-use crate::image::Image;
 
-/// How urgent an image is; the lesser goes first. Images whose last pull failed
-/// come after all others, so that a failing image never delays another.
+/// How urgent an image is on one node; the lesser goes first. Images whose last
+/// pull failed come after all others, so that a failing image never delays
+/// another, until they have waited too long.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Urgency {
-    /// Its last pull here failed.
+    /// Its last pull here failed, not too long ago.
     pub retry: bool,
     /// Its priority.
     pub priority: i32,
@@ -17,23 +17,17 @@ pub struct Urgency {
     pub image: Name,
 }
 
-impl Urgency {
-    /// The urgency of `image`.
-    #[must_use]
-    pub fn new(image: &Image, retry: bool) -> Self {
-        Self { retry, priority: image.priority, image: image.name.clone() }
-    }
-}
-
 /// A node that waits for a pull of one policy; the lesser goes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
     /// Whether this would begin a turn: a node goes on with its turn first.
     pub begins_turn: bool,
-    /// Its most urgent missing image.
-    pub urgency: Urgency,
-    /// When a pull was last started there: who waited longest wins ties.
-    pub last_start: Option<Timestamp>,
+    /// Whether its most urgent missing image is a retry.
+    pub retry: bool,
+    /// That image's priority.
+    pub priority: i32,
+    /// Since when it has missed images: who waits longest wins ties.
+    pub waiting_since: Timestamp,
     /// The node.
     pub node: Name,
 }

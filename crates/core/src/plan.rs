@@ -1,6 +1,6 @@
 //! What to do now, and when to look again.
 
-use std::collections::btree_set;
+use std::collections::{BTreeSet, btree_set};
 
 use drop_api::names::short_hash;
 use drop_api::pull_policy::HostNetwork;
@@ -14,7 +14,7 @@ use crate::memory::{Context, Memory, Settlement};
 use crate::order::{Candidate, Urgency};
 use crate::policy::Policy;
 use crate::presence::Standing;
-use crate::pull_pod::End;
+use crate::pull_pod::{End, Expectations, PullPod};
 use crate::reference::Reference;
 use crate::status;
 use crate::verdict::Verdict;
@@ -29,6 +29,10 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Objects that were found to be written as they should be.
     pub clean: Clean,
+    /// What the effects are about.
+    keys: BTreeSet<EffectKey>,
+    /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.
+    long_pulls: BTreeSet<Name>,
 }
 
 /// Objects whose written state is as it should be.
@@ -50,7 +54,10 @@ impl Plan {
     /// Adds `effect`, unless one about the same is under way or waits to be tried again.
     fn add(&mut self, world: &World, effect: Effect, now: Timestamp) {
         let key = effect.key();
-        if world.is_free(&key, now) {
+        if self.keys.contains(&key) {
+            // Two Pods on one node: the other's turn comes with the report.
+        } else if world.is_free(&key, now) {
+            self.keys.insert(key);
             self.effects.push(effect);
         } else {
             self.wake_for(world, &key);
@@ -124,16 +131,29 @@ fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             }
             Stage::Observed => {}
         }
-        let Some(node) = node.filter(|_| wanted && !world.is_recorded(pod)) else {
+        let Some(node) = node.filter(|_| wanted && !world.is_recorded(entry)) else {
             if !pod.terminating {
                 plan.add(world, Effect::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone() }, now);
             }
             continue;
         };
         let Some(policy) = world.policy_or_built_in(&pod.policy) else { continue };
-        match pod.end(policy.pull_timeout, &world.settings, now) {
+        let expected = Expectations {
+            pull_timeout: policy.pull_timeout,
+            tells_sandbox: node.node.tells_sandbox,
+            settings: &world.settings,
+        };
+        match pod.end(&entry.steps, &expected, now) {
             Some(end) => plan.add(world, record_pod(world, node, entry, policy, &end, now), now),
-            None => plan.wake(pod.deadline(policy.pull_timeout, &world.settings).0),
+            None => {
+                plan.wake(PullPod::deadline(&entry.steps, &expected).0);
+                let shown_at = entry.steps.created.checked_add(world.settings.record_within).unwrap_or(Timestamp::MAX);
+                if shown_at > now {
+                    plan.wake(shown_at);
+                } else {
+                    plan.long_pulls.insert(pod.node.clone());
+                }
+            }
         }
     }
 }
@@ -145,7 +165,7 @@ fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy
         platform: &node.node.platform,
         backoff: &policy.backoff,
         began_turn_at: entry.begins_turn.then(|| entry.started_at.unwrap_or(now)),
-        earlier_failures: &|image| world.open_failures(image),
+        rounds: &|image| (world.open_rounds(image), world.next_round(image, &policy.backoff)),
     };
     let nothing = Memory::default();
     let before = world.memory_of(&node.node).unwrap_or(&nothing);
@@ -154,8 +174,7 @@ fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy
 }
 
 fn record(world: &World, node: &NodeEntry, mut memory: Memory, settlements: Vec<Settlement>, now: Timestamp) -> Effect {
-    memory.prune(|image| world.is_meant_for(image, &node.node));
-    memory.starts.retain(|policy, _| world.policies.contains_key(policy));
+    memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy));
     Effect::RecordNode { cache: Box::new(status::node_cache(world, node, &memory, now)), settlements }
 }
 
@@ -165,6 +184,9 @@ fn record(world: &World, node: &NodeEntry, mut memory: Memory, settlements: Vec<
 /// by urgency, then probes of images that fail.
 fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
+    for image in &world.probed {
+        probe(world, image, Probe::Overdue, now, &mut budget, plan);
+    }
     let mut queues: Vec<Queue<'_>> = world
         .queues
         .iter()
@@ -201,7 +223,7 @@ fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
         }
     }
     for image in &world.probed {
-        probe(world, image, now, &mut budget, plan);
+        probe(world, image, Probe::Due, now, &mut budget, plan);
     }
 }
 
@@ -214,7 +236,9 @@ struct Queue<'a> {
 
 fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
     budget.take(&order);
-    plan.effects.push(Effect::CreatePod(Box::new(order)));
+    let effect = Effect::CreatePod(Box::new(order));
+    plan.keys.insert(effect.key());
+    plan.effects.push(effect);
 }
 
 /// The Pod that `candidate` may start now; `None` where only this node cannot.
@@ -251,7 +275,7 @@ fn batch<'a>(
         })
         .filter_map(|(name, standing)| {
             let image = &world.images.get(name)?.image;
-            Some((Urgency::new(image, *standing == Standing::Failed), image))
+            Some((world.urgency(node, image, *standing, now).0, image))
         })
         .filter(|(_, image)| image.policy == policy.name && budget.admit_host(policy, image.reference.host()).is_ok())
         .collect();
@@ -299,7 +323,7 @@ fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], beg
                 policy: image.pull,
             })
             .collect(),
-        secrets: first.secrets.clone(),
+        secrets: world.secrets_for(node, batch),
         tolerations: placement.map(|placement| placement.tolerations.clone()).unwrap_or_default(),
         host_network,
         begins_turn,
@@ -312,8 +336,17 @@ fn pod_name(what: &str, identity: &str) -> Name {
     format!("{}-{}", prefix.trim_end_matches('-'), short_hash(identity.as_bytes())).into()
 }
 
+/// Which probes are to be started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// Those that are due.
+    Due,
+    /// Those that have been due for longer than the longest backoff.
+    Overdue,
+}
+
 /// Lets one node try an image that fails, when its backoff has passed.
-fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
+fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
     let Some(entry) = world.images.get(name) else { return };
     let image = &entry.image;
     let Some(policy) = world.policy_of(image) else { return };
@@ -321,8 +354,14 @@ fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, pl
         return;
     }
     let Some(at) = world.probe_at(image, policy) else { return };
+    let at = entry.refused.as_ref().map_or(at, |refused| refused.until.max(at));
     if at > now {
         plan.wake(at);
+        return;
+    }
+    // Retries yield to all others, but not for ever.
+    let overdue_at = at.checked_add(policy.backoff.max).unwrap_or(Timestamp::MAX);
+    if which == Probe::Overdue && overdue_at > now {
         return;
     }
     let last_try = |node: &Name| {
@@ -333,8 +372,7 @@ fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, pl
         .nodes
         .values()
         .filter(|node| node.standings.get(name).is_some_and(|standing| *standing != Standing::Cached))
-        .filter(|node| budget.busy_with(&node.node.name).is_none())
-        .filter(|node| node.refused.as_ref().is_none_or(|refused| refused.until <= now));
+        .filter(|node| budget.busy_with(&node.node.name).is_none());
     let (waiting, free): (Vec<_>, Vec<_>) = candidates
         .map(|node| (node, world.node_backoff(node, policy).map(|(until, _)| until)))
         .partition(|(_, until)| until.is_some_and(|until| until > now));
@@ -363,12 +401,15 @@ fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, pl
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
-    for (name, since) in &world.stale.caches {
-        let key = EffectKey::Record(name.clone());
-        let recording = plan.effects.iter().any(|effect| effect.key() == key);
+    let long_pulls = std::mem::take(&mut plan.long_pulls);
+    let stale =
+        world.stale.caches.keys().chain(long_pulls.iter().filter(|name| !world.stale.caches.contains_key(*name)));
+    for name in stale {
+        let recording = plan.keys.contains(&EffectKey::Record(name.clone()));
         let Some(node) = world.nodes.get(name).filter(|_| !recording) else { continue };
-        let due = since.checked_add(world.settings.record_within).unwrap_or(Timestamp::MAX);
-        if due > now {
+        let since = world.stale.caches.get(name).filter(|_| !long_pulls.contains(name));
+        let due = since.map(|since| since.checked_add(world.settings.record_within).unwrap_or(Timestamp::MAX));
+        if let Some(due) = due.filter(|due| *due > now) {
             plan.wake(due);
             continue;
         }
@@ -377,7 +418,8 @@ fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
         let Effect::RecordNode { cache, .. } = &effect else { continue };
         let current = world.caches.get(name).map(|entry| &entry.object);
         let unchanged = current.is_some_and(|object| object.spec == cache.spec && object.status == cache.status);
-        let nothing_to_say = current.is_none() && world.memory_of(&node.node).is_none_or(Memory::is_empty);
+        let forgets = world.memory_of(&node.node).is_none_or(Memory::is_empty);
+        let nothing_to_say = current.is_none() && forgets && !long_pulls.contains(name);
         if unchanged || nothing_to_say {
             plan.clean.caches.push(name.clone());
         } else {
@@ -447,6 +489,20 @@ impl World {
         let policy = self.policies.get(&order.policy).map(|entry| &entry.policy);
         let node = self.nodes.get(&order.node).map(|entry| &entry.node);
         policy.is_some_and(|policy| !policy.paused) && node.is_some_and(|node| node.uid == order.node_uid)
+    }
+
+    /// The secrets of every CachedImage that wants one of these images on the node:
+    /// where two differ, the kubelet tries them all.
+    fn secrets_for(&self, node: &NodeEntry, batch: &[&Image]) -> Vec<Name> {
+        let names = batch.iter().filter_map(|image| self.wanted.get(&image.reference)).flatten();
+        let wanted_here = names.filter(|name| node.standings.contains_key(*name));
+        let mut secrets: Vec<Name> = Vec::new();
+        for secret in wanted_here.filter_map(|name| self.images.get(name)).flat_map(|entry| &entry.image.secrets) {
+            if !secrets.contains(secret) {
+                secrets.push(secret.clone());
+            }
+        }
+        secrets
     }
 
     /// Whether a Pod is pulling `image` somewhere, or the plan makes one.

@@ -20,6 +20,8 @@ pub fn standing(memory: Option<&Memory>, image: &Reference) -> Standing {
     match memory.and_then(|memory| memory.images.get(image)) {
         Some(Record { pulled: Some(_), .. }) => Standing::Cached,
         Some(Record { failure: Some(_), .. }) => Standing::Failed,
+        // What is missing on a node that fails as a whole fails with it.
+        _ if memory.is_some_and(|memory| memory.node_failure.is_some()) => Standing::Failed,
         _ => Standing::Missing,
     }
 }

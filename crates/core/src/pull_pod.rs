@@ -132,9 +132,59 @@ fn is_loss(reason: &str) -> bool {
 }
 
 /// The `sha256:…` of an image ID such as `docker.io/library/alpine@sha256:…`.
-/// A bare `sha256:…` is the image's own ID and not the digest in the registry.
+/// A bare `sha256:…` is the image's own ID and not the digest in the registry;
+/// other algorithms are too long for what Drop writes.
 fn digest_of(image_id: &str) -> Option<Name> {
-    image_id.split_once('@').map(|(_, digest)| digest.into())
+    let (_, digest) = image_id.split_once('@')?;
+    let hex = digest.strip_prefix("sha256:")?;
+    (hex.len() == 64).then(|| digest.into())
+}
+
+/// When this process saw a Pod take each step. Of a Pod that was there before the
+/// process was, what the API server and the kubelet say must do.
+///
+/// The clocks of nodes differ from the operator's, so what they say is not
+/// compared with it otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steps {
+    /// It was created.
+    pub created: Timestamp,
+    /// The kubelet had acknowledged it.
+    pub acknowledged: Option<Timestamp>,
+    /// Its sandbox was up.
+    pub sandbox_up: Option<Timestamp>,
+}
+
+impl Steps {
+    /// The steps of `pod` as of `now`, of which `before` had been seen.
+    #[must_use]
+    pub fn see(pod: &PullPod, before: Option<&Self>, now: Timestamp) -> Self {
+        let seen = |before: Option<Option<Timestamp>>, reported: Option<Timestamp>| match (before, reported) {
+            (Some(Some(before)), _) => Some(before),
+            (Some(None), Some(_)) => Some(now),
+            (None, Some(reported)) => Some(reported.min(now)),
+            (_, None) => None,
+        };
+        Self {
+            created: before.map_or_else(|| pod.created_at.min(now), |before| before.created),
+            acknowledged: seen(before.map(|before| before.acknowledged), pod.acknowledged_at),
+            sandbox_up: seen(before.map(|before| before.sandbox_up), pod.sandbox_up_at),
+        }
+    }
+}
+
+/// What to expect of a Pod, and by when.
+#[derive(Clone, Copy, Debug)]
+pub struct Expectations<'a> {
+    /// How long it may pull.
+    pub pull_timeout: SignedDuration,
+    /// Whether its kubelet tells, before it pulls, that the sandbox is up. Those
+    /// before 1.36 tell it only afterwards
+    /// (<https://github.com/kubernetes/kubernetes/issues/134460>), so there the
+    /// pull counts from the acknowledgement.
+    pub tells_sandbox: bool,
+    /// The other limits.
+    pub settings: &'a Settings,
 }
 
 /// How a whole Pod came to its end.
@@ -155,24 +205,26 @@ pub enum End {
 impl PullPod {
     /// How the Pod came to its end, as of `now`; `None` while it goes on.
     #[must_use]
-    pub fn end(&self, pull_timeout: SignedDuration, settings: &Settings, now: Timestamp) -> Option<End> {
+    pub fn end(&self, steps: &Steps, expected: &Expectations<'_>, now: Timestamp) -> Option<End> {
         if let Some(rejection) = &self.rejection {
             return Some(End::Rejected(rejection.clone()));
         }
         if self.containers.iter().all(|container| container.outcome().is_some()) {
             return Some(End::Settled);
         }
-        let (deadline, end) = self.deadline(pull_timeout, settings);
+        let (deadline, end) = Self::deadline(steps, expected);
         (now >= deadline).then_some(end)
     }
 
     /// Until when the Pod may take its next step, and what it is if it has not by then.
     #[must_use]
-    pub fn deadline(&self, pull_timeout: SignedDuration, settings: &Settings) -> (Timestamp, End) {
-        let (from, allowed, end) = match (self.acknowledged_at, self.sandbox_up_at) {
-            (None, _) => (self.created_at, settings.acknowledge_within, End::Unacknowledged),
+    pub fn deadline(steps: &Steps, expected: &Expectations<'_>) -> (Timestamp, End) {
+        let settings = expected.settings;
+        let sandbox_up = steps.sandbox_up.or(steps.acknowledged.filter(|_| !expected.tells_sandbox));
+        let (from, allowed, end) = match (steps.acknowledged, sandbox_up) {
+            (_, Some(at)) => (at, expected.pull_timeout, End::TimedOut),
             (Some(at), None) => (at, settings.sandbox_within, End::SandboxNotUp),
-            (Some(_), Some(at)) => (at, pull_timeout, End::TimedOut),
+            (None, None) => (steps.created, settings.acknowledge_within, End::Unacknowledged),
         };
         (from.saturating_add(allowed).unwrap_or(Timestamp::MAX), end)
     }
@@ -194,6 +246,7 @@ mod tests {
     use super::*;
 
     const T: Timestamp = Timestamp::UNIX_EPOCH;
+    const ID: &str = "docker.io/library/alpine@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
     fn container(image_id: Option<&str>, state: ContainerState) -> Container {
         Container { image: Reference::parse("alpine:3.20"), image_id: image_id.map(Into::into), state }
@@ -209,7 +262,7 @@ mod tests {
 
     #[test]
     fn pulled_means_pulled_whatever_the_container_does_then() {
-        let id = Some("docker.io/library/alpine@sha256:abc");
+        let id = Some(ID);
         let pulled = [
             container(id, terminated("Completed")),
             container(id, terminated("Error")),
@@ -225,7 +278,7 @@ mod tests {
             assert!(matches!(container.outcome(), Some(Outcome::Pulled { .. })), "{container:?}");
         }
         let digest = container(id, terminated("Completed")).outcome();
-        assert!(matches!(digest, Some(Outcome::Pulled { digest: Some(d), .. }) if &*d == "sha256:abc"));
+        assert!(matches!(digest, Some(Outcome::Pulled { digest: Some(d), .. }) if ID.ends_with(&*d)));
     }
 
     #[test]
@@ -267,13 +320,17 @@ mod tests {
             rejection: None,
             containers: vec![container(None, waiting(""))],
         };
-        let hour = SignedDuration::from_hours(1);
-        let end = |pod: &PullPod, now| pod.end(hour, &settings, secs(now));
+        let expected =
+            Expectations { pull_timeout: SignedDuration::from_hours(1), tells_sandbox: true, settings: &settings };
+        let end = |pod: &PullPod, now| pod.end(&Steps::see(pod, None, secs(now)), &expected, secs(now));
         assert_eq!(end(&pod, 119), None);
         assert_eq!(end(&pod, 120), Some(End::Unacknowledged));
         pod.acknowledged_at = Some(secs(100));
         assert_eq!(end(&pod, 219), None);
         assert_eq!(end(&pod, 220), Some(End::SandboxNotUp));
+        let silent = Expectations { tells_sandbox: false, ..expected };
+        let steps = Steps::see(&pod, None, secs(220));
+        assert_eq!(pod.end(&steps, &silent, secs(220)), None, "an old kubelet may be pulling");
         pod.sandbox_up_at = Some(secs(200));
         assert_eq!(end(&pod, 3799), None);
         assert_eq!(end(&pod, 3800), Some(End::TimedOut));

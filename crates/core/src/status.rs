@@ -48,8 +48,15 @@ pub(crate) fn cached_image(world: &World, entry: &ImageEntry, now: Timestamp) ->
         .flatten()
         .filter(|node| is_target(world, node, entry))
         .collect();
-    let mut failures: Vec<(&crate::Name, &Failure)> =
-        health.failing.iter().filter(|(node, _)| standing_on(world, node, entry) == Some(Standing::Failed)).collect();
+    let of_nodes = world.troubled.iter().filter(|(node, _)| !health.failing.contains_key(*node));
+    let mut failures: Vec<(&crate::Name, &Failure)> = health
+        .failing
+        .iter()
+        .chain(of_nodes)
+        .filter(|(node, _)| standing_on(world, node, entry) == Some(Standing::Failed))
+        // What is never tried does not fail.
+        .filter(|_| image.pull != ImagePullPolicy::Never)
+        .collect();
     failures.sort_by_key(|(node, failure)| (std::cmp::Reverse(failure.at), *node));
 
     let (reason, message) = reason(world, entry, health, &pulling, &failures, now);
@@ -74,7 +81,7 @@ pub(crate) fn cached_image(world: &World, entry: &ImageEntry, now: Timestamp) ->
         resolved_digest: newest.and_then(|success| success.digest.as_deref()).map(str::to_owned),
         last_pulled_at: newest.map(|success| success.at),
         last_attempted_at: newest.map(|success| success.at).max(last_failure),
-        consecutive_failures: i32::try_from(health.open_count()).unwrap_or(i32::MAX),
+        consecutive_failures: i32::try_from(health.open_rounds()).unwrap_or(i32::MAX),
         failures: failures
             .iter()
             .take(MAX_FAILURES)
@@ -112,7 +119,7 @@ fn reason(
         return say("Cached", format!("on all {} target nodes", tally.cached));
     }
     if let Some((node, failure)) = failures.first() {
-        let failed_again = failure.count > 1 || health.open_count() > 1;
+        let failed_again = failure.count > 1 || health.open_rounds() > 1;
         let reason = match &*failure.reason {
             "ErrImagePull" if failed_again => "ImagePullBackOff",
             reason => reason,
@@ -243,7 +250,7 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
         .into_iter()
         .flatten()
         .filter_map(|pod| world.pods.get(pod))
-        .filter(|entry| entry.pod.uid.is_none() || entry.pod.uid != memory.last_pod)
+        .filter(|entry| !world.is_recorded(entry) && (entry.pod.uid.is_none() || entry.pod.uid != memory.last_pod))
         .map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_none()).count())
         .sum();
     let (ready, reason) = match number(Standing::Failed) {

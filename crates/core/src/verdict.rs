@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::Name;
+use crate::memory::MAX_IMAGES;
 use crate::placement::NotATarget;
 use crate::policy::title;
 
@@ -92,6 +93,8 @@ pub enum Verdict {
         /// What failed.
         cause: Name,
     },
+    /// More images are wanted on the node than its NodeCache can hold.
+    TooManyImages,
     /// The API server refuses the pull Pod.
     Refused {
         /// The next try.
@@ -121,6 +124,7 @@ impl Verdict {
             Self::NodeBackingOff { .. } => "NodeBackingOff",
             Self::BackingOff { .. } => "BackingOff",
             Self::WaitingForProbe { .. } => "WaitingForProbe",
+            Self::TooManyImages => "TooManyImages",
             Self::Refused { .. } => "Refused",
         }
     }
@@ -152,6 +156,7 @@ impl fmt::Display for Verdict {
             Self::WaitingForDelay { .. } => f.write_str("the delay between nodes has not passed"),
             Self::NodeBackingOff { cause, .. } => write!(f, "the node failed: {cause}"),
             Self::BackingOff { cause, .. } | Self::WaitingForProbe { cause, .. } => write!(f, "{cause}"),
+            Self::TooManyImages => write!(f, "more than {MAX_IMAGES} images are wanted on the node"),
             Self::Refused { message, .. } => write!(f, "the pull Pod was refused: {message}"),
         }
     }

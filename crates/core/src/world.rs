@@ -14,16 +14,17 @@ use crate::backoff::Backoff;
 use crate::budget::Starts;
 use crate::effect::{Effect, EffectKey, PodOrder};
 use crate::event::{Event, Kind, Report};
+use crate::failure::shortened;
 use crate::health::Health;
 use crate::image::{Image, ImagePullPolicy};
-use crate::memory::Memory;
+use crate::memory::{Failure, Memory};
 use crate::node::Node;
 use crate::order::{Candidate, Urgency};
 use crate::placement::{NotATarget, Placement};
 use crate::plan::Plan;
 use crate::policy::{BUILT_IN, Policy};
 use crate::presence::{Standing, standing};
-use crate::pull_pod::{Container, ContainerState, PullPod};
+use crate::pull_pod::{Container, ContainerState, PullPod, Steps};
 use crate::reference::Reference;
 use crate::settings::Settings;
 
@@ -46,6 +47,8 @@ pub struct World {
     /// Per image the nodes that are pulling it, or are through with it and that is
     /// not recorded yet.
     pub(crate) pulling: BTreeMap<Reference, BTreeSet<Name>>,
+    /// Nodes whose own last failure has not been overcome.
+    pub(crate) troubled: BTreeMap<Name, Failure>,
     /// Per image how it fares.
     pub(crate) health: BTreeMap<Reference, Health>,
     /// Images of which one node at a time tries the pull.
@@ -72,6 +75,10 @@ pub(crate) struct ImageEntry {
     /// What the image and its policy ask of nodes; `None` where the policy is missing.
     pub(crate) placement: Option<Placement>,
     pub(crate) tally: Tally,
+    /// Set while the API server refuses its Pods.
+    pub(crate) refused: Option<Refused>,
+    /// When its spec last changed while this process watched.
+    edited_at: Option<Timestamp>,
     pub(crate) published: Published<CachedImageStatus>,
 }
 
@@ -135,8 +142,8 @@ pub(crate) struct NodeEntry {
     pub(crate) standings: BTreeMap<Name, Standing>,
     /// The policy whose turn of pulls is going on here.
     pub(crate) turn: Option<Name>,
-    /// Set while the API server refuses Pods for this node.
-    pub(crate) refused: Option<Refused>,
+    /// Since when it has missed images without a Pod that pulls.
+    waiting_since: Option<Timestamp>,
     /// Its places in the queues, by policy.
     places: Vec<(Name, Candidate)>,
     /// Its entry among the alarms.
@@ -157,6 +164,8 @@ pub(crate) struct CacheEntry {
     pub(crate) memory: Memory,
     /// The object as it was last seen or written.
     pub(crate) object: NodeCache,
+    /// Whether the watch has shown it: a list that lacks it then means that it is gone.
+    seen: bool,
 }
 
 /// A pull Pod.
@@ -169,6 +178,10 @@ pub(crate) struct PodEntry {
     pub(crate) started_at: Option<Timestamp>,
     /// Whether it began a turn of its node.
     pub(crate) begins_turn: bool,
+    /// When it was seen to take each step.
+    pub(crate) steps: Steps,
+    /// Whether its outcome has been recorded.
+    pub(crate) recorded: bool,
 }
 
 /// How sure it is that a Pod exists.
@@ -187,6 +200,8 @@ pub(crate) enum Stage {
 pub(crate) struct Flight {
     /// Failures in a row.
     pub(crate) failures: u32,
+    /// Whether one of them may have been done all the same.
+    pub(crate) in_doubt: bool,
     /// The earliest next try; `None` while it is under way.
     pub(crate) not_before: Option<Timestamp>,
 }
@@ -230,6 +245,7 @@ impl World {
             wanted: BTreeMap::new(),
             pods_on: BTreeMap::new(),
             pulling: BTreeMap::new(),
+            troubled: BTreeMap::new(),
             health: BTreeMap::new(),
             probed: BTreeSet::new(),
             queues: BTreeMap::new(),
@@ -250,11 +266,11 @@ impl World {
     /// Takes in one event.
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
-            Event::Image(image, status) => self.set_image(*image, *status),
+            Event::Image(image, status) => self.set_image(*image, *status, now),
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
             Event::Node(node) => self.set_node(*node),
             Event::Pod(pod) => self.set_pod(*pod, now),
-            Event::Cache(object) => self.set_cache(*object),
+            Event::Cache(object) => self.set_cache(*object, true),
             Event::Gone(kind, name) => self.remove(kind, &name),
             Event::Listed(kind, names) => {
                 for gone in self.names(kind) {
@@ -353,10 +369,11 @@ impl World {
         (*cache.object.spec.node_uid == *node.uid).then_some(&cache.memory)
     }
 
-    /// Whether the Pod's outcome is in its node's memory.
-    pub(crate) fn is_recorded(&self, pod: &PullPod) -> bool {
+    /// Whether the Pod's outcome is in its node's memory, or was.
+    pub(crate) fn is_recorded(&self, entry: &PodEntry) -> bool {
+        let pod = &entry.pod;
         let memory = self.nodes.get(&pod.node).and_then(|node| self.memory_of(&node.node));
-        memory.is_some_and(|memory| memory.last_pod.is_some() && memory.last_pod == pod.uid)
+        entry.recorded || memory.is_some_and(|memory| memory.last_pod.is_some() && memory.last_pod == pod.uid)
     }
 
     /// One of the node's pull Pods.
@@ -365,18 +382,36 @@ impl World {
         self.pods.get(name)
     }
 
-    /// Failures of an image in a row, over all nodes; while there are any, one
-    /// node at a time tries it.
-    pub(crate) fn open_failures(&self, image: &Reference) -> u32 {
-        self.health.get(image).map_or(0, Health::open_count)
+    /// How often an image failed in a row; nodes that fail side by side count once.
+    /// While it is not zero, one node at a time tries it.
+    pub(crate) fn open_rounds(&self, image: &Reference) -> u32 {
+        self.health.get(image).map_or(0, Health::open_rounds)
     }
 
     /// When the next node may try an image that fails; `None` where it does not.
     pub(crate) fn probe_at(&self, image: &Image, policy: &Policy) -> Option<Timestamp> {
-        let health = self.health.get(&image.reference)?;
-        let last = health.last_open_failure()?;
-        let wait = policy.backoff.delay(health.open_count(), image.reference.as_str());
-        Some(last.checked_add(wait).unwrap_or(Timestamp::MAX))
+        let at = self.next_round(&image.reference, &policy.backoff)?;
+        // An edit may have mended what failed: it is tried at once.
+        let edited_at = self.images.get(&image.name).and_then(|entry| entry.edited_at);
+        let last = self.health.get(&image.reference)?.last_open_failure()?;
+        Some(edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
+    }
+
+    /// When an image that fails may be tried again by the backoff alone.
+    pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
+        let health = self.health.get(image)?;
+        let wait = backoff.delay(health.open_rounds(), image.as_str());
+        Some(health.last_open_failure()?.checked_add(wait).unwrap_or(Timestamp::MAX))
+    }
+
+    /// Until when a failed image yields to all others on the node: one longest
+    /// backoff after it was due.
+    fn yields_until(&self, node: &Node, image: &Image, policy: &Policy) -> Option<Timestamp> {
+        let memory = self.memory_of(node)?;
+        let record = memory.images.get(&image.reference).and_then(|record| record.failure.as_ref());
+        let failure = record.or(memory.node_failure.as_ref())?;
+        let wait = policy.backoff.delay(failure.count, &node.name).saturating_add(policy.backoff.max);
+        Some(failure.at.checked_add(wait).unwrap_or(Timestamp::MAX))
     }
 
     /// Until when the node as a whole is left alone, and why.
@@ -396,6 +431,11 @@ impl World {
         Some((failure.at.checked_add(wait).unwrap_or(Timestamp::MAX), failure.message.clone()))
     }
 
+    /// Whether what becomes of `image` on `node` can be remembered.
+    pub(crate) fn has_room(&self, node: &Node, image: &Reference) -> bool {
+        self.memory_of(node).is_none_or(|memory| memory.has_room() || memory.images.contains_key(image))
+    }
+
     /// Whether some CachedImage wants `image` on `node`, or would if the node were
     /// healthy.
     pub(crate) fn is_meant_for(&self, image: &Reference, node: &Node) -> bool {
@@ -410,7 +450,7 @@ impl World {
 
     // ---- Facts --------------------------------------------------------------
 
-    fn set_image(&mut self, image: Image, status: CachedImageStatus) {
+    fn set_image(&mut self, image: Image, status: CachedImageStatus, now: Timestamp) {
         let name = image.name.clone();
         self.stale.images.insert(name.clone());
         if let Some(entry) = self.images.get_mut(&name) {
@@ -419,6 +459,8 @@ impl World {
                 return;
             }
             let old = std::mem::replace(&mut entry.image, image.clone());
+            entry.edited_at = Some(now);
+            entry.refused = None;
             if old.reference != image.reference {
                 entry.tally = Tally::default();
                 self.forget_standings(&name);
@@ -430,7 +472,14 @@ impl World {
             self.forget_standings(&name);
             self.want(&image);
             let published = Published { status, is_confirmed: true, written_at: None };
-            let entry = ImageEntry { image, placement: None, tally: Tally::default(), published };
+            let entry = ImageEntry {
+                image,
+                placement: None,
+                tally: Tally::default(),
+                refused: None,
+                edited_at: None,
+                published,
+            };
             self.images.insert(name.clone(), entry);
         }
         self.dirty.images.insert(name);
@@ -493,7 +542,6 @@ impl World {
                 // Another machine under the same name starts anew.
                 if entry.node.uid != node.uid {
                     entry.turn = None;
-                    entry.refused = None;
                 }
                 entry.node = node;
             }
@@ -502,7 +550,7 @@ impl World {
                     node,
                     standings: BTreeMap::new(),
                     turn: None,
-                    refused: None,
+                    waiting_since: None,
                     places: Vec::new(),
                     alarm: None,
                 };
@@ -526,12 +574,16 @@ impl World {
             None => pod.created_at.saturating_add(SignedDuration::from_secs(1)).unwrap_or(now),
         };
         let begins_turn = known.is_none_or(|known| known.begins_turn);
+        let steps = Steps::see(&pod, known.map(|known| &known.steps), now);
+        let recorded = known.is_some_and(|known| known.recorded && known.pod.uid == pod.uid);
         if begins_turn {
             self.starts.entry(pod.policy.clone()).or_default().note(&pod.node, started_at);
         }
         // A creation whose answer was lost is confirmed by this.
         self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
-        self.put_pod(PodEntry { pod, stage: Stage::Observed, started_at: Some(started_at), begins_turn });
+        self.accepted(&pod);
+        let stage = Stage::Observed;
+        self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded });
     }
 
     /// Takes a Pod as created that was only just asked for.
@@ -557,15 +609,17 @@ impl World {
                 .map(|pull| Container { image: pull.reference.clone(), image_id: None, state: waiting() })
                 .collect(),
         };
+        let steps = Steps::see(&pod, None, now);
         let stage = Stage::Requested(Box::new(order.clone()));
-        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn: order.begins_turn });
+        let begins_turn = order.begins_turn;
+        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false });
     }
 
     fn put_pod(&mut self, entry: PodEntry) {
         self.take_pod(&entry.pod.name.clone());
         let pod = &entry.pod;
         self.pods_on.entry(pod.node.clone()).or_default().insert(pod.name.clone());
-        let recorded = self.is_recorded(pod);
+        let recorded = self.is_recorded(&entry);
         for container in &pod.containers {
             if !recorded || container.outcome().is_none() {
                 self.pulling.entry(container.image.clone()).or_default().insert(pod.node.clone());
@@ -573,6 +627,7 @@ impl World {
         }
         if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
             node.turn = Some(pod.policy.clone());
+            node.waiting_since = None;
         }
         self.touch_pod(&entry.pod);
         self.pods.insert(entry.pod.name.clone(), entry);
@@ -595,13 +650,17 @@ impl World {
 
     /// Takes in that the outcome of a node's Pod may be recorded now.
     fn end_recorded_pulls(&mut self, node: &Name) {
-        let recorded: Vec<Reference> = self
-            .pods_on
-            .get(node)
-            .into_iter()
-            .flatten()
+        let pods = self.pods_on.get(node).into_iter().flatten();
+        let recorded: Vec<Name> =
+            pods.filter(|pod| self.pods.get(*pod).is_some_and(|entry| self.is_recorded(entry))).cloned().collect();
+        for pod in &recorded {
+            if let Some(entry) = self.pods.get_mut(pod) {
+                entry.recorded = true;
+            }
+        }
+        let recorded: Vec<Reference> = recorded
+            .iter()
             .filter_map(|pod| self.pods.get(pod))
-            .filter(|entry| self.is_recorded(&entry.pod))
             .flat_map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_some()))
             .map(|container| container.image.clone())
             .collect();
@@ -633,7 +692,7 @@ impl World {
         self.stale.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
     }
 
-    fn set_cache(&mut self, object: NodeCache) {
+    fn set_cache(&mut self, object: NodeCache, seen: bool) {
         let Some(name) = object.metadata.name.as_deref().map(Name::from) else { return };
         // The answer to a write may come before the watch shows the state that
         // the write replaced.
@@ -647,7 +706,8 @@ impl World {
         for (policy, at) in &memory.starts {
             self.starts.entry(policy.clone()).or_default().note(&name, *at);
         }
-        let before = self.caches.insert(name.clone(), CacheEntry { memory, object });
+        let seen = seen || self.caches.get(&name).is_some_and(|known| known.seen);
+        let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
         if !unchanged {
             self.memory_changed(&name, before.map(|entry| entry.memory).unwrap_or_default());
         }
@@ -656,13 +716,17 @@ impl World {
     /// Derives anew what follows from a node's memory, of which `before` was the last.
     fn memory_changed(&mut self, node: &Name, before: Memory) {
         let after = self.caches.get(node).map(|entry| entry.memory.clone()).unwrap_or_default();
+        match &after.node_failure {
+            Some(failure) => drop(self.troubled.insert(node.clone(), failure.clone())),
+            None => drop(self.troubled.remove(node)),
+        }
         let references: BTreeSet<&Reference> = before.images.keys().chain(after.images.keys()).collect();
         for reference in references {
             let record = after.images.get(reference);
             if before.images.get(reference) == record {
                 continue;
             }
-            let failing_before = self.open_failures(reference) > 0;
+            let failing_before = self.open_rounds(reference) > 0;
             let health = self.health.entry(reference.clone()).or_default();
             if health.update(node, record) {
                 health.success = None;
@@ -674,7 +738,7 @@ impl World {
                 self.health.remove(reference);
             }
             self.mark_images_of(reference);
-            if failing_before != (self.open_failures(reference) > 0) {
+            if failing_before != (self.open_rounds(reference) > 0) {
                 self.dirty.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
             }
         }
@@ -694,7 +758,7 @@ impl World {
                 .filter(|(_, entry)| matches!(entry.stage, Stage::Observed))
                 .map(|(name, _)| name.clone())
                 .collect(),
-            Kind::Cache => self.caches.keys().cloned().collect(),
+            Kind::Cache => self.caches.iter().filter(|(_, entry)| entry.seen).map(|(name, _)| name.clone()).collect(),
         }
     }
 
@@ -755,6 +819,7 @@ impl World {
                 let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
                 if let Some(flight) = self.flights.get_mut(&key) {
                     flight.failures = flight.failures.saturating_add(1);
+                    flight.in_doubt |= matches!(report, Report::Unknown(_));
                     let wait = backoff.delay(flight.failures, &format!("{key:?}"));
                     flight.not_before = Some(now.checked_add(wait).unwrap_or(Timestamp::MAX));
                 }
@@ -767,15 +832,26 @@ impl World {
         match (key, report) {
             (EffectKey::CreatePod(name), Report::PodCreated { uid }) => self.pod_created(&name, uid, now),
             (EffectKey::CreatePod(name), Report::Refused(message)) => self.pod_refused(&name, &message, now),
-            (EffectKey::DeletePod(name) | EffectKey::CheckPod(name), Report::PodGone) => {
-                self.remove(Kind::Pod, &name);
+            (EffectKey::DeletePod(name) | EffectKey::CheckPod(name), Report::PodGone { uid }) => {
+                // Another Pod may have got the name meanwhile.
+                let is_other = |entry: &PodEntry| uid.is_some() && entry.pod.uid != uid;
+                if !self.pods.get(&name).is_some_and(is_other) {
+                    self.remove(Kind::Pod, &name);
+                }
+            }
+            (EffectKey::DeletePod(name), Report::Done) => {
+                // It did exist; the watch may have missed it for good.
+                if let Some(entry) = self.pods.get_mut(&name).filter(|entry| matches!(entry.stage, Stage::Requested(_)))
+                {
+                    entry.stage = Stage::Created(now);
+                }
             }
             (EffectKey::CheckPod(name), _) => {
                 if let Some(PodEntry { stage: Stage::Created(at), .. }) = self.pods.get_mut(&name) {
                     *at = now;
                 }
             }
-            (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache),
+            (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache, false),
             _ => {}
         }
     }
@@ -810,22 +886,46 @@ impl World {
         entry.stage = Stage::Created(now);
         entry.started_at = Some(now);
         entry.pod.uid = Some(uid);
-        self.stale.policies.insert(entry.pod.policy.clone());
-        if let Some(node) = self.nodes.get_mut(&entry.pod.node) {
-            node.refused = None;
+        let pod = entry.pod.clone();
+        self.stale.policies.insert(pod.policy.clone());
+        self.accepted(&pod);
+    }
+
+    /// Takes in that the API server accepts Pods for these images.
+    fn accepted(&mut self, pod: &PullPod) {
+        for container in &pod.containers {
+            for name in self.wanted.get(&container.image).into_iter().flatten() {
+                if let Some(entry) = self.images.get_mut(name)
+                    && entry.refused.take().is_some()
+                {
+                    self.dirty.images.insert(name.clone());
+                }
+            }
         }
     }
 
     fn pod_refused(&mut self, name: &Name, message: &str, now: Timestamp) {
-        let Some(PodEntry { pod, stage: Stage::Requested(_), .. }) = self.pods.get(name) else { return };
-        let node = pod.node.clone();
-        self.take_pod(name);
-        self.flights.remove(&EffectKey::CreatePod(name.clone()));
+        let Some(entry) = self.pods.get_mut(name) else { return };
+        let Stage::Requested(order) = &entry.stage else { return };
+        let order = order.clone();
+        let flight = self.flights.remove(&EffectKey::CreatePod(name.clone()));
+        if flight.is_some_and(|flight| flight.in_doubt) {
+            // An earlier request may have created it: it counts until that is known.
+            entry.stage = Stage::Created(Timestamp::MIN);
+        } else {
+            self.remove(Kind::Pod, name);
+        }
+        if order.begins_turn {
+            // Other nodes would be refused as well: no faster than they may start.
+            self.starts.entry(order.policy.clone()).or_default().note(&order.node, now);
+        }
         let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
-        if let Some(entry) = self.nodes.get_mut(&node) {
+        for pull in &order.pulls {
+            let Some(entry) = self.images.get_mut(&pull.cached_image) else { continue };
             let count = entry.refused.as_ref().map_or(0, |refused| refused.count).saturating_add(1);
-            let until = now.checked_add(backoff.delay(count, &node)).unwrap_or(Timestamp::MAX);
-            entry.refused = Some(Refused { count, until, message: message.into() });
+            let until = now.checked_add(backoff.delay(count, &pull.cached_image)).unwrap_or(Timestamp::MAX);
+            entry.refused = Some(Refused { count, until, message: shortened(message, 512).into() });
+            self.dirty.images.insert(pull.cached_image.clone());
         }
     }
 
@@ -842,7 +942,7 @@ impl World {
                 placement.labels.extend(labels.map(|(key, value)| (key.clone(), value.clone())));
                 placement
             });
-            let probed = self.open_failures(&entry.image.reference) > 0;
+            let probed = self.open_rounds(&entry.image.reference) > 0;
             if probed {
                 self.probed.insert(name.clone());
             } else {
@@ -920,16 +1020,17 @@ impl World {
         }
         let Some(entry) = self.nodes.get(name) else { return };
         let (urgencies, alarm) = self.eligible(entry, now);
+        let waiting_since = entry.waiting_since.unwrap_or(now);
         // Neither a node that failed nor a retry goes on with a turn: others go first.
         let failed = self.memory_of(&entry.node).is_some_and(|memory| memory.node_failure.is_some());
         let goes_on = |policy: &Name| urgencies.get(policy).is_some_and(|urgency| !failed && !urgency.retry);
         let turn = entry.turn.clone().filter(goes_on);
-        let last_start = self.memory_of(&entry.node).and_then(|memory| memory.starts.values().max().copied());
         let places: Vec<_> = urgencies
             .into_iter()
             .map(|(policy, urgency)| {
                 let begins_turn = turn.as_ref() != Some(&policy);
-                (policy, Candidate { begins_turn, urgency, last_start, node: name.clone() })
+                let Urgency { retry, priority, .. } = urgency;
+                (policy, Candidate { begins_turn, retry, priority, waiting_since, node: name.clone() })
             })
             .collect();
         for (policy, candidate) in &places {
@@ -940,6 +1041,8 @@ impl World {
         }
         if let Some(entry) = self.nodes.get_mut(name) {
             entry.turn = turn;
+            let misses_any = entry.standings.values().any(|standing| *standing != Standing::Cached);
+            entry.waiting_since = Some(waiting_since).filter(|_| misses_any);
             entry.places = places;
             entry.alarm = alarm;
         }
@@ -951,17 +1054,14 @@ impl World {
         let mut best: BTreeMap<Name, Urgency> = BTreeMap::new();
         let mut alarm: Option<Timestamp> = None;
         let mut wait = |until: Timestamp| alarm = Some(alarm.map_or(until, |alarm| alarm.min(until)));
-        if let Some(refused) = entry.refused.as_ref().filter(|refused| refused.until > now) {
-            wait(refused.until);
-            return (best, alarm);
-        }
         for (name, standing) in &entry.standings {
             match self.could_start(entry, name, *standing) {
                 Start::Never => {}
                 Start::From(Some(until)) if until > now => wait(until),
                 Start::From(_) => {
                     let Some(wanted) = self.images.get(name) else { continue };
-                    let urgency = Urgency::new(&wanted.image, *standing == Standing::Failed);
+                    let (urgency, until) = self.urgency(entry, &wanted.image, *standing, now);
+                    until.into_iter().for_each(&mut wait);
                     let place = best.entry(wanted.image.policy.clone());
                     let kept = place.or_insert_with(|| urgency.clone());
                     if urgency < *kept {
@@ -971,6 +1071,20 @@ impl World {
             }
         }
         (best, alarm)
+    }
+
+    /// How urgent an image is on a node, and until when, if that will change.
+    pub(crate) fn urgency(
+        &self,
+        entry: &NodeEntry,
+        image: &Image,
+        standing: Standing,
+        now: Timestamp,
+    ) -> (Urgency, Option<Timestamp>) {
+        let policy = self.policy_of(image).filter(|_| standing == Standing::Failed);
+        let until =
+            policy.and_then(|policy| self.yields_until(&entry.node, image, policy)).filter(|until| *until > now);
+        (Urgency { retry: until.is_some(), priority: image.priority, image: image.name.clone() }, until)
     }
 
     /// From when a node could start on an image, as far as node and image are
@@ -984,9 +1098,13 @@ impl World {
         if policy.paused || wanted.image.pull == ImagePullPolicy::Never {
             return Start::Never;
         }
+        if !self.has_room(&entry.node, &wanted.image.reference) {
+            return Start::Never;
+        }
         let node = self.node_backoff(entry, policy).map(|(until, _)| until);
         let pair = self.pair_backoff(&entry.node, &wanted.image, policy).map(|(until, _)| until);
-        Start::From(node.max(pair))
+        let refused = wanted.refused.as_ref().map(|refused| refused.until);
+        Start::From(node.max(pair).max(refused))
     }
 }
 

@@ -98,7 +98,7 @@ fn one_registry_that_is_busy_does_not_keep_nodes_from_pulling_from_another() {
     lab.image_with("hub", "alpine", under("p"));
     lab.image_with("quay", "quay.io/a/b", under("p"));
     lab.settle();
-    assert_eq!(lab.starts(), ["0s a: hub", "0s b: quay", "21s b: hub", "21s a: quay"]);
+    assert_eq!(lab.starts(), ["0s a: hub", "0s b: quay", "21s a: quay", "21s b: hub"]);
 }
 
 #[test]
@@ -365,7 +365,7 @@ fn a_node_in_trouble_gives_its_turn_to_others() {
     lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Silent);
     lab.image("alpine", "alpine");
     lab.run(secs(155.0));
-    assert_eq!(lab.starts(), ["0s a: alpine", "149s b: alpine"], "its backoff has passed when its Pod is gone");
+    assert_eq!(lab.starts(), ["0s a: alpine", "150s b: alpine"], "its backoff has passed when its Pod is gone");
 }
 
 #[test]
@@ -546,7 +546,7 @@ fn policies_do_not_share_their_limits() {
     lab.image_with("one", "one", under("p"));
     lab.image_with("two", "two", under("q"));
     lab.settle();
-    assert_eq!(lab.starts(), ["0s a: one", "0s b: two", "10s b: one", "10s a: two"]);
+    assert_eq!(lab.starts(), ["0s a: one", "0s b: two", "10s a: two", "10s b: one"]);
 }
 
 // ---- Edits ------------------------------------------------------------------
@@ -808,8 +808,8 @@ fn a_refused_pod_does_not_keep_other_nodes_from_starting() {
         |effect| matches!(effect, Effect::CreatePod(order) if &*order.node == "a"),
     );
     lab.image("alpine", "alpine");
-    lab.run(secs(120.0));
-    assert_eq!(lab.starts(), ["0s b: alpine"]);
+    lab.run(secs(30.0));
+    assert_eq!(lab.starts(), ["10s b: alpine"], "a refusal counts as a start, and then another node is next");
 }
 
 #[test]
@@ -909,7 +909,9 @@ fn watches_and_reports_may_come_in_any_order() {
         assert_eq!(lab.record.pods.len(), 6, "{}", lab.title);
         assert_eq!((lab.shows("alpine"), lab.shows("busybox")), ("Cached 3/3".to_owned(), "Cached 3/3".to_owned()));
         let writes: Vec<_> = lab.record.cache_writes.iter().filter(|(_, node)| node == "a").collect();
-        assert!(writes.len() <= 3, "{}: {writes:?}", lab.title);
+        // Where all is so slow, a Pod pulls for long enough to be shown as pulling.
+        let limit = if watch > 5.0 { 5 } else { 3 };
+        assert!(writes.len() <= limit, "{}: {writes:?}", lab.title);
     }
 }
 

@@ -25,19 +25,25 @@ pub fn node(object: k8s::Node) -> Option<Node> {
     let taints = spec.taints.unwrap_or_default();
     let is_virtual = labels.get(LABEL_TYPE).is_some_and(|value| value == "virtual-kubelet")
         || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET);
-    let platform = status.node_info.map(|info| format!("{}/{}", info.operating_system, info.architecture));
+    let info = status.node_info.unwrap_or_default();
     let mut conditions = status.conditions.into_iter().flatten();
     Some(Node {
         name: meta.name?.into(),
         uid: meta.uid?.into(),
         labels,
         taints: taints.into_iter().filter(|taint| taint.key != TAINT_UNSCHEDULABLE).filter_map(taint).collect(),
-        platform: platform.unwrap_or_default().into(),
+        platform: format!("{}/{}", info.operating_system, info.architecture).into(),
+        tells_sandbox: minor_version(&info.kubelet_version).is_none_or(|minor| minor >= 36),
         unschedulable: spec.unschedulable.unwrap_or_default(),
         deleting: meta.deletion_timestamp.is_some(),
         is_virtual,
         disk_pressure: conditions.any(|condition| condition.type_ == "DiskPressure" && condition.status == "True"),
     })
+}
+
+/// The 36 of `v1.36.3`.
+fn minor_version(version: &str) -> Option<u32> {
+    version.split('.').nth(1)?.parse().ok()
 }
 
 /// A taint; `None` for an effect that Kubernetes does not have.
@@ -62,7 +68,7 @@ pub fn pull_pod(object: k8s::Pod) -> Option<PullPod> {
         let at = statuses.iter().position(|status| status.name == container.name);
         self::container(container, at.map(|at| statuses.swap_remove(at)))
     });
-    let rejected = status.phase.as_deref() == Some("Failed");
+    let containers: Vec<Container> = containers.collect();
     Some(PullPod {
         uid: Some(meta.uid?.into()),
         node: spec.node_name?.into(),
@@ -75,17 +81,32 @@ pub fn pull_pod(object: k8s::Pod) -> Option<PullPod> {
         terminating: meta.deletion_timestamp.is_some(),
         acknowledged_at,
         sandbox_up_at: sandbox_up_at(status.conditions.unwrap_or_default(), acknowledged_at),
-        rejection: status
-            .reason
-            .filter(|_| rejected)
-            .map(|reason| Rejection { reason: reason.into(), message: status.message.unwrap_or_default().into() }),
-        containers: containers.collect(),
+        rejection: rejection(status.phase.as_deref(), status.reason, status.message, &containers),
+        containers,
         name: meta.name?.into(),
     })
 }
 
-/// When the Pod's sandbox came up. Kubelets before 1.29 do not say; there it
-/// counts as up from the start, so that no pull is taken for a broken runtime.
+/// Why the Pod failed as a whole, if it did: refused, evicted, or over without a
+/// trace of what became of a container.
+fn rejection(
+    phase: Option<&str>,
+    reason: Option<String>,
+    message: Option<String>,
+    containers: &[Container],
+) -> Option<Rejection> {
+    let is_over = matches!(phase, Some("Failed" | "Succeeded"));
+    let is_open = containers.iter().any(|container| container.outcome().is_none());
+    let reason = match reason {
+        Some(reason) if phase == Some("Failed") => reason,
+        _ if is_over && is_open => "PodLost".to_owned(),
+        _ => return None,
+    };
+    let message = message.unwrap_or_else(|| "the Pod ended without its kubelet's report".to_owned());
+    Some(Rejection { reason: reason.into(), message: message.into() })
+}
+
+/// When the Pod's sandbox came up. A kubelet that does not tell is trusted.
 fn sandbox_up_at(conditions: Vec<k8s::PodCondition>, acknowledged_at: Option<Timestamp>) -> Option<Timestamp> {
     let condition = conditions.into_iter().find(|condition| condition.type_ == "PodReadyToStartContainers");
     match condition {
@@ -158,11 +179,18 @@ mod tests {
         let scratch = pod(json!({
             "phase": "Failed", "startTime": "2026-01-01T00:00:01Z",
             "containerStatuses": [{ "name": "pull", "image": "", "ready": false, "restartCount": 0,
-                "imageID": "docker.io/library/alpine@sha256:abc",
+                "imageID": format!("docker.io/library/alpine@sha256:{}", "a".repeat(64)),
                 "state": { "terminated": { "reason": "StartError", "exitCode": 128, "startedAt": "1970-01-01T00:00:00Z" } } }],
         }));
         assert_eq!(scratch.rejection, None, "a container that cannot start is no rejected Pod");
         assert!(matches!(scratch.containers[0].outcome(), Some(Outcome::Pulled { digest: Some(_), .. })));
+
+        let lost = pod(json!({
+            "phase": "Failed",
+            "containerStatuses": [{ "name": "pull", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": { "terminated": { "reason": "ContainerStatusUnknown", "exitCode": 137 } } }],
+        }));
+        assert_eq!(lost.rejection.as_ref().map(|rejection| &*rejection.reason), Some("PodLost"));
 
         let evicted = pod(json!({ "phase": "Failed", "reason": "OutOfpods", "message": "full" }));
         assert_eq!(evicted.rejection.as_ref().map(|rejection| &*rejection.reason), Some("OutOfpods"));
@@ -186,12 +214,14 @@ mod tests {
             "status": {
                 "conditions": [{ "type": "DiskPressure", "status": "True" }],
                 "nodeInfo": { "operatingSystem": "linux", "architecture": "arm64", "bootID": "", "containerRuntimeVersion": "",
-                    "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "osImage": "", "systemUUID": "" },
+                    "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "v1.35.1", "machineID": "", "osImage": "", "systemUUID": "" },
             },
         });
         let node = node(serde_json::from_value(object).unwrap()).unwrap();
         assert!(node.unschedulable && node.disk_pressure && !node.is_virtual);
         assert_eq!(node.taints.len(), 1);
         assert_eq!(&*node.platform, "linux/arm64");
+        assert!(!node.tells_sandbox);
+        assert_eq!(minor_version("v1.36.3+k3s1"), Some(36));
     }
 }

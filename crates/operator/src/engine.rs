@@ -16,6 +16,8 @@ use crate::metrics::Metrics;
 
 /// A question to the engine, answered between two plans.
 pub enum Query {
+    /// Whether the engine answers at all.
+    Ping(oneshot::Sender<()>),
     /// Why every missing image is missing.
     Explain(oneshot::Sender<Vec<Explanation>>),
     /// The numbers behind the gauges.
@@ -117,6 +119,7 @@ impl<'a> Engine<'a> {
         self.world.settle(now);
         // Whoever asked may have gone away.
         match query {
+            Query::Ping(reply) => drop(reply.send(())),
             Query::Explain(reply) => drop(reply.send(explain::explain(&self.world, now))),
             Query::Summarize(reply) => drop(reply.send(explain::summarize(&self.world, now))),
         }

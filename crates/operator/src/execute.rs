@@ -111,7 +111,7 @@ impl Executor {
             Effect::DeletePod { pod, uid } => self.delete_pod(pod, uid.as_deref()).await,
             Effect::CheckPod { pod } => {
                 let found = self.pods().get_opt(pod).await?;
-                Ok(found.map_or(Report::PodGone, |_| Report::Done))
+                Ok(found.map_or(Report::PodGone { uid: None }, |_| Report::Done))
             }
             Effect::RecordNode { cache, .. } => {
                 let api: Api<NodeCache> = Api::all(self.resources.client.clone());
@@ -135,12 +135,13 @@ impl Executor {
         let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         let created = match self.pods().create(&params, &pod).await {
-            // An earlier request, whose answer was lost, may have created it; then
-            // this one may be refused for another reason, too: a quota, say.
-            Err(error @ kube::Error::Api(_)) => match self.pods().get_opt(&order.name).await? {
-                Some(pod) => Some(pod).filter(|pod| is_ours(pod, order)),
-                None => return Err(error),
-            },
+            // An earlier request, whose answer was lost, may have created it.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                match self.pods().get_opt(&order.name).await? {
+                    Some(pod) => Some(pod).filter(|pod| is_ours(pod, order)),
+                    None => return Ok(Report::Unknown("a Pod of that name has just gone".to_owned())),
+                }
+            }
             created => Some(created?),
         };
         let uid = created.and_then(|pod| pod.metadata.uid);
@@ -155,7 +156,7 @@ impl Executor {
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
         match self.pods().delete(name, &params).await {
             Ok(_) => Ok(Report::Done),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Report::PodGone),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(Report::PodGone { uid: uid.map(Into::into) }),
             Err(error) => Err(error),
         }
     }

@@ -36,8 +36,8 @@ pub fn router(context: Context) -> Router {
 
 /// Alive as long as the engine answers.
 async fn healthz(State(context): State<Context>) -> Response {
-    match context.ask(Query::Summarize).await {
-        Some(_) => "ok".into_response(),
+    match context.ask(Query::Ping).await {
+        Some(()) => "ok".into_response(),
         None => not_running(),
     }
 }

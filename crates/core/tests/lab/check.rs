@@ -6,7 +6,7 @@ use drop_api::condition::{self, Condition, ConditionStatus};
 use drop_api::{CachedImageStatus, NodeCache, PullPolicySpec};
 use drop_core::Effect;
 use drop_core::effect::{EffectKey, PodOrder};
-use drop_core::pull_pod::PullPod;
+use drop_core::pull_pod::{Expectations, PullPod, Steps};
 use drop_core::reference::Reference;
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,7 +55,13 @@ impl Lab {
     pub(super) fn is_given_up(&self, pod: &PullPod) -> bool {
         let policies = self.policies_in_force(&pod.policy, self.now);
         let timeout = policies.iter().map(|policy| policy.pull_timeout.get()).min();
-        pod.end(timeout.unwrap_or(SignedDuration::ZERO), &self.settings, self.now + HEARSAY).is_some()
+        let expected = Expectations {
+            pull_timeout: timeout.unwrap_or(SignedDuration::ZERO),
+            tells_sandbox: true,
+            settings: &self.settings,
+        };
+        let now = self.now + HEARSAY;
+        pod.end(&Steps::see(pod, None, now), &expected, now).is_some()
     }
 
     /// What the policy says, or has said since a moment before `at`.

@@ -583,10 +583,10 @@ impl Lab {
                     self.terminate(pod);
                     Report::Done
                 }
-                _ => Report::PodGone,
+                _ => Report::PodGone { uid: uid.clone() },
             },
             Effect::CheckPod { pod } if self.api.pods.contains_key(pod) => Report::Done,
-            Effect::CheckPod { .. } => Report::PodGone,
+            Effect::CheckPod { .. } => Report::PodGone { uid: None },
             Effect::RecordNode { cache, .. } => {
                 let mut cache: NodeCache = through_json(cache);
                 self.check_cache(&cache);

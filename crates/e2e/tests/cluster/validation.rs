@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use drop_e2e::Bed;
 
 /// Kind, spec, and what the refusal says.
-const BAD: [(&str, &str, &str); 26] = [
+const BAD: [(&str, &str, &str); 37] = [
     ("CachedImage", "{}", "spec.image: Required value"),
     ("CachedImage", "{image: ''}", "spec.image"),
     ("CachedImage", "{image: 'https://docker.io/alpine'}", "without https://"),
@@ -21,6 +21,13 @@ const BAD: [(&str, &str, &str); 26] = [
     ("CachedImage", "{image: nginx, tolerations: [{operator: Equal}]}", "needs operator: Exists"),
     ("CachedImage", "{image: nginx, tolerations: [{key: a, operator: Exists, value: b}]}", "takes no value"),
     ("CachedImage", "{image: nginx, tolerations: [{key: a, effect: NoRun}]}", "supported values"),
+    ("CachedImage", "{image: nginx, tolerations: [{key: a, operator: Exists, tolerationSeconds: 60}]}", "write that effect, or remove tolerationSeconds"),
+    ("CachedImage", "{image: nginx, tolerations: [{key: a, operator: Exists, effect: NoSchedule, tolerationSeconds: 60}]}", "write that effect, or remove tolerationSeconds"),
+    ("CachedImage", "{image: nginx, tolerations: [{key: 'not a key', operator: Exists}]}", "not a key: write [prefix/]name"),
+    ("CachedImage", "{image: nginx, tolerations: [{key: a/b/c, operator: Exists}]}", "not a key: write [prefix/]name"),
+    ("CachedImage", "{image: nginx, tolerations: [{key: a, value: 'b c'}]}", "not a value"),
+    ("CachedImage", "{image: nginx, nodeSelector: {'Pool/x': a}}", "not a key: write [prefix/]name"),
+    ("CachedImage", "{image: nginx, nodeSelector: {pool: 'a b'}}", "not a value"),
     ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}]}]}}", "need values"),
     ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Gt, values: [x]}]}]}}", "an integer"),
     ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: []}}", "should have at least 1 items"),
@@ -29,6 +36,10 @@ const BAD: [(&str, &str, &str); 26] = [
     ("PullPolicy", "{imagesPerPod: 51}", "less than or equal to 50"),
     ("PullPolicy", "{minDelayBetweenPulls: 10}", "spec.minDelayBetweenPulls"),
     ("PullPolicy", "{minDelayBetweenPulls: 10 seconds}", "write a duration such as 30s, 5m or 1h30m"),
+    ("PullPolicy", "{minDelayBetweenPulls: 99999999999999999999h}", "of at most 99999h"),
+    ("PullPolicy", "{pullTimeout: 100000h}", "of at most 99999h"),
+    ("PullPolicy", "{nodeSelector: {pool-: a}}", "not a key: write [prefix/]name"),
+    ("PullPolicy", "{tolerations: [{key: a, tolerationSeconds: 1}]}", "write that effect, or remove tolerationSeconds"),
     ("PullPolicy", "{failureBackoff: {initial: 10m, max: 1m}}", "raise max, or lower initial"),
     ("PullPolicy", "{pullTimeout: 0s}", "pullTimeout must be at least 1s"),
     ("PullPolicy", "{repullInterval: 0s}", "repullInterval must be at least 1s"),
@@ -53,16 +64,31 @@ metadata: {name: empty}
 spec: {}
 ---
 apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: longest}
+spec:
+  minDelayBetweenPulls: 999999999s999999999s999999999s9s
+  pullTimeout: 99999h99999h99999h99999h99999h9h
+  repullInterval: 9999999m9999999m9999999m9999999m
+  failureBackoff: {initial: 99999h, max: 999999999s}
+---
+apiVersion: drop.corewire.io/v1alpha1
 kind: CachedImage
 metadata: {name: edge}
 spec:
   image: registry.example.com:5000/a_b/c__d/e-f.g:1.2.3_x@sha256:0000000000000000000000000000000000000000000000000000000000000000
   policyRef: {name: not-there}
-  tolerations: [{operator: Exists}]
+  tolerations:
+  - {operator: Exists}
+  - {key: '', operator: Exists, value: '', effect: NoExecute, tolerationSeconds: 60}
+  - {key: node.kubernetes.io/not-ready, operator: Equal, value: ''}
+  nodeSelector: {kubernetes.io/os: linux, empty: '', A_b.c-1: D_e.f-2}
 ",
     )?;
     let policy = bed.wait("defaults", |sight| sight.policies.get("empty").cloned())?;
     ensure!(policy.spec == drop_api::PullPolicySpec::default(), "{:#?}", policy.spec);
-    bed.cluster.kubectl(&["delete", "cachedimage/edge", "pullpolicy/empty"])?;
+    // What the API server accepts, Drop can read.
+    bed.wait("the longest durations", |sight| sight.policies.get("longest").cloned())?;
+    bed.cluster.kubectl(&["delete", "cachedimage/edge", "pullpolicy/empty", "pullpolicy/longest"])?;
     Ok(())
 }
