@@ -1,0 +1,119 @@
+//! What a node's own list of images says.
+//!
+//! `node.status.images` holds the largest images of the node, as many as the
+//! kubelet's `nodeStatusMaxImages` allows (50 unless configured), with all their
+//! names. It follows the node within about a minute.
+
+use std::sync::Arc;
+
+use crate::reference::Reference;
+
+/// An image that a node lists. Nodes that list the same share one value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Its names, by tag and by digest.
+    pub names: Vec<Reference>,
+    /// Its size in bytes, as the runtime counts it.
+    pub size: u64,
+}
+
+impl Listed {
+    /// The `sha256:…` under which the image is known in `image`'s repository.
+    #[must_use]
+    pub fn digest(&self, image: &Reference) -> Option<&str> {
+        self.names.iter().filter(|name| name.repository() == image.repository()).find_map(Reference::digest)
+    }
+}
+
+/// The images that a node lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory(Vec<Arc<Listed>>);
+
+/// What an inventory says of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sighting<'a> {
+    /// It is there.
+    Present(&'a Listed),
+    /// It is not: the list is complete, or would show it.
+    Absent,
+    /// The list does not tell.
+    Unknown,
+}
+
+impl Inventory {
+    /// The inventory of a node that lists these images.
+    #[must_use]
+    pub fn new(images: Vec<Arc<Listed>>) -> Self {
+        Self(images)
+    }
+
+    /// What the list says of `image`, whose size is `size` bytes, if that is known.
+    /// A list of `limit` images or more may have been cut.
+    #[must_use]
+    pub fn sight(&self, image: &Reference, size: Option<u64>, limit: usize) -> Sighting<'_> {
+        if let Some(listed) = self.0.iter().find(|listed| listed.names.contains(image)) {
+            return Sighting::Present(listed);
+        }
+        // The largest images are listed: whatever is as large as the smallest of
+        // them would be, too.
+        match self.0.iter().map(|listed| listed.size).min() {
+            // Virtual kubelets and nodes that have just joined list nothing.
+            None => Sighting::Unknown,
+            Some(_) if self.0.len() < limit => Sighting::Absent,
+            Some(smallest) if size.is_some_and(|size| size >= smallest) => Sighting::Absent,
+            Some(_) => Sighting::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(names: &[&str], size: u64) -> Arc<Listed> {
+        Arc::new(Listed { names: names.iter().map(|name| Reference::parse(name)).collect(), size })
+    }
+
+    fn inventory() -> Inventory {
+        let digest = format!("docker.io/library/alpine@sha256:{}", "a".repeat(64));
+        Inventory::new(vec![
+            listed(&[&digest, "docker.io/library/alpine:3.20"], 500),
+            listed(&["quay.io/x/y:1"], 100),
+        ])
+    }
+
+    #[test]
+    fn a_list_tells_as_much_as_it_can() {
+        let inventory = inventory();
+        let sight = |image, size, limit| inventory.sight(&Reference::parse(image), size, limit).clone();
+        let cases: [(&str, Option<u64>, usize, &str); 7] = [
+            ("alpine:3.20", None, 2, "present"),
+            ("docker.io/alpine:3.20", Some(1), 50, "present"),
+            ("alpine:3.19", None, 50, "absent"),
+            ("alpine:3.19", Some(100), 2, "absent"),
+            ("alpine:3.19", Some(99), 2, "unknown"),
+            ("alpine:3.19", None, 2, "unknown"),
+            ("alpine:3.19", Some(1), 1, "unknown"),
+        ];
+        for (image, size, limit, expected) in cases {
+            let found = match sight(image, size, limit) {
+                Sighting::Present(_) => "present",
+                Sighting::Absent => "absent",
+                Sighting::Unknown => "unknown",
+            };
+            assert_eq!(found, expected, "{image} of {size:?} bytes in a list of at most {limit}");
+        }
+        let empty = Inventory::default();
+        assert_eq!(empty.sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
+    }
+
+    #[test]
+    fn an_image_is_found_by_tag_and_by_digest_and_tells_its_digest() {
+        let inventory = inventory();
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for image in [Reference::parse("alpine:3.20"), Reference::new("alpine", None, Some(&digest))] {
+            let Sighting::Present(listed) = inventory.sight(&image, None, 50) else { panic!("{image} is listed") };
+            assert_eq!(listed.digest(&image), Some(digest.as_str()));
+        }
+    }
+}

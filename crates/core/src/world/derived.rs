@@ -1,0 +1,189 @@
+//! What follows from the facts: who is where, and who comes next.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{ImageEntry, NodeEntry, Start, World};
+use crate::Name;
+use crate::image::{Image, ImagePullPolicy};
+use crate::order::{Candidate, Urgency};
+use crate::presence::{Standing, standing};
+
+impl World {
+    /// Derives an image's placement anew and judges it on every node.
+    pub(super) fn place_image(&mut self, name: &Name, now: Timestamp) {
+        if let Some(entry) = self.images.get(name) {
+            let policy = self.policy_of(&entry.image);
+            let placement = policy.map(|policy| {
+                let mut placement = entry.image.placement.clone();
+                placement.tolerations.extend(policy.tolerations.iter().cloned());
+                let labels = policy.labels.iter();
+                placement.labels.extend(labels.map(|(key, value)| (key.clone(), value.clone())));
+                placement
+            });
+            let probed = self.open_rounds(&entry.image.reference) > 0;
+            if probed {
+                self.probed.insert(name.clone());
+            } else {
+                self.probed.remove(name);
+            }
+            if let Some(entry) = self.images.get_mut(name) {
+                entry.placement = placement;
+            }
+        }
+        let nodes: Vec<Name> = self.nodes.keys().cloned().collect();
+        for node in nodes {
+            self.judge(&node, name, now);
+            self.dirty.places.insert(node);
+        }
+        self.stale.images.insert(name.clone());
+    }
+
+    /// Judges one image on one node, and counts it.
+    pub(super) fn judge(&mut self, node: &Name, image: &Name, now: Timestamp) {
+        let Some(entry) = self.nodes.get(node) else { return };
+        let standing = self.images.get(image).and_then(|wanted| {
+            wanted.place_on(&entry.node).ok()?;
+            Some(standing(self.memory_of(&entry.node), &wanted.image.reference))
+        });
+        let Some(entry) = self.nodes.get_mut(node) else { return };
+        let before = match standing {
+            Some(standing) => entry.standings.insert(image.clone(), standing),
+            None => entry.standings.remove(image),
+        };
+        if standing.is_none() && self.images.get(image).is_some_and(ImageEntry::is_nowhere) {
+            // Its status says why by the example of some node.
+            self.stale.images.insert(image.clone());
+        }
+        if before != standing {
+            self.count(image, before, standing);
+            self.stale.caches.entry(node.clone()).or_insert(now);
+        }
+    }
+
+    pub(super) fn count(&mut self, image: &Name, before: Option<Standing>, after: Option<Standing>) {
+        let Some(entry) = self.images.get_mut(image) else { return };
+        if let Some(before) = before {
+            let count = entry.tally.of(before);
+            *count = count.saturating_sub(1);
+        }
+        if let Some(after) = after {
+            *entry.tally.of(after) += 1;
+        }
+        self.stale.images.insert(image.clone());
+        self.stale.policies.insert(entry.image.policy.clone());
+    }
+
+    pub(super) fn leave_queues(&mut self, node: &Name, places: &[(Name, Candidate)], alarm: Option<Timestamp>) {
+        for (policy, candidate) in places {
+            if let Some(queue) = self.queues.get_mut(policy) {
+                queue.remove(candidate);
+                if queue.is_empty() {
+                    self.queues.remove(policy);
+                }
+            }
+        }
+        if let Some(at) = alarm {
+            self.alarms.remove(&(at, node.clone()));
+        }
+    }
+
+    /// Gives a node its places in the queues: one for each policy under which it
+    /// could start a pull now, with its most urgent image.
+    pub(super) fn enqueue(&mut self, name: &Name, now: Timestamp) {
+        let Some(entry) = self.nodes.get_mut(name) else { return };
+        let (places, alarm) = (std::mem::take(&mut entry.places), entry.alarm.take());
+        self.leave_queues(name, &places, alarm);
+        if self.pods_on.contains_key(name) {
+            return;
+        }
+        let Some(entry) = self.nodes.get(name) else { return };
+        let (urgencies, alarm) = self.eligible(entry, now);
+        let waiting_since = entry.waiting_since.unwrap_or(now);
+        // Neither a node that failed nor a retry goes on with a turn: others go first.
+        let failed = self.memory_of(&entry.node).is_some_and(|memory| memory.node_failure.is_some());
+        let goes_on = |policy: &Name| urgencies.get(policy).is_some_and(|urgency| !failed && !urgency.retry);
+        let turn = entry.turn.clone().filter(goes_on);
+        let places: Vec<_> = urgencies
+            .into_iter()
+            .map(|(policy, urgency)| {
+                let begins_turn = turn.as_ref() != Some(&policy);
+                let Urgency { retry, priority, .. } = urgency;
+                (policy, Candidate { begins_turn, retry, priority, waiting_since, node: name.clone() })
+            })
+            .collect();
+        for (policy, candidate) in &places {
+            self.queues.entry(policy.clone()).or_default().insert(candidate.clone());
+        }
+        if let Some(at) = alarm {
+            self.alarms.insert((at, name.clone()));
+        }
+        if let Some(entry) = self.nodes.get_mut(name) {
+            entry.turn = turn;
+            let misses_any = entry.standings.values().any(|standing| *standing != Standing::Cached);
+            entry.waiting_since = Some(waiting_since).filter(|_| misses_any);
+            entry.places = places;
+            entry.alarm = alarm;
+        }
+    }
+
+    /// Per policy the most urgent image that the node could start on now, and
+    /// when this has to be asked again.
+    pub(super) fn eligible(&self, entry: &NodeEntry, now: Timestamp) -> (BTreeMap<Name, Urgency>, Option<Timestamp>) {
+        let mut best: BTreeMap<Name, Urgency> = BTreeMap::new();
+        let mut alarm: Option<Timestamp> = None;
+        let mut wait = |until: Timestamp| alarm = Some(alarm.map_or(until, |alarm| alarm.min(until)));
+        for (name, standing) in &entry.standings {
+            match self.could_start(entry, name, *standing) {
+                Start::Never => {}
+                Start::From(Some(until)) if until > now => wait(until),
+                Start::From(_) => {
+                    let Some(wanted) = self.images.get(name) else { continue };
+                    let (urgency, until) = self.urgency(entry, &wanted.image, *standing, now);
+                    until.into_iter().for_each(&mut wait);
+                    let place = best.entry(wanted.image.policy.clone());
+                    let kept = place.or_insert_with(|| urgency.clone());
+                    if urgency < *kept {
+                        *kept = urgency;
+                    }
+                }
+            }
+        }
+        (best, alarm)
+    }
+
+    /// How urgent an image is on a node, and until when, if that will change.
+    pub(crate) fn urgency(
+        &self,
+        entry: &NodeEntry,
+        image: &Image,
+        standing: Standing,
+        now: Timestamp,
+    ) -> (Urgency, Option<Timestamp>) {
+        let policy = self.policy_of(image).filter(|_| standing == Standing::Failed);
+        let until =
+            policy.and_then(|policy| self.yields_until(&entry.node, image, policy)).filter(|until| *until > now);
+        (Urgency { retry: until.is_some(), priority: image.priority, image: image.name.clone() }, until)
+    }
+
+    /// From when a node could start on an image, as far as node and image are
+    /// concerned.
+    pub(crate) fn could_start(&self, entry: &NodeEntry, image: &Name, standing: Standing) -> Start {
+        if standing == Standing::Cached || self.probed.contains(image) {
+            return Start::Never;
+        }
+        let Some(wanted) = self.images.get(image) else { return Start::Never };
+        let Some(policy) = self.policy_of(&wanted.image) else { return Start::Never };
+        if policy.paused || wanted.image.pull == ImagePullPolicy::Never {
+            return Start::Never;
+        }
+        if !self.has_room(&entry.node, &wanted.image.reference) {
+            return Start::Never;
+        }
+        let node = self.node_backoff(entry, policy).map(|(until, _)| until);
+        let pair = self.pair_backoff(&entry.node, &wanted.image, policy).map(|(until, _)| until);
+        let refused = wanted.refused.as_ref().map(|refused| refused.until);
+        Start::From(node.max(pair).max(refused))
+    }
+}

@@ -1,0 +1,386 @@
+//! What the watches tell, taken in.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{CacheEntry, ImageEntry, NodeEntry, PodEntry, PolicyEntry, Published, Stage, Tally, World};
+use crate::Name;
+use crate::effect::{EffectKey, PodOrder};
+use crate::event::Kind;
+use crate::image::Image;
+use crate::memory::Memory;
+use crate::node::Node;
+use crate::policy::{BUILT_IN, Policy};
+use crate::pull_pod::{Container, ContainerState, PullPod, Steps};
+use crate::reference::Reference;
+
+impl World {
+    pub(super) fn set_image(&mut self, image: Image, status: CachedImageStatus, now: Timestamp) {
+        let name = image.name.clone();
+        self.stale.images.insert(name.clone());
+        if let Some(entry) = self.images.get_mut(&name) {
+            entry.published.observe(status);
+            if entry.image == image {
+                return;
+            }
+            let old = std::mem::replace(&mut entry.image, image.clone());
+            entry.edited_at = Some(now);
+            entry.refused = None;
+            if old.reference != image.reference {
+                entry.tally = Tally::default();
+                self.forget_standings(&name);
+            }
+            self.unwant(&old);
+            self.want(&image);
+        } else {
+            // One of this name may have gone a moment ago.
+            self.forget_standings(&name);
+            self.want(&image);
+            let published = Published { status, is_confirmed: true, written_at: None };
+            let entry = ImageEntry {
+                image,
+                placement: None,
+                tally: Tally::default(),
+                refused: None,
+                edited_at: None,
+                published,
+            };
+            self.images.insert(name.clone(), entry);
+        }
+        self.dirty.images.insert(name);
+    }
+
+    /// Lets an image be judged as if for the first time, and NodeCaches forget what
+    /// it was before.
+    pub(super) fn forget_standings(&mut self, image: &Name) {
+        for (name, node) in &mut self.nodes {
+            if node.standings.remove(image).is_some() {
+                self.dirty.caches.insert(name.clone());
+            }
+        }
+    }
+
+    pub(super) fn want(&mut self, image: &Image) {
+        self.stale.policies.insert(image.policy.clone());
+        self.wanted.entry(image.reference.clone()).or_default().insert(image.name.clone());
+    }
+
+    pub(super) fn unwant(&mut self, image: &Image) {
+        self.stale.policies.insert(image.policy.clone());
+        if let Some(names) = self.wanted.get_mut(&image.reference) {
+            names.remove(&image.name);
+            if names.is_empty() {
+                self.wanted.remove(&image.reference);
+            }
+        }
+    }
+
+    pub(super) fn set_policy(&mut self, policy: Policy, status: PullPolicyStatus) {
+        let name = policy.name.clone();
+        self.stale.policies.insert(name.clone());
+        match self.policies.get_mut(&name) {
+            Some(entry) => {
+                entry.published.observe(status);
+                if entry.policy == policy {
+                    return;
+                }
+                entry.policy = policy;
+            }
+            None => {
+                let published = Published { status, is_confirmed: true, written_at: None };
+                self.policies.insert(name.clone(), PolicyEntry { policy, published });
+            }
+        }
+        self.policy_changed(&name);
+    }
+
+    pub(super) fn policy_changed(&mut self, name: &Name) {
+        let concerned = self.images.values().filter(|entry| entry.image.policy == *name);
+        self.dirty.images.extend(concerned.map(|entry| entry.image.name.clone()));
+    }
+
+    pub(super) fn set_node(&mut self, node: Node) {
+        let name = node.name.clone();
+        match self.nodes.get_mut(&name) {
+            Some(entry) if entry.node == node => return,
+            Some(entry) => {
+                // Another machine under the same name starts anew.
+                if entry.node.uid != node.uid {
+                    entry.turn = None;
+                }
+                entry.node = node;
+            }
+            None => {
+                let entry = NodeEntry {
+                    node,
+                    standings: BTreeMap::new(),
+                    turn: None,
+                    waiting_since: None,
+                    places: Vec::new(),
+                    alarm: None,
+                };
+                self.nodes.insert(name.clone(), entry);
+                self.end_recorded_pulls(&name);
+            }
+        }
+        self.dirty.nodes.insert(name);
+    }
+
+    pub(super) fn set_pod(&mut self, pod: PullPod, now: Timestamp) {
+        let known = self.pods.get(&pod.name);
+        if known.is_some_and(|known| matches!(known.stage, Stage::Observed) && known.pod == pod) {
+            return;
+        }
+        // A Pod that this process asked for was created by now at the latest. Of
+        // any other only the second is known in which it was created.
+        let started_at = match known {
+            Some(PodEntry { started_at: Some(at), .. }) => *at,
+            Some(_) => now,
+            None => pod.created_at.saturating_add(SignedDuration::from_secs(1)).unwrap_or(now),
+        };
+        let begins_turn = known.is_none_or(|known| known.begins_turn);
+        let steps = Steps::see(&pod, known.map(|known| &known.steps), now);
+        let recorded = known.is_some_and(|known| known.recorded && known.pod.uid == pod.uid);
+        if begins_turn {
+            self.starts.entry(pod.policy.clone()).or_default().note(&pod.node, started_at);
+        }
+        // A creation whose answer was lost is confirmed by this.
+        self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
+        self.accepted(&pod);
+        let stage = Stage::Observed;
+        self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded });
+    }
+
+    /// Takes a Pod as created that was only just asked for.
+    pub(super) fn expect_pod(&mut self, order: &PodOrder, now: Timestamp) {
+        if self.pods.contains_key(&order.name) {
+            return;
+        }
+        let waiting = || ContainerState::Waiting { reason: "".into(), message: "".into() };
+        let pod = PullPod {
+            name: order.name.clone(),
+            uid: None,
+            node: order.node.clone(),
+            node_uid: order.node_uid.clone(),
+            policy: order.policy.clone(),
+            created_at: now,
+            terminating: false,
+            acknowledged_at: None,
+            sandbox_up_at: None,
+            rejection: None,
+            containers: order
+                .pulls
+                .iter()
+                .map(|pull| Container { image: pull.reference.clone(), image_id: None, state: waiting() })
+                .collect(),
+        };
+        let steps = Steps::see(&pod, None, now);
+        let stage = Stage::Requested(Box::new(order.clone()));
+        let begins_turn = order.begins_turn;
+        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false });
+    }
+
+    pub(super) fn put_pod(&mut self, entry: PodEntry) {
+        self.take_pod(&entry.pod.name.clone());
+        let pod = &entry.pod;
+        self.pods_on.entry(pod.node.clone()).or_default().insert(pod.name.clone());
+        let recorded = self.is_recorded(&entry);
+        for container in &pod.containers {
+            if !recorded || container.outcome().is_none() {
+                self.pulling.entry(container.image.clone()).or_default().insert(pod.node.clone());
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
+            node.turn = Some(pod.policy.clone());
+            node.waiting_since = None;
+        }
+        self.touch_pod(&entry.pod);
+        self.pods.insert(entry.pod.name.clone(), entry);
+    }
+
+    pub(super) fn take_pod(&mut self, name: &Name) {
+        let Some(entry) = self.pods.remove(name) else { return };
+        let pod = entry.pod;
+        if let Some(pods) = self.pods_on.get_mut(&pod.node) {
+            pods.remove(name);
+            if pods.is_empty() {
+                self.pods_on.remove(&pod.node);
+            }
+        }
+        for container in &pod.containers {
+            self.end_pull(&container.image, &pod.node);
+        }
+        self.touch_pod(&pod);
+    }
+
+    /// Takes in that the outcome of a node's Pod may be recorded now.
+    pub(super) fn end_recorded_pulls(&mut self, node: &Name) {
+        let pods = self.pods_on.get(node).into_iter().flatten();
+        let recorded: Vec<Name> =
+            pods.filter(|pod| self.pods.get(*pod).is_some_and(|entry| self.is_recorded(entry))).cloned().collect();
+        for pod in &recorded {
+            if let Some(entry) = self.pods.get_mut(pod) {
+                entry.recorded = true;
+            }
+        }
+        let recorded: Vec<Reference> = recorded
+            .iter()
+            .filter_map(|pod| self.pods.get(pod))
+            .flat_map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_some()))
+            .map(|container| container.image.clone())
+            .collect();
+        for image in recorded {
+            self.end_pull(&image, node);
+        }
+    }
+
+    pub(super) fn end_pull(&mut self, image: &Reference, node: &Name) {
+        if let Some(nodes) = self.pulling.get_mut(image) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.pulling.remove(image);
+            }
+        }
+    }
+
+    /// Marks what a change of a Pod concerns.
+    pub(super) fn touch_pod(&mut self, pod: &PullPod) {
+        self.dirty.places.insert(pod.node.clone());
+        self.stale.policies.insert(pod.policy.clone());
+        for container in &pod.containers {
+            self.mark_images_of(&container.image);
+        }
+    }
+
+    /// Marks the status of every CachedImage of this reference as stale.
+    pub(super) fn mark_images_of(&mut self, reference: &Reference) {
+        self.stale.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
+    }
+
+    pub(super) fn set_cache(&mut self, object: NodeCache, seen: bool) {
+        let Some(name) = object.metadata.name.as_deref().map(Name::from) else { return };
+        // The answer to a write may come before the watch shows the state that
+        // the write replaced.
+        let older = |known: &CacheEntry| version(&known.object) > version(&object);
+        if self.caches.get(&name).is_some_and(older) {
+            return;
+        }
+        let memory = Memory::from_api(&object);
+        let unchanged =
+            self.caches.get(&name).is_some_and(|known| known.memory == memory && known.object.spec == object.spec);
+        for (policy, at) in &memory.starts {
+            self.starts.entry(policy.clone()).or_default().note(&name, *at);
+        }
+        let seen = seen || self.caches.get(&name).is_some_and(|known| known.seen);
+        let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
+        if !unchanged {
+            self.memory_changed(&name, before.map(|entry| entry.memory).unwrap_or_default());
+        }
+    }
+
+    /// Derives anew what follows from a node's memory, of which `before` was the last.
+    pub(super) fn memory_changed(&mut self, node: &Name, before: Memory) {
+        let after = self.caches.get(node).map(|entry| entry.memory.clone()).unwrap_or_default();
+        match &after.node_failure {
+            Some(failure) => drop(self.troubled.insert(node.clone(), failure.clone())),
+            None => drop(self.troubled.remove(node)),
+        }
+        let references: BTreeSet<&Reference> = before.images.keys().chain(after.images.keys()).collect();
+        for reference in references {
+            let record = after.images.get(reference);
+            if before.images.get(reference) == record {
+                continue;
+            }
+            let failing_before = self.open_rounds(reference) > 0;
+            let health = self.health.entry(reference.clone()).or_default();
+            if health.update(node, record) {
+                health.success = None;
+                for (node, cache) in &self.caches {
+                    health.update(node, cache.memory.images.get(reference));
+                }
+            }
+            if health.is_empty() {
+                self.health.remove(reference);
+            }
+            self.mark_images_of(reference);
+            if failing_before != (self.open_rounds(reference) > 0) {
+                self.dirty.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
+            }
+        }
+        self.end_recorded_pulls(node);
+        self.dirty.nodes.insert(node.clone());
+    }
+
+    pub(super) fn names(&self, kind: Kind) -> Vec<Name> {
+        match kind {
+            Kind::Image => self.images.keys().cloned().collect(),
+            Kind::Policy => self.policies.keys().filter(|name| &***name != BUILT_IN).cloned().collect(),
+            Kind::Node => self.nodes.keys().cloned().collect(),
+            // A Pod that the watch has not shown yet may be younger than the list.
+            Kind::Pod => self
+                .pods
+                .iter()
+                .filter(|(_, entry)| matches!(entry.stage, Stage::Observed))
+                .map(|(name, _)| name.clone())
+                .collect(),
+            Kind::Cache => self.caches.iter().filter(|(_, entry)| entry.seen).map(|(name, _)| name.clone()).collect(),
+        }
+    }
+
+    pub(super) fn remove(&mut self, kind: Kind, name: &Name) {
+        match kind {
+            Kind::Image => {
+                let Some(entry) = self.images.remove(name) else { return };
+                self.stale.images.remove(name);
+                self.unwant(&entry.image);
+                self.probed.remove(name);
+                self.flights.remove(&EffectKey::Image(name.clone()));
+                self.dirty.images.insert(name.clone());
+            }
+            Kind::Policy => {
+                if self.policies.remove(name).is_some() {
+                    self.stale.policies.remove(name);
+                    self.flights.remove(&EffectKey::Policy(name.clone()));
+                    self.policy_changed(name);
+                }
+            }
+            Kind::Node => {
+                let Some(entry) = self.nodes.remove(name) else { return };
+                self.leave_queues(name, &entry.places, entry.alarm);
+                for (image, standing) in entry.standings {
+                    self.count(&image, Some(standing), None);
+                }
+                let nowhere = self.images.iter().filter(|(_, entry)| entry.is_nowhere());
+                self.stale.images.extend(nowhere.map(|(image, _)| image.clone()));
+                self.stale.caches.remove(name);
+            }
+            Kind::Pod => {
+                if let Some(entry) = self.pods.get(name) {
+                    // A NodeCache that was written meanwhile says that it is pulling.
+                    self.dirty.caches.insert(entry.pod.node.clone());
+                    // A turn that never began does not go on.
+                    let never_began = entry.begins_turn && entry.started_at.is_none();
+                    if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began) {
+                        node.turn = None;
+                    }
+                }
+                self.take_pod(name);
+                self.flights.remove(&EffectKey::DeletePod(name.clone()));
+                self.flights.remove(&EffectKey::CheckPod(name.clone()));
+            }
+            Kind::Cache => {
+                if let Some(entry) = self.caches.remove(name) {
+                    self.memory_changed(name, entry.memory);
+                }
+            }
+        }
+    }
+}
+
+/// An object's resource version as a number, which newer versions have greater;
+/// see <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
+fn version(object: &NodeCache) -> u64 {
+    object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}

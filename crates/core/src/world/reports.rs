@@ -1,0 +1,129 @@
+//! How effects ended, taken in.
+
+use jiff::Timestamp;
+
+use super::{PodEntry, Refused, Stage, World};
+use crate::Name;
+use crate::backoff::Backoff;
+use crate::effect::EffectKey;
+use crate::event::{Kind, Report};
+use crate::failure::shortened;
+use crate::pull_pod::PullPod;
+
+impl World {
+    pub(super) fn report(&mut self, key: EffectKey, report: Report, now: Timestamp) {
+        match &report {
+            Report::Refused(_) | Report::Unknown(_) => {
+                let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
+                if let Some(flight) = self.flights.get_mut(&key) {
+                    flight.failures = flight.failures.saturating_add(1);
+                    flight.in_doubt |= matches!(report, Report::Unknown(_));
+                    let wait = backoff.delay(flight.failures, &format!("{key:?}"));
+                    flight.not_before = Some(now.checked_add(wait).unwrap_or(Timestamp::MAX));
+                }
+                self.unconfirm(&key);
+            }
+            // A deletion that was accepted is under way until the Pod is gone.
+            Report::Done if matches!(key, EffectKey::DeletePod(_)) => {}
+            _ => drop(self.flights.remove(&key)),
+        }
+        match (key, report) {
+            (EffectKey::CreatePod(name), Report::PodCreated { uid }) => self.pod_created(&name, uid, now),
+            (EffectKey::CreatePod(name), Report::Refused(message)) => self.pod_refused(&name, &message, now),
+            (EffectKey::DeletePod(name) | EffectKey::CheckPod(name), Report::PodGone { uid }) => {
+                // Another Pod may have got the name meanwhile.
+                let is_other = |entry: &PodEntry| uid.is_some() && entry.pod.uid != uid;
+                if !self.pods.get(&name).is_some_and(is_other) {
+                    self.remove(Kind::Pod, &name);
+                }
+            }
+            (EffectKey::DeletePod(name), Report::Done) => {
+                // It did exist; the watch may have missed it for good.
+                if let Some(entry) = self.pods.get_mut(&name).filter(|entry| matches!(entry.stage, Stage::Requested(_)))
+                {
+                    entry.stage = Stage::Created(now);
+                }
+            }
+            (EffectKey::CheckPod(name), _) => {
+                if let Some(PodEntry { stage: Stage::Created(at), .. }) = self.pods.get_mut(&name) {
+                    *at = now;
+                }
+            }
+            (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache, false),
+            _ => {}
+        }
+    }
+
+    /// Takes back that a status was written.
+    pub(super) fn unconfirm(&mut self, key: &EffectKey) {
+        match key {
+            EffectKey::Image(name) => {
+                if let Some(entry) = self.images.get_mut(name) {
+                    entry.published.is_confirmed = false;
+                    self.stale.images.insert(name.clone());
+                }
+            }
+            EffectKey::Policy(name) => {
+                if let Some(entry) = self.policies.get_mut(name) {
+                    entry.published.is_confirmed = false;
+                    self.stale.policies.insert(name.clone());
+                }
+            }
+            EffectKey::CreatePod(_) | EffectKey::DeletePod(_) | EffectKey::CheckPod(_) | EffectKey::Record(_) => {}
+        }
+    }
+
+    pub(super) fn pod_created(&mut self, name: &Name, uid: Name, now: Timestamp) {
+        let Some(entry) = self.pods.get_mut(name) else { return };
+        if !matches!(entry.stage, Stage::Requested(_)) {
+            return;
+        }
+        if entry.begins_turn {
+            self.starts.entry(entry.pod.policy.clone()).or_default().note(&entry.pod.node, now);
+        }
+        entry.stage = Stage::Created(now);
+        entry.started_at = Some(now);
+        entry.pod.uid = Some(uid);
+        let pod = entry.pod.clone();
+        self.stale.policies.insert(pod.policy.clone());
+        self.accepted(&pod);
+    }
+
+    /// Takes in that the API server accepts Pods for these images.
+    pub(super) fn accepted(&mut self, pod: &PullPod) {
+        for container in &pod.containers {
+            for name in self.wanted.get(&container.image).into_iter().flatten() {
+                if let Some(entry) = self.images.get_mut(name)
+                    && entry.refused.take().is_some()
+                {
+                    self.dirty.images.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn pod_refused(&mut self, name: &Name, message: &str, now: Timestamp) {
+        let Some(entry) = self.pods.get_mut(name) else { return };
+        let Stage::Requested(order) = &entry.stage else { return };
+        let order = order.clone();
+        let flight = self.flights.remove(&EffectKey::CreatePod(name.clone()));
+        if flight.is_some_and(|flight| flight.in_doubt) {
+            // An earlier request may have created it: it counts until that is known.
+            entry.stage = Stage::Created(Timestamp::MIN);
+        } else {
+            self.remove(Kind::Pod, name);
+        }
+        if order.begins_turn {
+            // Other nodes would be refused as well: no faster than they may start.
+            self.starts.entry(order.policy.clone()).or_default().note(&order.node, now);
+        }
+        let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
+        for pull in &order.pulls {
+            let Some(entry) = self.images.get_mut(&pull.cached_image) else { continue };
+            let count = entry.refused.as_ref().map_or(0, |refused| refused.count).saturating_add(1);
+            let until = now.checked_add(backoff.delay(count, &pull.cached_image)).unwrap_or(Timestamp::MAX);
+            entry.refused = Some(Refused { count, until, message: shortened(message, 512).into() });
+            self.dirty.images.insert(pull.cached_image.clone());
+        }
+    }
+}
