@@ -171,14 +171,11 @@ mod tests {
         }
     }
 
-    /// Texts at the edges of what the schema allows.
-    const EDGES: [&str; 42] = [
-        "", "0s", "0h", "00001h", "1h", "30", "h", "s", ".5s", "1.s", "1.5s", "1..5s", "1.5.5s", "1.h5m", "-5s", "+5s",
-        "5 s", " 5s", "5s ", "1h 30m", "1h30m", "30m1h", "1h1h", "1m1ms1us1µs1ns", "1μs", "1S", "1d", "1sm", "1e3s", "１s",
-        "99999h", "100000h", "000001h", "9999999m", "10000000m", "999999999s", "1000000000s", "999999999ns",
-        "99999999999999999999h", "99999h99999h99999h99999h99999h9h", "99999h99999h99999h99999h99999h99h",
-        "0.99999999999999999999999999999s",
-    ];
+    /// Texts at the edges of what the schema allows, with `|` between them.
+    const EDGES: &str = "|0s|0h|00001h|1h|30|h|s|.5s|1.s|1.5s|1..5s|1.5.5s|1.h5m|-5s|+5s|5 s| 5s|5s |1h 30m|1h30m|\
+        30m1h|1h1h|1m1ms1us1µs1ns|1μs|1S|1d|1sm|1e3s|１s|99999h|100000h|000001h|9999999m|10000000m|999999999s|\
+        1000000000s|999999999ns|99999999999999999999h|99999h99999h99999h99999h99999h9h|\
+        99999h99999h99999h99999h99999h99h|0.99999999999999999999999999999s";
 
     /// Whether the API server accepts `text`.
     fn is_accepted(text: &str) -> bool {
@@ -188,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_the_api_server_accepts_is_read_and_nothing_else() {
-        for text in EDGES {
+        for text in EDGES.split('|') {
             assert_eq!(text.parse::<GoDuration>().is_ok(), is_accepted(text), "{text:?}");
         }
     }

@@ -93,12 +93,30 @@ pub struct ImageRecord {
     /// How long that took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_duration: Option<GoDuration>,
+    /// Since when it is known to be there without a pull.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found_at: Option<Timestamp>,
+    /// How often it was removed, and when that was last noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction: Option<Eviction>,
+    /// Its size on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<i64>,
     /// Pulls that were tried here, which makes the next Pod's name a new one.
     #[serde(default)]
     pub attempts: i32,
     /// Why the last pull failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+}
+
+/// An image that was on the node and was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Eviction {
+    /// How often, without staying for long in between.
+    pub count: i32,
+    /// When it was last noticed.
+    pub at: Timestamp,
 }
 
 /// A failure that has not been overcome yet.

@@ -86,8 +86,8 @@ fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
         }
         match node.standings.get(name) {
             None => violations.push(format!("the node is not a target of {name}")),
-            Some(Standing::Cached) => violations.push(format!("{name} is there already")),
-            Some(Standing::Missing | Standing::Failed) => {}
+            Some(Standing::Cached) if !world.follows_tag(name) => violations.push(format!("{name} is there already")),
+            Some(_) => {}
         }
     }
     violations

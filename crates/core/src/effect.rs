@@ -31,6 +31,8 @@ pub enum Effect {
         cache: Box<NodeCache>,
         /// The outcomes that it records for the first time.
         settlements: Vec<Settlement>,
+        /// How many evictions it records for the first time.
+        evictions: usize,
     },
     /// Write a CachedImage's status.
     PatchImage {

@@ -47,13 +47,14 @@ pub fn explain(world: &World, now: Timestamp) -> Vec<Explanation> {
         .images
         .values()
         .map(|entry| {
-            let nodes = world.nodes.values().filter(|node| {
-                node.standings.get(&entry.image.name).is_some_and(|standing| *standing != Standing::Cached)
-            });
+            let nodes = world
+                .nodes
+                .values()
+                .filter(|node| node.standings.get(&entry.image.name).is_some_and(|standing| !standing.is_there()));
             Explanation {
                 cached_image: entry.image.name.clone(),
                 image: entry.image.reference.clone(),
-                cached: entry.tally.cached,
+                cached: entry.tally.there(),
                 nodes: nodes
                     .map(|node| {
                         let verdict = verdict(world, node, entry, &budget, now);
@@ -77,7 +78,7 @@ pub(crate) fn verdict(
     let image = &entry.image;
     match node.standings.get(&image.name) {
         Some(Standing::Cached) => return Verdict::Cached,
-        Some(Standing::Missing | Standing::Failed) => {}
+        Some(Standing::Outdated | Standing::Missing | Standing::Failed | Standing::Evicted) => {}
         None => {
             let why = entry.place_on(&node.node).err();
             return why.map_or(Verdict::Next, |why| Verdict::NotATarget { why });
@@ -104,6 +105,12 @@ pub(crate) fn verdict(
     }
     if let Some((until, cause)) = world.node_backoff(node, policy).filter(|(until, _)| *until > now) {
         return Verdict::NodeBackingOff { until, cause };
+    }
+    if node.standings.get(&image.name) == Some(&Standing::Evicted) {
+        let until = world.repair_at(&node.node, &image.reference).unwrap_or(now);
+        if until > now {
+            return Verdict::Evicted { until };
+        }
     }
     if let Some((until, cause)) = world.pair_backoff(&node.node, image, policy).filter(|(until, _)| *until > now) {
         return Verdict::BackingOff { until, cause };
@@ -164,7 +171,7 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
     for entry in world.images.values() {
         let counts = ImageCounts {
             targeted: entry.tally.targeted(),
-            cached: entry.tally.cached,
+            cached: entry.tally.there(),
             consecutive_failures: world.open_rounds(&entry.image.reference) as usize,
         };
         let waits = counts.cached < counts.targeted;

@@ -47,6 +47,12 @@ impl Inventory {
         Self(images)
     }
 
+    /// The images, in the node's order.
+    #[must_use]
+    pub fn images(&self) -> &[Arc<Listed>] {
+        &self.0
+    }
+
     /// What the list says of `image`, whose size is `size` bytes, if that is known.
     /// A list of `limit` images or more may have been cut.
     #[must_use]
@@ -76,10 +82,7 @@ mod tests {
 
     fn inventory() -> Inventory {
         let digest = format!("docker.io/library/alpine@sha256:{}", "a".repeat(64));
-        Inventory::new(vec![
-            listed(&[&digest, "docker.io/library/alpine:3.20"], 500),
-            listed(&["quay.io/x/y:1"], 100),
-        ])
+        Inventory::new(vec![listed(&[&digest, "docker.io/library/alpine:3.20"], 500), listed(&["quay.io/x/y:1"], 100)])
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod explain;
 pub mod failure;
 pub mod health;
 pub mod image;
+pub mod inventory;
 pub mod memory;
 pub mod node;
 pub mod order;

@@ -36,12 +36,27 @@ pub struct Memory {
 /// One image on one node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    /// The last pull that succeeded.
+    /// The last pull that succeeded, while the image is there.
     pub pulled: Option<Pulled>,
+    /// Since when it is known to be there without a pull.
+    pub found_at: Option<Timestamp>,
+    /// The evictions so far.
+    pub eviction: Option<Eviction>,
+    /// Its size in bytes, as a node listed it.
+    pub size: Option<u64>,
     /// Pulls that were tried.
     pub attempts: u32,
     /// The failures since the last success.
     pub failure: Option<Failure>,
+}
+
+/// An image that was there and was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// How often, without staying for long in between.
+    pub count: u32,
+    /// When it was last noticed.
+    pub at: Timestamp,
 }
 
 /// A pull that succeeded.
@@ -122,6 +137,7 @@ impl Memory {
                     began_at = at.or(began_at);
                     settlements.push(Settlement { result: Ok(duration) });
                     record.failure = None;
+                    record.found_at = None;
                     // By Drop's clock, as failures are, so that the two can be compared.
                     record.pulled = Some(Pulled { at: context.now, duration, digest });
                 }
@@ -176,7 +192,7 @@ impl Memory {
     }
 
     /// Forgets every image that `is_wanted` denies, every policy that `exists`
-    /// denies, and of those the ones that began first where they are too many.
+    /// denies, and of the others those that began first where they are too many.
     pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool) {
         self.images.retain(|image, _| is_wanted(image));
         self.starts.retain(|policy, _| exists(policy));
@@ -228,11 +244,39 @@ impl Memory {
 }
 
 impl Record {
+    /// Since when the image is known to be there; `None` if it is not.
+    #[must_use]
+    pub fn present_since(&self) -> Option<Timestamp> {
+        self.pulled.as_ref().map(|pulled| pulled.at).or(self.found_at)
+    }
+
+    /// The digest that was pulled.
+    #[must_use]
+    pub fn digest(&self) -> Option<&Name> {
+        self.pulled.as_ref()?.digest.as_ref()
+    }
+
+    /// Takes in that the image was removed. One that had stayed for longer than
+    /// `long` starts counting anew.
+    pub fn evict(&mut self, now: Timestamp, long: SignedDuration) {
+        let stayed = self.present_since().map(|since| now.duration_since(since));
+        let before = self.eviction.filter(|_| stayed.is_some_and(|stayed| stayed <= long));
+        let count = before.map_or(0, |eviction| eviction.count).saturating_add(1);
+        self.eviction = Some(Eviction { count, at: now });
+        self.pulled = None;
+        self.found_at = None;
+    }
+
     fn from_api(image: ImageRecord) -> Self {
         let digest = image.digest.map(Into::into);
         let duration = image.pull_duration.map(|duration| duration.get());
         Self {
             pulled: image.pulled_at.map(|at| Pulled { at, duration, digest }),
+            found_at: image.found_at,
+            eviction: image
+                .eviction
+                .map(|eviction| Eviction { count: u32::try_from(eviction.count).unwrap_or_default(), at: eviction.at }),
+            size: image.size_bytes.and_then(|size| u64::try_from(size).ok()),
             attempts: u32::try_from(image.attempts).unwrap_or_default(),
             failure: image.failure.map(Failure::from_api),
         }
@@ -247,6 +291,12 @@ impl Record {
             pull_duration: pulled
                 .and_then(|pulled| pulled.duration)
                 .map(|duration| GoDuration::from_secs(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX))),
+            found_at: self.found_at,
+            eviction: self.eviction.map(|eviction| node_cache::Eviction {
+                count: i32::try_from(eviction.count).unwrap_or(i32::MAX),
+                at: eviction.at,
+            }),
+            size_bytes: self.size.and_then(|size| i64::try_from(size).ok()),
             attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
             failure: self.failure.as_ref().map(Failure::to_api),
         }

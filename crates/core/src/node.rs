@@ -6,6 +6,7 @@ use drop_api::scheduling::{NodeLabels, TaintEffect};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::Name;
+use crate::inventory::Inventory;
 
 /// A node, as the API server shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Node {
     pub taints: Vec<Taint>,
     /// Operating system and architecture, such as `linux/amd64`.
     pub platform: Name,
+    /// The images that it lists.
+    pub inventory: Inventory,
     /// Whether its kubelet tells that a Pod's sandbox is up before it pulls.
     pub tells_sandbox: bool,
     /// Cordoned.
@@ -40,6 +43,7 @@ impl Default for Node {
             labels: NodeLabels::new(),
             taints: Vec::new(),
             platform: "".into(),
+            inventory: Inventory::default(),
             tells_sandbox: true,
             unschedulable: false,
             deleting: false,

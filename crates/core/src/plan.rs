@@ -13,12 +13,11 @@ use crate::image::{Image, ImagePullPolicy};
 use crate::memory::{Context, Memory, Settlement};
 use crate::order::{Candidate, Urgency};
 use crate::policy::Policy;
-use crate::presence::Standing;
 use crate::pull_pod::{End, Expectations, PullPod};
 use crate::reference::Reference;
 use crate::status;
 use crate::verdict::Verdict;
-use crate::world::{NodeEntry, PodEntry, Published, Stage, Start, World};
+use crate::world::{ImageEntry, NodeEntry, PodEntry, Published, Stage, Start, World};
 
 /// What to do now.
 #[derive(Debug, Default)]
@@ -92,7 +91,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     record_nodes(world, now, &mut plan);
     publish_images(world, now, &mut plan);
     publish_policies(world, now, &mut plan);
-    if let Some((at, _)) = world.alarms.first() {
+    for (at, _) in world.alarms.first().into_iter().chain(world.judgements.first()) {
         plan.wake(*at);
     }
     plan
@@ -174,8 +173,10 @@ fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy
 }
 
 fn record(world: &World, node: &NodeEntry, mut memory: Memory, settlements: Vec<Settlement>, now: Timestamp) -> Effect {
+    let evictions;
+    (memory, evictions) = world.with_sightings(node, memory, now);
     memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy));
-    Effect::RecordNode { cache: Box::new(status::node_cache(world, node, &memory, now)), settlements }
+    Effect::RecordNode { cache: Box::new(status::node_cache(world, node, &memory, now)), settlements, evictions }
 }
 
 // ---- Pulls to start ---------------------------------------------------------
@@ -224,6 +225,9 @@ fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     }
     for image in &world.probed {
         probe(world, image, Probe::Due, now, &mut budget, plan);
+    }
+    for entry in world.images.values() {
+        ask_for_tag(world, entry, now, &mut budget, plan);
     }
 }
 
@@ -371,7 +375,7 @@ fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut 
     let candidates = world
         .nodes
         .values()
-        .filter(|node| node.standings.get(name).is_some_and(|standing| *standing != Standing::Cached))
+        .filter(|node| node.standings.get(name).is_some_and(|standing| !standing.is_there()))
         .filter(|node| budget.busy_with(&node.node.name).is_none());
     let (waiting, free): (Vec<_>, Vec<_>) = candidates
         .map(|node| (node, world.node_backoff(node, policy).map(|(until, _)| until)))
@@ -382,6 +386,19 @@ fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut 
         waiting.into_iter().filter_map(|(_, until)| until).for_each(|until| plan.wake(until));
         return;
     };
+    try_on(world, node, policy, image, now, budget, plan);
+}
+
+/// Starts a Pod for one image on a node, if the policy allows it now.
+fn try_on(
+    world: &World,
+    node: &NodeEntry,
+    policy: &Policy,
+    image: &Image,
+    now: Timestamp,
+    budget: &mut Budget<'_>,
+    plan: &mut Plan,
+) {
     let begins_turn = node.turn.as_ref() != Some(&policy.name);
     let admitted = budget
         .admit(policy, &node.node.name, begins_turn, now)
@@ -394,6 +411,38 @@ fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut 
         }
         Err(Verdict::WaitingForDelay { until: Some(until) }) => plan.wake(until),
         Err(_) => {}
+    }
+}
+
+/// Lets one node ask whether a tag has moved, when its interval has passed. If it
+/// has, the other nodes are outdated, and follow like any that miss the image.
+fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
+    let image = &entry.image;
+    let Some(policy) = world.policy_of(image) else { return };
+    let Some(interval) = policy.repull_interval else { return };
+    let is_fixed = image.reference.digest().is_some() || image.pull != ImagePullPolicy::Always;
+    if policy.paused || is_fixed || entry.tally.there() == 0 || world.is_tried(&image.reference, plan) {
+        return;
+    }
+    let success = world.health.get(&image.reference).and_then(|health| health.success.as_ref());
+    let asked_at = success.map_or(Timestamp::MIN, |success| success.at);
+    let at = asked_at.checked_add(interval).unwrap_or(Timestamp::MAX);
+    let at = world.probe_at(image, policy).map_or(at, |probe_at| probe_at.max(at));
+    if at > now {
+        plan.wake(at);
+        return;
+    }
+    let since = |node: &NodeEntry| world.memory_of(&node.node)?.images.get(&image.reference)?.present_since();
+    // The node whose copy is oldest goes first.
+    let node = world
+        .nodes
+        .values()
+        .filter(|node| node.standings.get(&image.name).is_some_and(|standing| standing.is_there()))
+        .filter(|node| budget.busy_with(&node.node.name).is_none())
+        .filter(|node| world.node_backoff(node, policy).is_none_or(|(until, _)| until <= now))
+        .min_by_key(|node| (since(node), node.node.name.clone()));
+    if let Some(node) = node {
+        try_on(world, node, policy, image, now, budget, plan);
     }
 }
 
@@ -418,8 +467,8 @@ fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
         let Effect::RecordNode { cache, .. } = &effect else { continue };
         let current = world.caches.get(name).map(|entry| &entry.object);
         let unchanged = current.is_some_and(|object| object.spec == cache.spec && object.status == cache.status);
-        let forgets = world.memory_of(&node.node).is_none_or(Memory::is_empty);
-        let nothing_to_say = current.is_none() && forgets && !long_pulls.contains(name);
+        let is_empty = cache.status.as_ref().is_none_or(|status| status.images.is_empty());
+        let nothing_to_say = current.is_none() && is_empty && !long_pulls.contains(name);
         if unchanged || nothing_to_say {
             plan.clean.caches.push(name.clone());
         } else {

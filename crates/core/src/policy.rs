@@ -28,6 +28,8 @@ pub struct Policy {
     pub min_delay: SignedDuration,
     /// After failures.
     pub backoff: Backoff,
+    /// How often a tag that is there already is looked up again, if at all.
+    pub repull_interval: Option<SignedDuration>,
     /// How long a Pod may pull.
     pub pull_timeout: SignedDuration,
     /// Images of one set in one Pod.
@@ -66,6 +68,7 @@ impl Policy {
             max_pulls_per_registry: spec.max_concurrent_pulls_per_registry.map(count),
             min_delay: spec.min_delay_between_pulls.get(),
             backoff: Backoff { initial: spec.failure_backoff.initial.get(), max: spec.failure_backoff.max.get() },
+            repull_interval: spec.repull_interval.as_ref().map(drop_api::GoDuration::get),
             pull_timeout: spec.pull_timeout.get(),
             images_per_pod: count(spec.images_per_pod),
             paused: spec.paused,

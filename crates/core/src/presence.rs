@@ -1,27 +1,203 @@
-//! Whether an image is on a node.
+//! Whether an image is on a node: what the node lists, and where its list does not
+//! tell, what Drop remembers.
 
-use crate::memory::{Memory, Record};
-use crate::reference::Reference;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::image::{Image, ImagePullPolicy};
+use crate::inventory::Sighting;
+use crate::memory::Record;
 
 /// What is known of an image on a node that should have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// It is there.
     Cached,
+    /// It is there, but its tag has moved on.
+    Outdated,
     /// It is not, and was not tried or is to be tried again.
     Missing,
     /// It is not, and the last pull failed.
     Failed,
+    /// It was there, and was removed.
+    Evicted,
 }
 
-/// Judges one image on one node by what Drop remembers of its pulls there.
+impl Standing {
+    /// Whether the image is there.
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        matches!(self, Self::Cached | Self::Outdated)
+    }
+}
+
+/// What an image is judged by.
+#[derive(Clone, Debug)]
+pub struct Evidence<'a> {
+    /// The image.
+    pub image: &'a Image,
+    /// What is remembered of it on the node.
+    pub record: Option<&'a Record>,
+    /// What the node lists.
+    pub sighting: Sighting<'a>,
+    /// The digest that the newest pull on any node got.
+    pub newest: Option<&'a str>,
+    /// Whether its policy follows tags that move.
+    pub follows_tag: bool,
+    /// Whether the node fails as a whole.
+    pub node_fails: bool,
+    /// For how long after a pull the node may not list it yet.
+    pub listed_within: SignedDuration,
+}
+
+/// Judges one image on one node as of `now`; also says when to judge again, if
+/// nothing happens before.
 #[must_use]
-pub fn standing(memory: Option<&Memory>, image: &Reference) -> Standing {
-    match memory.and_then(|memory| memory.images.get(image)) {
-        Some(Record { pulled: Some(_), .. }) => Standing::Cached,
-        Some(Record { failure: Some(_), .. }) => Standing::Failed,
-        // What is missing on a node that fails as a whole fails with it.
-        _ if memory.is_some_and(|memory| memory.node_failure.is_some()) => Standing::Failed,
-        _ => Standing::Missing,
+pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Timestamp>) {
+    let since = evidence.record.and_then(Record::present_since);
+    let standing = match (since, &evidence.sighting) {
+        (Some(since), Sighting::Absent) => {
+            let listed_by = since.checked_add(evidence.listed_within).unwrap_or(Timestamp::MAX);
+            return if now < listed_by { (Standing::Cached, Some(listed_by)) } else { (Standing::Evicted, None) };
+        }
+        (Some(_), _) if evidence.is_outdated() => Standing::Outdated,
+        (Some(_), _) => Standing::Cached,
+        (None, Sighting::Present(listed)) if evidence.suffices(listed.digest(&evidence.image.reference)) => {
+            Standing::Cached
+        }
+        (None, _) => match evidence.record {
+            Some(Record { failure: Some(_), .. }) => Standing::Failed,
+            // What is missing on a node that fails as a whole fails with it.
+            _ if evidence.node_fails => Standing::Failed,
+            Some(Record { eviction: Some(_), .. }) => Standing::Evicted,
+            _ => Standing::Missing,
+        },
+    };
+    (standing, None)
+}
+
+impl Evidence<'_> {
+    /// Whether an image that is there, but that Drop has not pulled, will do.
+    fn suffices(&self, listed: Option<&str>) -> bool {
+        match self.image.pull {
+            ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => true,
+            // A digest cannot move; a tag counts as pulled where it is known to be new.
+            ImagePullPolicy::Always => {
+                self.image.reference.digest().is_some() || (listed.is_some() && listed == self.newest)
+            }
+        }
+    }
+
+    /// Whether the tag has moved since the image came onto the node.
+    fn is_outdated(&self) -> bool {
+        let listed = match self.sighting {
+            Sighting::Present(listed) => listed.digest(&self.image.reference),
+            Sighting::Absent | Sighting::Unknown => None,
+        };
+        let here = listed.or(self.record.and_then(Record::digest).map(|digest| &**digest));
+        let follows = self.follows_tag && self.image.pull == ImagePullPolicy::Always;
+        let moves = self.image.reference.digest().is_none();
+        follows && moves && here.is_some() && self.newest.is_some() && here != self.newest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Listed;
+    use crate::memory::{Eviction, Pulled};
+    use crate::placement::Placement;
+    use crate::reference::Reference;
+
+    const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+    const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn image(pull: ImagePullPolicy) -> Image {
+        Image {
+            name: "alpine".into(),
+            generation: None,
+            reference: Reference::parse("alpine:3.20"),
+            pull,
+            secrets: Vec::new(),
+            placement: Placement::default(),
+            priority: 0,
+            set: None,
+            policy: "".into(),
+        }
+    }
+
+    fn listed(digest: &str) -> Listed {
+        let by_digest = Reference::new("alpine", None, Some(digest));
+        Listed { names: vec![by_digest, Reference::parse("alpine:3.20")], size: 1 }
+    }
+
+    fn pulled(digest: &str) -> Record {
+        let pulled = Pulled { at: at(0), duration: None, digest: Some(digest.into()) };
+        Record { pulled: Some(pulled), ..Record::default() }
+    }
+
+    fn judge(
+        pull: ImagePullPolicy,
+        record: Option<&Record>,
+        sighting: Sighting<'_>,
+        newest: Option<&str>,
+        now: i64,
+    ) -> Standing {
+        let image = image(pull);
+        let evidence = Evidence {
+            image: &image,
+            record,
+            sighting,
+            newest,
+            follows_tag: true,
+            node_fails: false,
+            listed_within: SignedDuration::from_secs(120),
+        };
+        standing(&evidence, at(now)).0
+    }
+
+    #[test]
+    fn what_the_node_lists_goes_before_what_is_remembered() {
+        use ImagePullPolicy::{Always, IfNotPresent, Never};
+        let (old, new) = (listed(OLD), listed(NEW));
+        let (here, there) = (Sighting::Present(&old), Sighting::Present(&new));
+        let (was_pulled, evicted) =
+            (pulled(OLD), Record { eviction: Some(Eviction { count: 1, at: at(0) }), ..Record::default() });
+        let cases = [
+            // Nothing is remembered.
+            (IfNotPresent, None, here.clone(), None, Standing::Cached),
+            (Never, None, here.clone(), None, Standing::Cached),
+            (Always, None, here.clone(), None, Standing::Missing),
+            (Always, None, here.clone(), Some(OLD), Standing::Cached),
+            (Always, None, here.clone(), Some(NEW), Standing::Missing),
+            (IfNotPresent, None, Sighting::Absent, None, Standing::Missing),
+            (IfNotPresent, None, Sighting::Unknown, None, Standing::Missing),
+            // It was pulled long ago.
+            (Always, Some(&was_pulled), here.clone(), Some(OLD), Standing::Cached),
+            (Always, Some(&was_pulled), Sighting::Unknown, Some(OLD), Standing::Cached),
+            (Always, Some(&was_pulled), Sighting::Absent, Some(OLD), Standing::Evicted),
+            // The tag has moved.
+            (Always, Some(&was_pulled), here.clone(), Some(NEW), Standing::Outdated),
+            (Always, Some(&was_pulled), Sighting::Unknown, Some(NEW), Standing::Outdated),
+            (Always, Some(&was_pulled), there, Some(NEW), Standing::Cached),
+            (IfNotPresent, Some(&was_pulled), here.clone(), Some(NEW), Standing::Cached),
+            // It was evicted, and somebody else brought it back, or not.
+            (IfNotPresent, Some(&evicted), here, None, Standing::Cached),
+            (IfNotPresent, Some(&evicted), Sighting::Absent, None, Standing::Evicted),
+        ];
+        for (pull, record, sighting, newest, expected) in cases {
+            let found = judge(pull, record, sighting.clone(), newest, 1000);
+            assert_eq!(found, expected, "{pull:?} {record:?} {sighting:?} {newest:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_may_lag_behind_a_pull() {
+        let record = pulled(OLD);
+        let judge = |now| judge(ImagePullPolicy::Always, Some(&record), Sighting::Absent, Some(OLD), now);
+        assert_eq!((judge(119), judge(120)), (Standing::Cached, Standing::Evicted));
     }
 }

@@ -57,6 +57,21 @@ impl Reference {
         &self.0
     }
 
+    /// The text without tag and digest: `docker.io/library/alpine`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        let name = self.0.split_once('@').map_or(&*self.0, |(name, _)| name);
+        let path_start = name.rfind('/').map_or(0, |slash| slash + 1);
+        let colon = name.get(path_start..).and_then(|path| path.find(':'));
+        colon.and_then(|colon| name.get(..path_start + colon)).unwrap_or(name)
+    }
+
+    /// The digest that pins the image, if one does: `sha256:…`.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        self.0.split_once('@').map(|(_, digest)| digest)
+    }
+
     /// The registry host with its port, if any: `docker.io`.
     #[must_use]
     pub fn host(&self) -> &str {
@@ -130,6 +145,9 @@ mod tests {
     #[test]
     fn the_host_keeps_its_port() {
         assert_eq!(Reference::parse("alpine").host(), "docker.io");
-        assert_eq!(Reference::parse("127.0.0.1:5000/a/b:c").host(), "127.0.0.1:5000");
+        let local = Reference::parse("127.0.0.1:5000/a/b:c");
+        assert_eq!((local.host(), local.repository(), local.digest()), ("127.0.0.1:5000", "127.0.0.1:5000/a/b", None));
+        let pinned = Reference::parse("alpine@sha256:abc");
+        assert_eq!((pinned.repository(), pinned.digest()), ("docker.io/library/alpine", Some("sha256:abc")));
     }
 }

@@ -25,6 +25,16 @@ pub struct Settings {
     pub retry_initial: SignedDuration,
     /// The longest wait after failed requests.
     pub retry_max: SignedDuration,
+    /// The least time after a pull before an image that the node does not list
+    /// counts as gone: the kubelet refreshes its list every 30 seconds.
+    pub listed_within: SignedDuration,
+    /// How many images nodes list at most (the kubelet's `nodeStatusMaxImages`).
+    pub listed_images: usize,
+    /// The wait before an image that was evicted is pulled again; doubled with
+    /// every further eviction, up to `repair_max`.
+    pub repair_initial: SignedDuration,
+    /// The longest wait. An image that stayed for longer starts over.
+    pub repair_max: SignedDuration,
     /// The policy of images that name none.
     pub built_in_policy: PullPolicySpec,
 }
@@ -40,6 +50,10 @@ impl Default for Settings {
             confirm_within: SignedDuration::from_secs(30),
             retry_initial: SignedDuration::from_secs(1),
             retry_max: SignedDuration::from_secs(60),
+            listed_within: SignedDuration::from_secs(120),
+            listed_images: 50,
+            repair_initial: SignedDuration::from_mins(1),
+            repair_max: SignedDuration::from_hours(6),
             built_in_policy: PullPolicySpec::default(),
         }
     }

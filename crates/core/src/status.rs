@@ -73,9 +73,9 @@ pub(crate) fn cached_image(world: &World, entry: &ImageEntry, now: Timestamp) ->
             "Waiting" | "Paused" | "NoMatchingNodes" => Phase::Pending,
             _ => Phase::Degraded,
         }),
-        ready: Some(format!("{}/{}", tally.cached, tally.targeted())),
+        ready: Some(format!("{}/{}", tally.there(), tally.targeted())),
         nodes_targeted: count(tally.targeted()),
-        nodes_ready: count(tally.cached),
+        nodes_ready: count(tally.there()),
         nodes_pulling: count(pulling.len()),
         nodes_failed: count(tally.failed),
         resolved_digest: newest.and_then(|success| success.digest.as_deref()).map(str::to_owned),
@@ -115,8 +115,8 @@ fn reason(
     if tally.targeted() == 0 {
         return say("NoMatchingNodes", no_matching_nodes(world, entry));
     }
-    if tally.cached == tally.targeted() {
-        return say("Cached", format!("on all {} target nodes", tally.cached));
+    if tally.there() == tally.targeted() {
+        return say("Cached", format!("on all {} target nodes", tally.there()));
     }
     if let Some((node, failure)) = failures.first() {
         let failed_again = failure.count > 1 || health.open_rounds() > 1;
@@ -133,7 +133,7 @@ fn reason(
     if policy.paused && pulling.is_empty() {
         return say("Paused", Verdict::Paused { policy: policy.name.clone() }.to_string());
     }
-    let progress = format!("{} of {} nodes have it", tally.cached, tally.targeted());
+    let progress = format!("{} of {} nodes have it", tally.there(), tally.targeted());
     if let Some(node) = pulling.first() {
         let others = match pulling.len() - 1 {
             0 => String::new(),
@@ -141,10 +141,13 @@ fn reason(
         };
         return say("Pulling", format!("{progress}; pulling on {node}{others}"));
     }
-    let missing = world
-        .nodes
-        .values()
-        .find(|node| node.standings.get(&image.name).is_some_and(|standing| *standing != Standing::Cached));
+    if tally.evicted > 0 {
+        let evicted = world.nodes.values().find(|node| node.standings.get(&image.name) == Some(&Standing::Evicted));
+        let node = evicted.map(|node| node.node.name.to_string()).unwrap_or_default();
+        return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
+    }
+    let missing =
+        world.nodes.values().find(|node| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there()));
     let why = missing.map(|node| {
         let verdict = verdict(world, node, entry, &Budget::new(world), now);
         match verdict {
@@ -210,7 +213,7 @@ pub(crate) fn pull_policy(
         .map(|entry| {
             let pulling = world.pulling.get(&entry.image.reference).into_iter().flatten();
             let pulling = pulling.filter(|node| is_target(world, node, entry)).count();
-            (entry.tally.missing + entry.tally.failed).saturating_sub(pulling)
+            (entry.tally.targeted() - entry.tally.cached).saturating_sub(pulling)
         })
         .sum();
     let pods = world.pods.values().filter(|entry| entry.pod.policy == policy.name);
@@ -239,10 +242,13 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
         .standings
         .keys()
         .filter_map(|image| world.images.get(image))
-        .map(|entry| (&entry.image.reference, standing(Some(memory), &entry.image.reference)))
+        .map(|entry| {
+            let evidence = world.evidence(&node.node, &entry.image, Some(memory));
+            (&entry.image.reference, standing(&evidence, now).0)
+        })
         .collect();
     let number = |wanted: Standing| standings.values().filter(|standing| **standing == wanted).count();
-    let cached = number(Standing::Cached);
+    let cached = standings.values().filter(|standing| standing.is_there()).count();
     // A Pod that this memory has recorded pulls nothing any more.
     let pulling: usize = world
         .pods_on

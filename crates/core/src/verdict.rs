@@ -93,6 +93,12 @@ pub enum Verdict {
         /// What failed.
         cause: Name,
     },
+    /// It was removed from the node, and is pulled again after a while, so that Drop
+    /// does not fight the kubelet's garbage collector.
+    Evicted {
+        /// Until then.
+        until: Timestamp,
+    },
     /// More images are wanted on the node than its NodeCache can hold.
     TooManyImages,
     /// The API server refuses the pull Pod.
@@ -124,6 +130,7 @@ impl Verdict {
             Self::NodeBackingOff { .. } => "NodeBackingOff",
             Self::BackingOff { .. } => "BackingOff",
             Self::WaitingForProbe { .. } => "WaitingForProbe",
+            Self::Evicted { .. } => "Evicted",
             Self::TooManyImages => "TooManyImages",
             Self::Refused { .. } => "Refused",
         }
@@ -156,6 +163,7 @@ impl fmt::Display for Verdict {
             Self::WaitingForDelay { .. } => f.write_str("the delay between nodes has not passed"),
             Self::NodeBackingOff { cause, .. } => write!(f, "the node failed: {cause}"),
             Self::BackingOff { cause, .. } | Self::WaitingForProbe { cause, .. } => write!(f, "{cause}"),
+            Self::Evicted { .. } => f.write_str("evicted; it will be pulled again"),
             Self::TooManyImages => write!(f, "more than {MAX_IMAGES} images are wanted on the node"),
             Self::Refused { message, .. } => write!(f, "the pull Pod was refused: {message}"),
         }

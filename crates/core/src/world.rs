@@ -20,13 +20,13 @@ use crate::effect::{Effect, EffectKey, PodOrder};
 use crate::event::{Event, Kind};
 use crate::health::Health;
 use crate::image::Image;
-use crate::memory::{Failure, Memory};
+use crate::memory::{Failure, Memory, Record};
 use crate::node::Node;
 use crate::order::Candidate;
 use crate::placement::{NotATarget, Placement};
 use crate::plan::Plan;
 use crate::policy::{BUILT_IN, Policy};
-use crate::presence::Standing;
+use crate::presence::{Evidence, Standing, standing};
 use crate::pull_pod::{PullPod, Steps};
 use crate::reference::Reference;
 use crate::settings::Settings;
@@ -54,12 +54,16 @@ pub struct World {
     pub(crate) troubled: BTreeMap<Name, Failure>,
     /// Per image how it fares.
     pub(crate) health: BTreeMap<Reference, Health>,
+    /// The sizes of wanted images, in bytes, as nodes list them.
+    pub(crate) sizes: BTreeMap<Reference, u64>,
     /// Images of which one node at a time tries the pull.
     pub(crate) probed: BTreeSet<Name>,
     /// Per policy the nodes that could start a pull now.
     pub(crate) queues: BTreeMap<Name, BTreeSet<Candidate>>,
     /// When a node's place in the queues has to be looked at again.
     pub(crate) alarms: BTreeSet<(Timestamp, Name)>,
+    /// When images on a node have to be judged anew although nothing happened.
+    pub(crate) judgements: BTreeSet<(Timestamp, Name)>,
     /// Per policy when it last started pulls; kept when it goes, because it may be
     /// there again before the delay has passed.
     pub(crate) starts: BTreeMap<Name, Starts>,
@@ -89,20 +93,29 @@ pub(crate) struct ImageEntry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) cached: usize,
+    pub(crate) outdated: usize,
     pub(crate) missing: usize,
     pub(crate) failed: usize,
+    pub(crate) evicted: usize,
 }
 
 impl Tally {
     pub(crate) fn targeted(self) -> usize {
-        self.cached + self.missing + self.failed
+        self.there() + self.missing + self.failed + self.evicted
+    }
+
+    /// Nodes that have the image.
+    pub(crate) fn there(self) -> usize {
+        self.cached + self.outdated
     }
 
     fn of(&mut self, standing: Standing) -> &mut usize {
         match standing {
             Standing::Cached => &mut self.cached,
+            Standing::Outdated => &mut self.outdated,
             Standing::Missing => &mut self.missing,
             Standing::Failed => &mut self.failed,
+            Standing::Evicted => &mut self.evicted,
         }
     }
 }
@@ -250,9 +263,11 @@ impl World {
             pulling: BTreeMap::new(),
             troubled: BTreeMap::new(),
             health: BTreeMap::new(),
+            sizes: BTreeMap::new(),
             probed: BTreeSet::new(),
             queues: BTreeMap::new(),
             alarms: BTreeSet::new(),
+            judgements: BTreeSet::new(),
             starts: BTreeMap::new(),
             flights: BTreeMap::new(),
             stale: Stale::default(),
@@ -332,6 +347,13 @@ impl World {
                 entry.alarm = None;
             }
             self.dirty.places.insert(node);
+        }
+        while let Some((at, node)) = self.judgements.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.judgements.pop_first();
+            self.dirty.nodes.insert(node);
         }
         for image in std::mem::take(&mut self.dirty.images) {
             self.place_image(&image, now);
@@ -432,6 +454,67 @@ impl World {
         let failure = record.failure.as_ref().filter(|failure| failure.scope == Unknown)?;
         let wait = policy.backoff.delay(failure.count, &format!("{}/{}", node.name, image.reference));
         Some((failure.at.checked_add(wait).unwrap_or(Timestamp::MAX), failure.message.clone()))
+    }
+
+    /// What an image on a node is judged by, if `memory` is what is remembered.
+    pub(crate) fn evidence<'a>(&'a self, node: &'a Node, image: &'a Image, memory: Option<&'a Memory>) -> Evidence<'a> {
+        let reference = &image.reference;
+        let size = self.sizes.get(reference).copied();
+        let success = self.health.get(reference).and_then(|health| health.success.as_ref());
+        Evidence {
+            image,
+            record: memory.and_then(|memory| memory.images.get(reference)),
+            sighting: node.inventory.sight(reference, size, self.settings.listed_images),
+            newest: success.and_then(|success| success.digest.as_deref()),
+            follows_tag: self.follows_tag(&image.name),
+            node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
+            listed_within: self.settings.listed_within,
+        }
+    }
+
+    /// Whether the image's tag is looked up again from time to time.
+    pub(crate) fn follows_tag(&self, image: &Name) -> bool {
+        let policy = self.images.get(image).and_then(|entry| self.policy_of(&entry.image));
+        policy.is_some_and(|policy| policy.repull_interval.is_some())
+    }
+
+    /// When an image that was evicted from the node is pulled again; `None` where no
+    /// eviction is recorded.
+    pub(crate) fn repair_at(&self, node: &Node, image: &Reference) -> Option<Timestamp> {
+        let record = self.memory_of(node)?.images.get(image)?;
+        let eviction = record.eviction.filter(|_| record.present_since().is_none())?;
+        let backoff = Backoff { initial: self.settings.repair_initial, max: self.settings.repair_max };
+        let wait = backoff.delay(eviction.count, &format!("{}/{image}", node.name));
+        Some(eviction.at.checked_add(wait).unwrap_or(Timestamp::MAX))
+    }
+
+    /// `memory` with what the node's list proves of the images wanted there: those
+    /// that were found, and those that were evicted. Returns how many were evicted.
+    pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
+        let mut evictions = 0;
+        for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
+            let reference = &entry.image.reference;
+            let is_there = standing(&self.evidence(&node.node, &entry.image, Some(&memory)), now).0;
+            let has_room = memory.has_room();
+            let size = self.sizes.get(reference).copied();
+            match memory.images.get_mut(reference) {
+                Some(record) => {
+                    record.size = size.or(record.size);
+                    if is_there == Standing::Evicted && record.present_since().is_some() {
+                        record.evict(now, self.settings.repair_max);
+                        evictions += 1;
+                    } else if is_there.is_there() && record.present_since().is_none() {
+                        record.found_at = Some(now);
+                    }
+                }
+                None if is_there.is_there() && has_room => {
+                    let record = Record { found_at: Some(now), size, ..Record::default() };
+                    memory.images.insert(reference.clone(), record);
+                }
+                None => {}
+            }
+        }
+        (memory, evictions)
     }
 
     /// Whether what becomes of `image` on `node` can be remembered.

@@ -6,10 +6,12 @@ mod lab;
 
 use std::collections::BTreeMap;
 
-use drop_api::cached_image::{ImagePullPolicy, Phase};
+use drop_api::CachedImageSpec;
+use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
 use drop_api::condition::{self, ConditionStatus};
-use drop_core::Effect;
 use drop_core::effect::EffectKey;
+use drop_core::event::Report;
+use drop_core::{Effect, Event, Name};
 use lab::{Fate, Kubelet, Lab, duration, secs, under};
 
 const NOT_FOUND: (&str, &str) =
@@ -991,4 +993,531 @@ fn nothing_is_done_before_every_kind_is_listed() {
         assert!(plan.effects.is_empty() && plan.wake_at.is_none());
     }
     assert!(events.len() > 5);
+}
+
+// ---- What is written stays within bounds --------------------------------------
+
+/// A text that is longer than any bound of the API.
+fn long_text(start: &str) -> &'static str {
+    format!("{start}{}", "x".repeat(3000)).leak()
+}
+
+#[test]
+fn the_labs_checker_finds_what_the_api_server_refuses() {
+    let mut lab = nodes(1);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    let good = serde_json::to_value(&lab.api.caches["a"]).unwrap();
+    assert_eq!(lab::schema::violations("NodeCache", &good), Vec::<String>::new());
+    type Spoil = fn(&mut serde_json::Value);
+    let bad: [(&str, Spoil); 8] = [
+        ("images[0].digest violates maxLength", |cache| cache["status"]["images"][0]["digest"] = "d".repeat(72).into()),
+        ("pullStarts violates maxItems", |cache| {
+            let starts = (0..65).map(|n| serde_json::json!({"policy": n.to_string(), "at": "2026-01-01T00:00:00Z"}));
+            cache["status"]["pullStarts"] = starts.collect::<Vec<_>>().into();
+        }),
+        ("images violates x-kubernetes-list-map-keys", |cache| {
+            let image = cache["status"]["images"][0].clone();
+            cache["status"]["images"].as_array_mut().unwrap().push(image);
+        }),
+        ("images[0].image is null", |cache| cache["status"]["images"][0]["image"] = serde_json::Value::Null),
+        ("conditions[0].status violates enum", |cache| cache["status"]["conditions"][0]["status"] = "Maybe".into()),
+        ("imagesPulling violates type", |cache| cache["status"]["imagesPulling"] = "1".into()),
+        ("spec violates required", |cache| drop(cache["spec"].as_object_mut().unwrap().remove("nodeUID"))),
+        ("status.more is not in the schema", |cache| cache["status"]["more"] = 1.into()),
+    ];
+    for (expected, spoil) in bad {
+        let mut cache = good.clone();
+        spoil(&mut cache);
+        let violations = lab::schema::violations("NodeCache", &cache);
+        assert!(violations.iter().any(|violation| violation.contains(expected)), "{expected}: {violations:?}");
+    }
+}
+
+#[test]
+fn a_long_rejection_is_shortened() {
+    let mut lab = nodes(1);
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects("OutOfpods", long_text("full")));
+    lab.image("alpine", "alpine");
+    lab.run(secs(60.0));
+    let failure = lab.api.caches["a"].status.clone().unwrap().node_failure.unwrap();
+    assert!(failure.message.starts_with("fullx") && failure.message.ends_with('…'), "{}", failure.message);
+    lab.repair();
+    lab.settle();
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
+}
+
+#[test]
+fn a_long_reason_of_a_failed_pull_is_shortened() {
+    for message in [long_text("tls: "), long_text("something new "), long_text("lookup "), long_text("dial tcp ")] {
+        let mut lab = nodes(1);
+        lab.title = message[..10].to_owned();
+        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), (long_text("Err"), message));
+        lab.knobs.broken_images.insert("docker.io/library/none:1".to_owned(), ("ErrImagePull", message));
+        lab.image("nope", "nope:1");
+        lab.image("none", "none:1");
+        lab.run(secs(60.0));
+        assert_eq!(lab.status("none").nodes_failed, 1, "{}", lab.title);
+        assert!(lab.message("none").len() > 100, "{}", lab.title);
+    }
+}
+
+#[test]
+fn a_node_cache_holds_no_more_starts_than_it_may() {
+    let mut lab = nodes(1);
+    lab.knobs.pull = secs(1.0);
+    for n in 0..70 {
+        let policy = format!("p{n:02}");
+        lab.policy(&policy, |policy| policy.min_delay_between_pulls = duration("24h"));
+        lab.image_with(&format!("x{n:02}"), &format!("x{n:02}"), under(&policy));
+    }
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 70);
+    let starts = lab.api.caches["a"].status.clone().unwrap().pull_starts;
+    assert_eq!(starts.len(), 64);
+    let latest = lab.record.pods.iter().map(|pod| pod.at).max().unwrap();
+    assert!(starts.iter().any(|start| latest.duration_since(start.at) < secs(1.0)), "the latest are kept: {starts:?}");
+}
+
+#[test]
+fn the_start_of_a_policy_that_is_gone_is_forgotten() {
+    let mut lab = nodes(1);
+    lab.policy("p", |_| {});
+    lab.policy("q", |_| {});
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.run(secs(60.0));
+    lab.delete_policy("p");
+    lab.image_with("busybox", "busybox", under("q"));
+    lab.settle();
+    let starts = lab.api.caches["a"].status.clone().unwrap().pull_starts;
+    let policies: Vec<&str> = starts.iter().map(|start| start.policy.as_str()).collect();
+    assert_eq!(policies, ["q"]);
+}
+
+#[test]
+fn a_digest_of_another_kind_is_not_recorded() {
+    let mut lab = nodes(1);
+    let digest = format!("sha512:{}", "ab".repeat(64)).leak();
+    lab.knobs.digests.insert("docker.io/library/alpine:latest".to_owned(), digest);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    assert_eq!((lab.shows("alpine").as_str(), lab.status("alpine").resolved_digest), ("Cached 1/1", None));
+}
+
+#[test]
+fn a_long_refusal_is_shortened() {
+    let mut lab = nodes(1);
+    fate(&mut lab, Fate::Refused(long_text("quota")), 3, creates);
+    lab.image("alpine", "alpine");
+    lab.run(secs(3.0));
+    assert!(lab.message("alpine").contains("refused: quotax"), "{}", lab.message("alpine"));
+    lab.settle();
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
+}
+
+// ---- Secrets ------------------------------------------------------------------
+
+/// Adds a pull secret to a CachedImage.
+fn with_secret(name: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
+    let name = name.to_owned();
+    move |spec| spec.image_pull_secrets.push(LocalObjectReference { name })
+}
+
+#[test]
+fn a_pod_has_the_secrets_of_all_who_want_its_image() {
+    let mut lab = nodes(2);
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.image("a-without", "private.test/team/secret:1");
+    lab.image_with("b-with", "private.test/team/secret:1", with_secret("good"));
+    lab.image_with("c-on-b-only", "private.test/team/secret:1", |spec| {
+        spec.node_selector.insert("pool".to_owned(), "gpu".to_owned());
+        with_secret("gpu")(spec);
+    });
+    lab.settle();
+    let secrets: Vec<_> = lab.record.pods.iter().map(|pod| (&*pod.order.node, pod.order.secrets.join(" "))).collect();
+    assert_eq!(secrets, [("a", "good".to_owned()), ("b", "good gpu".to_owned())]);
+}
+
+#[test]
+fn an_edit_of_the_secrets_lets_a_failing_image_be_tried_at_once() {
+    let mut lab = nodes(1);
+    let unauthorized = ("ErrImagePull", "failed to fetch anonymous token: 401 Unauthorized");
+    lab.knobs.broken_images.insert("private.test/x:1".to_owned(), unauthorized);
+    lab.image("x", "private.test/x:1");
+    lab.run(secs(1000.0));
+    let tries = lab.record.pods.len();
+    lab.repair();
+    let edited_at = lab.now;
+    lab.edit_image("x", with_secret("good"));
+    lab.run(secs(20.0));
+    assert_eq!(lab.shows("x"), "Cached 1/1");
+    let next = &lab.record.pods[tries];
+    assert!(next.at.duration_since(edited_at) < secs(2.0), "{:?}", lab.starts());
+    assert_eq!(next.order.secrets.join(" "), "good");
+}
+
+// ---- Clocks -------------------------------------------------------------------
+
+/// Kubelets whose clocks are behind, right, and ahead.
+const SKEWS: [f64; 3] = [-300.0, 0.0, 300.0];
+
+#[test]
+fn a_skewed_kubelet_clock_lets_no_failing_image_be_tried_without_pause() {
+    for skew in SKEWS {
+        let mut lab = nodes(1);
+        lab.title = format!("kubelets' clocks are {skew} s ahead");
+        lab.knobs.kubelet_clock = secs(skew);
+        lab.image("alpine", "alpine:1");
+        lab.run(secs(20.0));
+        lab.knobs.broken_images.insert("docker.io/library/alpine:1".to_owned(), NOT_FOUND);
+        lab.node("b");
+        lab.run(secs(200.0));
+        let tries = lab.record.pods.iter().filter(|pod| &*pod.order.node == "b").count();
+        assert!((3..=4).contains(&tries), "{}: {:?}", lab.title, lab.starts());
+        assert_eq!(lab.shows("alpine"), "ImagePullBackOff 1/2", "{}", lab.title);
+    }
+}
+
+#[test]
+fn after_a_success_all_nodes_pull_whatever_the_kubelets_clocks_say() {
+    for skew in SKEWS {
+        let mut lab = nodes(6);
+        lab.title = format!("kubelets' clocks are {skew} s ahead");
+        lab.knobs.kubelet_clock = secs(skew);
+        lab.policy("p", |policy| {
+            policy.max_concurrent_nodes = 6;
+            policy.min_delay_between_pulls = duration("0s");
+        });
+        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+        lab.image_with("nope", "nope:1", under("p"));
+        lab.run(secs(60.0));
+        lab.repair();
+        let tries = lab.record.pods.len();
+        lab.settle();
+        let starts: Vec<_> = lab.record.pods[tries..].iter().map(|pod| pod.at).collect();
+        assert_eq!((starts.len(), lab.shows("nope").as_str()), (6, "Cached 6/6"), "{}", lab.title);
+        assert!(starts[5].duration_since(starts[0]) < secs(10.0), "{}: {:?}", lab.title, lab.starts());
+        let pulled_at = lab.status("nope").last_pulled_at.unwrap();
+        assert!(lab.now.duration_since(pulled_at).abs() < secs(60.0), "{}: {pulled_at}", lab.title);
+    }
+}
+
+#[test]
+fn deadlines_hold_whatever_the_kubelets_clocks_say() {
+    for skew in SKEWS {
+        let of = |skew: f64| {
+            let mut lab = nodes(1);
+            lab.title = format!("kubelets' clocks are {skew} s ahead");
+            lab.knobs.kubelet_clock = secs(skew);
+            lab
+        };
+        let mut lab = of(skew);
+        lab.knobs.pull = secs(100.0);
+        lab.image("alpine", "alpine");
+        lab.settle();
+        assert_eq!((lab.starts().len(), lab.shows("alpine").as_str()), (1, "Cached 1/1"), "{}", lab.title);
+
+        let mut lab = of(skew);
+        lab.knobs.kubelets.insert("a".to_owned(), Kubelet::NoSandbox);
+        lab.image("alpine", "alpine");
+        lab.until(|lab| lab.record.pods.first().is_some_and(|pod| pod.deleted_at.is_some()));
+        let after = lab.record.pods[0].deleted_at.unwrap().duration_since(lab.record.pods[0].at).as_secs_f64();
+        assert!((119.0..123.0).contains(&after), "{}: no sandbox for {after} s", lab.title);
+
+        let mut lab = of(skew);
+        lab.policy("p", |policy| policy.pull_timeout = duration("1m"));
+        lab.knobs.pull = secs(200.0);
+        lab.image_with("huge", "huge", under("p"));
+        lab.until(|lab| lab.record.pods.first().is_some_and(|pod| pod.deleted_at.is_some()));
+        let after = lab.record.pods[0].deleted_at.unwrap().duration_since(lab.record.pods[0].at).as_secs_f64();
+        assert!((59.0..63.0).contains(&after), "{}: it pulled for {after} s", lab.title);
+    }
+}
+
+// ---- Doubts -------------------------------------------------------------------
+
+#[test]
+fn a_pod_in_doubt_counts_though_its_creation_is_then_refused() {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));
+    lab.knobs.pull = secs(60.0);
+    lab.run(secs(1.0));
+    lab.knobs.watch = secs(40.0);
+    let mut fates = vec![Fate::RefusedAnyway("exceeded quota"), Fate::AnswerLost];
+    lab.knobs.fate = Box::new(move |effect| match creates(effect) {
+        true => fates.pop().unwrap_or(Fate::Answered),
+        false => Fate::Answered,
+    });
+    lab.image_with("alpine", "alpine", under("p"));
+    // The lab sees to it that no second node pulls beside the first.
+    lab.settle();
+    assert_eq!((lab.record.pods.len(), lab.shows("alpine").as_str()), (3, "Cached 3/3"), "{:?}", lab.starts());
+}
+
+#[test]
+fn a_pod_in_doubt_that_no_list_shows_frees_its_node() {
+    let mut lab = nodes(1);
+    fate(&mut lab, Fate::AnswerLost, 1, creates);
+    lab.image("alpine", "alpine");
+    lab.run(secs(0.055));
+    lab.knobs.watch = secs(1000.0);
+    lab.run(secs(3.0));
+    assert!(lab.live("a").is_some(), "the Pod is there, but nobody told the operator");
+    lab.knobs.watch = secs(0.05);
+    lab.delete_image("alpine");
+    lab.until(|lab| lab.record.pods[0].gone_at.is_some());
+    lab.run(secs(1.0));
+    lab.relist();
+    lab.image("busybox", "busybox");
+    lab.run(secs(120.0));
+    assert_eq!(lab.shows("busybox"), "Cached 1/1", "{:?}", lab.explained());
+    lab.settle();
+}
+
+#[test]
+fn two_pods_on_one_node_are_each_recorded_once() {
+    for together in [true, false] {
+        let mut lab = nodes(1);
+        lab.title = format!("both end together: {together}");
+        lab.image("alpine", "alpine");
+        lab.image("busybox", "busybox");
+        lab.image("zebra", "zebra");
+        let stray = if together { "busybox" } else { "zebra" };
+        lab.knobs.pulls.insert("docker.io/library/zebra:latest".to_owned(), secs(7.0));
+        lab.run(secs(0.1));
+        lab.stray_pod("stray", "a", stray);
+        lab.settle();
+        let images = lab.api.caches["a"].status.clone().unwrap().images;
+        let attempts: Vec<i32> = images.iter().map(|image| image.attempts).collect();
+        assert_eq!(attempts, [1, 1, 1], "{}", lab.title);
+        assert_eq!(lab.record.pods.len(), 2, "{}: {:?}", lab.title, lab.starts());
+        assert!(lab.record.cache_writes.len() <= 4, "{}: {:?}", lab.title, lab.record.cache_writes);
+    }
+}
+
+#[test]
+fn two_pods_on_one_node_that_fail_are_each_recorded_once() {
+    let mut lab = nodes(1);
+    for image in ["nope", "none"] {
+        lab.knobs.broken_images.insert(format!("docker.io/library/{image}:1"), NOT_FOUND);
+        lab.image(image, &format!("{image}:1"));
+    }
+    lab.run(secs(0.1));
+    lab.stray_pod("stray", "a", "nope:1");
+    lab.run(secs(15.0));
+    assert!(lab.api.pods.is_empty(), "{:?}", lab.api.pods);
+    let images = lab.api.caches["a"].status.clone().unwrap().images;
+    let attempts: Vec<_> = images.iter().map(|image| (image.image.as_str(), image.attempts)).collect();
+    assert_eq!(attempts, [("docker.io/library/none:1", 1), ("docker.io/library/nope:1", 1)]);
+}
+
+#[test]
+fn a_late_answer_about_an_older_pod_does_not_remove_the_newer_one() {
+    let mut lab = nodes(1);
+    lab.knobs.pull = secs(60.0);
+    lab.image("alpine", "alpine");
+    lab.run(secs(5.0));
+    let pod = lab.live("a").unwrap().pod.clone();
+    let creations_after = |uid: Option<Name>, key: EffectKey| {
+        let mut world = drop_core::World::new(drop_core::Settings::default());
+        lab.list().into_iter().for_each(|event| world.apply(event, lab.now));
+        world.apply(Event::Report(key, Report::PodGone { uid }), lab.now);
+        let later = lab.now + secs(60.0);
+        world.settle(later);
+        drop_core::plan(&world, later).effects.iter().filter(|effect| creates(effect)).count()
+    };
+    let deletion = || EffectKey::DeletePod(pod.name.clone());
+    assert_eq!(creations_after(Some("older".into()), deletion()), 0);
+    assert_eq!(creations_after(pod.uid.clone(), deletion()), 1);
+    assert_eq!(creations_after(None, EffectKey::CheckPod(pod.name.clone())), 1);
+}
+
+// ---- Waiting ------------------------------------------------------------------
+
+/// Lets `count` nodes join that have the label `pool=fresh`, one every 40 s.
+fn join(lab: &mut Lab, count: usize) {
+    for n in 0..count {
+        let name = format!("fresh-{n:02}");
+        lab.node(&name);
+        lab.edit_node(&name, |node| drop(node.labels.insert("pool".to_owned(), "fresh".to_owned())));
+        lab.run(secs(40.0));
+    }
+}
+
+#[test]
+fn a_node_is_not_starved_by_nodes_that_join() {
+    let mut lab = Lab::with_nodes(&["old"]);
+    lab.image("alpine", "alpine");
+    lab.run(secs(30.0));
+    lab.knobs.pulls.insert("docker.io/library/big:latest".to_owned(), secs(50.0));
+    lab.node("first");
+    lab.run(secs(1.0));
+    lab.image("big", "big");
+    let since = lab.now;
+    join(&mut lab, 20);
+    let pods = lab.pods_of("big");
+    let start = pods.iter().find(|pod| &*pod.order.node == "old").map(|pod| pod.at.duration_since(since));
+    assert!(start.is_some_and(|start| start < secs(120.0)), "{:?}", lab.starts());
+}
+
+#[test]
+fn an_image_does_not_yield_to_those_of_lesser_names_for_ever() {
+    let mut lab = Lab::with_nodes(&["first"]);
+    lab.edit_node("first", |node| drop(node.labels.insert("pool".to_owned(), "fresh".to_owned())));
+    lab.knobs.pull = secs(50.0);
+    for (image, pool) in [("alpha", "fresh"), ("zeta", "zeta")] {
+        lab.image_with(image, image, |spec| drop(spec.node_selector.insert("pool".to_owned(), pool.to_owned())));
+    }
+    lab.run(secs(1.0));
+    lab.node("z");
+    lab.edit_node("z", |node| drop(node.labels.insert("pool".to_owned(), "zeta".to_owned())));
+    join(&mut lab, 20);
+    let start = lab.pods_of("zeta").first().map(|pod| pod.second());
+    assert!(start.is_some_and(|start| start < 120), "{:?}", lab.starts());
+}
+
+#[test]
+fn an_overdue_retry_is_not_starved_by_a_long_roll_out() {
+    let names: Vec<String> = (0..60).map(|n| format!("n{n:02}")).collect();
+    let mut lab = Lab::with_nodes(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.pull = secs(60.0);
+    lab.image("good", "good");
+    lab.image("nope", "nope:1");
+    lab.run(secs(3600.0));
+    let tries: Vec<i64> = lab.pods_of("nope:1").iter().map(|pod| pod.second()).collect();
+    assert!(tries.len() >= 5, "{tries:?}");
+    let retries: Vec<i64> = tries.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(retries.iter().all(|wait| *wait <= 330 + 330 + 2 * 65), "{tries:?}");
+    assert!(lab.status("good").nodes_ready >= 40, "and the roll-out goes on: {}", lab.shows("good"));
+}
+
+// ---- Rounds of failures -------------------------------------------------------
+
+#[test]
+fn failures_side_by_side_are_one_round() {
+    let mut lab = nodes(8);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 8;
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.image_with("nope", "nope:1", under("p"));
+    lab.run(secs(25.0));
+    assert_eq!(lab.starts().len(), 8);
+    let status = lab.status("nope");
+    assert_eq!((lab.shows("nope").as_str(), status.consecutive_failures), ("ErrImagePull 0/8", 1));
+    assert_eq!((status.nodes_failed, status.failures[0].attempts), (8, 1));
+    lab.run(secs(15.0));
+    let starts = lab.starts();
+    assert_eq!(starts.len(), 9, "{starts:?}");
+    let failed_at = status.last_attempted_at.unwrap();
+    let wait = lab.record.pods[8].at.duration_since(failed_at).as_secs_f64();
+    assert!((26.0..=34.0).contains(&wait), "{wait}");
+    assert_eq!(lab.reasons("nope").last().unwrap(), "ImagePullBackOff", "after the second round");
+    assert_eq!(lab.status("nope").consecutive_failures, 2);
+}
+
+// ---- Nodes that fail as a whole -------------------------------------------------
+
+#[test]
+fn a_node_that_rejects_every_pod_shows_up_in_the_status() {
+    let mut lab = nodes(2);
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects("OutOfpods", "too many Pods"));
+    lab.image("alpine", "alpine");
+    lab.run(secs(1000.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.message("alpine").as_str()), ("OutOfpods 1/2", "a: too many Pods"));
+    let status = lab.status("alpine");
+    assert_eq!((status.phase, status.nodes_failed, status.failures.len()), (Some(Phase::Degraded), 1, 1));
+    let failure = &status.failures[0];
+    assert_eq!((failure.node.as_str(), failure.reason.as_str()), ("a", "OutOfpods"));
+    assert!(failure.attempts > 1 && failure.retry_at.is_some(), "{failure:?}");
+    let reasons = lab.reasons("alpine");
+    let of_node = reasons.iter().filter(|reason| *reason == "OutOfpods").count();
+    assert_eq!((of_node, reasons.last().unwrap().as_str()), (1, "OutOfpods"), "it flaps: {reasons:?}");
+    lab.repair();
+    lab.settle();
+    let status = lab.status("alpine");
+    assert_eq!((lab.shows("alpine").as_str(), status.nodes_failed), ("Cached 2/2", 0));
+}
+
+#[test]
+fn a_node_whose_kubelet_works_has_not_failed_though_its_images_do() {
+    let mut lab = nodes(1);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects("OutOfpods", "full"));
+    lab.image("nope", "nope:1");
+    lab.run(secs(10.0));
+    assert!(lab.api.caches["a"].status.as_ref().unwrap().node_failure.is_some());
+    lab.knobs.kubelets.clear();
+    lab.run(secs(40.0));
+    assert_eq!(lab.api.caches["a"].status.as_ref().unwrap().node_failure, None);
+    assert_eq!(lab.shows("nope"), "ErrImagePull 0/1");
+    assert_eq!(lab.message("nope"), "a: image not found");
+}
+
+// ---- Refusals -----------------------------------------------------------------
+
+#[test]
+fn an_image_whose_pods_are_refused_keeps_no_other_off_its_nodes() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
+    let invalid = "Pod is invalid: spec.tolerations";
+    fate(
+        &mut lab,
+        Fate::Refused(invalid),
+        u32::MAX,
+        |effect| matches!(effect, Effect::CreatePod(order) if &*order.pulls[0].cached_image == "bad"),
+    );
+    lab.image_with("bad", "bad", under("p"));
+    lab.image_with("good", "good", under("p"));
+    lab.run(secs(300.0));
+    assert_eq!(lab.shows("good"), "Cached 2/2", "{:?}", lab.explained());
+    assert_eq!(lab.shows("bad"), "Waiting 0/2");
+    for _ in 0..100 {
+        lab.run(secs(3.0));
+        assert!(
+            lab.message("bad").ends_with(&format!("the pull Pod was refused: {invalid}")),
+            "{}",
+            lab.message("bad")
+        );
+    }
+}
+
+#[test]
+fn a_refusal_counts_as_a_start() {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 3);
+    fate(&mut lab, Fate::Refused("exceeded quota"), u32::MAX, creates);
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.run(secs(120.0));
+    let requests = lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::CreatePod(_)));
+    let requests: Vec<_> = requests.collect();
+    assert!(requests.len() > 5, "{requests:?}");
+    for (index, (at, key)) in requests.iter().enumerate() {
+        let elsewhere = requests[..index].iter().rfind(|(_, other)| other != key);
+        assert!(elsewhere.is_none_or(|(before, _)| at.duration_since(*before) >= secs(10.0)), "{requests:#?}");
+    }
+}
+
+// ---- Long pulls ---------------------------------------------------------------
+
+#[test]
+fn a_long_pull_shows_in_the_node_cache_and_a_short_one_costs_no_write() {
+    let mut lab = nodes(2);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    assert_eq!(lab.record.cache_writes.len(), 2, "{:?}", lab.record.cache_writes);
+
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(60.0);
+    lab.image("big", "big");
+    lab.run(secs(30.0));
+    assert_eq!(lab.api.caches["a"].status.as_ref().unwrap().images_pulling, 1);
+    assert!(!lab.api.caches.contains_key("b"), "nothing is known of b");
+    lab.settle();
+    for node in ["a", "b"] {
+        assert_eq!(lab.api.caches[node].status.as_ref().unwrap().images_pulling, 0);
+    }
+    assert_eq!(lab.record.cache_writes.len(), 4, "{:?}", lab.record.cache_writes);
 }

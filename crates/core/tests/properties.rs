@@ -76,12 +76,14 @@ fn disturbed(seed: u64) -> Lab {
         create_image(&mut lab, &mut rng, name);
     }
     lab.knobs.jitter = rng.chance(70).then(|| Rng::new(seed + 1));
+    lab.knobs.kubelet_clock = secs(rng.pick(&[-300.0, 0.0, 0.0, 300.0]));
     if rng.chance(60) {
         let mut dice = Rng::new(seed + 2);
         lab.knobs.fate = Box::new(move |_| match dice.below(100) {
             0..5 => Fate::AnswerLost,
             5..10 => Fate::RequestLost,
             10..14 => Fate::Refused("not now"),
+            14..16 => Fate::RefusedAnyway("not now"),
             _ => Fate::Answered,
         });
     }

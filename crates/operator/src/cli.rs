@@ -102,6 +102,18 @@ struct Timing {
     /// Least time between two writes of one object's status that only show progress
     #[arg(long, env = "DROP_PROGRESS_INTERVAL", default_value = "10s")]
     progress_interval: GoDuration,
+    /// How long after a pull a node may not list the image yet
+    #[arg(long, env = "DROP_LISTED_WITHIN", default_value = "2m")]
+    listed_within: GoDuration,
+    /// How many images nodes list at most (the kubelet's nodeStatusMaxImages)
+    #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 50)]
+    node_status_max_images: usize,
+    /// Wait before an image that was removed from a node is pulled again
+    #[arg(long, env = "DROP_REPAIR_INITIAL", default_value = "1m")]
+    repair_initial: GoDuration,
+    /// Longest such wait
+    #[arg(long, env = "DROP_REPAIR_MAX", default_value = "6h")]
+    repair_max: GoDuration,
     /// How long a NodeCache may lag behind while no pull's outcome is at stake
     #[arg(long, env = "DROP_RECORD_WITHIN", default_value = "10s")]
     record_within: GoDuration,
@@ -117,6 +129,10 @@ impl OperatorArgs {
             status_interval: timing.status_interval.get(),
             progress_interval: timing.progress_interval.get(),
             record_within: timing.record_within.get(),
+            listed_within: timing.listed_within.get(),
+            listed_images: timing.node_status_max_images,
+            repair_initial: timing.repair_initial.get(),
+            repair_max: timing.repair_max.get(),
             built_in_policy: PullPolicySpec {
                 max_concurrent_nodes: policy.max_concurrent_nodes,
                 min_delay_between_pulls: policy.min_delay_between_pulls.clone(),

@@ -1,8 +1,12 @@
 //! From Kubernetes objects to what planning needs of them. The rest of each
 //! object is dropped here, which bounds the operator's memory.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use drop_api::names::ANNOTATION_POLICY;
 use drop_api::scheduling::TaintEffect;
+use drop_core::inventory::{Inventory, Listed};
 use drop_core::node::{Node, Taint};
 use drop_core::policy::BUILT_IN;
 use drop_core::pull_pod::{Container, ContainerState, PullPod, Rejection};
@@ -16,8 +20,37 @@ const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
 const LABEL_TYPE: &str = "type";
 
+/// Images that nodes list, each kept once however many nodes list it.
+#[derive(Debug, Default)]
+pub struct Interner {
+    images: BTreeSet<Arc<Listed>>,
+    /// How many there were when those that no node lists any more were last dropped.
+    kept: usize,
+}
+
+impl Interner {
+    fn intern(&mut self, image: k8s::ContainerImage) -> Arc<Listed> {
+        // Docker lists images without a name as `<none>@<none>`.
+        let names = image.names.unwrap_or_default().into_iter().filter(|name| !name.contains('<'));
+        let listed = Listed {
+            names: names.map(|name| Reference::parse(&name)).collect(),
+            size: image.size_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+        };
+        if let Some(known) = self.images.get(&listed) {
+            return known.clone();
+        }
+        if self.images.len() > 2 * self.kept + 1000 {
+            self.images.retain(|image| Arc::strong_count(image) > 1);
+            self.kept = self.images.len();
+        }
+        let listed = Arc::new(listed);
+        self.images.insert(listed.clone());
+        listed
+    }
+}
+
 /// Reads a Node; `None` where it lacks a name or UID.
-pub fn node(object: k8s::Node) -> Option<Node> {
+pub fn node(object: k8s::Node, interner: &mut Interner) -> Option<Node> {
     let meta = object.metadata;
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
@@ -26,12 +59,15 @@ pub fn node(object: k8s::Node) -> Option<Node> {
     let is_virtual = labels.get(LABEL_TYPE).is_some_and(|value| value == "virtual-kubelet")
         || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET);
     let info = status.node_info.unwrap_or_default();
+    let listed = status.images.unwrap_or_default().into_iter().map(|image| interner.intern(image));
+    let inventory = Inventory::new(listed.collect());
     let mut conditions = status.conditions.into_iter().flatten();
     Some(Node {
         name: meta.name?.into(),
         uid: meta.uid?.into(),
         labels,
         taints: taints.into_iter().filter(|taint| taint.key != TAINT_UNSCHEDULABLE).filter_map(taint).collect(),
+        inventory,
         platform: format!("{}/{}", info.operating_system, info.architecture).into(),
         tells_sandbox: minor_version(&info.kubelet_version).is_none_or(|minor| minor >= 36),
         unschedulable: spec.unschedulable.unwrap_or_default(),
@@ -213,11 +249,15 @@ mod tests {
             ] },
             "status": {
                 "conditions": [{ "type": "DiskPressure", "status": "True" }],
+                "images": [{ "names": ["docker.io/library/alpine:3.20", "<none>@<none>"], "sizeBytes": 7 }],
                 "nodeInfo": { "operatingSystem": "linux", "architecture": "arm64", "bootID": "", "containerRuntimeVersion": "",
                     "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "v1.35.1", "machineID": "", "osImage": "", "systemUUID": "" },
             },
         });
-        let node = node(serde_json::from_value(object).unwrap()).unwrap();
+        let mut interner = Interner::default();
+        let mut read = || node(serde_json::from_value(object.clone()).unwrap(), &mut interner).unwrap();
+        let (node, twin) = (read(), read());
+        assert!(Arc::ptr_eq(&node.inventory.images()[0], &twin.inventory.images()[0]), "kept once");
         assert!(node.unschedulable && node.disk_pressure && !node.is_virtual);
         assert_eq!(node.taints.len(), 1);
         assert_eq!(&*node.platform, "linux/arm64");

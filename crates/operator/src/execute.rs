@@ -185,10 +185,11 @@ impl Executor {
                 info!(pod = %order.name, node = %order.node, policy = %order.policy, ?images, "pull started");
             }
             Effect::DeletePod { pod, .. } => info!(%pod, "pull Pod deleted"),
-            Effect::RecordNode { cache, settlements } => {
+            Effect::RecordNode { cache, settlements, evictions } => {
                 let status = cache.status.as_ref();
                 let ready = status.map(|status| status.ready.as_str()).unwrap_or_default();
-                info!(node = %cache.name_any(), ready, settled = settlements.len(), "node recorded");
+                info!(node = %cache.name_any(), ready, settled = settlements.len(), evictions, "node recorded");
+                self.resources.metrics.evicted(*evictions);
                 for settlement in settlements {
                     self.resources.metrics.settled(settlement);
                 }

@@ -39,6 +39,7 @@ pub struct Metrics {
     pulls: Family<Labels, Counter>,
     pull_errors: Family<Labels, Counter>,
     pull_duration: Histogram,
+    evictions: Counter,
     plan_duration: Histogram,
     api_requests: Family<Labels, Counter>,
     active_pulls: Family<Labels, Gauge<i64>>,
@@ -60,6 +61,7 @@ impl Metrics {
             pulls: Family::default(),
             pull_errors: Family::default(),
             pull_duration: Histogram::new(pull_buckets),
+            evictions: Counter::default(),
             plan_duration: Histogram::new(plan_buckets),
             api_requests: Family::default(),
             active_pulls: Family::default(),
@@ -80,6 +82,11 @@ impl Metrics {
         registry.register("pulls", "Image pulls that ended, by result", self.pulls.clone());
         registry.register("pull_errors", "Image pulls that failed, by the kubelet's reason", self.pull_errors.clone());
         registry.register("pull_duration_seconds", "How long image pulls took", self.pull_duration.clone());
+        registry.register(
+            "evictions",
+            "Images that were removed from nodes that should have them",
+            self.evictions.clone(),
+        );
         registry.register("plan_duration_seconds", "How long one plan took", self.plan_duration.clone());
         registry.register("api_requests", "Requests to the API server", self.api_requests.clone());
         registry.register("active_pulls", "Images being pulled, by PullPolicy", self.active_pulls.clone());
@@ -119,6 +126,11 @@ impl Metrics {
             }
         };
         self.pulls.get_or_create(&labels([("result", result)])).inc();
+    }
+
+    /// Counts images that were removed from nodes.
+    pub fn evicted(&self, evictions: usize) {
+        self.evictions.inc_by(u64::try_from(evictions).unwrap_or(u64::MAX));
     }
 
     /// Notes how long a plan took.

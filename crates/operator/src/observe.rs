@@ -25,6 +25,8 @@ use crate::convert;
 pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Event>) {
     let everything = watcher::Config::default;
     let pull_pods = everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGER}"));
+    let mut interner = convert::Interner::default();
+    let node = move |object| convert::node(object, &mut interner).map(|node| Event::Node(Box::new(node)));
     let send = |event| send(&events, event);
     tokio::join!(
         watch(Kind::Image, Api::all(client.clone()), everything(), cached_image).for_each(send),
@@ -46,7 +48,7 @@ fn watch<K>(
     kind: Kind,
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
-    convert: fn(K) -> Option<Event>,
+    mut convert: impl FnMut(K) -> Option<Event>,
 ) -> impl Stream<Item = Event>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -60,10 +62,10 @@ where
             }
             Ok(watcher::Event::InitApply(object)) => {
                 listed.insert(name(&object));
-                read(kind, object, convert)
+                read(kind, object, &mut convert)
             }
             Ok(watcher::Event::InitDone) => Some(Event::Listed(kind, std::mem::take(&mut listed))),
-            Ok(watcher::Event::Apply(object)) => read(kind, object, convert),
+            Ok(watcher::Event::Apply(object)) => read(kind, object, &mut convert),
             Ok(watcher::Event::Delete(object)) => Some(Event::Gone(kind, name(&object))),
             Err(error) => {
                 report(kind, &error);
@@ -81,7 +83,7 @@ fn name<K: Resource<DynamicType = ()>>(object: &DeserializeGuard<K>) -> Name {
 fn read<K: Resource<DynamicType = ()>>(
     kind: Kind,
     object: DeserializeGuard<K>,
-    convert: fn(K) -> Option<Event>,
+    convert: &mut impl FnMut(K) -> Option<Event>,
 ) -> Option<Event> {
     let name = name(&object);
     match object.0 {
@@ -121,10 +123,6 @@ fn pull_policy(object: PullPolicy) -> Option<Event> {
 fn node_cache(mut object: NodeCache) -> Option<Event> {
     object.metadata.managed_fields = None;
     Some(Event::Cache(Box::new(object)))
-}
-
-fn node(object: k8s::Node) -> Option<Event> {
-    convert::node(object).map(|node| Event::Node(Box::new(node)))
 }
 
 fn pod(object: k8s::Pod) -> Option<Event> {

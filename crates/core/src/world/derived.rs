@@ -45,8 +45,12 @@ impl World {
         let Some(entry) = self.nodes.get(node) else { return };
         let standing = self.images.get(image).and_then(|wanted| {
             wanted.place_on(&entry.node).ok()?;
-            Some(standing(self.memory_of(&entry.node), &wanted.image.reference))
+            Some(standing(&self.evidence(&entry.node, &wanted.image, self.memory_of(&entry.node)), now))
         });
+        let (standing, judge_at) = standing.map_or((None, None), |(standing, at)| (Some(standing), at));
+        if let Some(at) = judge_at {
+            self.judgements.insert((at, node.clone()));
+        }
         let Some(entry) = self.nodes.get_mut(node) else { return };
         let before = match standing {
             Some(standing) => entry.standings.insert(image.clone(), standing),
@@ -58,7 +62,10 @@ impl World {
         }
         if before != standing {
             self.count(image, before, standing);
-            self.stale.caches.entry(node.clone()).or_insert(now);
+            // An eviction is recorded at once, because its repair waits for that.
+            let since = if standing == Some(Standing::Evicted) { Timestamp::MIN } else { now };
+            let stale = self.stale.caches.entry(node.clone()).or_insert(since);
+            *stale = (*stale).min(since);
         }
     }
 
@@ -183,7 +190,13 @@ impl World {
         }
         let node = self.node_backoff(entry, policy).map(|(until, _)| until);
         let pair = self.pair_backoff(&entry.node, &wanted.image, policy).map(|(until, _)| until);
+        let repair = match (standing, self.repair_at(&entry.node, &wanted.image.reference)) {
+            // The eviction has to be recorded first.
+            (Standing::Evicted, None) => return Start::Never,
+            (Standing::Evicted, repair) => repair,
+            _ => None,
+        };
         let refused = wanted.refused.as_ref().map(|refused| refused.until);
-        Start::From(node.max(pair).max(refused))
+        Start::From(node.max(pair).max(refused).max(repair))
     }
 }

@@ -64,7 +64,25 @@ impl World {
 
     pub(super) fn want(&mut self, image: &Image) {
         self.stale.policies.insert(image.policy.clone());
-        self.wanted.entry(image.reference.clone()).or_default().insert(image.name.clone());
+        let names = self.wanted.entry(image.reference.clone()).or_default();
+        let is_new = names.is_empty();
+        names.insert(image.name.clone());
+        if is_new {
+            let listed = self.nodes.values().find_map(|entry| {
+                entry.node.inventory.images().iter().find(|listed| listed.names.contains(&image.reference))
+            });
+            if let Some(size) = listed.map(|listed| listed.size) {
+                self.note_size(&image.reference, size);
+            }
+        }
+    }
+
+    /// Takes in how large an image is. Where that was not known, lists that lack the
+    /// image may have said nothing before, and prove something now.
+    fn note_size(&mut self, image: &Reference, size: u64) {
+        if self.sizes.insert(image.clone(), size).is_none() {
+            self.dirty.images.extend(self.wanted.get(image).into_iter().flatten().cloned());
+        }
     }
 
     pub(super) fn unwant(&mut self, image: &Image) {
@@ -73,6 +91,7 @@ impl World {
             names.remove(&image.name);
             if names.is_empty() {
                 self.wanted.remove(&image.reference);
+                self.sizes.remove(&image.reference);
             }
         }
     }
@@ -103,6 +122,13 @@ impl World {
 
     pub(super) fn set_node(&mut self, node: Node) {
         let name = node.name.clone();
+        for listed in node.inventory.images() {
+            for image in &listed.names {
+                if self.wanted.contains_key(image) {
+                    self.note_size(image, listed.size);
+                }
+            }
+        }
         match self.nodes.get_mut(&name) {
             Some(entry) if entry.node == node => return,
             Some(entry) => {
@@ -293,6 +319,8 @@ impl World {
             if before.images.get(reference) == record {
                 continue;
             }
+            let newest = |world: &Self| world.health.get(reference)?.success.as_ref()?.digest.clone();
+            let newest_before = newest(self);
             let failing_before = self.open_rounds(reference) > 0;
             let health = self.health.entry(reference.clone()).or_default();
             if health.update(node, record) {
@@ -305,7 +333,12 @@ impl World {
                 self.health.remove(reference);
             }
             self.mark_images_of(reference);
-            if failing_before != (self.open_rounds(reference) > 0) {
+            if let Some(size) = record.and_then(|record| record.size).filter(|_| !self.sizes.contains_key(reference))
+                && self.wanted.contains_key(reference)
+            {
+                self.note_size(reference, size);
+            }
+            if failing_before != (self.open_rounds(reference) > 0) || newest_before != newest(self) {
                 self.dirty.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
             }
         }

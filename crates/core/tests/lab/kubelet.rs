@@ -66,6 +66,8 @@ impl Lab {
         let node = self.api.pods[&name].pod.node.clone();
         let kubelet = self.kubelet(&node);
         let there = self.api.nodes.contains_key(&*node);
+        let ahead = self.knobs.kubelet_clock;
+        let clock = |at: Timestamp| Some(whole_seconds(at + ahead));
         let live = self.api.pods.get_mut(&name).unwrap();
         match step {
             Step::Remove => return self.remove_pod(uid),
@@ -77,11 +79,11 @@ impl Lab {
                     return;
                 }
                 Kubelet::Rejects(reason, message) => {
-                    live.pod.acknowledged_at = Some(whole_seconds(now));
+                    live.pod.acknowledged_at = clock(now);
                     live.pod.rejection = Some(Rejection { reason: reason.into(), message: message.into() });
                 }
                 _ => {
-                    live.pod.acknowledged_at = Some(whole_seconds(now));
+                    live.pod.acknowledged_at = clock(now);
                     self.schedule(now + SANDBOX, Item::Kubelet(uid.clone(), Step::StartSandbox));
                 }
             },
@@ -90,7 +92,7 @@ impl Lab {
                 return;
             }
             Step::StartSandbox => {
-                live.pod.sandbox_up_at = Some(whole_seconds(now));
+                live.pod.sandbox_up_at = clock(now);
                 let images: Vec<String> =
                     live.pod.containers.iter().map(|container| container.image.to_string()).collect();
                 let mut at = now;
@@ -119,9 +121,11 @@ impl Lab {
                         container.state = ContainerState::Waiting { reason, message };
                     } else {
                         let repository = container.image.as_str().split([':', '@']).next().unwrap();
-                        let digest = format!("{repository}@sha256:{:064x}", 7);
+                        let usual = format!("sha256:{:064x}", 7);
+                        let digest = self.knobs.digests.get(container.image.as_str()).copied().unwrap_or(&usual);
+                        let digest = format!("{repository}@{digest}");
                         container.image_id = Some(digest.into());
-                        let (reason, at) = ("Completed".into(), Some(whole_seconds(*at)));
+                        let (reason, at) = ("Completed".into(), clock(*at));
                         container.state = ContainerState::Terminated { reason, at };
                         pulled.push(container.image.clone());
                     }

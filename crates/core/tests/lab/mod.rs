@@ -9,6 +9,7 @@
 mod check;
 mod kubelet;
 mod record;
+pub mod schema;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +58,9 @@ pub enum Fate {
     Answered,
     /// The API server refuses it.
     Refused(&'static str),
+    /// The API server refuses it, even where an earlier one like it was carried out:
+    /// admission comes before the look whether the object exists.
+    RefusedAnyway(&'static str),
     /// It is carried out, but the answer is lost.
     AnswerLost,
     /// It never arrives.
@@ -77,6 +81,10 @@ pub struct Knobs {
     pub pulls: BTreeMap<String, SignedDuration>,
     /// References that cannot be pulled, with the kubelet's reason and message.
     pub broken_images: BTreeMap<String, (&'static str, &'static str)>,
+    /// What runtimes tell of references, if it is not a sha256 digest.
+    pub digests: BTreeMap<String, &'static str>,
+    /// By how much the kubelets' clocks are ahead.
+    pub kubelet_clock: SignedDuration,
     /// Nodes whose kubelets do not work as they should.
     pub kubelets: BTreeMap<String, Kubelet>,
     /// What becomes of each request.
@@ -94,6 +102,8 @@ impl Default for Knobs {
             pull: secs(5.0),
             pulls: BTreeMap::new(),
             broken_images: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),
             fate: Box::new(|_| Fate::Answered),
             jitter: None,
@@ -270,9 +280,13 @@ impl Lab {
         self.wake_at = first.wake_at;
         for effect in first.effects {
             self.check_pace_of_writes(&effect);
+            let violations = schema::violations_of(&effect);
+            assert!(violations.is_empty(), "{place}: the API server refuses {:?}: {violations:#?}", effect.key());
             self.record.requests.push((now, effect.key()));
             let fate = (self.knobs.fate)(&effect);
-            if let (Effect::PatchImage { image, .. }, Fate::Refused(_) | Fate::RequestLost) = (&effect, &fate) {
+            if let (Effect::PatchImage { image, .. }, Fate::Refused(_) | Fate::RefusedAnyway(_) | Fate::RequestLost) =
+                (&effect, &fate)
+            {
                 self.record.unwritten.insert(image.to_string());
             }
             let at = now + self.jittered(self.knobs.request);
@@ -342,6 +356,7 @@ impl Lab {
                 let (report, after) = match fate {
                     Fate::Answered => (self.carry_out(&effect), self.jittered(self.knobs.reply)),
                     Fate::Refused(why) => (self.refuse(&effect, why), self.jittered(self.knobs.reply)),
+                    Fate::RefusedAnyway(why) => (Report::Refused(why.to_owned()), self.jittered(self.knobs.reply)),
                     Fate::AnswerLost => {
                         self.carry_out(&effect);
                         (Report::Unknown("no answer".to_owned()), TIME_LIMIT)
@@ -498,6 +513,30 @@ impl Lab {
     pub fn delete_pod(&mut self, name: &Name) {
         self.record.forget_successes();
         self.terminate(name);
+    }
+
+    /// Puts a Pod onto a node that nobody asked for, made like Drop's own.
+    pub fn stray_pod(&mut self, name: &str, node: &str, reference: &str) {
+        self.api.version += 1;
+        let uid: Name = format!("pod-{}", self.api.version).into();
+        let node_uid = self.api.nodes[node].uid.clone();
+        let state = ContainerState::Waiting { reason: "".into(), message: "".into() };
+        let pod = PullPod {
+            name: name.into(),
+            uid: Some(uid.clone()),
+            node: node.into(),
+            node_uid: node_uid.clone(),
+            policy: "".into(),
+            created_at: whole_seconds(self.now),
+            terminating: false,
+            acknowledged_at: None,
+            sandbox_up_at: None,
+            rejection: None,
+            containers: vec![Container { image: Reference::parse(reference), image_id: None, state }],
+        };
+        self.api.pods.insert(name.into(), LivePod { pod, node_uid, pass: None });
+        self.show_pod(&name.into());
+        self.kubelet_sees(&uid);
     }
 
     fn collect(&mut self, node_uid: &Name) {
