@@ -19,6 +19,9 @@ pub enum Effect {
         pod: Name,
         /// Only if it still has this UID.
         uid: Option<Name>,
+        /// Whether the object goes at once, although the kubelet has not confirmed
+        /// that the Pod is over: only where the kubelet is lost.
+        force: bool,
     },
     /// Look whether a Pod that was created, but that no watch has shown, is there.
     CheckPod {
@@ -57,6 +60,8 @@ pub enum EffectKey {
     CreatePod(Name),
     /// A Pod's deletion.
     DeletePod(Name),
+    /// A Pod's deletion by force.
+    KillPod(Name),
     /// A look at a Pod.
     CheckPod(Name),
     /// A node's NodeCache.
@@ -73,6 +78,7 @@ impl Effect {
     pub fn key(&self) -> EffectKey {
         match self {
             Self::CreatePod(order) => EffectKey::CreatePod(order.name.clone()),
+            Self::DeletePod { pod, force: true, .. } => EffectKey::KillPod(pod.clone()),
             Self::DeletePod { pod, .. } => EffectKey::DeletePod(pod.clone()),
             Self::CheckPod { pod } => EffectKey::CheckPod(pod.clone()),
             Self::RecordNode { cache, .. } => {

@@ -97,6 +97,9 @@ pub(crate) fn verdict(
     if policy.paused {
         return Verdict::Paused { policy: policy.name.clone() };
     }
+    if let Some(hindrance) = node.hindrance(policy) {
+        return hindrance;
+    }
     if !world.has_room(&node.node, &image.reference) {
         return Verdict::TooManyImages;
     }

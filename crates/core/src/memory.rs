@@ -334,6 +334,7 @@ fn node_trouble(end: &End) -> Option<(Name, String)> {
     match end {
         End::Settled | End::TimedOut => None,
         End::Rejected(rejection) => Some((plain(&rejection.reason), shortened(&rejection.message, MAX_MESSAGE))),
+        End::Lost => Some(("NodeLost".into(), "the kubelet does not report".to_owned())),
         End::Unacknowledged => Some(("Unacknowledged".into(), "the kubelet does not acknowledge Pods".to_owned())),
         End::SandboxNotUp => {
             Some(("SandboxNotReady".into(), "the kubelet cannot start Pods: runtime or network not ready".to_owned()))

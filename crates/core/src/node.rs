@@ -3,6 +3,7 @@
 use std::fmt;
 
 use drop_api::scheduling::{NodeLabels, TaintEffect};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::Name;
@@ -19,6 +20,8 @@ pub struct Node {
     pub labels: NodeLabels,
     /// `spec.taints`, without the one that only repeats `unschedulable`.
     pub taints: Vec<Taint>,
+    /// Whether it can run Pods.
+    pub readiness: Readiness,
     /// Operating system and architecture, such as `linux/amd64`.
     pub platform: Name,
     /// The images that it lists.
@@ -42,6 +45,7 @@ impl Default for Node {
             uid: "".into(),
             labels: NodeLabels::new(),
             taints: Vec::new(),
+            readiness: Readiness::Ready,
             platform: "".into(),
             inventory: Inventory::default(),
             tells_sandbox: true,
@@ -65,6 +69,24 @@ impl Node {
             ..OwnerReference::default()
         }
     }
+}
+
+/// Whether a node can run Pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Ready,
+    /// It says that it cannot.
+    NotReady {
+        /// Whether the network for Pods is up; without it only those that use the
+        /// node's network start.
+        network: bool,
+    },
+    /// Its kubelet has not been heard of.
+    Lost {
+        /// Since the control plane said so.
+        since: Timestamp,
+    },
 }
 
 /// A taint (core/v1 `Taint`).

@@ -59,7 +59,24 @@ impl fmt::Display for NotATarget {
     }
 }
 
+/// The taints of nodes that are not Ready, or not heard of. Kubernetes puts each
+/// on a node twice: as NoSchedule and, seconds later, as NoExecute.
+const TWINS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+
 impl Placement {
+    /// Tolerates both taints of a node that is not Ready where one is tolerated: who
+    /// tolerates the first means the node.
+    pub fn tolerate_twins(&mut self) {
+        let of_twins = self.tolerations.iter().filter(|toleration| {
+            toleration.effect == Some(TaintEffect::NoSchedule)
+                && toleration.key.as_deref().is_some_and(|key| TWINS.contains(&key))
+        });
+        let twins =
+            of_twins.map(|toleration| Toleration { effect: Some(TaintEffect::NoExecute), ..toleration.clone() });
+        let twins: Vec<Toleration> = twins.filter(|twin| !self.tolerations.contains(twin)).collect();
+        self.tolerations.extend(twins);
+    }
+
     /// Whether `node` is chosen by its labels and name. Unlike
     /// [`Placement::check`] it does not change with the node's health.
     ///
@@ -243,6 +260,26 @@ mod tests {
             ..Placement::default()
         };
         assert_eq!(labels.check(&node), Err(NotATarget::Label("zone=a".to_owned())));
+    }
+
+    #[test]
+    fn who_tolerates_a_node_that_is_not_ready_tolerates_both_its_taints() {
+        use TaintEffect::{NoExecute, NoSchedule};
+        let not_ready = "node.kubernetes.io/not-ready";
+        let node = node(&[], &[(not_ready, "", NoSchedule), (not_ready, "", NoExecute)]);
+        let mut placement = Placement {
+            tolerations: vec![Toleration {
+                key: Some(not_ready.to_owned()),
+                operator: Some(TolerationOperator::Exists),
+                effect: Some(NoSchedule),
+                ..Toleration::default()
+            }],
+            ..Placement::default()
+        };
+        assert_eq!(placement.check(&node), Err(NotATarget::Taint(format!("{not_ready}:NoExecute"))));
+        placement.tolerate_twins();
+        placement.tolerate_twins();
+        assert_eq!((placement.check(&node), placement.tolerations.len()), (Ok(()), 2));
     }
 
     #[test]

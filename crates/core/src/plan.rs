@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, btree_set};
 
+use drop_api::NodeCache;
 use drop_api::names::short_hash;
 use drop_api::pull_policy::HostNetwork;
 use jiff::{SignedDuration, Timestamp};
@@ -11,6 +12,7 @@ use crate::budget::Budget;
 use crate::effect::{Effect, EffectKey, PodOrder, Pull};
 use crate::image::{Image, ImagePullPolicy};
 use crate::memory::{Context, Memory, Settlement};
+use crate::node::Readiness;
 use crate::order::{Candidate, Urgency};
 use crate::policy::Policy;
 use crate::pull_pod::{End, Expectations, PullPod};
@@ -114,7 +116,7 @@ fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             Stage::Requested(order) => {
                 // Whether it was created is not known before that request ends.
                 if world.is_free(&EffectKey::CreatePod(order.name.clone()), now) {
-                    plan.add(world, Effect::DeletePod { pod: pod.name.clone(), uid: None }, now);
+                    plan.add(world, Effect::DeletePod { pod: pod.name.clone(), uid: None, force: false }, now);
                 } else {
                     plan.wake_for(world, &EffectKey::CreatePod(order.name.clone()));
                 }
@@ -130,9 +132,13 @@ fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             }
             Stage::Observed => {}
         }
+        let lost_at = node.and_then(|node| world.lost_at(&node.node));
+        let is_lost = lost_at.is_some_and(|at| at <= now);
+        lost_at.filter(|_| !is_lost).into_iter().for_each(|at| plan.wake(at));
         let Some(node) = node.filter(|_| wanted && !world.is_recorded(entry)) else {
-            if !pod.terminating {
-                plan.add(world, Effect::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone() }, now);
+            if !pod.terminating || is_lost {
+                let effect = Effect::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), force: is_lost };
+                plan.add(world, effect, now);
             }
             continue;
         };
@@ -142,7 +148,7 @@ fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             tells_sandbox: node.node.tells_sandbox,
             settings: &world.settings,
         };
-        match pod.end(&entry.steps, &expected, now) {
+        match pod.end(&entry.steps, &expected, now).or(is_lost.then_some(End::Lost)) {
             Some(end) => plan.add(world, record_pod(world, node, entry, policy, &end, now), now),
             None => {
                 plan.wake(PullPod::deadline(&entry.steps, &expected).0);
@@ -310,7 +316,8 @@ fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], beg
     }
     let host_network = match policy.host_network {
         HostNetwork::Always => true,
-        HostNetwork::Never | HostNetwork::NotReadyNodes => false,
+        HostNetwork::Never => false,
+        HostNetwork::NotReadyNodes => node.node.readiness != Readiness::Ready,
     };
     let placement = world.images.get(&first.name).and_then(|entry| entry.placement.as_ref());
     Some(PodOrder {
@@ -376,7 +383,8 @@ fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut 
         .nodes
         .values()
         .filter(|node| node.standings.get(name).is_some_and(|standing| !standing.is_there()))
-        .filter(|node| budget.busy_with(&node.node.name).is_none());
+        .filter(|node| budget.busy_with(&node.node.name).is_none())
+        .filter(|node| node.hindrance(policy).is_none());
     let (waiting, free): (Vec<_>, Vec<_>) = candidates
         .map(|node| (node, world.node_backoff(node, policy).map(|(until, _)| until)))
         .partition(|(_, until)| until.is_some_and(|until| until > now));
@@ -439,6 +447,7 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
         .values()
         .filter(|node| node.standings.get(&image.name).is_some_and(|standing| standing.is_there()))
         .filter(|node| budget.busy_with(&node.node.name).is_none())
+        .filter(|node| node.hindrance(policy).is_none())
         .filter(|node| world.node_backoff(node, policy).is_none_or(|(until, _)| until <= now))
         .min_by_key(|node| (since(node), node.node.name.clone()));
     if let Some(node) = node {
@@ -466,7 +475,7 @@ fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
         let effect = record(world, node, memory, Vec::new(), now);
         let Effect::RecordNode { cache, .. } = &effect else { continue };
         let current = world.caches.get(name).map(|entry| &entry.object);
-        let unchanged = current.is_some_and(|object| object.spec == cache.spec && object.status == cache.status);
+        let unchanged = current.is_some_and(|object| says_the_same(object, cache));
         let is_empty = cache.status.as_ref().is_none_or(|status| status.images.is_empty());
         let nothing_to_say = current.is_none() && is_empty && !long_pulls.contains(name);
         if unchanged || nothing_to_say {
@@ -475,6 +484,17 @@ fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
             plan.add(world, effect, now);
         }
     }
+}
+
+/// Whether two NodeCaches differ in nothing that is worth a write. An image's size
+/// is known a while after its pull, and goes with the next write.
+fn says_the_same(one: &NodeCache, other: &NodeCache) -> bool {
+    let without_sizes = |cache: &NodeCache| {
+        let mut status = cache.status.clone().unwrap_or_default();
+        status.images.iter_mut().for_each(|image| image.size_bytes = None);
+        status
+    };
+    one.spec == other.spec && without_sizes(one) == without_sizes(other)
 }
 
 fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {

@@ -200,6 +200,8 @@ pub enum End {
     SandboxNotUp,
     /// The pulls took too long.
     TimedOut,
+    /// The node's kubelet is lost.
+    Lost,
 }
 
 impl PullPod {

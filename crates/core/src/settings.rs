@@ -10,6 +10,8 @@ pub struct Settings {
     pub acknowledge_within: SignedDuration,
     /// How long the kubelet may take from there to bring up the sandbox.
     pub sandbox_within: SignedDuration,
+    /// How long after a kubelet was declared lost its Pods are deleted by force.
+    pub lost_within: SignedDuration,
     /// The least time between two writes of one object's status.
     pub status_interval: SignedDuration,
     /// The least time between two writes of one object's status that only show
@@ -44,6 +46,7 @@ impl Default for Settings {
         Self {
             acknowledge_within: SignedDuration::from_mins(2),
             sandbox_within: SignedDuration::from_mins(2),
+            lost_within: SignedDuration::from_mins(2),
             status_interval: SignedDuration::from_secs(1),
             progress_interval: SignedDuration::from_secs(10),
             record_within: SignedDuration::from_secs(10),

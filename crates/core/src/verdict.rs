@@ -72,6 +72,11 @@ pub enum Verdict {
         /// When that has passed; `None` while that start is not confirmed.
         until: Option<Timestamp>,
     },
+    /// The node's kubelet is lost.
+    NodeLost,
+    /// The node's network for Pods is not up, and the policy does not allow the
+    /// node's own.
+    NodeWithoutNetwork,
     /// The node failed, and is left alone for a while.
     NodeBackingOff {
         /// Until then.
@@ -127,6 +132,8 @@ impl Verdict {
             Self::WaitingForPullSlot { .. } => "WaitingForPullSlot",
             Self::WaitingForRegistrySlot { .. } => "WaitingForRegistrySlot",
             Self::WaitingForDelay { .. } => "WaitingForDelay",
+            Self::NodeLost => "NodeLost",
+            Self::NodeWithoutNetwork => "NodeWithoutNetwork",
             Self::NodeBackingOff { .. } => "NodeBackingOff",
             Self::BackingOff { .. } => "BackingOff",
             Self::WaitingForProbe { .. } => "WaitingForProbe",
@@ -161,6 +168,10 @@ impl fmt::Display for Verdict {
             }
             Self::WaitingForRegistrySlot { host, limit } => write!(f, "{limit} pulls at once from {host} are allowed"),
             Self::WaitingForDelay { .. } => f.write_str("the delay between nodes has not passed"),
+            Self::NodeLost => f.write_str("the kubelet does not report: waiting for it"),
+            Self::NodeWithoutNetwork => f.write_str(
+                "the network for Pods is not up yet: waiting for it, or set hostNetwork: NotReadyNodes in the PullPolicy",
+            ),
             Self::NodeBackingOff { cause, .. } => write!(f, "the node failed: {cause}"),
             Self::BackingOff { cause, .. } | Self::WaitingForProbe { cause, .. } => write!(f, "{cause}"),
             Self::Evicted { .. } => f.write_str("evicted; it will be pulled again"),

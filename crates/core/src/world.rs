@@ -10,6 +10,7 @@ mod reports;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use drop_api::pull_policy::HostNetwork;
 use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
 use jiff::Timestamp;
 
@@ -21,7 +22,7 @@ use crate::event::{Event, Kind};
 use crate::health::Health;
 use crate::image::Image;
 use crate::memory::{Failure, Memory, Record};
-use crate::node::Node;
+use crate::node::{Node, Readiness};
 use crate::order::Candidate;
 use crate::placement::{NotATarget, Placement};
 use crate::plan::Plan;
@@ -30,6 +31,7 @@ use crate::presence::{Evidence, Standing, standing};
 use crate::pull_pod::{PullPod, Steps};
 use crate::reference::Reference;
 use crate::settings::Settings;
+use crate::verdict::Verdict;
 
 /// Everything that planning knows.
 #[derive(Debug)]
@@ -517,6 +519,14 @@ impl World {
         (memory, evictions)
     }
 
+    /// When the Pods of a node whose kubelet is lost are deleted by force.
+    pub(crate) fn lost_at(&self, node: &Node) -> Option<Timestamp> {
+        match node.readiness {
+            Readiness::Lost { since } => Some(since.checked_add(self.settings.lost_within).unwrap_or(Timestamp::MAX)),
+            Readiness::Ready | Readiness::NotReady { .. } => None,
+        }
+    }
+
     /// Whether what becomes of `image` on `node` can be remembered.
     pub(crate) fn has_room(&self, node: &Node, image: &Reference) -> bool {
         self.memory_of(node).is_none_or(|memory| memory.has_room() || memory.images.contains_key(image))
@@ -541,6 +551,19 @@ pub(crate) enum Start {
     Never,
     /// From then on; `None`: at once.
     From(Option<Timestamp>),
+}
+
+impl NodeEntry {
+    /// Why no Pod of `policy` would start on the node now, if so.
+    pub(crate) fn hindrance(&self, policy: &Policy) -> Option<Verdict> {
+        match self.node.readiness {
+            Readiness::Lost { .. } => Some(Verdict::NodeLost),
+            Readiness::NotReady { network: false } if policy.host_network == HostNetwork::Never => {
+                Some(Verdict::NodeWithoutNetwork)
+            }
+            Readiness::Ready | Readiness::NotReady { .. } => None,
+        }
+    }
 }
 
 impl ImageEntry {

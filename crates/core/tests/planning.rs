@@ -195,7 +195,7 @@ fn one_image_on_one_node_costs_three_requests_and_few_status_writes() {
         *counts
             .entry(match key {
                 EffectKey::CreatePod(_) => "create",
-                EffectKey::DeletePod(_) => "delete",
+                EffectKey::DeletePod(_) | EffectKey::KillPod(_) => "delete",
                 EffectKey::CheckPod(_) => "check",
                 EffectKey::Record(_) => "record",
                 EffectKey::Image(_) => "image status",

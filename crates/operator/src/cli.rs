@@ -96,6 +96,9 @@ struct Timing {
     /// How long a kubelet may take to bring up a pull Pod's sandbox
     #[arg(long, env = "DROP_SANDBOX_WITHIN", default_value = "2m")]
     sandbox_within: GoDuration,
+    /// How long after a kubelet was declared lost its pull Pods are deleted by force
+    #[arg(long, env = "DROP_LOST_WITHIN", default_value = "2m")]
+    lost_within: GoDuration,
     /// Least time between two writes of one object's status
     #[arg(long, env = "DROP_STATUS_INTERVAL", default_value = "1s")]
     status_interval: GoDuration,
@@ -126,6 +129,7 @@ impl OperatorArgs {
         Settings {
             acknowledge_within: timing.acknowledge_within.get(),
             sandbox_within: timing.sandbox_within.get(),
+            lost_within: timing.lost_within.get(),
             status_interval: timing.status_interval.get(),
             progress_interval: timing.progress_interval.get(),
             record_within: timing.record_within.get(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use drop_api::names::ANNOTATION_POLICY;
 use drop_api::scheduling::TaintEffect;
 use drop_core::inventory::{Inventory, Listed};
-use drop_core::node::{Node, Taint};
+use drop_core::node::{Node, Readiness, Taint};
 use drop_core::policy::BUILT_IN;
 use drop_core::pull_pod::{Container, ContainerState, PullPod, Rejection};
 use drop_core::reference::Reference;
@@ -61,7 +61,7 @@ pub fn node(object: k8s::Node, interner: &mut Interner) -> Option<Node> {
     let info = status.node_info.unwrap_or_default();
     let listed = status.images.unwrap_or_default().into_iter().map(|image| interner.intern(image));
     let inventory = Inventory::new(listed.collect());
-    let mut conditions = status.conditions.into_iter().flatten();
+    let conditions = status.conditions.unwrap_or_default();
     Some(Node {
         name: meta.name?.into(),
         uid: meta.uid?.into(),
@@ -73,8 +73,29 @@ pub fn node(object: k8s::Node, interner: &mut Interner) -> Option<Node> {
         unschedulable: spec.unschedulable.unwrap_or_default(),
         deleting: meta.deletion_timestamp.is_some(),
         is_virtual,
-        disk_pressure: conditions.any(|condition| condition.type_ == "DiskPressure" && condition.status == "True"),
+        disk_pressure: conditions
+            .iter()
+            .any(|condition| condition.type_ == "DiskPressure" && condition.status == "True"),
+        readiness: readiness(&conditions),
     })
+}
+
+/// Whether a node can run Pods. One that has not said anything yet has no network.
+fn readiness(conditions: &[k8s::NodeCondition]) -> Readiness {
+    let find = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
+    let Some(ready) = find("Ready") else { return Readiness::NotReady { network: false } };
+    let since = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    match ready.status.as_str() {
+        "True" => Readiness::Ready,
+        "Unknown" => Readiness::Lost { since },
+        _ => {
+            // The kubelet's words; see `runtimeState.networkErrors` in Kubernetes.
+            let message = ready.message.as_deref().unwrap_or_default();
+            let is_down = message.contains("NetworkReady=false") || message.contains("NetworkPluginNotReady");
+            let is_unrouted = find("NetworkUnavailable").is_some_and(|condition| condition.status == "True");
+            Readiness::NotReady { network: !is_down && !is_unrouted }
+        }
+    }
 }
 
 /// The 36 of `v1.36.3`.
@@ -231,6 +252,27 @@ mod tests {
         let evicted = pod(json!({ "phase": "Failed", "reason": "OutOfpods", "message": "full" }));
         assert_eq!(evicted.rejection.as_ref().map(|rejection| &*rejection.reason), Some("OutOfpods"));
         assert_eq!(evicted.containers[0].outcome(), None, "a rejected Pod proves nothing");
+    }
+
+    #[test]
+    fn a_node_that_cannot_run_pods_says_why() {
+        let condition = |type_: &str, status: &str, message: &str| k8s::NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            message: Some(message.to_owned()),
+            ..k8s::NodeCondition::default()
+        };
+        let no_cni = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady";
+        let cases = [
+            (vec![], Readiness::NotReady { network: false }),
+            (vec![condition("Ready", "True", "")], Readiness::Ready),
+            (vec![condition("Ready", "False", no_cni)], Readiness::NotReady { network: false }),
+            (vec![condition("Ready", "False", "PLEG is not healthy")], Readiness::NotReady { network: true }),
+            (vec![condition("Ready", "Unknown", "")], Readiness::Lost { since: Timestamp::UNIX_EPOCH }),
+        ];
+        for (conditions, expected) in cases {
+            assert_eq!(readiness(&conditions), expected, "{conditions:?}");
+        }
     }
 
     #[test]

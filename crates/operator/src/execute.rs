@@ -108,7 +108,7 @@ impl Executor {
     async fn execute(&self, effect: &Effect) -> Result<Report, kube::Error> {
         match effect {
             Effect::CreatePod(order) => self.create_pod(order).await,
-            Effect::DeletePod { pod, uid } => self.delete_pod(pod, uid.as_deref()).await,
+            Effect::DeletePod { pod, uid, force } => self.delete_pod(pod, uid.as_deref(), *force).await,
             Effect::CheckPod { pod } => {
                 let found = self.pods().get_opt(pod).await?;
                 Ok(found.map_or(Report::PodGone { uid: None }, |_| Report::Done))
@@ -151,9 +151,10 @@ impl Executor {
         })
     }
 
-    async fn delete_pod(&self, name: &str, uid: Option<&str>) -> Result<Report, kube::Error> {
+    async fn delete_pod(&self, name: &str, uid: Option<&str>, force: bool) -> Result<Report, kube::Error> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        let params = DeleteParams { preconditions, ..DeleteParams::default() };
+        let grace_period_seconds = force.then_some(0);
+        let params = DeleteParams { preconditions, grace_period_seconds, ..DeleteParams::default() };
         match self.pods().delete(name, &params).await {
             Ok(_) => Ok(Report::Done),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Report::PodGone { uid: uid.map(Into::into) }),
@@ -184,7 +185,7 @@ impl Executor {
                 let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
                 info!(pod = %order.name, node = %order.node, policy = %order.policy, ?images, "pull started");
             }
-            Effect::DeletePod { pod, .. } => info!(%pod, "pull Pod deleted"),
+            Effect::DeletePod { pod, force, .. } => info!(%pod, force, "pull Pod deleted"),
             Effect::RecordNode { cache, settlements, evictions } => {
                 let status = cache.status.as_ref();
                 let ready = status.map(|status| status.ready.as_str()).unwrap_or_default();

@@ -18,6 +18,7 @@ impl World {
             let placement = policy.map(|policy| {
                 let mut placement = entry.image.placement.clone();
                 placement.tolerations.extend(policy.tolerations.iter().cloned());
+                placement.tolerate_twins();
                 let labels = policy.labels.iter();
                 placement.labels.extend(labels.map(|(key, value)| (key.clone(), value.clone())));
                 placement
@@ -183,6 +184,9 @@ impl World {
         let Some(wanted) = self.images.get(image) else { return Start::Never };
         let Some(policy) = self.policy_of(&wanted.image) else { return Start::Never };
         if policy.paused || wanted.image.pull == ImagePullPolicy::Never {
+            return Start::Never;
+        }
+        if entry.hindrance(policy).is_some() {
             return Start::Never;
         }
         if !self.has_room(&entry.node, &wanted.image.reference) {

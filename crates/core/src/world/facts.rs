@@ -402,6 +402,7 @@ impl World {
                 self.take_pod(name);
                 self.flights.remove(&EffectKey::DeletePod(name.clone()));
                 self.flights.remove(&EffectKey::CheckPod(name.clone()));
+                self.flights.remove(&EffectKey::KillPod(name.clone()));
             }
             Kind::Cache => {
                 if let Some(entry) = self.caches.remove(name) {

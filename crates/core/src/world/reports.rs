@@ -24,13 +24,16 @@ impl World {
                 self.unconfirm(&key);
             }
             // A deletion that was accepted is under way until the Pod is gone.
-            Report::Done if matches!(key, EffectKey::DeletePod(_)) => {}
+            Report::Done if matches!(key, EffectKey::DeletePod(_) | EffectKey::KillPod(_)) => {}
             _ => drop(self.flights.remove(&key)),
         }
         match (key, report) {
             (EffectKey::CreatePod(name), Report::PodCreated { uid }) => self.pod_created(&name, uid, now),
             (EffectKey::CreatePod(name), Report::Refused(message)) => self.pod_refused(&name, &message, now),
-            (EffectKey::DeletePod(name) | EffectKey::CheckPod(name), Report::PodGone { uid }) => {
+            (
+                EffectKey::DeletePod(name) | EffectKey::KillPod(name) | EffectKey::CheckPod(name),
+                Report::PodGone { uid },
+            ) => {
                 // Another Pod may have got the name meanwhile.
                 let is_other = |entry: &PodEntry| uid.is_some() && entry.pod.uid != uid;
                 if !self.pods.get(&name).is_some_and(is_other) {
@@ -69,7 +72,11 @@ impl World {
                     self.stale.policies.insert(name.clone());
                 }
             }
-            EffectKey::CreatePod(_) | EffectKey::DeletePod(_) | EffectKey::CheckPod(_) | EffectKey::Record(_) => {}
+            EffectKey::CreatePod(_)
+            | EffectKey::DeletePod(_)
+            | EffectKey::KillPod(_)
+            | EffectKey::CheckPod(_)
+            | EffectKey::Record(_) => {}
         }
     }
 

@@ -617,7 +617,7 @@ impl Lab {
                 }
                 Report::PodCreated { uid }
             }
-            Effect::DeletePod { pod, uid } => match self.api.pods.get(pod) {
+            Effect::DeletePod { pod, uid, .. } => match self.api.pods.get(pod) {
                 Some(live) if uid.is_none() || live.pod.uid == *uid => {
                     self.terminate(pod);
                     Report::Done
