@@ -44,7 +44,7 @@ pub struct NodeCacheStatus {
     /// Images that are there, of those that should be: `18/20`.
     #[schemars(length(max = 32))]
     pub ready: String,
-    /// Images that are being pulled.
+    /// Images that are being pulled, by Pods that have been at it for ten seconds.
     pub images_pulling: i32,
     /// Images whose last pull failed.
     pub images_failed: i32,

@@ -8,7 +8,7 @@ use crate::Name;
 use crate::effect::PodOrder;
 use crate::policy::Policy;
 use crate::verdict::Verdict;
-use crate::world::{Stage, World};
+use crate::world::World;
 
 /// When one policy last began to pull on a node, and on a different one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ impl<'a> Budget<'a> {
             let pod = &entry.pod;
             let usage = usage.entry(pod.policy.clone()).or_default();
             usage.add(&pod.node, pod.busy_hosts().map(Name::from).collect());
-            if matches!(&entry.stage, Stage::Requested(order) if order.begins_turn) {
+            if entry.begins_turn && entry.started_at.is_none() {
                 usage.beginning.insert(pod.node.clone());
             }
         }

@@ -93,10 +93,14 @@ impl Evidence<'_> {
             Sighting::Present(listed) => listed.digest(&self.image.reference),
             Sighting::Absent | Sighting::Unknown => None,
         };
-        let here = listed.or(self.record.and_then(Record::digest).map(|digest| &**digest));
+        let pulled = self.record.and_then(Record::digest).map(|digest| &**digest);
         let follows = self.follows_tag && self.image.pull == ImagePullPolicy::Always;
         let moves = self.image.reference.digest().is_none();
-        follows && moves && here.is_some() && self.newest.is_some() && here != self.newest
+        // The list lags behind a pull, and some runtimes list another digest than
+        // they report: one that is the newest will do.
+        let is_known = listed.is_some() || pulled.is_some();
+        let is_newest = listed == self.newest || pulled == self.newest;
+        follows && moves && self.newest.is_some() && is_known && !is_newest
     }
 }
 
@@ -183,6 +187,7 @@ mod tests {
             (Always, Some(&was_pulled), here.clone(), Some(NEW), Standing::Outdated),
             (Always, Some(&was_pulled), Sighting::Unknown, Some(NEW), Standing::Outdated),
             (Always, Some(&was_pulled), there, Some(NEW), Standing::Cached),
+            (Always, Some(&pulled(NEW)), here.clone(), Some(NEW), Standing::Cached),
             (IfNotPresent, Some(&was_pulled), here.clone(), Some(NEW), Standing::Cached),
             // It was evicted, and somebody else brought it back, or not.
             (IfNotPresent, Some(&evicted), here, None, Standing::Cached),

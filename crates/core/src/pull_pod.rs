@@ -162,7 +162,8 @@ impl Steps {
         let seen = |before: Option<Option<Timestamp>>, reported: Option<Timestamp>| match (before, reported) {
             (Some(Some(before)), _) => Some(before),
             (Some(None), Some(_)) => Some(now),
-            (None, Some(reported)) => Some(reported.min(now)),
+            // At least the creation is told by another clock than the node's.
+            (None, Some(reported)) => Some(reported.max(pod.created_at).min(now)),
             (_, None) => None,
         };
         Self {

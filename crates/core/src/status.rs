@@ -17,7 +17,7 @@ use crate::policy::Policy;
 use crate::presence::{Standing, standing};
 use crate::reference::Reference;
 use crate::verdict::Verdict;
-use crate::world::{ImageEntry, NodeEntry, World};
+use crate::world::{ImageEntry, NodeEntry, PodEntry, World};
 
 /// Ready reasons that only tell how far a roll-out is.
 const PROGRESS: [&str; 2] = ["Waiting", "Pulling"];
@@ -249,14 +249,18 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
         .collect();
     let number = |wanted: Standing| standings.values().filter(|standing| **standing == wanted).count();
     let cached = standings.values().filter(|standing| standing.is_there()).count();
-    // A Pod that this memory has recorded pulls nothing any more.
+    // A Pod that this memory has recorded pulls nothing any more, and one that has
+    // just begun is not worth a write.
+    let is_long = |entry: &PodEntry| now.duration_since(entry.steps.created) >= world.settings.record_within;
     let pulling: usize = world
         .pods_on
         .get(name)
         .into_iter()
         .flatten()
         .filter_map(|pod| world.pods.get(pod))
-        .filter(|entry| !world.is_recorded(entry) && (entry.pod.uid.is_none() || entry.pod.uid != memory.last_pod))
+        .filter(|entry| {
+            is_long(entry) && !world.is_recorded(entry) && (entry.pod.uid.is_none() || entry.pod.uid != memory.last_pod)
+        })
         .map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_none()).count())
         .sum();
     let (ready, reason) = match number(Standing::Failed) {

@@ -60,10 +60,18 @@ impl Bed {
     /// # Errors
     /// If it cannot be started.
     pub fn start_operator(&self) -> Result<()> {
+        *self.operator() = Some(self.start_replica()?);
+        Ok(())
+    }
+
+    /// Starts one more operator.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_replica(&self) -> Result<Operator> {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let log = self.cluster.kubeconfig().with_file_name("operator.log");
-        *self.operator() = Some(Operator::start(&self.binary, self.cluster.kubeconfig(), &flags, &log)?);
-        Ok(())
+        Operator::start(&self.binary, self.cluster.kubeconfig(), &flags, &log)
     }
 
     /// The operator's process.

@@ -8,4 +8,4 @@ mod sight;
 
 pub use bed::Bed;
 pub use operator::Operator;
-pub use sight::{Sight, SeenPod};
+pub use sight::{SeenPod, Sight};

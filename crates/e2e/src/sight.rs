@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drop_api::{CachedImage, NodeCache, PullPolicy, condition};
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -22,6 +22,8 @@ pub struct Sight {
     pub policies: BTreeMap<String, PullPolicy>,
     /// NodeCaches that are there.
     pub caches: BTreeMap<String, NodeCache>,
+    /// Nodes that are there.
+    pub nodes: BTreeMap<String, Node>,
     /// Pull Pods that are there.
     pub pods: BTreeMap<String, Pod>,
     /// Every pull Pod that ever was.
@@ -67,6 +69,9 @@ impl Watched {
         });
         watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<NodeCache>| {
             put(&mut sight.caches, name, object);
+        });
+        watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<Node>| {
+            put(&mut sight.nodes, name, object);
         });
         watched.follow(runtime, Api::namespaced(client.clone(), namespace), |sight, name, object: Option<Pod>| {
             if let Some(spec) = object.as_ref().and_then(|pod| pod.spec.as_ref()) {

@@ -47,7 +47,7 @@ impl World {
                     entry.stage = Stage::Created(now);
                 }
             }
-            (EffectKey::CheckPod(name), _) => {
+            (EffectKey::CheckPod(name), Report::Done) => {
                 if let Some(PodEntry { stage: Stage::Created(at), .. }) = self.pods.get_mut(&name) {
                     *at = now;
                 }

@@ -53,6 +53,10 @@ impl Lab {
 
     /// Whether the operator may have given up on a Pod before it hears of its end.
     pub(super) fn is_given_up(&self, pod: &PullPod) -> bool {
+        let cache = self.api.caches.get(&*pod.node).and_then(|cache| cache.status.as_ref());
+        if cache.is_some_and(|status| status.last_pod_uid.as_deref() == pod.uid.as_deref()) {
+            return true;
+        }
         let policies = self.policies_in_force(&pod.policy, self.now);
         let timeout = policies.iter().map(|policy| policy.pull_timeout.get()).min();
         let expected = Expectations {

@@ -82,7 +82,12 @@ spec: {{image: '{image}', imagePullSecrets: {secrets}, policyRef: {{name: privat
         told && ready.reason == "ErrImagePull" && status.ready.as_deref() == Some("0/1")
     })?;
     bed.cluster.kubectl(&[
-        "create", "secret", "docker-registry", "private-pull", "-n", "drop-system",
+        "create",
+        "secret",
+        "docker-registry",
+        "private-pull",
+        "-n",
+        "drop-system",
         &format!("--docker-server={PRIVATE_HOST}"),
         &format!("--docker-username={user}"),
         &format!("--docker-password={password}"),

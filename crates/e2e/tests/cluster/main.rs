@@ -6,7 +6,9 @@
 
 mod edits;
 mod failures;
+mod nodes;
 mod pacing;
+mod presence;
 mod quickstart;
 mod restart;
 mod seed;
@@ -20,7 +22,20 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 11] = [
+const SHARED: [(&str, Scenario); 18] = [
+    (
+        "presence::an_image_that_is_removed_is_pulled_again_there",
+        presence::an_image_that_is_removed_is_pulled_again_there,
+    ),
+    (
+        "presence::a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others",
+        presence::a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others,
+    ),
+    ("nodes::a_lost_kubelet_holds_no_slot", nodes::a_lost_kubelet_holds_no_slot),
+    ("presence::what_a_node_has_already_needs_no_pod", presence::what_a_node_has_already_needs_no_pod),
+    ("nodes::a_node_without_a_network_is_warmed_over_its_own", nodes::a_node_without_a_network_is_warmed_over_its_own),
+    ("nodes::labels_cordons_and_taints_are_followed", nodes::labels_cordons_and_taints_are_followed),
+    ("nodes::a_machine_under_an_old_name_starts_empty", nodes::a_machine_under_an_old_name_starts_empty),
     ("pacing::caps_and_delays_hold_in_the_audit_log", pacing::caps_and_delays_hold_in_the_audit_log),
     ("pacing::a_policy_edit_takes_effect_during_a_pull", pacing::a_policy_edit_takes_effect_during_a_pull),
     ("pacing::a_missing_or_paused_policy_starts_nothing", pacing::a_missing_or_paused_policy_starts_nothing),
@@ -34,21 +49,26 @@ const SHARED: [(&str, Scenario); 11] = [
     ("validation::bad_objects_are_refused_with_a_remedy", validation::bad_objects_are_refused_with_a_remedy),
 ];
 
-const ALONE: [(&str, Scenario); 4] = [
+/// Time constants that would make tests slow. An image must be listed within a
+/// minute here: kubelets take up to half of one.
+const SHORTENED: [&str; 3] = ["--listed-within=60s", "--repair-initial=3s", "--lost-within=5s"];
+
+const ALONE: [(&str, Scenario); 5] = [
     ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
     ("restart::a_killed_operator_goes_on_where_it_was", restart::a_killed_operator_goes_on_where_it_was),
     ("restart::a_converged_operator_sends_no_requests", restart::a_converged_operator_sends_no_requests),
+    ("restart::a_standby_goes_on_for_a_killed_leader", restart::a_standby_goes_on_for_a_killed_leader),
     ("seed::its_manifests_apply_unmodified", seed::its_manifests_apply_unmodified),
 ];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    arguments.test_threads.get_or_insert(4);
+    arguments.test_threads.get_or_insert(5);
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(None)).exit_code();
     }
     let (shared, alone) = std::thread::scope(|scope| {
-        let shared = scope.spawn(|| Bed::start("e2e-shared", &[]));
+        let shared = scope.spawn(|| Bed::start("e2e-shared", &SHORTENED));
         let alone = Bed::start("e2e-alone", &["--lease-duration=6s"]);
         (shared.join(), alone)
     });

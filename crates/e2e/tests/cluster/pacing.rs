@@ -63,7 +63,13 @@ spec:
     let sent: Vec<_> = bed.requests()?.into_iter().filter(|event| event.verb != "watch" && ours(&event.name)).collect();
     let pairs = IMAGES * NODES;
     eprintln!("requests per image and node: {} / {pairs} = {:.2}", sent.len(), sent.len() as f64 / pairs as f64);
-    for (verb, resource) in [("create", "pods"), ("delete", "pods"), ("patch", "nodecaches"), ("patch", "cachedimages"), ("patch", "pullpolicies")] {
+    for (verb, resource) in [
+        ("create", "pods"),
+        ("delete", "pods"),
+        ("patch", "nodecaches"),
+        ("patch", "cachedimages"),
+        ("patch", "pullpolicies"),
+    ] {
         let count = sent.iter().filter(|event| event.verb == verb && event.resource == resource).count();
         eprintln!("  {verb} {resource}: {count}");
     }
@@ -113,7 +119,14 @@ spec:
     ensure!(bed.pods_of("docker.io/policy-edit/free:1").is_empty(), "one node at a time is allowed");
 
     // The pull that runs is not touched; the second node may begin.
-    bed.cluster.kubectl(&["patch", "pullpolicy", "policy-edit", "--type=merge", "-p", r#"{"spec":{"maxConcurrentNodes":2}}"#])?;
+    bed.cluster.kubectl(&[
+        "patch",
+        "pullpolicy",
+        "policy-edit",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"maxConcurrentNodes":2}}"#,
+    ])?;
     bed.wait_cached("policy-edit-free", 1)?;
     bed.wait_image("policy-edit-held", |_, ready| ready.reason == "Pulling")?;
     bed.cluster.registry().release("policy-edit/held");

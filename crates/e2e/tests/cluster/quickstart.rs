@@ -15,7 +15,14 @@ pub fn the_quickstart_becomes_cached(bed: &Bed) -> Result<()> {
 
     let pod = bed.wait_pod(ALPINE)?;
     let labelled = bed.cluster.kubectl(&[
-        "get", "pods", "-n", "drop-system", "-l", "drop.corewire.io/cachedimage=alpine-3-20", "-o", "wide",
+        "get",
+        "pods",
+        "-n",
+        "drop-system",
+        "-l",
+        "drop.corewire.io/cachedimage=alpine-3-20",
+        "-o",
+        "wide",
     ])?;
     let name = pod.metadata.name.unwrap_or_default();
     ensure!(labelled.contains(&name), "{name} is not among\n{labelled}");

@@ -47,7 +47,8 @@ spec: {{image: docker.io/restart/app-{image}, tag: '1', policyRef: {{name: resta
         bed.wait_no_pod(&format!("docker.io/restart/app-{image}:1"))?;
     }
 
-    let pods: BTreeMap<_, _> = bed.look().all_pods.clone().into_iter().filter(|(name, _)| name.starts_with("restart-")).collect();
+    let pods: BTreeMap<_, _> =
+        bed.look().all_pods.clone().into_iter().filter(|(name, _)| name.starts_with("restart-")).collect();
     let audit = bed.cluster.audit()?;
     let lives = requests::lives(&audit, &pods);
     ensure!(lives.len() == IMAGES * 2, "{IMAGES} images on 2 nodes are {} pulls: {lives:#?}", IMAGES * 2);
@@ -60,9 +61,55 @@ spec: {{image: docker.io/restart/app-{image}, tag: '1', policyRef: {{name: resta
     for image in 0..IMAGES {
         let name = format!("restart-{image}");
         let history: Vec<_> = bed.look().history.iter().filter(|(other, ..)| *other == name).cloned().collect();
-        let ready: Vec<u32> = history.iter().filter_map(|(_, _, ready)| ready.split('/').next()?.parse().ok()).collect();
+        let ready: Vec<u32> =
+            history.iter().filter_map(|(_, _, ready)| ready.split('/').next()?.parse().ok()).collect();
         ensure!(ready.is_sorted(), "{history:?}");
     }
+    Ok(())
+}
+
+pub fn a_standby_goes_on_for_a_killed_leader(bed: &Bed) -> Result<()> {
+    let registry = bed.cluster.registry();
+    let mut manifests = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: standby}
+spec: {minDelayBetweenPulls: 4s}
+"
+    .to_owned();
+    for image in 0..IMAGES {
+        registry.push(&format!("standby/app-{image}"), "1", &ImageSpec::runnable().layer(1 << 20))?;
+        manifests.push_str(&format!(
+            "---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {{name: standby-{image}}}
+spec: {{image: docker.io/standby/app-{image}, tag: '1', policyRef: {{name: standby}}}}
+"
+        ));
+    }
+    let standby = bed.start_replica()?;
+    registry.hold("standby/app-1");
+    bed.apply(&manifests)?;
+    registry.wait_held("standby/app-1", Duration::from_secs(60))?;
+
+    bed.operator().as_mut().context("the leader runs")?.kill()?;
+    let killed_at = Timestamp::now();
+    registry.release("standby/app-1");
+    for image in 0..IMAGES {
+        bed.wait_cached(&format!("standby-{image}"), 2)?;
+        bed.wait_no_pod(&format!("docker.io/standby/app-{image}:1"))?;
+    }
+    // Over both replicas together the limits hold, and nothing is pulled twice.
+    let pods: BTreeMap<_, _> =
+        bed.look().all_pods.clone().into_iter().filter(|(name, _)| name.starts_with("standby-")).collect();
+    let lives = requests::lives(&bed.cluster.audit()?, &pods);
+    ensure!(lives.len() == IMAGES * 2, "{IMAGES} images on 2 nodes are {} pulls: {lives:#?}", IMAGES * 2);
+    ensure!(lives.iter().any(|life| life.from < killed_at) && lives.iter().any(|life| life.from > killed_at));
+    ensure!(requests::most_nodes_at_once(&lives) == 1, "{lives:#?}");
+    let turns = requests::first_on_each_node(&lives);
+    ensure!(requests::shortest_gap(&turns) >= SignedDuration::from_secs(4), "{turns:#?}");
+    *bed.operator() = Some(standby);
     Ok(())
 }
 

@@ -13,23 +13,51 @@ const BAD: [(&str, &str, &str); 37] = [
     ("CachedImage", "{image: 'alpine latest'}", "not an image name"),
     ("CachedImage", "{image: nginx, tag: '-x'}", "not a tag"),
     ("CachedImage", "{image: nginx, digest: 'sha256:abc'}", "64 lower-case hexadecimal digits"),
-    ("CachedImage", "{image: nginx, tag: a, digest: 'sha256:0000000000000000000000000000000000000000000000000000000000000000'}", "keep digest to pin the image"),
+    (
+        "CachedImage",
+        "{image: nginx, tag: a, digest: 'sha256:0000000000000000000000000000000000000000000000000000000000000000'}",
+        "keep digest to pin the image",
+    ),
     ("CachedImage", "{image: 'nginx:1.25', tag: '1.26'}", "remove tag and digest"),
-    ("CachedImage", "{image: nginx, imagePullPolicy: Sometimes}", r#"supported values: "Always", "IfNotPresent", "Never""#),
+    (
+        "CachedImage",
+        "{image: nginx, imagePullPolicy: Sometimes}",
+        r#"supported values: "Always", "IfNotPresent", "Never""#,
+    ),
     ("CachedImage", "{image: nginx, policyRef: {}}", "spec.policyRef.name: Required value"),
     ("CachedImage", "{image: nginx, priority: high}", "spec.priority"),
     ("CachedImage", "{image: nginx, tolerations: [{operator: Equal}]}", "needs operator: Exists"),
     ("CachedImage", "{image: nginx, tolerations: [{key: a, operator: Exists, value: b}]}", "takes no value"),
     ("CachedImage", "{image: nginx, tolerations: [{key: a, effect: NoRun}]}", "supported values"),
-    ("CachedImage", "{image: nginx, tolerations: [{key: a, operator: Exists, tolerationSeconds: 60}]}", "write that effect, or remove tolerationSeconds"),
-    ("CachedImage", "{image: nginx, tolerations: [{key: a, operator: Exists, effect: NoSchedule, tolerationSeconds: 60}]}", "write that effect, or remove tolerationSeconds"),
-    ("CachedImage", "{image: nginx, tolerations: [{key: 'not a key', operator: Exists}]}", "not a key: write [prefix/]name"),
+    (
+        "CachedImage",
+        "{image: nginx, tolerations: [{key: a, operator: Exists, tolerationSeconds: 60}]}",
+        "write that effect, or remove tolerationSeconds",
+    ),
+    (
+        "CachedImage",
+        "{image: nginx, tolerations: [{key: a, operator: Exists, effect: NoSchedule, tolerationSeconds: 60}]}",
+        "write that effect, or remove tolerationSeconds",
+    ),
+    (
+        "CachedImage",
+        "{image: nginx, tolerations: [{key: 'not a key', operator: Exists}]}",
+        "not a key: write [prefix/]name",
+    ),
     ("CachedImage", "{image: nginx, tolerations: [{key: a/b/c, operator: Exists}]}", "not a key: write [prefix/]name"),
     ("CachedImage", "{image: nginx, tolerations: [{key: a, value: 'b c'}]}", "not a value"),
     ("CachedImage", "{image: nginx, nodeSelector: {'Pool/x': a}}", "not a key: write [prefix/]name"),
     ("CachedImage", "{image: nginx, nodeSelector: {pool: 'a b'}}", "not a value"),
-    ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}]}]}}", "need values"),
-    ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Gt, values: [x]}]}]}}", "an integer"),
+    (
+        "CachedImage",
+        "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: In}]}]}}",
+        "need values",
+    ),
+    (
+        "CachedImage",
+        "{image: nginx, nodeAffinity: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Gt, values: [x]}]}]}}",
+        "an integer",
+    ),
     ("CachedImage", "{image: nginx, nodeAffinity: {nodeSelectorTerms: []}}", "should have at least 1 items"),
     ("CachedImage", "{image: nginx, imag: x}", r#"unknown field "spec.imag""#),
     ("PullPolicy", "{maxConcurrentNodes: 0}", "greater than or equal to 1"),
@@ -52,7 +80,8 @@ pub fn bad_objects_are_refused_with_a_remedy(bed: &Bed) -> Result<()> {
         ))?;
         ensure!(refusal.contains(remedy), "{kind} {spec} should say {remedy:?}, but says:\n{refusal}");
     }
-    let without_spec = bed.refused("{apiVersion: drop.corewire.io/v1alpha1, kind: PullPolicy, metadata: {name: bad}}")?;
+    let without_spec =
+        bed.refused("{apiVersion: drop.corewire.io/v1alpha1, kind: PullPolicy, metadata: {name: bad}}")?;
     ensure!(without_spec.contains("spec: Required value"), "{without_spec}");
 
     // At the edge of what is allowed.

@@ -1,0 +1,153 @@
+//! Cached means that the image is on the node now.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use drop_e2e::{Bed, requests};
+use drop_testbed::{ImageSpec, Node};
+use jiff::SignedDuration;
+
+/// Has the kubelet list its images now, and waits until the API shows `image`
+/// listed, or not.
+fn wait_listed(bed: &Bed, node: &Node, image: &str, listed: bool) -> Result<()> {
+    // A kubelet refreshes its list every 30 s, and when it starts.
+    node.stop()?;
+    node.start()?;
+    bed.wait(&format!("{image} to be listed by {}: {listed}", node.name()), |sight| {
+        let lists = sight.nodes.get(node.name())?.status.as_ref()?.images.as_ref()?;
+        let is_listed = lists.iter().flat_map(|listed| listed.names.iter().flatten()).any(|name| name == image);
+        (is_listed == listed).then_some(())
+    })
+}
+
+pub fn what_a_node_has_already_needs_no_pod(bed: &Bed) -> Result<()> {
+    bed.cluster.registry().push("found/app", "1", &ImageSpec::runnable())?;
+    let nodes = bed.nodes("found", 1)?;
+    let node = nodes.first().context("a node")?;
+    bed.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: found, namespace: default}, spec: {
+            nodeName: found-1, restartPolicy: Never, automountServiceAccountToken: false,
+            containers: [{name: app, image: 'docker.io/found/app:1', command: ['true']}]}}",
+    )?;
+    bed.cluster.kubectl(&["wait", "pod/found", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s"])?;
+    wait_listed(bed, node, "docker.io/found/app:1", true)?;
+    for (name, pull) in [("found-if-not-present", "IfNotPresent"), ("found-never", "Never")] {
+        bed.apply(&format!(
+            "{{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {{name: {name}}},
+               spec: {{image: docker.io/found/app, tag: '1', imagePullPolicy: {pull}, nodeSelector: {{scenario: found}}}}}}"
+        ))?;
+        bed.wait_cached(name, 1)?;
+    }
+    let pods = bed.pods_of("docker.io/found/app:1");
+    ensure!(pods.is_empty(), "nothing had to be pulled: {pods:?}");
+    bed.wait("the NodeCache to remember what was found", |sight| {
+        let images = &sight.caches.get("found-1")?.status.as_ref()?.images;
+        images.iter().any(|image| image.image == "docker.io/found/app:1" && image.found_at.is_some()).then_some(())
+    })
+}
+
+pub fn an_image_that_is_removed_is_pulled_again_there(bed: &Bed) -> Result<()> {
+    let image = "docker.io/evicted/app:1";
+    bed.cluster.registry().push("evicted/app", "1", &ImageSpec::runnable())?;
+    let nodes = bed.nodes("evicted", 2)?;
+    let node = nodes.first().context("a node")?;
+    bed.apply(
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: evicted}
+spec: {maxConcurrentNodes: 2, minDelayBetweenPulls: 0s}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: evicted}
+spec: {image: docker.io/evicted/app, tag: '1', policyRef: {name: evicted}, nodeSelector: {scenario: evicted}}
+",
+    )?;
+    bed.wait_cached("evicted", 2)?;
+    for round in 1..=2 {
+        for node in &nodes {
+            wait_listed(bed, node, image, true)?;
+        }
+        node.remove_image(image)?;
+        wait_listed(bed, node, image, false)?;
+        bed.wait_image("evicted", |status, ready| ready.reason == "Evicted" && status.ready.as_deref() == Some("1/2"))?;
+        bed.wait_cached("evicted", 2)?;
+        let eviction = bed.wait("the eviction on record", |sight| {
+            let images = &sight.caches.get("evicted-1")?.status.as_ref()?.images;
+            images.iter().find(|record| record.image == image)?.eviction
+        })?;
+        ensure!(eviction.count == round, "{eviction:?}");
+    }
+    bed.wait_no_pod(image)?;
+    let sight = bed.look();
+    let pulls = |node: &str| {
+        sight.all_pods.values().filter(|pod| pod.node == node && pod.images.contains(&image.to_owned())).count()
+    };
+    ensure!((pulls("evicted-1"), pulls("evicted-2")) == (3, 1), "{:#?}", sight.all_pods);
+    Ok(())
+}
+
+pub fn a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others(bed: &Bed) -> Result<()> {
+    let image = "docker.io/moved/app:1";
+    let registry = bed.cluster.registry();
+    let old = registry.push("moved/app", "1", &ImageSpec::runnable())?;
+    bed.nodes("moved", 2)?;
+    bed.apply(
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: moved}
+spec: {maxConcurrentNodes: 2, minDelayBetweenPulls: 0s, repullInterval: 20s}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: moved}
+spec: {image: docker.io/moved/app, tag: '1', policyRef: {name: moved}, nodeSelector: {scenario: moved}}
+",
+    )?;
+    bed.wait_cached("moved", 2)?;
+    // Nothing has moved: of both nodes one asks, and no other follows.
+    let asked = |pods: usize| {
+        bed.wait(&format!("{pods} Pods"), |sight| {
+            let of_image = sight.all_pods.values().filter(|pod| pod.images.iter().any(|other| other == image));
+            (of_image.count() >= pods).then_some(())
+        })
+    };
+    asked(3)?;
+    asked(4)?;
+    let new = registry.push("moved/app", "1", &ImageSpec::runnable())?;
+    ensure!(old != new, "another image");
+    bed.wait("both nodes to have the new image", |sight| {
+        let digest = |node: &str| {
+            let images = &sight.caches.get(node)?.status.as_ref()?.images;
+            images.iter().find(|record| record.image == image)?.digest.clone()
+        };
+        (digest("moved-1").as_ref() == Some(&new) && digest("moved-2").as_ref() == Some(&new)).then_some(())
+    })?;
+    let shown = bed.wait_image("moved", |status, _| status.resolved_digest.as_deref() == Some(new.as_str()))?;
+    ensure!(shown.status.is_some_and(|status| status.ready.as_deref() == Some("2/2")));
+    bed.cluster.kubectl(&["delete", "cachedimage", "moved"])?;
+    bed.wait_no_pod(image)?;
+
+    let history: Vec<_> = bed.look().history.iter().filter(|(name, ..)| name == "moved").cloned().collect();
+    let first_cached = history.iter().position(|(_, reason, _)| reason == "Cached").context("it was cached")?;
+    ensure!(
+        history.iter().skip(first_cached).all(|(_, reason, ready)| reason == "Cached" && ready == "2/2"),
+        "{history:?}"
+    );
+    let pods: BTreeMap<_, _> = bed
+        .look()
+        .all_pods
+        .clone()
+        .into_iter()
+        .filter(|(_, pod)| pod.images.iter().any(|other| other == image))
+        .collect();
+    let lives = requests::lives(&bed.cluster.audit()?, &pods);
+    // The first two filled the nodes; from then on each asks an interval after the
+    // last, but for the one that follows the node that saw the move.
+    let soon = lives.iter().skip(1).zip(lives.iter().skip(2));
+    let soon = soon.filter(|(one, next)| next.from.duration_since(one.from) < SignedDuration::from_secs(20)).count();
+    ensure!(soon == 1, "{soon} Pods came before their interval had passed: {lives:#?}");
+    Ok(())
+}
