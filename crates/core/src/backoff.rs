@@ -14,17 +14,23 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// The wait after `failures` failures in a row (at least one), without jitter.
+    #[must_use]
+    pub fn nominal(&self, failures: u32) -> SignedDuration {
+        let doublings = failures.saturating_sub(1).min(62);
+        let factor = 1_i64 << doublings;
+        SignedDuration::try_from_secs_f64(self.initial.as_secs_f64() * factor as f64)
+            .unwrap_or(SignedDuration::MAX)
+            .min(self.max)
+    }
+
     /// The wait after `failures` failures in a row (at least one), ±10 %.
     ///
     /// The jitter comes from a hash of `who` and `failures`: the same failure
     /// always waits equally long, and different ones do not retry in step.
     #[must_use]
     pub fn delay(&self, failures: u32, who: &str) -> SignedDuration {
-        let doublings = failures.saturating_sub(1).min(62);
-        let factor = 1_i64 << doublings;
-        let nominal = SignedDuration::try_from_secs_f64(self.initial.as_secs_f64() * factor as f64)
-            .unwrap_or(SignedDuration::MAX)
-            .min(self.max);
+        let nominal = self.nominal(failures);
         let mut seed = who.as_bytes().to_vec();
         seed.extend(failures.to_le_bytes());
         // The hash's upper 53 bits as a fraction in [0, 1).

@@ -15,7 +15,8 @@ pub struct Settings {
     /// The least time between two writes of one object's status.
     pub status_interval: SignedDuration,
     /// The least time between two writes of one object's status that only show
-    /// progress: numbers that moved, not a condition that changed.
+    /// progress: numbers that moved, not a condition that changed. Doubled with every
+    /// such write, up to six times as long.
     pub progress_interval: SignedDuration,
     /// How long a NodeCache may differ from what Drop knows while no outcome is
     /// at stake.

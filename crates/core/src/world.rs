@@ -31,6 +31,7 @@ use crate::presence::{Evidence, Standing, standing};
 use crate::pull_pod::{PullPod, Steps};
 use crate::reference::Reference;
 use crate::settings::Settings;
+use crate::status::is_news;
 use crate::verdict::Verdict;
 
 /// Everything that planning knows.
@@ -136,6 +137,8 @@ pub(crate) struct Published<S> {
     /// Whether the API server is known to have it: a write of it did not fail.
     pub(crate) is_confirmed: bool,
     pub(crate) written_at: Option<Timestamp>,
+    /// Writes since the last news, which only showed progress.
+    pub(crate) progress: u32,
 }
 
 impl<S: Clone> Published<S> {
@@ -145,8 +148,14 @@ impl<S: Clone> Published<S> {
         self.is_confirmed = true;
     }
 
+    /// A status that the watch shows, and that nobody has written yet.
+    fn new(status: S) -> Self {
+        Self { status, is_confirmed: true, written_at: None, progress: 0 }
+    }
+
     /// Takes a write as done that was only just asked for.
-    fn write(&mut self, status: &S, now: Timestamp) {
+    fn write(&mut self, status: &S, is_news: bool, now: Timestamp) {
+        self.progress = if is_news { 0 } else { self.progress.saturating_add(1) };
         self.observe(status.clone());
         self.written_at = Some(now);
     }
@@ -251,7 +260,7 @@ impl World {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let built_in = Policy::new(BUILT_IN.into(), None, &settings.built_in_policy);
-        let published = Published { status: PullPolicyStatus::default(), is_confirmed: true, written_at: None };
+        let published = Published::new(PullPolicyStatus::default());
         Self {
             settings,
             unsynced: Kind::ALL.into(),
@@ -313,12 +322,14 @@ impl World {
                 Effect::CreatePod(order) => self.expect_pod(order, now),
                 Effect::PatchImage { image, status } => {
                     if let Some(entry) = self.images.get_mut(image) {
-                        entry.published.write(status, now);
+                        let is_news = is_news(&entry.published.status.conditions, &status.conditions);
+                        entry.published.write(status, is_news, now);
                     }
                 }
                 Effect::PatchPolicy { policy, status } => {
                     if let Some(entry) = self.policies.get_mut(policy) {
-                        entry.published.write(status, now);
+                        let is_news = is_news(&entry.published.status.conditions, &status.conditions);
+                        entry.published.write(status, is_news, now);
                     }
                 }
                 Effect::DeletePod { .. } | Effect::CheckPod { .. } | Effect::RecordNode { .. } => {}

@@ -715,7 +715,7 @@ fn a_node_that_is_deleted_mid_pull_frees_its_slot() {
     lab.image("alpine", "alpine");
     lab.run(secs(20.0));
     lab.remove_node("a");
-    lab.run(secs(20.0));
+    lab.run(secs(40.0));
     assert_eq!(lab.starts(), ["0s a: alpine", "24s b: alpine"]);
     assert_eq!(lab.shows("alpine"), "Pulling 0/1");
     lab.settle();

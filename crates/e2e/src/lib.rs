@@ -2,10 +2,12 @@
 //! operator, and everything that was ever seen in it.
 
 mod bed;
+mod fleet;
 mod operator;
 pub mod requests;
 mod sight;
 
 pub use bed::Bed;
+pub use fleet::Fleet;
 pub use operator::Operator;
 pub use sight::{SeenPod, Sight};

@@ -38,7 +38,7 @@ impl World {
             // One of this name may have gone a moment ago.
             self.forget_standings(&name);
             self.want(&image);
-            let published = Published { status, is_confirmed: true, written_at: None };
+            let published = Published::new(status);
             let entry = ImageEntry {
                 image,
                 placement: None,
@@ -108,7 +108,7 @@ impl World {
                 entry.policy = policy;
             }
             None => {
-                let published = Published { status, is_confirmed: true, written_at: None };
+                let published = Published::new(status);
                 self.policies.insert(name.clone(), PolicyEntry { policy, published });
             }
         }

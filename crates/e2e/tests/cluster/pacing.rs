@@ -1,7 +1,7 @@
 //! Caps and delays, proved by the API server's audit log.
 
 use anyhow::{Result, ensure};
-use drop_e2e::{Bed, requests};
+use drop_e2e::{Bed, Fleet, requests};
 use drop_testbed::ImageSpec;
 use jiff::SignedDuration;
 
@@ -9,42 +9,18 @@ const IMAGES: usize = 4;
 const NODES: usize = 4;
 
 pub fn caps_and_delays_hold_in_the_audit_log(bed: &Bed) -> Result<()> {
-    for image in 0..IMAGES {
-        bed.cluster.registry().push(&format!("pacing/app-{image}"), "1", &ImageSpec::runnable().layer(1 << 20))?;
-    }
+    let fleet = Fleet {
+        name: "pacing",
+        images: IMAGES,
+        policy: "{maxConcurrentNodes: 2, minDelayBetweenPulls: 3s}",
+        selector: "{scenario: pacing}",
+    };
+    fleet.push(bed)?;
     bed.nodes("pacing", NODES)?;
-    let mut manifests = "
-apiVersion: drop.corewire.io/v1alpha1
-kind: PullPolicy
-metadata: {name: pacing}
-spec: {maxConcurrentNodes: 2, minDelayBetweenPulls: 3s}
-"
-    .to_owned();
-    for image in 0..IMAGES {
-        manifests.push_str(&format!(
-            "---
-apiVersion: drop.corewire.io/v1alpha1
-kind: CachedImage
-metadata: {{name: pacing-{image}}}
-spec:
-  image: docker.io/pacing/app-{image}
-  tag: '1'
-  policyRef: {{name: pacing}}
-  nodeSelector: {{scenario: pacing}}
-"
-        ));
-    }
-    bed.apply(&manifests)?;
-    for image in 0..IMAGES {
-        bed.wait_cached(&format!("pacing-{image}"), NODES)?;
-        bed.wait_no_pod(&format!("docker.io/pacing/app-{image}:1"))?;
-    }
+    fleet.apply(bed)?;
+    fleet.wait_cached(bed, NODES)?;
 
-    let is_ours = |image: &String| image.contains("/pacing/app-");
-    let pods = bed.look().all_pods.clone().into_iter().filter(|(_, pod)| pod.images.iter().any(is_ours)).collect();
-    let audit = bed.cluster.audit()?;
-    let lives = requests::lives(&audit, &pods);
-    ensure!(lives.len() == IMAGES * NODES, "{} Pods for {IMAGES} images on {NODES} nodes", lives.len());
+    let lives = fleet.lives(bed, NODES)?;
     ensure!(requests::most_nodes_at_once(&lives) == 2, "two nodes at once are allowed: {lives:#?}");
     let turns = requests::first_on_each_node(&lives);
     let gap = requests::shortest_gap(&turns);
@@ -59,6 +35,7 @@ spec:
         ensure!(follows_at_once, "a delay within the turn of {}: {starts:#?}", turn.node);
     }
 
+    let pods = fleet.pods(bed);
     let ours = |name: &str| name.starts_with("pacing-") || name == "pacing" || pods.contains_key(name);
     let sent: Vec<_> = bed.requests()?.into_iter().filter(|event| event.verb != "watch" && ours(&event.name)).collect();
     let pairs = IMAGES * NODES;
@@ -79,7 +56,7 @@ spec:
         let count = sent.iter().filter(|event| event.verb == verb && event.resource == resource).count();
         ensure!(count == pairs, "{count} times {verb} {resource} for {pairs} pulls");
     }
-    ensure!(2 * sent.len() <= 9 * pairs, "{} requests for {pairs} pulls", sent.len());
+    ensure!(sent.len() <= 5 * pairs, "{} requests for {pairs} pulls", sent.len());
     Ok(())
 }
 

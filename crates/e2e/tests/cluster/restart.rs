@@ -1,10 +1,9 @@
 //! What survives the operator, and what it does when there is nothing to do.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::{Bed, requests};
+use drop_e2e::{Bed, Fleet, requests};
 use drop_testbed::ImageSpec;
 use jiff::{SignedDuration, Timestamp};
 
@@ -12,29 +11,11 @@ const IMAGES: usize = 3;
 
 pub fn a_killed_operator_goes_on_where_it_was(bed: &Bed) -> Result<()> {
     let registry = bed.cluster.registry();
-    for image in 0..IMAGES {
-        registry.push(&format!("restart/app-{image}"), "1", &ImageSpec::runnable().layer(1 << 20))?;
-    }
+    let fleet = Fleet { name: "restart", images: IMAGES, policy: "{minDelayBetweenPulls: 5s}", selector: "{}" };
+    fleet.push(bed)?;
     // In the middle of the first node's turn.
     registry.hold("restart/app-1");
-    let mut manifests = "
-apiVersion: drop.corewire.io/v1alpha1
-kind: PullPolicy
-metadata: {name: restart}
-spec: {minDelayBetweenPulls: 5s}
-"
-    .to_owned();
-    for image in 0..IMAGES {
-        manifests.push_str(&format!(
-            "---
-apiVersion: drop.corewire.io/v1alpha1
-kind: CachedImage
-metadata: {{name: restart-{image}}}
-spec: {{image: docker.io/restart/app-{image}, tag: '1', policyRef: {{name: restart}}}}
-"
-        ));
-    }
-    bed.apply(&manifests)?;
+    fleet.apply(bed)?;
     bed.wait_pod("docker.io/restart/app-1:1")?;
     registry.wait_held("restart/app-1", Duration::from_secs(60))?;
 
@@ -42,16 +23,9 @@ spec: {{image: docker.io/restart/app-{image}, tag: '1', policyRef: {{name: resta
     let killed_at = Timestamp::now();
     registry.release("restart/app-1");
     bed.start_operator()?;
-    for image in 0..IMAGES {
-        bed.wait_cached(&format!("restart-{image}"), 2)?;
-        bed.wait_no_pod(&format!("docker.io/restart/app-{image}:1"))?;
-    }
+    fleet.wait_cached(bed, 2)?;
 
-    let pods: BTreeMap<_, _> =
-        bed.look().all_pods.clone().into_iter().filter(|(name, _)| name.starts_with("restart-")).collect();
-    let audit = bed.cluster.audit()?;
-    let lives = requests::lives(&audit, &pods);
-    ensure!(lives.len() == IMAGES * 2, "{IMAGES} images on 2 nodes are {} pulls: {lives:#?}", IMAGES * 2);
+    let lives = fleet.lives(bed, 2)?;
     ensure!(lives.iter().any(|life| life.from < killed_at) && lives.iter().any(|life| life.from > killed_at));
     ensure!(requests::most_nodes_at_once(&lives) == 1, "{lives:#?}");
     let turns = requests::first_on_each_node(&lives);
@@ -70,41 +44,19 @@ spec: {{image: docker.io/restart/app-{image}, tag: '1', policyRef: {{name: resta
 
 pub fn a_standby_goes_on_for_a_killed_leader(bed: &Bed) -> Result<()> {
     let registry = bed.cluster.registry();
-    let mut manifests = "
-apiVersion: drop.corewire.io/v1alpha1
-kind: PullPolicy
-metadata: {name: standby}
-spec: {minDelayBetweenPulls: 4s}
-"
-    .to_owned();
-    for image in 0..IMAGES {
-        registry.push(&format!("standby/app-{image}"), "1", &ImageSpec::runnable().layer(1 << 20))?;
-        manifests.push_str(&format!(
-            "---
-apiVersion: drop.corewire.io/v1alpha1
-kind: CachedImage
-metadata: {{name: standby-{image}}}
-spec: {{image: docker.io/standby/app-{image}, tag: '1', policyRef: {{name: standby}}}}
-"
-        ));
-    }
+    let fleet = Fleet { name: "standby", images: IMAGES, policy: "{minDelayBetweenPulls: 4s}", selector: "{}" };
+    fleet.push(bed)?;
     let standby = bed.start_replica()?;
     registry.hold("standby/app-1");
-    bed.apply(&manifests)?;
+    fleet.apply(bed)?;
     registry.wait_held("standby/app-1", Duration::from_secs(60))?;
 
     bed.operator().as_mut().context("the leader runs")?.kill()?;
     let killed_at = Timestamp::now();
     registry.release("standby/app-1");
-    for image in 0..IMAGES {
-        bed.wait_cached(&format!("standby-{image}"), 2)?;
-        bed.wait_no_pod(&format!("docker.io/standby/app-{image}:1"))?;
-    }
+    fleet.wait_cached(bed, 2)?;
     // Over both replicas together the limits hold, and nothing is pulled twice.
-    let pods: BTreeMap<_, _> =
-        bed.look().all_pods.clone().into_iter().filter(|(name, _)| name.starts_with("standby-")).collect();
-    let lives = requests::lives(&bed.cluster.audit()?, &pods);
-    ensure!(lives.len() == IMAGES * 2, "{IMAGES} images on 2 nodes are {} pulls: {lives:#?}", IMAGES * 2);
+    let lives = fleet.lives(bed, 2)?;
     ensure!(lives.iter().any(|life| life.from < killed_at) && lives.iter().any(|life| life.from > killed_at));
     ensure!(requests::most_nodes_at_once(&lives) == 1, "{lives:#?}");
     let turns = requests::first_on_each_node(&lives);

@@ -1,0 +1,111 @@
+//! What becomes of Pods that are there.
+
+use jiff::Timestamp;
+
+use super::Plan;
+use crate::effect::{Effect, EffectKey, PodOrder};
+use crate::memory::{Context, Memory, Settlement};
+use crate::policy::Policy;
+use crate::pull_pod::{End, Expectations, PullPod};
+use crate::status;
+use crate::world::{NodeEntry, PodEntry, Stage, World};
+
+/// Records Pods that came to their end, deletes them once that is recorded, and
+/// deletes Pods that nobody wants any more.
+pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
+    for entry in world.pods.values() {
+        let pod = &entry.pod;
+        let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
+        let node = world.nodes.get(&pod.node).filter(|node| node.node.uid == pod.node_uid);
+        match &entry.stage {
+            Stage::Requested(order) if wanted && world.may_still_start(order) => {
+                plan.add(world, Effect::CreatePod(order.clone()), now);
+                continue;
+            }
+            Stage::Requested(order) => {
+                // Whether it was created is not known before that request ends.
+                if world.is_free(&EffectKey::CreatePod(order.name.clone()), now) {
+                    plan.add(world, Effect::DeletePod { pod: pod.name.clone(), uid: None, force: false }, now);
+                } else {
+                    plan.wake_for(world, &EffectKey::CreatePod(order.name.clone()));
+                }
+                continue;
+            }
+            Stage::Created(at) => {
+                let check_at = at.checked_add(world.settings.confirm_within).unwrap_or(Timestamp::MAX);
+                if check_at <= now {
+                    plan.add(world, Effect::CheckPod { pod: pod.name.clone() }, now);
+                } else {
+                    plan.wake(check_at);
+                }
+            }
+            Stage::Observed => {}
+        }
+        let lost_at = node.and_then(|node| world.lost_at(&node.node));
+        let is_lost = lost_at.is_some_and(|at| at <= now);
+        lost_at.filter(|_| !is_lost).into_iter().for_each(|at| plan.wake(at));
+        let Some(node) = node.filter(|_| wanted && !world.is_recorded(entry)) else {
+            if !pod.terminating || is_lost {
+                let effect = Effect::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), force: is_lost };
+                plan.add(world, effect, now);
+            }
+            continue;
+        };
+        let Some(policy) = world.policy_or_built_in(&pod.policy) else { continue };
+        let expected = Expectations {
+            pull_timeout: policy.pull_timeout,
+            tells_sandbox: node.node.tells_sandbox,
+            settings: &world.settings,
+        };
+        match pod.end(&entry.steps, &expected, now).or(is_lost.then_some(End::Lost)) {
+            Some(end) => plan.add(world, record_pod(world, node, entry, policy, &end, now), now),
+            None => {
+                plan.wake(PullPod::deadline(&entry.steps, &expected).0);
+                let shown_at = entry.steps.created.checked_add(world.settings.record_within).unwrap_or(Timestamp::MAX);
+                if shown_at > now {
+                    plan.wake(shown_at);
+                } else {
+                    plan.long_pulls.insert(pod.node.clone());
+                }
+            }
+        }
+    }
+}
+
+/// The NodeCache with the outcome of a Pod.
+fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy, end: &End, now: Timestamp) -> Effect {
+    let context = Context {
+        now,
+        platform: &node.node.platform,
+        backoff: &policy.backoff,
+        began_turn_at: entry.begins_turn.then(|| entry.started_at.unwrap_or(now)),
+        rounds: &|image| (world.open_rounds(image), world.next_round(image, &policy.backoff)),
+    };
+    let nothing = Memory::default();
+    let before = world.memory_of(&node.node).unwrap_or(&nothing);
+    let (memory, settlements) = before.with(&entry.pod, end, &context);
+    record(world, node, memory, settlements, now)
+}
+
+/// The NodeCache with this memory, and with what the node's list adds to it.
+pub(super) fn record(
+    world: &World,
+    node: &NodeEntry,
+    mut memory: Memory,
+    settlements: Vec<Settlement>,
+    now: Timestamp,
+) -> Effect {
+    let evictions;
+    (memory, evictions) = world.with_sightings(node, memory, now);
+    memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy));
+    Effect::RecordNode { cache: Box::new(status::node_cache(world, node, &memory, now)), settlements, evictions }
+}
+
+impl World {
+    /// Whether a Pod that may not have come into being may be asked for again.
+    fn may_still_start(&self, order: &PodOrder) -> bool {
+        let policy = self.policies.get(&order.policy).map(|entry| &entry.policy);
+        let node = self.nodes.get(&order.node).map(|entry| &entry.node);
+        policy.is_some_and(|policy| !policy.paused) && node.is_some_and(|node| node.uid == order.node_uid)
+    }
+}

@@ -1,0 +1,308 @@
+//! Which pulls to start.
+
+use std::collections::btree_set;
+
+use drop_api::names::short_hash;
+use drop_api::pull_policy::HostNetwork;
+use jiff::Timestamp;
+
+use super::Plan;
+use crate::Name;
+use crate::budget::Budget;
+use crate::effect::{Effect, PodOrder, Pull};
+use crate::image::{Image, ImagePullPolicy};
+use crate::node::Readiness;
+use crate::order::{Candidate, Urgency};
+use crate::policy::Policy;
+use crate::reference::Reference;
+use crate::verdict::Verdict;
+use crate::world::{ImageEntry, NodeEntry, Start, World};
+
+/// Starts what the policies allow: nodes that go on with their turn first, then
+/// by urgency, then probes of images that fail.
+pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
+    let mut budget = Budget::new(world);
+    for image in &world.probed {
+        probe(world, image, Probe::Overdue, now, &mut budget, plan);
+    }
+    let mut queues: Vec<Queue<'_>> = world
+        .queues
+        .iter()
+        .filter_map(|(policy, queue)| {
+            let policy = &world.policies.get(policy)?.policy;
+            let mut rest = queue.iter();
+            Some(Queue { policy, next: rest.next(), rest })
+        })
+        .collect();
+    // Over all policies the most urgent candidate goes first, because two of
+    // them may want the same node.
+    while let Some((queue, candidate)) = queues
+        .iter_mut()
+        .filter_map(|queue| queue.next.map(|candidate| (queue, candidate)))
+        .min_by_key(|(_, candidate)| *candidate)
+    {
+        queue.next = queue.rest.next();
+        match start(world, queue.policy, candidate, &budget, now) {
+            Ok(Some(order)) => commit_start(order, &mut budget, plan),
+            Ok(None) => {}
+            Err(verdict) => {
+                // Whoever comes next under this policy waits for the same, except
+                // the node of the last start, which does not wait for itself.
+                queue.next = None;
+                if let Verdict::WaitingForDelay { until } = verdict {
+                    if let Some(until) = until {
+                        plan.wake(until);
+                    }
+                    let last = world.starts.get(&queue.policy.name).and_then(|starts| starts.last());
+                    queue.next = last.and_then(|(node, _)| queue.rest.find(|next| next.node == *node));
+                    queue.rest = btree_set::Iter::default();
+                }
+            }
+        }
+    }
+    for image in &world.probed {
+        probe(world, image, Probe::Due, now, &mut budget, plan);
+    }
+    for entry in world.images.values() {
+        ask_for_tag(world, entry, now, &mut budget, plan);
+    }
+}
+
+/// The nodes that wait under one policy.
+struct Queue<'a> {
+    policy: &'a Policy,
+    next: Option<&'a Candidate>,
+    rest: btree_set::Iter<'a, Candidate>,
+}
+
+fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
+    budget.take(&order);
+    let effect = Effect::CreatePod(Box::new(order));
+    plan.keys.insert(effect.key());
+    plan.effects.push(effect);
+}
+
+/// The Pod that `candidate` may start now; `None` where only this node cannot.
+fn start(
+    world: &World,
+    policy: &Policy,
+    candidate: &Candidate,
+    budget: &Budget<'_>,
+    now: Timestamp,
+) -> Result<Option<PodOrder>, Verdict> {
+    if budget.busy_with(&candidate.node).is_some() {
+        return Ok(None);
+    }
+    budget.admit(policy, &candidate.node, candidate.begins_turn, now)?;
+    let Some(node) = world.nodes.get(&candidate.node) else { return Ok(None) };
+    let batch = batch(world, node, policy, budget, now);
+    Ok(order(world, node, policy, &batch, candidate.begins_turn))
+}
+
+/// The images for the next Pod on a node: the most urgent one whose registry has
+/// a free slot, and with it others of the same set.
+fn batch<'a>(
+    world: &'a World,
+    node: &NodeEntry,
+    policy: &Policy,
+    budget: &Budget<'_>,
+    now: Timestamp,
+) -> Vec<&'a Image> {
+    let mut images: Vec<(Urgency, &Image)> = node
+        .standings
+        .iter()
+        .filter(|(name, standing)| {
+            matches!(world.could_start(node, name, **standing), Start::From(from) if from.is_none_or(|from| from <= now))
+        })
+        .filter_map(|(name, standing)| {
+            let image = &world.images.get(name)?.image;
+            Some((world.urgency(node, image, *standing, now).0, image))
+        })
+        .filter(|(_, image)| image.policy == policy.name && budget.admit_host(policy, image.reference.host()).is_ok())
+        .collect();
+    images.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut batch: Vec<&Image> = Vec::new();
+    for (_, image) in images {
+        let fits = match batch.first() {
+            None => true,
+            Some(first) => first.set.is_some() && first.set == image.set && first.secrets == image.secrets,
+        };
+        let is_new = batch.iter().all(|other| other.reference != image.reference);
+        if fits && is_new && batch.len() < policy.images_per_pod {
+            batch.push(image);
+        }
+    }
+    batch
+}
+
+/// The Pod that pulls `batch` onto a node; `None` where there is nothing to pull.
+fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], begins_turn: bool) -> Option<PodOrder> {
+    let first = batch.first()?;
+    let memory = world.memory_of(&node.node);
+    let mut identity = node.node.uid.to_string();
+    for image in batch {
+        let attempts =
+            memory.and_then(|memory| memory.images.get(&image.reference)).map_or(0, |record| record.attempts);
+        identity.push_str(&format!(" {}#{attempts}", image.reference));
+    }
+    let host_network = match policy.host_network {
+        HostNetwork::Always => true,
+        HostNetwork::Never => false,
+        HostNetwork::NotReadyNodes => node.node.readiness != Readiness::Ready,
+    };
+    let placement = world.images.get(&first.name).and_then(|entry| entry.placement.as_ref());
+    Some(PodOrder {
+        name: pod_name(first.set.as_ref().unwrap_or(&first.name), &identity),
+        node: node.node.name.clone(),
+        node_uid: node.node.uid.clone(),
+        policy: policy.name.clone(),
+        set: first.set.clone(),
+        pulls: batch
+            .iter()
+            .map(|image| Pull {
+                cached_image: image.name.clone(),
+                reference: image.reference.clone(),
+                policy: image.pull,
+            })
+            .collect(),
+        secrets: world.secrets_for(node, batch),
+        tolerations: placement.map(|placement| placement.tolerations.clone()).unwrap_or_default(),
+        host_network,
+        begins_turn,
+    })
+}
+
+/// A DNS label: what is pulled, as far as there is room, and a hash of `identity`.
+fn pod_name(what: &str, identity: &str) -> Name {
+    let prefix: String = what.chars().take(50).map(|c| if c == '.' { '-' } else { c }).collect();
+    format!("{}-{}", prefix.trim_end_matches('-'), short_hash(identity.as_bytes())).into()
+}
+
+/// Which probes are to be started.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// Those that are due.
+    Due,
+    /// Those that have been due for longer than the longest backoff.
+    Overdue,
+}
+
+/// Lets one node try an image that fails, when its backoff has passed.
+fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
+    let Some(entry) = world.images.get(name) else { return };
+    let image = &entry.image;
+    let Some(policy) = world.policy_of(image) else { return };
+    if policy.paused || image.pull == ImagePullPolicy::Never || world.is_tried(&image.reference, plan) {
+        return;
+    }
+    let Some(at) = world.probe_at(image, policy) else { return };
+    let at = entry.refused.as_ref().map_or(at, |refused| refused.until.max(at));
+    if at > now {
+        plan.wake(at);
+        return;
+    }
+    // Retries yield to all others, but not for ever.
+    let overdue_at = at.checked_add(policy.backoff.max).unwrap_or(Timestamp::MAX);
+    if which == Probe::Overdue && overdue_at > now {
+        return;
+    }
+    let last_try = |node: &Name| {
+        let failing = &world.health.get(&image.reference)?.failing;
+        failing.get(node).map(|failure| failure.at)
+    };
+    let candidates = world
+        .nodes
+        .values()
+        .filter(|node| node.standings.get(name).is_some_and(|standing| !standing.is_there()))
+        .filter(|node| budget.busy_with(&node.node.name).is_none())
+        .filter(|node| node.hindrance(policy).is_none());
+    let (waiting, free): (Vec<_>, Vec<_>) = candidates
+        .map(|node| (node, world.node_backoff(node, policy).map(|(until, _)| until)))
+        .partition(|(_, until)| until.is_some_and(|until| until > now));
+    // The node that has not tried for longest goes first.
+    let node = free.into_iter().min_by_key(|(node, _)| (last_try(&node.node.name), node.node.name.clone()));
+    let Some((node, _)) = node else {
+        waiting.into_iter().filter_map(|(_, until)| until).for_each(|until| plan.wake(until));
+        return;
+    };
+    try_on(world, node, policy, image, now, budget, plan);
+}
+
+/// Starts a Pod for one image on a node, if the policy allows it now.
+fn try_on(
+    world: &World,
+    node: &NodeEntry,
+    policy: &Policy,
+    image: &Image,
+    now: Timestamp,
+    budget: &mut Budget<'_>,
+    plan: &mut Plan,
+) {
+    let begins_turn = node.turn.as_ref() != Some(&policy.name);
+    let admitted = budget
+        .admit(policy, &node.node.name, begins_turn, now)
+        .and_then(|()| budget.admit_host(policy, image.reference.host()));
+    match admitted {
+        Ok(()) => {
+            if let Some(order) = order(world, node, policy, &[image], begins_turn) {
+                commit_start(order, budget, plan);
+            }
+        }
+        Err(Verdict::WaitingForDelay { until: Some(until) }) => plan.wake(until),
+        Err(_) => {}
+    }
+}
+
+/// Lets one node ask whether a tag has moved, when its interval has passed. If it
+/// has, the other nodes are outdated, and follow like any that miss the image.
+fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
+    let image = &entry.image;
+    let Some(policy) = world.policy_of(image) else { return };
+    let Some(interval) = policy.repull_interval else { return };
+    let is_fixed = image.reference.digest().is_some() || image.pull != ImagePullPolicy::Always;
+    if policy.paused || is_fixed || entry.tally.there() == 0 || world.is_tried(&image.reference, plan) {
+        return;
+    }
+    let success = world.health.get(&image.reference).and_then(|health| health.success.as_ref());
+    let asked_at = success.map_or(Timestamp::MIN, |success| success.at);
+    let at = asked_at.checked_add(interval).unwrap_or(Timestamp::MAX);
+    let at = world.probe_at(image, policy).map_or(at, |probe_at| probe_at.max(at));
+    if at > now {
+        plan.wake(at);
+        return;
+    }
+    let since = |node: &NodeEntry| world.memory_of(&node.node)?.images.get(&image.reference)?.present_since();
+    // The node whose copy is oldest goes first.
+    let node = world
+        .nodes
+        .values()
+        .filter(|node| node.standings.get(&image.name).is_some_and(|standing| standing.is_there()))
+        .filter(|node| budget.busy_with(&node.node.name).is_none())
+        .filter(|node| node.hindrance(policy).is_none())
+        .filter(|node| world.node_backoff(node, policy).is_none_or(|(until, _)| until <= now))
+        .min_by_key(|node| (since(node), node.node.name.clone()));
+    if let Some(node) = node {
+        try_on(world, node, policy, image, now, budget, plan);
+    }
+}
+
+impl World {
+    /// The secrets of every CachedImage that wants one of these images on the node:
+    /// where two differ, the kubelet tries them all.
+    fn secrets_for(&self, node: &NodeEntry, batch: &[&Image]) -> Vec<Name> {
+        let names = batch.iter().filter_map(|image| self.wanted.get(&image.reference)).flatten();
+        let wanted_here = names.filter(|name| node.standings.contains_key(*name));
+        let mut secrets: Vec<Name> = Vec::new();
+        for secret in wanted_here.filter_map(|name| self.images.get(name)).flat_map(|entry| &entry.image.secrets) {
+            if !secrets.contains(secret) {
+                secrets.push(secret.clone());
+            }
+        }
+        secrets
+    }
+
+    /// Whether a Pod is pulling `image` somewhere, or the plan makes one.
+    fn is_tried(&self, image: &Reference, plan: &Plan) -> bool {
+        self.pulling.contains_key(image) || plan.starts(image)
+    }
+}

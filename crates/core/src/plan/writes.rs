@@ -1,0 +1,110 @@
+//! What to write: NodeCaches and statuses.
+
+use drop_api::NodeCache;
+use jiff::Timestamp;
+
+use super::Plan;
+use super::pods::record;
+use crate::backoff::Backoff;
+use crate::effect::{Effect, EffectKey};
+use crate::status;
+use crate::world::{Published, World};
+
+/// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
+pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
+    let long_pulls = std::mem::take(&mut plan.long_pulls);
+    let stale =
+        world.stale.caches.keys().chain(long_pulls.iter().filter(|name| !world.stale.caches.contains_key(*name)));
+    for name in stale {
+        let recording = plan.keys.contains(&EffectKey::Record(name.clone()));
+        let Some(node) = world.nodes.get(name).filter(|_| !recording) else { continue };
+        let since = world.stale.caches.get(name).filter(|_| !long_pulls.contains(name));
+        let due = since.map(|since| since.checked_add(world.settings.record_within).unwrap_or(Timestamp::MAX));
+        if let Some(due) = due.filter(|due| *due > now) {
+            plan.wake(due);
+            continue;
+        }
+        let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
+        let effect = record(world, node, memory, Vec::new(), now);
+        let Effect::RecordNode { cache, .. } = &effect else { continue };
+        let current = world.caches.get(name).map(|entry| &entry.object);
+        let unchanged = current.is_some_and(|object| says_the_same(object, cache));
+        let is_empty = cache.status.as_ref().is_none_or(|status| status.images.is_empty());
+        let nothing_to_say = current.is_none() && is_empty && !long_pulls.contains(name);
+        if unchanged || nothing_to_say {
+            plan.clean.caches.push(name.clone());
+        } else {
+            plan.add(world, effect, now);
+        }
+    }
+}
+
+/// Whether two NodeCaches differ in nothing that is worth a write. An image's size
+/// is known a while after its pull, and goes with the next write.
+fn says_the_same(one: &NodeCache, other: &NodeCache) -> bool {
+    let without_sizes = |cache: &NodeCache| {
+        let mut status = cache.status.clone().unwrap_or_default();
+        status.images.iter_mut().for_each(|image| image.size_bytes = None);
+        status
+    };
+    one.spec == other.spec && without_sizes(one) == without_sizes(other)
+}
+
+pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
+    for name in &world.stale.images {
+        let Some(entry) = world.images.get(name) else { continue };
+        if plan.starts(&entry.image.reference) {
+            // It is about to be out of date: the report of the creation follows.
+            continue;
+        }
+        let status = status::cached_image(world, entry, now);
+        if entry.published.is(&status) {
+            plan.clean.images.push(name.clone());
+            continue;
+        }
+        let urgent = status::is_news(&entry.published.status.conditions, &status.conditions)
+            || entry.published.status.observed_generation != status.observed_generation;
+        match world.next_write(&entry.published, urgent).filter(|at| *at > now) {
+            Some(at) => plan.wake(at),
+            None => plan.add(world, Effect::PatchImage { image: name.clone(), status: Box::new(status) }, now),
+        }
+    }
+}
+
+pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
+    for name in &world.stale.policies {
+        let Some(entry) = world.policies.get(name).filter(|_| !name.is_empty()) else {
+            plan.clean.policies.push(name.clone());
+            continue;
+        };
+        let status = status::pull_policy(world, &entry.policy, &entry.published.status, now);
+        if entry.published.is(&status) {
+            plan.clean.policies.push(name.clone());
+            continue;
+        }
+        let urgent = status::is_news(&entry.published.status.conditions, &status.conditions)
+            || entry.published.status.observed_generation != status.observed_generation;
+        match world.next_write(&entry.published, urgent).filter(|at| *at > now) {
+            Some(at) => plan.wake(at),
+            None => plan.add(world, Effect::PatchPolicy { policy: name.clone(), status: Box::new(status) }, now),
+        }
+    }
+}
+
+impl<S: PartialEq> Published<S> {
+    /// Whether the API server has this status, as far as is known.
+    fn is(&self, status: &S) -> bool {
+        self.is_confirmed && self.status == *status
+    }
+}
+
+impl World {
+    /// The earliest time at which a status may be written.
+    fn next_write<S>(&self, published: &Published<S>, urgent: bool) -> Option<Timestamp> {
+        // Progress is shown at ever longer intervals: a roll-out that takes hours need
+        // not be followed by the second.
+        let progress = Backoff { initial: self.settings.progress_interval, max: self.settings.progress_interval * 6 };
+        let interval = if urgent { self.settings.status_interval } else { progress.nominal(published.progress + 1) };
+        published.written_at.map(|at| at.checked_add(interval).unwrap_or(Timestamp::MAX))
+    }
+}
