@@ -118,6 +118,13 @@ pub(crate) fn verdict(
     if let Some((until, cause)) = world.pair_backoff(&node.node, image, policy).filter(|(until, _)| *until > now) {
         return Verdict::BackingOff { until, cause };
     }
+    if let Some(at) = world.registry_probe_at(&image.reference, policy) {
+        let under_way = world.is_registry_tried(&image.reference);
+        if at > now || under_way {
+            let host = image.reference.host().into();
+            return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
+        }
+    }
     if let Some(at) = world.probe_at(image, policy) {
         let under_way = world.pulling.contains_key(&image.reference);
         if at > now || under_way {

@@ -13,6 +13,9 @@ use crate::memory::{Failure, Record};
 pub struct Health {
     /// The newest pull that succeeded.
     pub success: Option<Success>,
+    /// The newest success of any image of the same registry, as far as it closes
+    /// failures of this one.
+    pub registry_success: Option<Timestamp>,
     /// The nodes whose last pull failed.
     pub failing: BTreeMap<Name, Failure>,
 }
@@ -60,9 +63,11 @@ impl Health {
     /// The failures since the newest success that are the image's or its
     /// registry's: while there are any, one node at a time tries.
     pub fn open_failures(&self) -> impl Iterator<Item = (&Name, &Failure)> {
-        self.failing.iter().filter(|(_, failure)| {
-            matches!(failure.scope, FailureScope::Image | FailureScope::Registry)
-                && self.success.as_ref().is_none_or(|success| success.at < failure.at)
+        let success = self.success.as_ref().map(|success| success.at);
+        self.failing.iter().filter(move |(_, failure)| match failure.scope {
+            FailureScope::Image => success < Some(failure.at),
+            FailureScope::Registry => success.max(self.registry_success) < Some(failure.at),
+            FailureScope::Node | FailureScope::Unknown => false,
         })
     }
 

@@ -30,6 +30,7 @@ pub mod policy;
 pub mod presence;
 pub mod pull_pod;
 pub mod reference;
+pub mod registry;
 pub mod settings;
 pub mod status;
 pub mod verdict;

@@ -65,6 +65,14 @@ impl Plan {
         })
     }
 
+    /// Whether it starts a pull from the registry of `image`.
+    fn tries_registry(&self, image: &Reference) -> bool {
+        self.effects.iter().any(|effect| match effect {
+            Effect::CreatePod(order) => order.pulls.iter().any(|pull| pull.reference.host() == image.host()),
+            _ => false,
+        })
+    }
+
     /// Wakes when a failed effect is to be tried again.
     fn wake_for(&mut self, world: &World, key: &EffectKey) {
         if let Some(at) = world.flights.get(key).and_then(|flight| flight.not_before) {

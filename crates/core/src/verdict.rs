@@ -106,6 +106,13 @@ pub enum Verdict {
     },
     /// More images are wanted on the node than its NodeCache can hold.
     TooManyImages,
+    /// The registry does not answer, and one pull at a time tries it.
+    RegistryPaused {
+        /// Its host.
+        host: Name,
+        /// The next try; `None` while one is under way.
+        at: Option<Timestamp>,
+    },
     /// The API server refuses the pull Pod.
     Refused {
         /// The next try.
@@ -139,6 +146,7 @@ impl Verdict {
             Self::WaitingForProbe { .. } => "WaitingForProbe",
             Self::Evicted { .. } => "Evicted",
             Self::TooManyImages => "TooManyImages",
+            Self::RegistryPaused { .. } => "RegistryPaused",
             Self::Refused { .. } => "Refused",
         }
     }
@@ -176,6 +184,7 @@ impl fmt::Display for Verdict {
             Self::BackingOff { cause, .. } | Self::WaitingForProbe { cause, .. } => write!(f, "{cause}"),
             Self::Evicted { .. } => f.write_str("evicted; it will be pulled again"),
             Self::TooManyImages => write!(f, "more than {MAX_IMAGES} images are wanted on the node"),
+            Self::RegistryPaused { host, .. } => write!(f, "{host} does not answer: one pull at a time tries it"),
             Self::Refused { message, .. } => write!(f, "the pull Pod was refused: {message}"),
         }
     }

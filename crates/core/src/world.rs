@@ -30,6 +30,7 @@ use crate::policy::{BUILT_IN, Policy};
 use crate::presence::{Evidence, Standing, standing};
 use crate::pull_pod::{PullPod, Steps};
 use crate::reference::Reference;
+use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::status::is_news;
 use crate::verdict::Verdict;
@@ -57,6 +58,8 @@ pub struct World {
     pub(crate) troubled: BTreeMap<Name, Failure>,
     /// Per image how it fares.
     pub(crate) health: BTreeMap<Reference, Health>,
+    /// Per host how its registry fares.
+    pub(crate) registries: BTreeMap<Name, Registry>,
     /// The sizes of wanted images, in bytes, as nodes list them.
     pub(crate) sizes: BTreeMap<Reference, u64>,
     /// Images of which one node at a time tries the pull.
@@ -274,6 +277,7 @@ impl World {
             pulling: BTreeMap::new(),
             troubled: BTreeMap::new(),
             health: BTreeMap::new(),
+            registries: BTreeMap::new(),
             sizes: BTreeMap::new(),
             probed: BTreeSet::new(),
             queues: BTreeMap::new(),
@@ -433,6 +437,21 @@ impl World {
         let edited_at = self.images.get(&image.name).and_then(|entry| entry.edited_at);
         let last = self.health.get(&image.reference)?.last_open_failure()?;
         Some(edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
+    }
+
+    /// Whether only one pull at a time may try the image's registry.
+    pub(crate) fn is_registry_paused(&self, image: &Reference) -> bool {
+        self.registries.get(image.host()).is_some_and(Registry::is_paused)
+    }
+
+    /// When the next pull may try a paused registry; `None` where all may.
+    pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
+        self.registries.get(image.host())?.probe_at(image.host(), &policy.backoff)
+    }
+
+    /// Whether a Pod is pulling from the image's registry.
+    pub(crate) fn is_registry_tried(&self, image: &Reference) -> bool {
+        self.pulling.keys().any(|other| other.host() == image.host())
     }
 
     /// When an image that fails may be tried again by the backoff alone.

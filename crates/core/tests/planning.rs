@@ -289,6 +289,36 @@ fn a_failing_image_says_where_and_why() {
 }
 
 #[test]
+fn a_registry_that_fails_three_images_is_tried_by_one_pull_at_a_time() {
+    let mut lab = nodes(4);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 4;
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    for n in 0..6 {
+        let image = format!("registry.bad/x{n}:1");
+        lab.knobs.broken_images.insert(image.clone(), NO_SUCH_HOST);
+        lab.image_with(&format!("bad{n}"), &image, under("p"));
+    }
+    lab.image_with("good", "quay.io/good:1", under("p"));
+    lab.run(secs(25.0));
+    assert_eq!(lab.shows("good"), "Cached 4/4", "other registries go on");
+    let tried = |lab: &Lab| lab.starts().iter().filter(|start| start.contains("bad")).count();
+    let at_first = tried(&lab);
+    assert_eq!(at_first, 12, "three images on each node, then it is paused: {:?}", lab.starts());
+    lab.run(secs(275.0));
+    let probes = tried(&lab) - at_first;
+    assert!((2..=4).contains(&probes), "one probe at 30 s, 60 s, 120 s: {:?}", lab.starts());
+    let waiting = lab.shows("bad5");
+    assert!(waiting.starts_with("Waiting") || waiting.starts_with("ErrImagePull"), "{waiting}");
+    lab.repair();
+    lab.settle();
+    for n in 0..6 {
+        assert_eq!(lab.shows(&format!("bad{n}")), "Cached 4/4");
+    }
+}
+
+#[test]
 fn after_one_success_every_node_pulls_what_failed() {
     let mut lab = nodes(4);
     lab.policy("p", |policy| policy.max_concurrent_nodes = 2);

@@ -195,8 +195,13 @@ fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut 
     if policy.paused || image.pull == ImagePullPolicy::Never || world.is_tried(&image.reference, plan) {
         return;
     }
-    let Some(at) = world.probe_at(image, policy) else { return };
-    let at = entry.refused.as_ref().map_or(at, |refused| refused.until.max(at));
+    let of_registry = world.registry_probe_at(&image.reference, policy);
+    if of_registry.is_some() && (world.is_registry_tried(&image.reference) || plan.tries_registry(&image.reference)) {
+        return;
+    }
+    let refused = entry.refused.as_ref().map(|refused| refused.until);
+    let Some(at) = world.probe_at(image, policy).max(of_registry) else { return };
+    let at = refused.map_or(at, |until| until.max(at));
     if at > now {
         plan.wake(at);
         return;
@@ -266,7 +271,9 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
     let success = world.health.get(&image.reference).and_then(|health| health.success.as_ref());
     let asked_at = success.map_or(Timestamp::MIN, |success| success.at);
     let at = asked_at.checked_add(interval).unwrap_or(Timestamp::MAX);
-    let at = world.probe_at(image, policy).map_or(at, |probe_at| probe_at.max(at));
+    let refused = entry.refused.as_ref().map(|refused| refused.until);
+    let held_until = world.probe_at(image, policy).max(world.registry_probe_at(&image.reference, policy)).max(refused);
+    let at = held_until.map_or(at, |until| until.max(at));
     if at > now {
         plan.wake(at);
         return;

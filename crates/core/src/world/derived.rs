@@ -23,7 +23,8 @@ impl World {
                 placement.labels.extend(labels.map(|(key, value)| (key.clone(), value.clone())));
                 placement
             });
-            let probed = self.open_rounds(&entry.image.reference) > 0;
+            let reference = &entry.image.reference;
+            let probed = self.open_rounds(reference) > 0 || self.is_registry_paused(reference);
             if probed {
                 self.probed.insert(name.clone());
             } else {

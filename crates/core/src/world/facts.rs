@@ -9,6 +9,7 @@ use super::{CacheEntry, ImageEntry, NodeEntry, PodEntry, PolicyEntry, Published,
 use crate::Name;
 use crate::effect::{EffectKey, PodOrder};
 use crate::event::Kind;
+use crate::health::Health;
 use crate::image::Image;
 use crate::memory::Memory;
 use crate::node::Node;
@@ -329,9 +330,11 @@ impl World {
                     health.update(node, cache.memory.images.get(reference));
                 }
             }
+            let health = health.clone();
             if health.is_empty() {
                 self.health.remove(reference);
             }
+            self.registry_changed(reference, &health);
             self.mark_images_of(reference);
             if let Some(size) = record.and_then(|record| record.size).filter(|_| !self.sizes.contains_key(reference))
                 && self.wanted.contains_key(reference)
@@ -344,6 +347,27 @@ impl World {
         }
         self.end_recorded_pulls(node);
         self.dirty.nodes.insert(node.clone());
+    }
+
+    /// Derives anew how a registry fares, of which one image's health has changed.
+    fn registry_changed(&mut self, image: &Reference, health: &Health) {
+        let registry = self.registries.entry(image.host().into()).or_default();
+        let paused_before = registry.is_paused();
+        let recovered = registry.update(image, health);
+        let success = registry.success();
+        let is_changed = recovered || paused_before != registry.is_paused();
+        let is_of_host = |other: &&Reference| other.host() == image.host();
+        if let Some(health) = self.health.get_mut(image) {
+            health.registry_success = success;
+        }
+        if !is_changed {
+            return;
+        }
+        for (_, health) in self.health.iter_mut().filter(|(other, _)| is_of_host(other)) {
+            health.registry_success = success;
+        }
+        let concerned = self.wanted.keys().filter(is_of_host).filter_map(|other| self.wanted.get(other)).flatten();
+        self.dirty.images.extend(concerned.cloned());
     }
 
     pub(super) fn names(&self, kind: Kind) -> Vec<Name> {

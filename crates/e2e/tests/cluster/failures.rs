@@ -123,3 +123,39 @@ spec: {image: timeout/app, tag: '1', policyRef: {name: timeout}, nodeSelector: {
     bed.wait_cached("timeout", 1)?;
     Ok(())
 }
+
+pub fn a_registry_that_is_down_is_tried_by_one_pull_at_a_time(bed: &Bed) -> Result<()> {
+    const IMAGES: usize = 4;
+    bed.nodes("down", 2)?;
+    let mut manifests = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: down}
+spec: {maxConcurrentNodes: 2, minDelayBetweenPulls: 0s, failureBackoff: {initial: 5s, max: 10s}}
+"
+    .to_owned();
+    for image in 0..IMAGES {
+        manifests.push_str(&format!(
+            "---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {{name: down-{image}}}
+spec: {{image: registry.down/app-{image}, tag: '1', policyRef: {{name: down}}, nodeSelector: {{scenario: down}}}}
+"
+        ));
+    }
+    bed.apply(&manifests)?;
+    // Three images fail for its sake; the fourth waits for the registry.
+    bed.wait_image("down-2", |_, ready| ready.message.contains("cannot resolve registry.down"))?;
+    bed.wait_image("down-3", |_, ready| {
+        ready.reason == "Waiting" && ready.message.contains("registry.down does not answer")
+    })?;
+    for image in 0..IMAGES {
+        bed.cluster.registry().push(&format!("app-{image}"), "1", &ImageSpec::runnable())?;
+    }
+    bed.cluster.mirror_host("registry.down")?;
+    for image in 0..IMAGES {
+        bed.wait_cached(&format!("down-{image}"), 2)?;
+    }
+    Ok(())
+}

@@ -22,7 +22,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 18] = [
+const SHARED: [(&str, Scenario); 19] = [
+    (
+        "failures::a_registry_that_is_down_is_tried_by_one_pull_at_a_time",
+        failures::a_registry_that_is_down_is_tried_by_one_pull_at_a_time,
+    ),
     (
         "presence::an_image_that_is_removed_is_pulled_again_there",
         presence::an_image_that_is_removed_is_pulled_again_there,
@@ -53,11 +57,15 @@ const SHARED: [(&str, Scenario); 18] = [
 /// minute here: kubelets take up to half of one.
 const SHORTENED: [&str; 3] = ["--listed-within=60s", "--repair-initial=3s", "--lost-within=5s"];
 
-const ALONE: [(&str, Scenario); 5] = [
+const ALONE: [(&str, Scenario); 6] = [
     ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
     ("restart::a_killed_operator_goes_on_where_it_was", restart::a_killed_operator_goes_on_where_it_was),
     ("restart::a_converged_operator_sends_no_requests", restart::a_converged_operator_sends_no_requests),
     ("restart::a_standby_goes_on_for_a_killed_leader", restart::a_standby_goes_on_for_a_killed_leader),
+    (
+        "restart::a_restart_of_the_control_plane_pulls_nothing_again",
+        restart::a_restart_of_the_control_plane_pulls_nothing_again,
+    ),
     ("seed::its_manifests_apply_unmodified", seed::its_manifests_apply_unmodified),
 ];
 

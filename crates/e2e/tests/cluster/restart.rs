@@ -65,6 +65,31 @@ pub fn a_standby_goes_on_for_a_killed_leader(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
+pub fn a_restart_of_the_control_plane_pulls_nothing_again(bed: &Bed) -> Result<()> {
+    let registry = bed.cluster.registry();
+    let manifest = |name: &str| {
+        format!(
+            "{{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {{name: {name}}},
+               spec: {{image: docker.io/outage/{name}, tag: '1'}}}}"
+        )
+    };
+    for name in ["before", "after"] {
+        registry.push(&format!("outage/{name}"), "1", &ImageSpec::runnable())?;
+    }
+    bed.apply(&manifest("before"))?;
+    bed.wait_cached("before", 2)?;
+    bed.wait_no_pod("docker.io/outage/before:1")?;
+    let pods_before = bed.look().all_pods.len();
+
+    bed.cluster.restart_control_plane()?;
+    bed.apply(&manifest("after"))?;
+    bed.wait_cached("after", 2)?;
+    bed.wait_cached("before", 2)?;
+    let pods = bed.look().all_pods.len() - pods_before;
+    ensure!(pods == 2, "{pods} Pods for one image on two nodes");
+    Ok(())
+}
+
 /// The length of the observed silence: a measurement, not a wait for something.
 const IDLE: Duration = Duration::from_secs(60);
 

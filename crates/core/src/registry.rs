@@ -1,0 +1,71 @@
+//! Registries that do not answer: a circuit breaker for each host.
+//!
+//! When three different images fail for their registry's sake, with no success
+//! in between, the host is paused: one pull at a time tries it, at growing
+//! intervals. The first one that succeeds opens it to all.
+
+use std::collections::BTreeMap;
+
+use drop_api::node_cache::FailureScope;
+use jiff::Timestamp;
+
+use crate::backoff::Backoff;
+use crate::health::Health;
+use crate::reference::Reference;
+
+/// How many images have to fail before their registry is paused.
+const FAILING_IMAGES: usize = 3;
+
+/// How a registry host fares, derived from the health of its images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registry {
+    /// The newest pull from it that succeeded.
+    success: Option<Timestamp>,
+    /// The images that failed for its sake since then: how often, and when last.
+    failing: BTreeMap<Reference, (u32, Timestamp)>,
+}
+
+impl Registry {
+    /// Takes in how one of its images fares. Returns whether this is a success after
+    /// failures.
+    pub fn update(&mut self, image: &Reference, health: &Health) -> bool {
+        let success = health.success.as_ref().map(|success| success.at);
+        let recovered = success > self.success && !self.failing.is_empty();
+        self.success = self.success.max(success);
+        self.failing.retain(|_, (_, at)| Some(*at) > self.success);
+        let failures = health.failing.values().filter(|failure| failure.scope == FailureScope::Registry);
+        let newest = failures.filter(|failure| Some(failure.at) > self.success).max_by_key(|failure| failure.at);
+        match newest {
+            Some(failure) => drop(self.failing.insert(image.clone(), (failure.count, failure.at))),
+            None => drop(self.failing.remove(image)),
+        }
+        recovered
+    }
+
+    /// The newest pull from it that succeeded.
+    #[must_use]
+    pub fn success(&self) -> Option<Timestamp> {
+        self.success
+    }
+
+    /// Whether only one pull at a time may try it.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.failing.len() >= FAILING_IMAGES
+    }
+
+    /// When the next pull may try it; `None` where all may.
+    #[must_use]
+    pub fn probe_at(&self, host: &str, backoff: &Backoff) -> Option<Timestamp> {
+        if !self.is_paused() {
+            return None;
+        }
+        let (count, last) = self
+            .failing
+            .values()
+            .fold((0_u32, Timestamp::MIN), |(sum, last), (count, at)| (sum.saturating_add(*count), last.max(*at)));
+        let excess = u32::try_from(FAILING_IMAGES - 1).unwrap_or(u32::MAX);
+        let wait = backoff.delay(count.saturating_sub(excess), host);
+        Some(last.checked_add(wait).unwrap_or(Timestamp::MAX))
+    }
+}
