@@ -47,10 +47,9 @@ pub fn explain(world: &World, now: Timestamp) -> Vec<Explanation> {
         .images
         .values()
         .map(|entry| {
-            let nodes = world
-                .nodes
-                .values()
-                .filter(|node| node.standings.get(&entry.image.name).is_some_and(|standing| !standing.is_there()));
+            let nodes = world.nodes.values().filter(|node| {
+                node.standings.get(&entry.image.name).is_some_and(|standing| *standing != Standing::Cached)
+            });
             Explanation {
                 cached_image: entry.image.name.clone(),
                 image: entry.image.reference.clone(),
@@ -184,7 +183,7 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
             cached: entry.tally.there(),
             consecutive_failures: world.open_rounds(&entry.image.reference) as usize,
         };
-        let waits = counts.cached < counts.targeted;
+        let waits = entry.tally.cached < counts.targeted;
         summary.images.insert(entry.image.name.clone(), counts);
         for node in world.nodes.values().filter(|_| waits) {
             if node.standings.get(&entry.image.name).is_none_or(|standing| *standing == Standing::Cached) {

@@ -18,10 +18,10 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// The `sha256:…` under which the image is known in `image`'s repository.
-    #[must_use]
-    pub fn digest(&self, image: &Reference) -> Option<&str> {
-        self.names.iter().filter(|name| name.repository() == image.repository()).find_map(Reference::digest)
+    /// Every `sha256:…` under which the image is known in `image`'s repository: there
+    /// may be several, where an index was pushed again with the same content.
+    pub fn digests<'a>(&'a self, image: &'a Reference) -> impl Iterator<Item = &'a str> {
+        self.names.iter().filter(|name| name.repository() == image.repository()).filter_map(Reference::digest)
     }
 }
 
@@ -66,7 +66,8 @@ impl Inventory {
             // Virtual kubelets and nodes that have just joined list nothing.
             None => Sighting::Unknown,
             Some(_) if self.0.len() < limit => Sighting::Absent,
-            Some(smallest) if size.is_some_and(|size| size >= smallest) => Sighting::Absent,
+            // A size of zero means that the runtime does not tell.
+            Some(smallest) if smallest > 0 && size.is_some_and(|size| size >= smallest) => Sighting::Absent,
             Some(_) => Sighting::Unknown,
         }
     }
@@ -116,7 +117,7 @@ mod tests {
         let digest = format!("sha256:{}", "a".repeat(64));
         for image in [Reference::parse("alpine:3.20"), Reference::new("alpine", None, Some(&digest))] {
             let Sighting::Present(listed) = inventory.sight(&image, None, 50) else { panic!("{image} is listed") };
-            assert_eq!(listed.digest(&image), Some(digest.as_str()));
+            assert_eq!(listed.digests(&image).collect::<Vec<_>>(), [digest.as_str()]);
         }
     }
 }

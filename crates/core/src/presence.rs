@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::image::{Image, ImagePullPolicy};
-use crate::inventory::Sighting;
+use crate::inventory::{Listed, Sighting};
 use crate::memory::Record;
 
 /// What is known of an image on a node that should have it.
@@ -53,7 +53,11 @@ pub struct Evidence<'a> {
 /// nothing happens before.
 #[must_use]
 pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Timestamp>) {
-    let since = evidence.record.and_then(Record::present_since);
+    let since = evidence.record.and_then(|record| match evidence.image.pull {
+        // Only a pull says that the tag was new.
+        ImagePullPolicy::Always => record.pulled.as_ref().map(|pulled| pulled.at),
+        ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => record.present_since(),
+    });
     let standing = match (since, &evidence.sighting) {
         (Some(since), Sighting::Absent) => {
             let listed_by = since.checked_add(evidence.listed_within).unwrap_or(Timestamp::MAX);
@@ -61,9 +65,7 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
         }
         (Some(_), _) if evidence.is_outdated() => Standing::Outdated,
         (Some(_), _) => Standing::Cached,
-        (None, Sighting::Present(listed)) if evidence.suffices(listed.digest(&evidence.image.reference)) => {
-            Standing::Cached
-        }
+        (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
         (None, _) => match evidence.record {
             Some(Record { failure: Some(_), .. }) => Standing::Failed,
             // What is missing on a node that fails as a whole fails with it.
@@ -77,37 +79,37 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
 
 impl Evidence<'_> {
     /// Whether an image that is there, but that Drop has not pulled, will do.
-    fn suffices(&self, listed: Option<&str>) -> bool {
+    fn suffices(&self, listed: &Listed) -> bool {
         match self.image.pull {
             ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => true,
             // A digest cannot move; a tag counts as pulled where it is known to be new.
             ImagePullPolicy::Always => {
-                self.image.reference.digest().is_some() || (listed.is_some() && listed == self.newest)
+                let reference = &self.image.reference;
+                reference.digest().is_some() || listed.digests(reference).any(|digest| Some(digest) == self.newest)
             }
         }
     }
 
     /// Whether the tag has moved since the image came onto the node.
     fn is_outdated(&self) -> bool {
+        let reference = &self.image.reference;
+        let follows = self.follows_tag && self.image.pull == ImagePullPolicy::Always && reference.digest().is_none();
+        let Some(newest) = self.newest.filter(|_| follows) else { return false };
         let listed = match self.sighting {
-            Sighting::Present(listed) => listed.digest(&self.image.reference),
+            Sighting::Present(listed) => Some(listed),
             Sighting::Absent | Sighting::Unknown => None,
         };
         let pulled = self.record.and_then(Record::digest).map(|digest| &**digest);
-        let follows = self.follows_tag && self.image.pull == ImagePullPolicy::Always;
-        let moves = self.image.reference.digest().is_none();
-        // The list lags behind a pull, and some runtimes list another digest than
-        // they report: one that is the newest will do.
-        let is_known = listed.is_some() || pulled.is_some();
-        let is_newest = listed == self.newest || pulled == self.newest;
-        follows && moves && self.newest.is_some() && is_known && !is_newest
+        // The list lags behind a pull, and some runtimes list other digests than they
+        // report: any one that is the newest will do.
+        let mut known = listed.into_iter().flat_map(|listed| listed.digests(reference)).chain(pulled).peekable();
+        known.peek().is_some() && known.all(|digest| digest != newest)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Listed;
     use crate::memory::{Eviction, Pulled};
     use crate::placement::Placement;
     use crate::reference::Reference;

@@ -141,7 +141,7 @@ fn reason(
         };
         return say("Pulling", format!("{progress}; pulling on {node}{others}"));
     }
-    if tally.evicted > 0 {
+    if tally.evicted > 0 && image.pull != ImagePullPolicy::Never {
         let evicted = world.nodes.values().find(|node| node.standings.get(&image.name) == Some(&Standing::Evicted));
         let node = evicted.map(|node| node.node.name.to_string()).unwrap_or_default();
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));

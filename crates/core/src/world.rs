@@ -21,6 +21,7 @@ use crate::effect::{Effect, EffectKey, PodOrder};
 use crate::event::{Event, Kind};
 use crate::health::Health;
 use crate::image::Image;
+use crate::inventory::Sighting;
 use crate::memory::{Failure, Memory, Record};
 use crate::node::{Node, Readiness};
 use crate::order::Candidate;
@@ -296,6 +297,11 @@ impl World {
         self.unsynced.is_empty()
     }
 
+    /// Holds planning until these kinds have been listed again.
+    pub fn expect_lists(&mut self, kinds: &[Kind]) {
+        self.unsynced.extend(kinds);
+    }
+
     /// Takes in one event.
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
@@ -491,12 +497,19 @@ impl World {
     /// What an image on a node is judged by, if `memory` is what is remembered.
     pub(crate) fn evidence<'a>(&'a self, node: &'a Node, image: &'a Image, memory: Option<&'a Memory>) -> Evidence<'a> {
         let reference = &image.reference;
-        let size = self.sizes.get(reference).copied();
+        let record = memory.and_then(|memory| memory.images.get(reference));
+        // Its size here, or the least that it has anywhere: it may differ by platform.
+        let size = record.and_then(|record| record.size).or(self.sizes.get(reference).copied());
+        let sighting = match (node.inventory.sight(reference, size, self.settings.listed_images), node.readiness) {
+            // The list of a kubelet that does not report is an old one.
+            (Sighting::Absent, Readiness::Lost { .. }) => Sighting::Unknown,
+            (sighting, _) => sighting,
+        };
         let success = self.health.get(reference).and_then(|health| health.success.as_ref());
         Evidence {
             image,
-            record: memory.and_then(|memory| memory.images.get(reference)),
-            sighting: node.inventory.sight(reference, size, self.settings.listed_images),
+            record,
+            sighting,
             newest: success.and_then(|success| success.digest.as_deref()),
             follows_tag: self.follows_tag(&image.name),
             node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
@@ -526,9 +539,13 @@ impl World {
         let mut evictions = 0;
         for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
             let reference = &entry.image.reference;
-            let is_there = standing(&self.evidence(&node.node, &entry.image, Some(&memory)), now).0;
+            let evidence = self.evidence(&node.node, &entry.image, Some(&memory));
+            let is_there = standing(&evidence, now).0;
+            let size = match evidence.sighting {
+                Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),
+                Sighting::Absent | Sighting::Unknown => None,
+            };
             let has_room = memory.has_room();
-            let size = self.sizes.get(reference).copied();
             match memory.images.get_mut(reference) {
                 Some(record) => {
                     record.size = size.or(record.size);
@@ -537,6 +554,7 @@ impl World {
                         evictions += 1;
                     } else if is_there.is_there() && record.present_since().is_none() {
                         record.found_at = Some(now);
+                        record.failure = None;
                     }
                 }
                 None if is_there.is_there() && has_room => {

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use drop_core::explain::{self, Explanation, Summary};
 use drop_core::{Event, Plan, Settings, World, plan};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
-use crate::execute::Executor;
+use crate::execute::{Executor, Resources};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::observe::WRITTEN_BY_LEADERS;
 
 /// A question to the engine, answered between two plans.
 pub enum Query {
@@ -34,21 +35,24 @@ pub struct Engine<'a> {
     /// Set once every watch has synced.
     ready: Arc<AtomicBool>,
     leadership: Leadership,
+    /// Asks the watches for lists.
+    relist: watch::Sender<()>,
 }
 
 impl<'a> Engine<'a> {
-    /// An engine that plans while `leadership` is held, and sets `ready` once
-    /// every watch has synced.
+    /// An engine that plans while the Lease is held, sets `ready` once every watch has
+    /// synced, and asks for lists through `relist`.
     pub fn new(
         settings: Settings,
         events: mpsc::Receiver<Event>,
         queries: &'a mut mpsc::Receiver<Query>,
         executor: Executor,
-        metrics: Arc<Metrics>,
+        resources: &Resources,
         ready: Arc<AtomicBool>,
-        leadership: Leadership,
+        relist: watch::Sender<()>,
     ) -> Self {
-        Self { world: World::new(settings), events, queries, executor, metrics, ready, leadership }
+        let (metrics, leadership) = (resources.metrics.clone(), resources.leadership.clone());
+        Self { world: World::new(settings), events, queries, executor, metrics, ready, leadership, relist }
     }
 
     /// Runs until the leadership is lost, or the events end.
@@ -64,7 +68,15 @@ impl<'a> Engine<'a> {
         loop {
             tokio::select! {
                 () = &mut lost => return,
-                () = leadership.gained(), if !leads => leads = true,
+                () = leadership.gained(), if !leads => {
+                    leads = true;
+                    // The last leader's last writes may not have come through yet.
+                    while let Ok(event) = self.events.try_recv() {
+                        self.world.apply(event, Timestamp::now());
+                    }
+                    self.world.expect_lists(&WRITTEN_BY_LEADERS);
+                    self.relist.send_replace(());
+                }
                 event = self.events.recv() => {
                     let Some(event) = event else { return };
                     self.world.apply(event, Timestamp::now());

@@ -1,6 +1,7 @@
 //! Carries out effects, and reports how each ended.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
@@ -26,6 +27,8 @@ const MAX_REQUESTS: usize = 32;
 pub struct Executor {
     resources: Resources,
     reports: mpsc::Sender<Event>,
+    /// Set when the engine that it belongs to has ended.
+    retired: Arc<AtomicBool>,
 }
 
 /// What an [`Executor`] needs; all executors of a process share it.
@@ -78,19 +81,31 @@ impl Resources {
 impl Executor {
     /// An executor that sends its reports to `reports`.
     pub fn new(resources: &Resources, reports: mpsc::Sender<Event>) -> Self {
-        Self { resources: resources.clone(), reports }
+        Self { resources: resources.clone(), reports, retired: Arc::default() }
     }
 
-    /// Begins `effect`; its report follows, unless the Lease is lost before.
+    /// Begins nothing any more of what has not been begun.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Begins `effect`; its report follows.
     pub fn begin(&self, effect: Effect) {
         let executor = self.clone();
         tokio::spawn(async move {
             let key = effect.key();
             let _permit = executor.resources.permits.acquire().await;
-            if !executor.resources.leadership.is_held() {
+            if executor.retired.load(Ordering::Relaxed) {
                 return;
             }
-            let report = match tokio::time::timeout(executor.resources.time_limit, executor.execute(&effect)).await {
+            let executed = async {
+                if executor.resources.leadership.is_held() {
+                    executor.execute(&effect).await
+                } else {
+                    Ok(Report::Unknown("the Lease is not held".to_owned()))
+                }
+            };
+            let report = match tokio::time::timeout(executor.resources.time_limit, executed).await {
                 Ok(Ok(report)) => report,
                 Ok(Err(error)) => executor.failed(&effect, error),
                 Err(_) => Report::Unknown(format!("no answer within {:?}", executor.resources.time_limit)),

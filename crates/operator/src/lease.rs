@@ -161,7 +161,8 @@ impl Candidate {
         let wait = match holder(&lease) {
             None | Some("") => Duration::ZERO,
             Some(holder) if *holder == *self.identity => self.durations.retry(),
-            Some(_) => self.durations.lease,
+            // Replicas may be configured differently while they are replaced.
+            Some(_) => self.durations.lease.max(duration(&lease)),
         };
         Seen { lease, act_at: Instant::now() + wait }
     }
@@ -215,7 +216,8 @@ impl Candidate {
                 Some(spec.lease_transitions.map_or(0, |transitions| transitions.saturating_add(1)));
         }
         spec.holder_identity = Some(self.identity.to_string());
-        spec.lease_duration_seconds = i32::try_from(self.durations.lease.as_secs().max(1)).ok();
+        // Rounded up: the others may wait longer, but not less.
+        spec.lease_duration_seconds = i32::try_from(self.durations.lease.as_millis().div_ceil(1000)).ok();
         spec.renew_time = Some(now);
         let lease = if lease.metadata.resource_version.is_some() {
             self.api.replace(NAME, &params(), &lease).await?
@@ -240,6 +242,12 @@ fn params() -> PostParams {
 
 fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref())
+}
+
+/// How long the holder wants it to be respected.
+fn duration(lease: &Lease) -> Duration {
+    let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default())
 }
 
 /// What changes with every renewal.

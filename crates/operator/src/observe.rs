@@ -15,26 +15,47 @@ use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::convert;
 
+/// What another replica may have written a moment ago, so that it is listed anew by
+/// whoever takes over.
+pub const WRITTEN_BY_LEADERS: [Kind; 2] = [Kind::Pod, Kind::Cache];
+
 /// Watches everything that planning depends on, and sends what happens to
-/// `events` until the receiver is gone.
-pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Event>) {
+/// `events` until the receiver is gone. Whenever `relist` changes,
+/// [`WRITTEN_BY_LEADERS`] is listed anew.
+pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Event>, relist: watch::Receiver<()>) {
     let everything = watcher::Config::default;
     let pull_pods = everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGER}"));
     let mut interner = convert::Interner::default();
     let node = move |object| convert::node(object, &mut interner).map(|node| Event::Node(Box::new(node)));
     let send = |event| send(&events, event);
     tokio::join!(
-        watch(Kind::Image, Api::all(client.clone()), everything(), cached_image).for_each(send),
-        watch(Kind::Policy, Api::all(client.clone()), everything(), pull_policy).for_each(send),
-        watch(Kind::Cache, Api::all(client.clone()), everything(), node_cache).for_each(send),
-        watch(Kind::Node, Api::all(client.clone()), everything(), node).for_each(send),
-        watch(Kind::Pod, Api::namespaced(client.clone(), &namespace), pull_pods, pod).for_each(send),
+        watch_kind(Kind::Image, Api::all(client.clone()), everything(), cached_image).for_each(send),
+        watch_kind(Kind::Policy, Api::all(client.clone()), everything(), pull_policy).for_each(send),
+        afresh(relist.clone(), || {
+            watch_kind(Kind::Cache, Api::all(client.clone()), everything(), node_cache).for_each(send)
+        }),
+        watch_kind(Kind::Node, Api::all(client.clone()), everything(), node).for_each(send),
+        afresh(relist, || {
+            let pods = Api::namespaced(client.clone(), &namespace);
+            watch_kind(Kind::Pod, pods, pull_pods.clone(), pod).for_each(send)
+        }),
     );
+}
+
+/// Runs what `begin` gives, and begins it anew whenever `again` changes.
+async fn afresh<F: Future<Output = ()>>(mut again: watch::Receiver<()>, begin: impl Fn() -> F) {
+    loop {
+        tokio::select! {
+            () = begin() => return,
+            // An engine that has gone lets the watches go on.
+            Ok(()) = again.changed() => {}
+        }
+    }
 }
 
 async fn send(events: &mpsc::Sender<Event>, event: Event) {
@@ -44,7 +65,7 @@ async fn send(events: &mpsc::Sender<Event>, event: Event) {
 
 /// The events of one kind. `convert` gives `None` for an object that counts as
 /// gone; one that cannot be read is reported and otherwise ignored.
-fn watch<K>(
+fn watch_kind<K>(
     kind: Kind,
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,

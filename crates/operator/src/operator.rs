@@ -9,7 +9,7 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +24,8 @@ use crate::observe::observe;
 
 /// How the operator names itself in the API server's audit log.
 const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
+/// How long the operator may take to end what was begun when it is told to stop.
+const GRACE: Duration = Duration::from_secs(8);
 /// How many events may wait for the engine before the watches are held up.
 const EVENTS: usize = 1024;
 
@@ -71,15 +73,20 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     }
     // Nothing more is begun; what was begun ends before another may lead.
     leadership.resign();
-    resources.idle().await;
-    if args.leader_election {
-        candidate.release().await;
+    let released = async {
+        resources.idle().await;
+        if args.leader_election {
+            candidate.release().await;
+        }
+    };
+    if tokio::time::timeout(GRACE, released).await.is_err() {
+        warn!("requests are still under way: the Lease runs out by itself");
     }
     Ok(())
 }
 
 /// Keeps up with the cluster, and works on it while the Lease is held. When it is
-/// lost all is forgotten: somebody else has gone on from there.
+/// lost all is forgotten: somebody else may have gone on from there.
 async fn lead(
     args: &OperatorArgs,
     resources: &Resources,
@@ -89,21 +96,17 @@ async fn lead(
     loop {
         let (events, inbox) = mpsc::channel(EVENTS);
         let executor = Executor::new(resources, events.clone());
-        let engine = Engine::new(
-            args.settings(),
-            inbox,
-            queries,
-            executor.clone(),
-            resources.metrics.clone(),
-            ready.clone(),
-            resources.leadership.clone(),
-        );
+        let (relist, relists) = watch::channel(());
+        let engine = Engine::new(args.settings(), inbox, queries, executor.clone(), resources, ready.clone(), relist);
         tokio::select! {
-            () = observe(resources.client.clone(), args.pod_namespace.clone(), events) => {}
+            () = observe(resources.client.clone(), args.pod_namespace.clone(), events, relists) => {}
             () = engine.run() => {}
         }
         warn!("the Lease is lost: starting over as a standby");
         ready.store(false, Ordering::Relaxed);
+        // What was begun must have ended before it is looked what there is.
+        executor.retire();
+        resources.idle().await;
     }
 }
 

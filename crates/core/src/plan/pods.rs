@@ -98,7 +98,11 @@ pub(super) fn record(
     let evictions;
     (memory, evictions) = world.with_sightings(node, memory, now);
     memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy));
-    Effect::RecordNode { cache: Box::new(status::node_cache(world, node, &memory, now)), settlements, evictions }
+    let mut cache = status::node_cache(world, node, &memory, now);
+    // Where the object is newer than what is known of it, the write is refused.
+    let known = world.caches.get(&node.node.name).map(|entry| &entry.object.metadata);
+    cache.metadata.resource_version = known.and_then(|known| known.resource_version.clone());
+    Effect::RecordNode { cache: Box::new(cache), settlements, evictions }
 }
 
 impl World {

@@ -14,6 +14,7 @@ use crate::image::{Image, ImagePullPolicy};
 use crate::node::Readiness;
 use crate::order::{Candidate, Urgency};
 use crate::policy::Policy;
+use crate::presence::Standing;
 use crate::reference::Reference;
 use crate::verdict::Verdict;
 use crate::world::{ImageEntry, NodeEntry, Start, World};
@@ -218,7 +219,7 @@ fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut 
     let candidates = world
         .nodes
         .values()
-        .filter(|node| node.standings.get(name).is_some_and(|standing| !standing.is_there()))
+        .filter(|node| node.standings.get(name).is_some_and(|standing| *standing != Standing::Cached))
         .filter(|node| budget.busy_with(&node.node.name).is_none())
         .filter(|node| node.hindrance(policy).is_none());
     let (waiting, free): (Vec<_>, Vec<_>) = candidates
@@ -279,17 +280,21 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
         return;
     }
     let since = |node: &NodeEntry| world.memory_of(&node.node)?.images.get(&image.reference)?.present_since();
-    // The node whose copy is oldest goes first.
-    let node = world
+    let held_until = |node: &NodeEntry| {
+        let of_node = world.node_backoff(node, policy).map(|(until, _)| until);
+        of_node.max(world.pair_backoff(&node.node, image, policy).map(|(until, _)| until))
+    };
+    let (held, free): (Vec<_>, Vec<_>) = world
         .nodes
         .values()
         .filter(|node| node.standings.get(&image.name).is_some_and(|standing| standing.is_there()))
         .filter(|node| budget.busy_with(&node.node.name).is_none())
         .filter(|node| node.hindrance(policy).is_none())
-        .filter(|node| world.node_backoff(node, policy).is_none_or(|(until, _)| until <= now))
-        .min_by_key(|node| (since(node), node.node.name.clone()));
-    if let Some(node) = node {
-        try_on(world, node, policy, image, now, budget, plan);
+        .partition(|node| held_until(node).is_some_and(|until| until > now));
+    // The node whose copy is oldest goes first.
+    match free.into_iter().min_by_key(|node| (since(node), node.node.name.clone())) {
+        Some(node) => try_on(world, node, policy, image, now, budget, plan),
+        None => held.into_iter().filter_map(held_until).for_each(|until| plan.wake(until)),
     }
 }
 

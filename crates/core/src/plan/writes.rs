@@ -52,7 +52,10 @@ fn says_the_same(one: &NodeCache, other: &NodeCache) -> bool {
 
 pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
     for name in &world.stale.images {
-        let Some(entry) = world.images.get(name) else { continue };
+        let Some(entry) = world.images.get(name) else {
+            plan.clean.images.push(name.clone());
+            continue;
+        };
         if plan.starts(&entry.image.reference) {
             // It is about to be out of date: the report of the creation follows.
             continue;

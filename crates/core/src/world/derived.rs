@@ -128,9 +128,13 @@ impl World {
         if let Some(at) = alarm {
             self.alarms.insert((at, name.clone()));
         }
+        let images = &self.images;
         if let Some(entry) = self.nodes.get_mut(name) {
             entry.turn = turn;
-            let misses_any = entry.standings.values().any(|standing| *standing != Standing::Cached);
+            let is_pulled =
+                |name: &Name| images.get(name).is_some_and(|entry| entry.image.pull != ImagePullPolicy::Never);
+            let mut standings = entry.standings.iter();
+            let misses_any = standings.any(|(name, standing)| *standing != Standing::Cached && is_pulled(name));
             entry.waiting_since = Some(waiting_since).filter(|_| misses_any);
             entry.places = places;
             entry.alarm = alarm;

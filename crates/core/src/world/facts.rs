@@ -78,10 +78,12 @@ impl World {
         }
     }
 
-    /// Takes in how large an image is. Where that was not known, lists that lack the
-    /// image may have said nothing before, and prove something now.
+    /// Takes in how large an image is on some node, of which the least counts. Lists
+    /// that lack the image may have said nothing before, and prove something now.
     fn note_size(&mut self, image: &Reference, size: u64) {
-        if self.sizes.insert(image.clone(), size).is_none() {
+        let known = self.sizes.get(image).copied();
+        if size > 0 && known.is_none_or(|known| size < known) {
+            self.sizes.insert(image.clone(), size);
             self.dirty.images.extend(self.wanted.get(image).into_iter().flatten().cloned());
         }
     }
@@ -336,11 +338,6 @@ impl World {
             }
             self.registry_changed(reference, &health);
             self.mark_images_of(reference);
-            if let Some(size) = record.and_then(|record| record.size).filter(|_| !self.sizes.contains_key(reference))
-                && self.wanted.contains_key(reference)
-            {
-                self.note_size(reference, size);
-            }
             if failing_before != (self.open_rounds(reference) > 0) || newest_before != newest(self) {
                 self.dirty.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
             }
@@ -412,6 +409,7 @@ impl World {
                 let nowhere = self.images.iter().filter(|(_, entry)| entry.is_nowhere());
                 self.stale.images.extend(nowhere.map(|(image, _)| image.clone()));
                 self.stale.caches.remove(name);
+                self.flights.remove(&EffectKey::Record(name.clone()));
             }
             Kind::Pod => {
                 if let Some(entry) = self.pods.get(name) {
@@ -424,6 +422,7 @@ impl World {
                     }
                 }
                 self.take_pod(name);
+                self.flights.remove(&EffectKey::CreatePod(name.clone()));
                 self.flights.remove(&EffectKey::DeletePod(name.clone()));
                 self.flights.remove(&EffectKey::CheckPod(name.clone()));
                 self.flights.remove(&EffectKey::KillPod(name.clone()));
