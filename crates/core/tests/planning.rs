@@ -947,6 +947,74 @@ fn watches_and_reports_may_come_in_any_order() {
     }
 }
 
+// ---- Tags that move ---------------------------------------------------------
+
+const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+/// Three nodes with an image whose tag is looked up every five minutes.
+fn followed() -> Lab {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("5m")));
+    lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), OLD);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 3/3", 3));
+    lab
+}
+
+fn digests(lab: &Lab) -> Vec<String> {
+    let images = lab.api.caches.values().filter_map(|cache| cache.status.as_ref()?.images.first()?.digest.clone());
+    images.collect()
+}
+
+#[test]
+fn a_tag_that_stays_costs_one_pod_per_interval_in_the_whole_cluster() {
+    let mut lab = followed();
+    lab.run(secs(3600.0));
+    let asked = lab.record.pods.len() - 3;
+    assert!((10..=12).contains(&asked), "an hour has twelve intervals: {:?}", lab.starts());
+    let nodes: std::collections::BTreeSet<_> = lab.record.pods[3..].iter().map(|pod| &pod.order.node).collect();
+    assert_eq!(nodes.len(), 3, "they take turns");
+}
+
+#[test]
+fn a_tag_that_moves_is_followed_by_all_and_a_failure_on_the_way_is_overcome() {
+    let mut lab = followed();
+    lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), NEW);
+    lab.until(|lab| digests(lab).contains(&NEW.to_owned()));
+    // The next node that follows fails once, for its registry's sake.
+    let rate_limited = ("ErrImagePull", "unexpected status: 429 Too Many Requests");
+    lab.knobs.broken_images.insert("docker.io/library/alpine:1".to_owned(), rate_limited);
+    lab.run(secs(20.0));
+    lab.repair();
+    lab.run(secs(120.0));
+    assert_eq!(digests(&lab), [NEW, NEW, NEW], "{:?}", lab.starts());
+    let reasons = lab.reasons("alpine");
+    let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
+    assert!(since_cached.clone().all(|reason| reason == "Cached"), "an image is there all the time: {reasons:?}");
+}
+
+#[test]
+fn a_question_that_is_refused_or_times_out_is_not_asked_at_once_again() {
+    let mut lab = followed();
+    fate(&mut lab, Fate::Refused("quota"), u32::MAX, creates);
+    let before = lab.record.requests.len();
+    lab.run(secs(3600.0));
+    let refused = lab.record.requests.len() - before;
+    assert!(refused < 150, "{refused} requests in an hour");
+
+    let mut lab = followed();
+    lab.policy("p", |policy| {
+        policy.repull_interval = Some(duration("5m"));
+        policy.pull_timeout = duration("10s");
+    });
+    lab.knobs.pull = secs(30.0);
+    lab.run(secs(3600.0));
+    let asked = lab.record.pods.len() - 3;
+    assert!(asked < 60, "{asked} Pods in an hour");
+}
+
 // ---- Restarts ---------------------------------------------------------------
 
 /// A roll-out of two images on three nodes, one of which fails at first.
