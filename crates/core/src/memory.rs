@@ -265,6 +265,7 @@ impl Record {
         self.eviction = Some(Eviction { count, at: now });
         self.pulled = None;
         self.found_at = None;
+        self.failure = None;
     }
 
     fn from_api(image: ImageRecord) -> Self {

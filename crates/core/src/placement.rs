@@ -67,14 +67,18 @@ impl Placement {
     /// Tolerates both taints of a node that is not Ready where one is tolerated: who
     /// tolerates the first means the node.
     pub fn tolerate_twins(&mut self) {
-        let of_twins = self.tolerations.iter().filter(|toleration| {
-            toleration.effect == Some(TaintEffect::NoSchedule)
-                && toleration.key.as_deref().is_some_and(|key| TWINS.contains(&key))
-        });
-        let twins =
-            of_twins.map(|toleration| Toleration { effect: Some(TaintEffect::NoExecute), ..toleration.clone() });
-        let twins: Vec<Toleration> = twins.filter(|twin| !self.tolerations.contains(twin)).collect();
-        self.tolerations.extend(twins);
+        for key in TWINS {
+            let taint = |effect| Taint { key: key.to_owned(), value: String::new(), effect };
+            let means_the_node = self.tolerates(&taint(TaintEffect::NoSchedule));
+            if means_the_node && !self.tolerates(&taint(TaintEffect::NoExecute)) {
+                self.tolerations.push(Toleration {
+                    key: Some(key.to_owned()),
+                    operator: Some(TolerationOperator::Exists),
+                    effect: Some(TaintEffect::NoExecute),
+                    ..Toleration::default()
+                });
+            }
+        }
     }
 
     /// Whether `node` is chosen by its labels and name. Unlike

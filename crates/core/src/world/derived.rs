@@ -174,7 +174,7 @@ impl World {
         standing: Standing,
         now: Timestamp,
     ) -> (Urgency, Option<Timestamp>) {
-        let policy = self.policy_of(image).filter(|_| standing == Standing::Failed);
+        let policy = self.policy_of(image).filter(|_| standing != Standing::Missing);
         let until =
             policy.and_then(|policy| self.yields_until(&entry.node, image, policy)).filter(|until| *until > now);
         (Urgency { retry: until.is_some(), priority: image.priority, image: image.name.clone() }, until)
