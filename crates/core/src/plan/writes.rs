@@ -86,7 +86,9 @@ pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         }
         let urgent = status::is_news(&entry.published.status.conditions, &status.conditions)
-            || entry.published.status.observed_generation != status.observed_generation;
+            || entry.published.status.observed_generation != status.observed_generation
+            // The end of a roll-out is shown at once.
+            || (status.nodes_pulling == 0 && status.pulls_waiting == 0);
         match world.next_write(&entry.published, urgent).filter(|at| *at > now) {
             Some(at) => plan.wake(at),
             None => plan.add(world, Effect::PatchPolicy { policy: name.clone(), status: Box::new(status) }, now),

@@ -110,6 +110,12 @@ pub fn a_converged_operator_sends_no_requests(bed: &Bed) -> Result<()> {
         };
         sight.caches.values().all(|cache| complete(cache).is_some()).then_some(())
     })?;
+    bed.wait("every PullPolicy to say that it is done", |sight| {
+        let is_done = |policy: &drop_api::PullPolicy| {
+            policy.status.as_ref().is_some_and(|status| status.nodes_pulling == 0 && status.pulls_waiting == 0)
+        };
+        sight.policies.values().all(is_done).then_some(())
+    })?;
     let from = Timestamp::now();
     std::thread::sleep(IDLE);
     let sent: Vec<_> = bed.requests()?.into_iter().filter(|event| event.request_received > from).collect();
