@@ -133,6 +133,17 @@ fn a_long_turn_does_not_keep_other_nodes_from_beginning() {
 }
 
 #[test]
+fn the_node_of_the_last_start_does_not_wait_for_itself() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("60s"));
+    lab.image_with("x", "x", under("p"));
+    lab.run(secs(20.0));
+    lab.image_with("y", "y", under("p"));
+    lab.run(secs(20.0));
+    assert_eq!(lab.starts(), ["0s a: x", "20s a: y"], "b has waited for longer, but must wait for the delay");
+}
+
+#[test]
 fn images_of_a_set_share_pods_and_others_do_not() {
     let mut lab = nodes(1);
     lab.policy("p", |policy| policy.images_per_pod = 3);
@@ -816,7 +827,8 @@ fn publishes(effect: &Effect) -> bool {
 fn a_pod_that_is_refused_is_tried_again_later_and_the_status_says_so() {
     let mut lab = nodes(1);
     fate(&mut lab, Fate::Refused("exceeded quota"), 4, creates);
-    lab.image("alpine", "alpine");
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));
+    lab.image_with("alpine", "alpine", under("p"));
     lab.run(secs(5.0));
     assert_eq!(lab.shows("alpine"), "Waiting 0/1");
     assert_eq!(lab.message("alpine"), "0 of 1 nodes have it; a: the pull Pod was refused: exceeded quota");

@@ -91,12 +91,11 @@ fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy
 pub(super) fn record(
     world: &World,
     node: &NodeEntry,
-    mut memory: Memory,
+    memory: Memory,
     settlements: Vec<Settlement>,
     now: Timestamp,
 ) -> Effect {
-    let evictions;
-    (memory, evictions) = world.with_sightings(node, memory, now);
+    let (mut memory, evictions) = world.with_sightings(node, memory, now);
     memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy));
     let mut cache = status::node_cache(world, node, &memory, now);
     // Where the object is newer than what is known of it, the write is refused.

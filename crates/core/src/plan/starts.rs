@@ -49,14 +49,14 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
             Err(verdict) => {
                 // Whoever comes next under this policy waits for the same, except
                 // the node of the last start, which does not wait for itself.
-                queue.next = None;
+                let others = queue.next.take().into_iter().chain(std::mem::take(&mut queue.rest));
                 if let Verdict::WaitingForDelay { until } = verdict {
                     if let Some(until) = until {
                         plan.wake(until);
                     }
                     let last = world.starts.get(&queue.policy.name).and_then(|starts| starts.last());
-                    queue.next = last.and_then(|(node, _)| queue.rest.find(|next| next.node == *node));
-                    queue.rest = btree_set::Iter::default();
+                    let is_last = |next: &&Candidate| last.is_some_and(|(node, _)| next.node == *node);
+                    queue.next = others.into_iter().find(is_last);
                 }
             }
         }

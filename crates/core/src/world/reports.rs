@@ -121,8 +121,9 @@ impl World {
             self.remove(Kind::Pod, name);
         }
         if order.begins_turn {
-            // Other nodes would be refused as well: no faster than they may start.
-            self.starts.entry(order.policy.clone()).or_default().note(&order.node, now);
+            // Other nodes would be refused as well, so they are asked for no faster than
+            // they may start. It was a start on no node: none is exempt from the delay.
+            self.starts.entry(order.policy.clone()).or_default().note(&"".into(), now);
         }
         let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
         for pull in &order.pulls {
