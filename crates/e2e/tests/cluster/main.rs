@@ -17,6 +17,7 @@ mod validation;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use anyhow::Context;
 use drop_e2e::Bed;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -106,12 +107,16 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Mutex<Bed>>)>) -> Vec<Trial> {
         let bed = beds.map(|(shared, _)| shared.clone());
         Trial::test(name, move || report(bed.map_or(Ok(()), |bed| scenario(&bed))))
     });
-    let alone = ALONE.into_iter().map(|(name, scenario)| {
-        let bed = beds.map(|(_, alone)| alone.clone());
-        Trial::test(name, move || {
-            let bed = bed.as_ref().map(|bed| bed.lock().unwrap_or_else(PoisonError::into_inner));
-            report(bed.map_or(Ok(()), |bed| scenario(&bed)))
-        })
+    // One trial, because each of these builds on what the one before it has left.
+    let alone = beds.map(|(_, alone)| alone.clone());
+    let alone = Trial::test("alone: quickstart, restart, seed", move || {
+        let Some(bed) = &alone else { return Ok(()) };
+        let bed = bed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, scenario) in ALONE {
+            report(scenario(&bed).context(name))?;
+            eprintln!("{name} ... ok");
+        }
+        Ok(())
     });
-    alone.chain(shared).collect()
+    std::iter::once(alone).chain(shared).collect()
 }
