@@ -57,20 +57,23 @@ impl Plan {
         }
     }
 
+    /// The images whose pulls it starts, or asks for again.
+    fn pulls(&self) -> impl Iterator<Item = &Reference> {
+        let orders = self.effects.iter().filter_map(|effect| match effect {
+            Effect::CreatePod(order) => Some(order),
+            _ => None,
+        });
+        orders.flat_map(|order| order.pulls.iter().map(|pull| &pull.reference))
+    }
+
     /// Whether it starts, or asks again for, a pull of `image`.
     fn starts(&self, image: &Reference) -> bool {
-        self.effects.iter().any(|effect| match effect {
-            Effect::CreatePod(order) => order.pulls.iter().any(|pull| pull.reference == *image),
-            _ => false,
-        })
+        self.pulls().any(|other| other == image)
     }
 
     /// Whether it starts a pull from the registry of `image`.
     fn tries_registry(&self, image: &Reference) -> bool {
-        self.effects.iter().any(|effect| match effect {
-            Effect::CreatePod(order) => order.pulls.iter().any(|pull| pull.reference.host() == image.host()),
-            _ => false,
-        })
+        self.pulls().any(|other| other.host() == image.host())
     }
 
     /// Wakes when a failed effect is to be tried again.

@@ -15,7 +15,7 @@ mod seed;
 mod validation;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
 use drop_e2e::Bed;
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
     });
     match (shared, alone) {
         (Ok(Ok(shared)), Ok(alone)) => {
-            let beds = (Arc::new(shared), Arc::new(Mutex::new(alone)));
+            let beds = (Arc::new(shared), Arc::new(alone));
             let conclusion = libtest_mimic::run(&arguments, trials(Some(&beds)));
             // The clusters end before the process does, whatever the result.
             drop(beds);
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 }
 
 /// Every scenario; without beds only their names.
-fn trials(beds: Option<&(Arc<Bed>, Arc<Mutex<Bed>>)>) -> Vec<Trial> {
+fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
     let report = |result: anyhow::Result<()>| result.map_err(|error| Failed::from(format!("{error:#}")));
     let shared = SHARED.into_iter().map(|(name, scenario)| {
         let bed = beds.map(|(shared, _)| shared.clone());
@@ -111,9 +111,8 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Mutex<Bed>>)>) -> Vec<Trial> {
     let alone = beds.map(|(_, alone)| alone.clone());
     let alone = Trial::test("alone: quickstart, restart, seed", move || {
         let Some(bed) = &alone else { return Ok(()) };
-        let bed = bed.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, scenario) in ALONE {
-            report(scenario(&bed).context(name))?;
+            report(scenario(bed).context(name))?;
             eprintln!("{name} ... ok");
         }
         Ok(())
