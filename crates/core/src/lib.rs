@@ -14,6 +14,7 @@
 pub mod audit;
 pub mod backoff;
 pub mod budget;
+pub mod discovery;
 pub mod effect;
 pub mod event;
 pub mod explain;
