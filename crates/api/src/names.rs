@@ -30,11 +30,18 @@ const LABEL_MAX: usize = 63;
 /// `text` must consist of characters that labels allow, as object names do.
 #[must_use]
 pub fn label_value(text: &str) -> String {
-    if text.len() <= LABEL_MAX {
+    bounded(text, LABEL_MAX)
+}
+
+/// `text` where it has at most `max` characters, else a readable prefix and a
+/// hash of the whole.
+#[must_use]
+pub fn bounded(text: &str, max: usize) -> String {
+    if text.len() <= max {
         return text.to_owned();
     }
     let hash = short_hash(text.as_bytes());
-    let prefix: String = text.chars().take(LABEL_MAX - hash.len() - 1).collect();
+    let prefix: String = text.chars().take(max.saturating_sub(hash.len() + 1)).collect();
     format!("{}-{hash}", prefix.trim_end_matches(['-', '.', '_']))
 }
 

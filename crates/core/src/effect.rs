@@ -1,7 +1,7 @@
 //! What a plan wants done. Effects are data; the operator executes them.
 
 use drop_api::scheduling::Toleration;
-use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
+use drop_api::{CachedImage, CachedImageSetStatus, CachedImageSpec, CachedImageStatus, NodeCache, PullPolicyStatus};
 
 use crate::Name;
 use crate::image::ImagePullPolicy;
@@ -44,6 +44,40 @@ pub enum Effect {
         /// The whole status.
         status: Box<CachedImageStatus>,
     },
+    /// Create the CachedImage of one of a set's images.
+    CreateChild {
+        /// The set.
+        set: Name,
+        /// The whole object.
+        child: Box<CachedImage>,
+    },
+    /// Replace the spec of a set's CachedImage.
+    UpdateChild {
+        /// The set.
+        set: Name,
+        /// The CachedImage's name.
+        child: Name,
+        /// Only if it still has this UID.
+        uid: Name,
+        /// The whole spec.
+        spec: Box<CachedImageSpec>,
+    },
+    /// Delete the CachedImage of an image that a set has no more.
+    DeleteChild {
+        /// The set.
+        set: Name,
+        /// The CachedImage's name.
+        child: Name,
+        /// Only if it still has this UID.
+        uid: Name,
+    },
+    /// Write a CachedImageSet's status.
+    PatchSet {
+        /// Its name.
+        set: Name,
+        /// The whole status.
+        status: Box<CachedImageSetStatus>,
+    },
     /// Write a PullPolicy's status.
     PatchPolicy {
         /// Its name.
@@ -68,6 +102,15 @@ pub enum EffectKey {
     Record(Name),
     /// A CachedImage's status.
     Image(Name),
+    /// A CachedImageSet's CachedImage.
+    Child {
+        /// The set.
+        set: Name,
+        /// The CachedImage.
+        child: Name,
+    },
+    /// A CachedImageSet's status.
+    Set(Name),
     /// A PullPolicy's status.
     Policy(Name),
 }
@@ -85,6 +128,13 @@ impl Effect {
                 EffectKey::Record(cache.metadata.name.as_deref().unwrap_or_default().into())
             }
             Self::PatchImage { image, .. } => EffectKey::Image(image.clone()),
+            Self::CreateChild { set, child } => {
+                EffectKey::Child { set: set.clone(), child: child.metadata.name.as_deref().unwrap_or_default().into() }
+            }
+            Self::UpdateChild { set, child, .. } | Self::DeleteChild { set, child, .. } => {
+                EffectKey::Child { set: set.clone(), child: child.clone() }
+            }
+            Self::PatchSet { set, .. } => EffectKey::Set(set.clone()),
             Self::PatchPolicy { policy, .. } => EffectKey::Policy(policy.clone()),
         }
     }

@@ -21,6 +21,7 @@ pub mod explain;
 pub mod failure;
 pub mod health;
 pub mod image;
+pub mod image_set;
 pub mod inventory;
 pub mod memory;
 pub mod node;

@@ -130,6 +130,7 @@ mod tests {
             secrets: Vec::new(),
             placement: Placement::default(),
             priority: 0,
+            uid: "".into(),
             set: None,
             policy: "".into(),
         }

@@ -211,6 +211,8 @@ fn one_image_on_one_node_costs_three_requests_and_few_status_writes() {
                 EffectKey::Record(_) => "record",
                 EffectKey::Image(_) => "image status",
                 EffectKey::Policy(_) => "policy status",
+                EffectKey::Child { .. } => "child",
+                EffectKey::Set(_) => "set status",
             })
             .or_default() += 1;
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
-use drop_api::{CachedImage, NodeCache, PullPolicy};
+use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, NodeCache, PullPolicy};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
 use k8s_openapi::api::core::v1::Pod;
@@ -135,9 +135,18 @@ impl Executor {
                 cache.metadata.managed_fields = None;
                 Ok(Report::Recorded(Box::new(cache)))
             }
-            Effect::PatchImage { image, status } => {
-                let api: Api<CachedImage> = Api::all(self.resources.client.clone());
-                patch_status(&api, image, status).await
+            Effect::PatchImage { image, status } => patch_status(&self.cached_images(), image, status).await,
+            Effect::CreateChild { child, .. } => self.create_child(child).await,
+            Effect::UpdateChild { child, uid, spec, .. } => self.update_child(child, uid, spec).await,
+            Effect::DeleteChild { child, uid, .. } => {
+                let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
+                let params = DeleteParams { preconditions, ..DeleteParams::default() };
+                self.cached_images().delete(child, &params).await?;
+                Ok(Report::Done)
+            }
+            Effect::PatchSet { set, status } => {
+                let api: Api<CachedImageSet> = Api::all(self.resources.client.clone());
+                patch_status(&api, set, status).await
             }
             Effect::PatchPolicy { policy, status } => {
                 let api: Api<PullPolicy> = Api::all(self.resources.client.clone());
@@ -166,6 +175,34 @@ impl Executor {
         })
     }
 
+    async fn create_child(&self, child: &CachedImage) -> Result<Report, kube::Error> {
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let created = match self.cached_images().create(&params, child).await {
+            // An earlier request, whose answer was lost, may have created it.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                match self.cached_images().get_opt(&child.name_any()).await? {
+                    Some(found) if found.owner_references() == child.owner_references() => found,
+                    Some(_) => return Ok(Report::Refused("it is there already and not the set's".to_owned())),
+                    None => return Ok(Report::Unknown("one of that name has just gone".to_owned())),
+                }
+            }
+            created => created?,
+        };
+        Ok(Report::Child(Box::new(created)))
+    }
+
+    async fn update_child(&self, name: &str, uid: &str, spec: &CachedImageSpec) -> Result<Report, kube::Error> {
+        // Not an apply: fields that somebody else has set have to go as well.
+        let patch = serde_json::from_value(serde_json::json!([
+            { "op": "test", "path": "/metadata/uid", "value": uid },
+            { "op": "replace", "path": "/spec", "value": spec },
+        ]));
+        let patch = Patch::Json::<()>(patch.map_err(kube::Error::SerdeError)?);
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let child = self.cached_images().patch(name, &params, &patch).await?;
+        Ok(Report::Child(Box::new(child)))
+    }
+
     async fn delete_pod(&self, name: &str, uid: Option<&str>, force: bool) -> Result<Report, kube::Error> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
         let grace_period_seconds = force.then_some(0);
@@ -177,6 +214,10 @@ impl Executor {
         }
     }
 
+    fn cached_images(&self) -> Api<CachedImage> {
+        Api::all(self.resources.client.clone())
+    }
+
     fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.resources.client.clone(), &self.resources.namespace)
     }
@@ -185,9 +226,9 @@ impl Executor {
     fn failed(&self, effect: &Effect, error: kube::Error) -> Report {
         match error {
             kube::Error::Api(status) if (400..500).contains(&status.code) => {
-                let gone =
-                    status.code == 404 && matches!(effect, Effect::PatchImage { .. } | Effect::PatchPolicy { .. });
-                if gone { Report::Done } else { Report::Refused(status.message) }
+                let needless =
+                    !matches!(effect, Effect::CreatePod(_) | Effect::RecordNode { .. } | Effect::CreateChild { .. });
+                if status.code == 404 && needless { Report::Done } else { Report::Refused(status.message) }
             }
             error => Report::Unknown(error.to_string()),
         }
@@ -217,6 +258,14 @@ impl Executor {
             }
             Effect::PatchPolicy { policy, status } => {
                 info!(%policy, pulling = status.nodes_pulling, waiting = status.pulls_waiting, "status written");
+            }
+            Effect::CreateChild { set, child } => info!(%set, cachedimage = %child.name_any(), "CachedImage created"),
+            Effect::UpdateChild { set, child, .. } => info!(%set, cachedimage = %child, "CachedImage changed"),
+            Effect::DeleteChild { set, child, .. } => info!(%set, cachedimage = %child, "CachedImage deleted"),
+            Effect::PatchSet { set, status } => {
+                let ready = status.conditions.first();
+                let reason = ready.map(|ready| ready.reason.as_str()).unwrap_or_default();
+                info!(%set, reason, ready = status.ready, "status written");
             }
             Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),
         }

@@ -52,6 +52,7 @@ impl World {
                     *at = now;
                 }
             }
+            (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
             (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache, false),
             _ => {}
         }
@@ -66,6 +67,12 @@ impl World {
                     self.stale.images.insert(name.clone());
                 }
             }
+            EffectKey::Set(name) => {
+                if let Some(entry) = self.sets.get_mut(name) {
+                    entry.published.is_confirmed = false;
+                    self.stale.sets.insert(name.clone());
+                }
+            }
             EffectKey::Policy(name) => {
                 if let Some(entry) = self.policies.get_mut(name) {
                     entry.published.is_confirmed = false;
@@ -76,7 +83,8 @@ impl World {
             | EffectKey::DeletePod(_)
             | EffectKey::KillPod(_)
             | EffectKey::CheckPod(_)
-            | EffectKey::Record(_) => {}
+            | EffectKey::Record(_)
+            | EffectKey::Child { .. } => {}
         }
     }
 

@@ -16,13 +16,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::condition;
 use drop_api::{
-    CachedImage, CachedImageSpec, CachedImageStatus, GoDuration, NodeCache, PullPolicy, PullPolicySpec,
-    PullPolicyStatus,
+    CachedImage, CachedImageSet, CachedImageSetSpec, CachedImageSetStatus, CachedImageSpec, CachedImageStatus,
+    GoDuration, NodeCache, PullPolicy, PullPolicySpec, PullPolicyStatus,
 };
 use drop_core::effect::EffectKey;
 use drop_core::event::{Kind, Report};
 use drop_core::explain::explain;
 use drop_core::image::Image;
+use drop_core::image_set::ImageSet;
 use drop_core::node::Node;
 use drop_core::policy::Policy;
 use drop_core::pull_pod::{Container, ContainerState, PullPod};
@@ -115,6 +116,7 @@ impl Default for Knobs {
 #[derive(Default)]
 pub struct Api {
     pub images: BTreeMap<String, CachedImage>,
+    pub sets: BTreeMap<String, CachedImageSet>,
     pub policies: BTreeMap<String, PullPolicy>,
     pub nodes: BTreeMap<String, Node>,
     pub pods: BTreeMap<Name, LivePod>,
@@ -141,7 +143,7 @@ enum Item {
     Watch(Event),
     /// The kubelet takes its next step with the Pod of this UID.
     Kubelet(Name, kubelet::Step),
-    /// Kubernetes collects what the node of this UID owned.
+    /// Kubernetes collects what the node or set of this UID owned.
     Collect(Name),
 }
 
@@ -252,6 +254,8 @@ impl Lab {
         let names = |names: &mut dyn Iterator<Item = &str>| names.map(Name::from).collect::<BTreeSet<_>>();
         events.extend(self.api.images.values().filter_map(image_event));
         events.push(Event::Listed(Kind::Image, names(&mut self.api.images.keys().map(String::as_str))));
+        events.extend(self.api.sets.values().filter_map(set_event));
+        events.push(Event::Listed(Kind::Set, names(&mut self.api.sets.keys().map(String::as_str))));
         events.extend(self.api.policies.values().filter_map(policy_event));
         events.push(Event::Listed(Kind::Policy, names(&mut self.api.policies.keys().map(String::as_str))));
         events.extend(self.api.nodes.values().map(|node| Event::Node(Box::new(node.clone()))));
@@ -426,6 +430,8 @@ impl Lab {
         edit(&mut spec);
         let mut image = CachedImage::new(name, spec);
         image.metadata.generation = Some(1);
+        self.api.version += 1;
+        image.metadata.uid = Some(format!("image-{}", self.api.version));
         self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
         self.show_image(name);
@@ -444,6 +450,31 @@ impl Lab {
             block_owner_deletion: Some(true),
         }]);
         self.show_image(name);
+    }
+
+    /// Creates or changes a CachedImageSet.
+    pub fn set(&mut self, name: &str, edit: impl FnOnce(&mut CachedImageSetSpec)) {
+        self.api.version += 1;
+        let version = self.api.version;
+        let set = self.api.sets.entry(name.to_owned()).or_insert_with(|| {
+            self.record.created_at.insert(EffectKey::Set(name.into()), self.now);
+            let mut set = CachedImageSet::new(name, CachedImageSetSpec::default());
+            set.metadata.generation = Some(0);
+            set.metadata.uid = Some(format!("set-{version}"));
+            set
+        });
+        edit(&mut set.spec);
+        set.metadata.generation = set.metadata.generation.map(|generation| generation + 1);
+        let event = set_event(set).unwrap();
+        self.record.forget_successes();
+        self.show(Kind::Set, event);
+    }
+
+    /// Deletes a CachedImageSet; Kubernetes collects its CachedImages a little later.
+    pub fn delete_set(&mut self, name: &str) {
+        let set = self.api.sets.remove(name).unwrap();
+        self.show(Kind::Set, Event::Gone(Kind::Set, name.into()));
+        self.schedule(self.now + COLLECTION, Item::Collect(set.metadata.uid.unwrap().into()));
     }
 
     pub fn edit_image(&mut self, name: &str, edit: impl FnOnce(&mut CachedImageSpec)) {
@@ -543,6 +574,12 @@ impl Lab {
         let pods = self.api.pods.values().filter(|live| live.node_uid == *node_uid);
         for uid in pods.filter_map(|live| live.pod.uid.clone()).collect::<Vec<_>>() {
             self.remove_pod(&uid);
+        }
+        let owners = |image: &CachedImage| image.metadata.owner_references.clone().unwrap_or_default();
+        let images =
+            self.api.images.iter().filter(|(_, image)| owners(image).iter().any(|owner| *owner.uid == **node_uid));
+        for name in images.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.delete_image(&name);
         }
         let owned = |cache: &NodeCache| cache.spec.node_uid == **node_uid;
         let caches = self.api.caches.iter().filter(|(_, cache)| owned(cache));
@@ -659,6 +696,51 @@ impl Lab {
                 }
                 Report::Done
             }
+            Effect::CreateChild { child, .. } => {
+                let name = child.metadata.name.clone().unwrap();
+                if !self.api.images.contains_key(&name) {
+                    let mut child: CachedImage = through_json(child);
+                    self.api.version += 1;
+                    child.metadata.uid = Some(format!("image-{}", self.api.version));
+                    child.metadata.generation = Some(1);
+                    self.record.created_at.insert(EffectKey::Image(name.as_str().into()), self.now);
+                    self.api.images.insert(name.clone(), child);
+                    self.show_image(&name);
+                }
+                let found = &self.api.images[&name];
+                match found.metadata.owner_references == child.metadata.owner_references {
+                    true => Report::Child(Box::new(found.clone())),
+                    false => Report::Refused("it is there already".to_owned()),
+                }
+            }
+            Effect::UpdateChild { child, uid, spec, .. } => {
+                match self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone()) {
+                    None => Report::Done,
+                    Some(found) if *found != **uid => Report::Refused("another UID".to_owned()),
+                    Some(_) => {
+                        self.edit_image(child, |before| *before = through_json(spec));
+                        Report::Child(Box::new(self.api.images[&**child].clone()))
+                    }
+                }
+            }
+            Effect::DeleteChild { child, uid, .. } => {
+                let found = self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone());
+                if found.is_some_and(|found| *found == **uid) {
+                    self.delete_image(child);
+                }
+                Report::Done
+            }
+            Effect::PatchSet { set, status } => {
+                let status: CachedImageSetStatus = through_json(status);
+                if let Some(object) = self.api.sets.get_mut(&**set)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status);
+                    let event = set_event(object).unwrap();
+                    self.show(Kind::Set, event);
+                }
+                Report::Done
+            }
             Effect::PatchPolicy { policy, status } => {
                 let status: PullPolicyStatus = through_json(status);
                 if let Some(object) = self.api.policies.get_mut(&**policy)
@@ -739,6 +821,11 @@ pub fn under(policy: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
 fn image_event(object: &CachedImage) -> Option<Event> {
     let image = Image::from_api(object)?;
     Some(Event::Image(Box::new(image), Box::new(object.status.clone().unwrap_or_default())))
+}
+
+fn set_event(object: &CachedImageSet) -> Option<Event> {
+    let set = ImageSet::from_api(object)?;
+    Some(Event::Set(Box::new(set), Box::new(object.status.clone().unwrap_or_default())))
 }
 
 fn policy_event(object: &PullPolicy) -> Option<Event> {
