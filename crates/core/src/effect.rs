@@ -1,9 +1,13 @@
 //! What a plan wants done. Effects are data; the operator executes them.
 
 use drop_api::scheduling::Toleration;
-use drop_api::{CachedImage, CachedImageSetStatus, CachedImageSpec, CachedImageStatus, NodeCache, PullPolicyStatus};
+use drop_api::{
+    CachedImage, CachedImageSetStatus, CachedImageSpec, CachedImageStatus, DiscoveryPolicyStatus, NodeCache,
+    PullPolicyStatus,
+};
 
 use crate::Name;
+use crate::discovery::Order;
 use crate::image::ImagePullPolicy;
 use crate::memory::Settlement;
 use crate::reference::Reference;
@@ -78,6 +82,15 @@ pub enum Effect {
         /// The whole status.
         status: Box<CachedImageSetStatus>,
     },
+    /// Ask the sources of a DiscoveryPolicy.
+    Discover(Box<Order>),
+    /// Write a DiscoveryPolicy's status.
+    PatchDiscovery {
+        /// Its name.
+        policy: Name,
+        /// The whole status.
+        status: Box<DiscoveryPolicyStatus>,
+    },
     /// Write a PullPolicy's status.
     PatchPolicy {
         /// Its name.
@@ -111,6 +124,10 @@ pub enum EffectKey {
     },
     /// A CachedImageSet's status.
     Set(Name),
+    /// A run of a DiscoveryPolicy.
+    Discovery(Name),
+    /// A DiscoveryPolicy's status.
+    DiscoveryStatus(Name),
     /// A PullPolicy's status.
     Policy(Name),
 }
@@ -135,6 +152,8 @@ impl Effect {
                 EffectKey::Child { set: set.clone(), child: child.clone() }
             }
             Self::PatchSet { set, .. } => EffectKey::Set(set.clone()),
+            Self::Discover(order) => EffectKey::Discovery(order.policy.clone()),
+            Self::PatchDiscovery { policy, .. } => EffectKey::DiscoveryStatus(policy.clone()),
             Self::PatchPolicy { policy, .. } => EffectKey::Policy(policy.clone()),
         }
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use drop_api::{CachedImage, CachedImageSetStatus, CachedImageStatus, NodeCache, PullPolicyStatus};
+use drop_api::{CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPolicy, NodeCache, PullPolicyStatus};
 
 use crate::Name;
+use crate::discovery::Discovered;
 use crate::effect::EffectKey;
 use crate::image::Image;
 use crate::image_set::ImageSet;
@@ -19,6 +20,10 @@ pub enum Kind {
     Image,
     /// CachedImageSets.
     Set,
+    /// DiscoveryPolicies.
+    Discovery,
+    /// Secrets of the pod namespace.
+    Secret,
     /// PullPolicies.
     Policy,
     /// Nodes.
@@ -31,7 +36,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind; planning starts when all of them are synced.
-    pub const ALL: [Self; 6] = [Self::Image, Self::Set, Self::Policy, Self::Node, Self::Pod, Self::Cache];
+    pub const ALL: [Self; 8] =
+        [Self::Image, Self::Set, Self::Discovery, Self::Secret, Self::Policy, Self::Node, Self::Pod, Self::Cache];
 }
 
 /// Something that a watch or the executor tells.
@@ -41,6 +47,10 @@ pub enum Event {
     Image(Box<Image>, Box<CachedImageStatus>),
     /// A CachedImageSet is there, with the status that it has.
     Set(Box<ImageSet>, Box<CachedImageSetStatus>),
+    /// A DiscoveryPolicy is there.
+    Discovery(Box<DiscoveryPolicy>),
+    /// A Secret is there, in this version.
+    Secret(Name, Name),
     /// A PullPolicy is there, with the status that it has.
     Policy(Box<Policy>, Box<PullPolicyStatus>),
     /// A node is there.
@@ -67,6 +77,8 @@ pub enum Report {
     },
     /// The CachedImage of a set is now this.
     Child(Box<CachedImage>),
+    /// The sources were asked.
+    Discovered(Box<Discovered>),
     /// The NodeCache is now this.
     Recorded(Box<NodeCache>),
     /// Done, or needless because the object is gone.

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use drop_api::cached_image::{CachedImageStatus, ImagePullPolicy, MAX_FAILURES, NodeFailure, Phase};
 use drop_api::cached_image_set::{CachedImageSetStatus, SetPhase};
 use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::discovery_policy::DiscoveryPolicyStatus;
 use drop_api::node_cache::{NodeCache, NodeCacheSpec, NodeCacheStatus};
 use drop_api::pull_policy::PullPolicyStatus;
 use jiff::Timestamp;
 use kube::core::ObjectMeta;
 
 use crate::budget::Budget;
+use crate::discovery::sync;
 use crate::explain::verdict;
 use crate::failure::shortened;
 use crate::health::Health;
@@ -73,6 +75,21 @@ impl Status for CachedImageSetStatus {
 
     fn observed_generation(&self) -> Option<i64> {
         self.observed_generation
+    }
+}
+
+impl Status for DiscoveryPolicyStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn observed_generation(&self) -> Option<i64> {
+        self.observed_generation
+    }
+
+    /// It is written once for each run.
+    fn is_at_rest(&self) -> bool {
+        true
     }
 }
 
@@ -285,6 +302,20 @@ fn is_ready(child: &ImageEntry) -> bool {
 fn set_reason(world: &World, entry: &SetEntry, owned: &[&ImageEntry], number_ready: usize) -> (String, String) {
     let members = &entry.members;
     let say = |reason: &str, message: String| (reason.to_owned(), shortened(&message, 1024));
+    let policy = entry.set.spec.discovery_policy_ref.as_ref().map(|policy| &policy.name);
+    let discovery = world.discovery_of(&entry.set).zip(policy);
+    match discovery {
+        None => {}
+        Some((None, policy)) => {
+            let message = format!("there is no DiscoveryPolicy {policy}: create it; what it found last stays");
+            return say("DiscoveryPolicyNotFound", message);
+        }
+        Some((Some(discovery), policy)) => {
+            if let Some((reason, message)) = sync::trouble(&discovery.published.status) {
+                return say(reason, format!("DiscoveryPolicy {policy}: {message}"));
+            }
+        }
+    }
     let foreign = members.children.iter().filter_map(|child| {
         let image = &world.images.get(child.metadata.name.as_deref()?)?.image;
         (!image.is_owned_by(&entry.set.uid))
@@ -312,7 +343,13 @@ fn set_reason(world: &World, entry: &SetEntry, owned: &[&ImageEntry], number_rea
     }
     let repeated = members.repeated.iter().map(|repeated| format!("; {repeated}")).collect::<String>();
     let progress = format!("{number_ready} of {} are on all their nodes", plural(members.children.len(), "image"));
-    if number_ready == owned.len() && owned.len() == members.children.len() {
+    let is_discovered = discovery.is_none_or(|(policy, _)| {
+        policy.is_some_and(|policy| condition::ready(&policy.published.status.conditions).is_some())
+    });
+    if !is_discovered {
+        return say("Progressing", format!("{progress}; discovery has not run yet{repeated}"));
+    }
+    if number_ready == owned.len() && owned.len() >= members.children.len() {
         return say("AllReady", format!("{progress}{repeated}"));
     }
     let next = owned.iter().filter(|child| !is_ready(child) && child.published.status.phase.is_some());

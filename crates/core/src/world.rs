@@ -5,6 +5,7 @@
 //! [`World::settle`], for the nodes and images that an event concerns only.
 
 mod derived;
+mod discoveries;
 mod facts;
 mod reports;
 mod sets;
@@ -38,6 +39,8 @@ use crate::settings::Settings;
 use crate::status::is_news;
 use crate::verdict::Verdict;
 
+pub(crate) use discoveries::DiscoveryEntry;
+
 /// Everything that planning knows.
 #[derive(Debug)]
 pub struct World {
@@ -46,6 +49,9 @@ pub struct World {
     pub(crate) unsynced: BTreeSet<Kind>,
     pub(crate) images: BTreeMap<Name, ImageEntry>,
     pub(crate) sets: BTreeMap<Name, SetEntry>,
+    pub(crate) discoveries: BTreeMap<Name, DiscoveryEntry>,
+    /// Per Secret of the pod namespace its version.
+    secrets: BTreeMap<Name, Name>,
     pub(crate) policies: BTreeMap<Name, PolicyEntry>,
     pub(crate) nodes: BTreeMap<Name, NodeEntry>,
     pub(crate) caches: BTreeMap<Name, CacheEntry>,
@@ -294,6 +300,8 @@ impl World {
             unsynced: Kind::ALL.into(),
             images: BTreeMap::new(),
             sets: BTreeMap::new(),
+            discoveries: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             policies: [(BUILT_IN.into(), PolicyEntry { policy: built_in, published })].into(),
             nodes: BTreeMap::new(),
             caches: BTreeMap::new(),
@@ -334,6 +342,8 @@ impl World {
         match event {
             Event::Image(image, status) => self.set_image(*image, *status, now),
             Event::Set(set, status) => self.set_set(*set, *status),
+            Event::Discovery(policy) => self.set_discovery(*policy, now),
+            Event::Secret(name, version) => self.set_secret(name, version),
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
             Event::Node(node) => self.set_node(*node),
             Event::Pod(pod) => self.set_pod(*pod, now),
@@ -369,6 +379,17 @@ impl World {
                     if let Some(entry) = self.sets.get_mut(set) {
                         let is_news = is_news(&entry.published.status.conditions, &status.conditions);
                         entry.published.write(status, is_news, now);
+                    }
+                }
+                Effect::Discover(order) => {
+                    if let Some(entry) = self.discoveries.get_mut(&order.policy) {
+                        entry.next_at = None;
+                    }
+                }
+                Effect::PatchDiscovery { policy, status } => {
+                    if let Some(entry) = self.discoveries.get_mut(policy) {
+                        entry.published.write(status, true, now);
+                        self.discovery_changed(policy);
                     }
                 }
                 Effect::PatchPolicy { policy, status } => {

@@ -213,6 +213,8 @@ fn one_image_on_one_node_costs_three_requests_and_few_status_writes() {
                 EffectKey::Policy(_) => "policy status",
                 EffectKey::Child { .. } => "child",
                 EffectKey::Set(_) => "set status",
+                EffectKey::Discovery(_) => "discovery",
+                EffectKey::DiscoveryStatus(_) => "discovery status",
             })
             .or_default() += 1;
     }

@@ -1,6 +1,7 @@
 //! CachedImageSets on virtual time.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
-#[allow(dead_code, reason = "each test file uses a part of the lab")]
+#[allow(dead_code, reason = "each test file uses a part of it")]
 mod lab;
 
 use std::collections::BTreeSet;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{Plan, writes};
+use crate::discovery::sync;
 use crate::effect::Effect;
 use crate::image::Image;
 use crate::status;
@@ -51,7 +52,12 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     }
     let wanted: BTreeSet<&str> =
         entry.members.children.iter().filter_map(|child| child.metadata.name.as_deref()).collect();
-    let owned = world.children.get(&set.uid).into_iter().flatten();
+    // What discovery has not named any more, or could not be asked about, is not gone.
+    let is_exhaustive = match world.discovery_of(set) {
+        None => true,
+        Some(discovery) => discovery.is_some_and(|discovery| sync::is_exhaustive(&discovery.published.status)),
+    };
+    let owned = world.children.get(&set.uid).into_iter().flatten().filter(|_| is_exhaustive);
     for image in owned.filter(|name| !wanted.contains(&***name)).filter_map(|name| world.images.get(name)) {
         let (child, uid) = (image.image.name.clone(), image.image.uid.clone());
         effects.push(Effect::DeleteChild { set: set.name.clone(), child, uid });

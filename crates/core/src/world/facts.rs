@@ -382,6 +382,8 @@ impl World {
         match kind {
             Kind::Image => self.images.keys().cloned().collect(),
             Kind::Set => self.sets.keys().cloned().collect(),
+            Kind::Discovery => self.discoveries.keys().cloned().collect(),
+            Kind::Secret => self.secrets.keys().cloned().collect(),
             Kind::Policy => self.policies.keys().filter(|name| &***name != BUILT_IN).cloned().collect(),
             Kind::Node => self.nodes.keys().cloned().collect(),
             // A Pod that the watch has not shown yet may be younger than the list.
@@ -408,6 +410,8 @@ impl World {
                 self.dirty.images.insert(name.clone());
             }
             Kind::Set => self.remove_set(name),
+            Kind::Discovery => self.remove_discovery(name),
+            Kind::Secret => self.remove_secret(name),
             Kind::Policy => {
                 if self.policies.remove(name).is_some() {
                     self.stale.policies.remove(name);

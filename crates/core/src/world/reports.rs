@@ -53,6 +53,7 @@ impl World {
                 }
             }
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
+            (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
             (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache, false),
             _ => {}
         }
@@ -73,6 +74,11 @@ impl World {
                     self.stale.sets.insert(name.clone());
                 }
             }
+            EffectKey::DiscoveryStatus(name) => {
+                if let Some(entry) = self.discoveries.get_mut(name) {
+                    entry.published.is_confirmed = false;
+                }
+            }
             EffectKey::Policy(name) => {
                 if let Some(entry) = self.policies.get_mut(name) {
                     entry.published.is_confirmed = false;
@@ -84,6 +90,7 @@ impl World {
             | EffectKey::KillPod(_)
             | EffectKey::CheckPod(_)
             | EffectKey::Record(_)
+            | EffectKey::Discovery(_)
             | EffectKey::Child { .. } => {}
         }
     }

@@ -64,7 +64,10 @@ impl World {
     /// Derives anew what a set asks for, and the order in which that is pulled.
     pub(super) fn gather(&mut self, name: &Name) {
         let Some(entry) = self.sets.get_mut(name) else { return };
-        entry.members = entry.set.members(&[]);
+        let policy = entry.set.spec.discovery_policy_ref.as_ref();
+        let discovery = policy.and_then(|policy| self.discoveries.get(policy.name.as_str()));
+        let discovered = discovery.map(|entry| &*entry.published.status.discovered_images);
+        entry.members = entry.set.members(discovered.unwrap_or_default());
         let children: Vec<Name> =
             entry.members.children.iter().filter_map(|child| child.metadata.name.as_deref().map(Name::from)).collect();
         entry.refused.retain(|child, _| children.contains(child));

@@ -17,8 +17,10 @@ use drop_api::cached_image::LocalObjectReference;
 use drop_api::condition;
 use drop_api::{
     CachedImage, CachedImageSet, CachedImageSetSpec, CachedImageSetStatus, CachedImageSpec, CachedImageStatus,
-    GoDuration, NodeCache, PullPolicy, PullPolicySpec, PullPolicyStatus,
+    DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus, GoDuration, NodeCache, PullPolicy, PullPolicySpec,
+    PullPolicyStatus,
 };
+use drop_core::discovery::{Answer, Backend, Discovered, Order, SourceFailure, SourceOutcome};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Kind, Report};
 use drop_core::explain::explain;
@@ -84,6 +86,8 @@ pub struct Knobs {
     pub broken_images: BTreeMap<String, (&'static str, &'static str)>,
     /// What runtimes tell of references, if it is not a sha256 digest.
     pub digests: BTreeMap<String, &'static str>,
+    /// What sources answer, by their addresses.
+    pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
     /// By how much the kubelets' clocks are ahead.
     pub kubelet_clock: SignedDuration,
     /// Nodes whose kubelets do not work as they should.
@@ -104,6 +108,7 @@ impl Default for Knobs {
             pulls: BTreeMap::new(),
             broken_images: BTreeMap::new(),
             digests: BTreeMap::new(),
+            sources: BTreeMap::new(),
             kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),
             fate: Box::new(|_| Fate::Answered),
@@ -117,6 +122,8 @@ impl Default for Knobs {
 pub struct Api {
     pub images: BTreeMap<String, CachedImage>,
     pub sets: BTreeMap<String, CachedImageSet>,
+    pub discoveries: BTreeMap<String, DiscoveryPolicy>,
+    pub secrets: BTreeMap<String, u64>,
     pub policies: BTreeMap<String, PullPolicy>,
     pub nodes: BTreeMap<String, Node>,
     pub pods: BTreeMap<Name, LivePod>,
@@ -256,6 +263,10 @@ impl Lab {
         events.push(Event::Listed(Kind::Image, names(&mut self.api.images.keys().map(String::as_str))));
         events.extend(self.api.sets.values().filter_map(set_event));
         events.push(Event::Listed(Kind::Set, names(&mut self.api.sets.keys().map(String::as_str))));
+        events.extend(self.api.discoveries.values().map(|policy| Event::Discovery(Box::new(policy.clone()))));
+        events.push(Event::Listed(Kind::Discovery, names(&mut self.api.discoveries.keys().map(String::as_str))));
+        events.extend(self.api.secrets.iter().map(secret_event));
+        events.push(Event::Listed(Kind::Secret, names(&mut self.api.secrets.keys().map(String::as_str))));
         events.extend(self.api.policies.values().filter_map(policy_event));
         events.push(Event::Listed(Kind::Policy, names(&mut self.api.policies.keys().map(String::as_str))));
         events.extend(self.api.nodes.values().map(|node| Event::Node(Box::new(node.clone()))));
@@ -468,6 +479,35 @@ impl Lab {
         let event = set_event(set).unwrap();
         self.record.forget_successes();
         self.show(Kind::Set, event);
+    }
+
+    /// Creates or changes a DiscoveryPolicy.
+    pub fn discovery(&mut self, name: &str, edit: impl FnOnce(&mut DiscoveryPolicySpec)) {
+        self.api.version += 1;
+        let version = self.api.version;
+        let policy = self.api.discoveries.entry(name.to_owned()).or_insert_with(|| {
+            let mut policy = DiscoveryPolicy::new(name, DiscoveryPolicySpec::default());
+            policy.metadata.generation = Some(0);
+            policy.metadata.uid = Some(format!("discovery-{version}"));
+            policy
+        });
+        edit(&mut policy.spec);
+        policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
+        let event = Event::Discovery(Box::new(policy.clone()));
+        self.show(Kind::Discovery, event);
+    }
+
+    pub fn delete_discovery(&mut self, name: &str) {
+        self.api.discoveries.remove(name).unwrap();
+        self.show(Kind::Discovery, Event::Gone(Kind::Discovery, name.into()));
+    }
+
+    /// Creates or changes a Secret.
+    pub fn secret(&mut self, name: &str) {
+        self.api.version += 1;
+        self.api.secrets.insert(name.to_owned(), self.api.version);
+        let event = secret_event((&name.to_owned(), &self.api.version));
+        self.show(Kind::Secret, event);
     }
 
     /// Deletes a CachedImageSet; Kubernetes collects its CachedImages a little later.
@@ -741,6 +781,18 @@ impl Lab {
                 }
                 Report::Done
             }
+            Effect::Discover(order) => self.discover(order),
+            Effect::PatchDiscovery { policy, status } => {
+                let status: DiscoveryPolicyStatus = through_json(status);
+                if let Some(object) = self.api.discoveries.get_mut(&**policy)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status);
+                    let event = Event::Discovery(Box::new(object.clone()));
+                    self.show(Kind::Discovery, event);
+                }
+                Report::Done
+            }
             Effect::PatchPolicy { policy, status } => {
                 let status: PullPolicyStatus = through_json(status);
                 if let Some(object) = self.api.policies.get_mut(&**policy)
@@ -754,6 +806,29 @@ impl Lab {
                 Report::Done
             }
         }
+    }
+
+    /// Asks the sources of a DiscoveryPolicy, as the operator does.
+    fn discover(&self, order: &Order) -> Report {
+        let answer = |backend: &Backend| {
+            let address = match backend {
+                Backend::Prometheus(query) => &query.endpoint,
+                Backend::Loki(query) => &query.endpoint,
+                Backend::Registry(query) => &query.url,
+            };
+            self.knobs.sources[address].clone()
+        };
+        let queries = order.pipeline.queries().iter().enumerate();
+        let measured: Vec<_> = queries
+            .map(|(at, query)| answer(&query.backend).map(|answer| order.pipeline.measure(at, answer, self.now)))
+            .collect();
+        let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
+        let images = order.pipeline.rank(&answered, |_| order.nodes).images;
+        let sources = measured.iter().map(|measured| SourceOutcome {
+            elapsed: secs(0.1),
+            result: measured.as_ref().map(|measured| measured.image_count()).map_err(SourceFailure::clone),
+        });
+        Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }
 
     /// Whether some CachedImage wants `reference` on the node of this UID.
@@ -826,6 +901,10 @@ fn image_event(object: &CachedImage) -> Option<Event> {
 fn set_event(object: &CachedImageSet) -> Option<Event> {
     let set = ImageSet::from_api(object)?;
     Some(Event::Set(Box::new(set), Box::new(object.status.clone().unwrap_or_default())))
+}
+
+fn secret_event((name, version): (&String, &u64)) -> Event {
+    Event::Secret(name.as_str().into(), version.to_string().into())
 }
 
 fn policy_event(object: &PullPolicy) -> Option<Event> {
