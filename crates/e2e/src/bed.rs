@@ -69,9 +69,17 @@ impl Bed {
     /// # Errors
     /// If it cannot be started.
     pub fn start_replica(&self) -> Result<Operator> {
+        self.start_replica_as(self.cluster.kubeconfig())
+    }
+
+    /// Starts one more operator, which reaches the API server by this kubeconfig.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_replica_as(&self, kubeconfig: &Path) -> Result<Operator> {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let log = self.cluster.kubeconfig().with_file_name("operator.log");
-        Operator::start(&self.binary, self.cluster.kubeconfig(), &flags, &log)
+        Operator::start(&self.binary, kubeconfig, &flags, &log)
     }
 
     /// The operator's process.
