@@ -6,6 +6,7 @@ use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
 use crate::Name;
 use crate::image::ImagePullPolicy;
 use crate::memory::Settlement;
+use crate::notice::Notice;
 use crate::reference::Reference;
 
 /// Something to do.
@@ -51,6 +52,8 @@ pub enum Effect {
         /// The whole status.
         status: Box<PullPolicyStatus>,
     },
+    /// Tell people of a change. It is not tried again.
+    Tell(Box<Notice>),
 }
 
 /// What an effect is about: at most one effect for each is under way.
@@ -70,6 +73,8 @@ pub enum EffectKey {
     Image(Name),
     /// A PullPolicy's status.
     Policy(Name),
+    /// A notice about an object of this kind and name.
+    Tell(&'static str, Name),
 }
 
 impl Effect {
@@ -86,6 +91,7 @@ impl Effect {
             }
             Self::PatchImage { image, .. } => EffectKey::Image(image.clone()),
             Self::PatchPolicy { policy, .. } => EffectKey::Policy(policy.clone()),
+            Self::Tell(notice) => EffectKey::Tell(notice.kind, notice.name.clone()),
         }
     }
 }

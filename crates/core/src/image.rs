@@ -13,6 +13,8 @@ use crate::reference::Reference;
 pub struct Image {
     /// `metadata.name` of the CachedImage.
     pub name: Name,
+    /// `metadata.uid`.
+    pub uid: Name,
     /// `metadata.generation`.
     pub generation: Option<i64>,
     /// The full reference.
@@ -44,6 +46,7 @@ impl Image {
         let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         Some(Self {
             name: meta.name.as_deref()?.into(),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation,
             reference: Reference::new(&spec.image, spec.tag.as_deref(), spec.digest.as_deref()),
             pull: spec.image_pull_policy,

@@ -23,6 +23,7 @@ pub mod image;
 pub mod inventory;
 pub mod memory;
 pub mod node;
+pub mod notice;
 pub mod order;
 pub mod placement;
 pub mod plan;

@@ -342,7 +342,7 @@ impl World {
                         entry.published.write(status, is_news, now);
                     }
                 }
-                Effect::DeletePod { .. } | Effect::CheckPod { .. } | Effect::RecordNode { .. } => {}
+                Effect::DeletePod { .. } | Effect::CheckPod { .. } | Effect::RecordNode { .. } | Effect::Tell(_) => {}
             }
         }
         for image in &plan.clean.images {

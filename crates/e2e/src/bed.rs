@@ -205,6 +205,22 @@ impl Bed {
         }
     }
 
+    /// Waits until these are the Events about the CachedImage `name`, each as its reason and how
+    /// often it came.
+    ///
+    /// # Errors
+    /// If they are not in time.
+    pub fn wait_events(&self, name: &str, events: &[(&str, i32)]) -> Result<()> {
+        let of_image = |sight: &Sight| -> Vec<(String, i32)> {
+            let of_image = sight.events.values().filter(|event| event.object == name);
+            of_image.map(|event| (event.reason.clone(), event.count)).collect()
+        };
+        let expected = events.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
+        let expected: Vec<_> = expected.collect();
+        let found = self.wait("events", |sight| (of_image(sight) == expected).then_some(()));
+        found.with_context(|| format!("{name}: {:?}, not {expected:?}", of_image(&self.look())))
+    }
+
     /// The requests that the operator has sent, in order.
     ///
     /// # Errors

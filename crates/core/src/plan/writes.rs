@@ -7,6 +7,7 @@ use super::Plan;
 use super::pods::record;
 use crate::backoff::Backoff;
 use crate::effect::{Effect, EffectKey};
+use crate::notice;
 use crate::status;
 use crate::world::{Published, World};
 
@@ -69,7 +70,14 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             || entry.published.status.observed_generation != status.observed_generation;
         match world.next_write(&entry.published, urgent).filter(|at| *at > now) {
             Some(at) => plan.wake(at),
-            None => plan.add(world, Effect::PatchImage { image: name.clone(), status: Box::new(status) }, now),
+            None => {
+                let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
+                let patch = Effect::PatchImage { image: name.clone(), status: Box::new(status) };
+                if let Some(notice) = notice.filter(|_| world.is_free(&patch.key(), now)) {
+                    plan.add(world, Effect::Tell(Box::new(notice)), now);
+                }
+                plan.add(world, patch, now);
+            }
         }
     }
 }

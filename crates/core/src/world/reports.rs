@@ -76,7 +76,8 @@ impl World {
             | EffectKey::DeletePod(_)
             | EffectKey::KillPod(_)
             | EffectKey::CheckPod(_)
-            | EffectKey::Record(_) => {}
+            | EffectKey::Record(_)
+            | EffectKey::Tell(..) => {}
         }
     }
 

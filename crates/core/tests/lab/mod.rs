@@ -426,6 +426,7 @@ impl Lab {
         edit(&mut spec);
         let mut image = CachedImage::new(name, spec);
         image.metadata.generation = Some(1);
+        image.metadata.uid = Some(format!("uid-of-{name}"));
         self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
         self.show_image(name);
@@ -669,6 +670,10 @@ impl Lab {
                     let event = policy_event(object).unwrap();
                     self.show(Kind::Policy, event);
                 }
+                Report::Done
+            }
+            Effect::Tell(notice) => {
+                self.record.told.push((self.now, (**notice).clone()));
                 Report::Done
             }
         }

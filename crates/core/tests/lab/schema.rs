@@ -21,7 +21,7 @@ pub fn violations_of(effect: &Effect) -> Vec<String> {
         Effect::RecordNode { cache, .. } => violations("NodeCache", &serde_json::to_value(cache).unwrap()),
         Effect::PatchImage { status, .. } => status_violations("CachedImage", &serde_json::to_value(status).unwrap()),
         Effect::PatchPolicy { status, .. } => status_violations("PullPolicy", &serde_json::to_value(status).unwrap()),
-        Effect::CreatePod(_) | Effect::DeletePod { .. } | Effect::CheckPod { .. } => Vec::new(),
+        Effect::CreatePod(_) | Effect::DeletePod { .. } | Effect::CheckPod { .. } | Effect::Tell(_) => Vec::new(),
     }
 }
 

@@ -85,7 +85,8 @@ spec: {image: docker.io/evicted/app, tag: '1', policyRef: {name: evicted}, nodeS
         sight.all_pods.values().filter(|pod| pod.node == node && pod.images.contains(&image.to_owned())).count()
     };
     ensure!((pulls("evicted-1"), pulls("evicted-2")) == (3, 1), "{:#?}", sight.all_pods);
-    Ok(())
+    drop(sight);
+    bed.wait_events("evicted", &[("Cached", 3), ("Evicted", 2)])
 }
 
 pub fn a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others(bed: &Bed) -> Result<()> {
