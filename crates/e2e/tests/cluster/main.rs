@@ -24,7 +24,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 21] = [
+const SHARED: [(&str, Scenario); 22] = [
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
@@ -44,6 +44,10 @@ const SHARED: [(&str, Scenario); 21] = [
     (
         "presence::a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others",
         presence::a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others,
+    ),
+    (
+        "presence::a_list_that_is_full_tells_of_large_images_only",
+        presence::a_list_that_is_full_tells_of_large_images_only,
     ),
     ("nodes::a_lost_kubelet_holds_no_slot", nodes::a_lost_kubelet_holds_no_slot),
     ("presence::what_a_node_has_already_needs_no_pod", presence::what_a_node_has_already_needs_no_pod),
