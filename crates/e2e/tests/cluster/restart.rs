@@ -78,13 +78,23 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     };
     fleet.push(bed)?;
     registry.hold("cut-off/app-1");
+    let want = |name: &str| {
+        registry.push(&format!("cut-off/{name}"), "1", &ImageSpec::runnable())?;
+        bed.apply(&format!(
+            "{{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {{name: cut-off-{name}}},
+               spec: {{image: docker.io/cut-off/{name}, tag: '1'}}}}"
+        ))?;
+        bed.wait_cached(&format!("cut-off-{name}"), 2)
+    };
     bed.operator().as_mut().context("the operator runs")?.terminate()?;
     let (kubeconfig, connection) = bed.cluster.kubeconfig_by_proxy(CUT_OFF, &["system:masters"])?;
     let mut leader = bed.start_replica_as(&kubeconfig)?;
+    // Who has pulled leads; the other one finds the Lease taken.
+    want("first")?;
+    bed.start_operator()?;
     fleet.apply(bed)?;
     // In the middle of the first node's turn, and before the second one's.
     registry.wait_held("cut-off/app-1", Duration::from_secs(60))?;
-    bed.start_operator()?;
     connection.fail(Fault::Stall);
     let cut_at = Timestamp::now();
     registry.release("cut-off/app-1");
@@ -110,17 +120,11 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     let gap = next.duration_since(*last);
     eprintln!("the Lease of 6 s went on after {gap:#}");
     ensure!(gap >= SignedDuration::from_secs(6), "the standby took the Lease after {gap:#} although it lasts 6 s");
+    let late = next.duration_since(cut_at);
+    ensure!(late <= SignedDuration::from_secs(8), "the standby took the Lease of 6 s {late:#} after the cut");
 
     // When it is back it is a standby: it writes nothing before it leads again.
     connection.heal();
-    let want = |name: &str| {
-        registry.push(&format!("cut-off/{name}"), "1", &ImageSpec::runnable())?;
-        bed.apply(&format!(
-            "{{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {{name: cut-off-{name}}},
-               spec: {{image: docker.io/cut-off/{name}, tag: '1', policyRef: {{name: cut-off}}}}}}"
-        ))?;
-        bed.wait_cached(&format!("cut-off-{name}"), 2)
-    };
     want("healed")?;
     bed.operator().as_mut().context("the standby leads")?.kill()?;
     let killed_at = Timestamp::now();
