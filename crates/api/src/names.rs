@@ -3,6 +3,8 @@
 
 /// Value of [`LABEL_MANAGED_BY`] and the field manager of every write.
 pub const MANAGER: &str = "drop";
+/// `apiVersion` of Drop's objects.
+pub const API_VERSION: &str = "drop.corewire.io/v1alpha1";
 
 /// Marks the Pods that Drop made.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";

@@ -10,6 +10,7 @@ use crate::Name;
 use crate::discovery::Order;
 use crate::image::ImagePullPolicy;
 use crate::memory::Settlement;
+use crate::notice::Notice;
 use crate::reference::Reference;
 
 /// Something to do.
@@ -98,6 +99,8 @@ pub enum Effect {
         /// The whole status.
         status: Box<PullPolicyStatus>,
     },
+    /// Tell people of a change. It is not tried again.
+    Tell(Box<Notice>),
 }
 
 /// What an effect is about: at most one effect for each is under way.
@@ -130,6 +133,8 @@ pub enum EffectKey {
     DiscoveryStatus(Name),
     /// A PullPolicy's status.
     Policy(Name),
+    /// A notice about an object of this kind and name.
+    Tell(&'static str, Name),
 }
 
 impl Effect {
@@ -155,6 +160,7 @@ impl Effect {
             Self::Discover(order) => EffectKey::Discovery(order.policy.clone()),
             Self::PatchDiscovery { policy, .. } => EffectKey::DiscoveryStatus(policy.clone()),
             Self::PatchPolicy { policy, .. } => EffectKey::Policy(policy.clone()),
+            Self::Tell(notice) => EffectKey::Tell(notice.kind, notice.name.clone()),
         }
     }
 }

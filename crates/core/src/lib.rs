@@ -25,6 +25,7 @@ pub mod image_set;
 pub mod inventory;
 pub mod memory;
 pub mod node;
+pub mod notice;
 pub mod order;
 pub mod placement;
 pub mod plan;

@@ -403,7 +403,8 @@ impl World {
                 | Effect::RecordNode { .. }
                 | Effect::CreateChild { .. }
                 | Effect::UpdateChild { .. }
-                | Effect::DeleteChild { .. } => {}
+                | Effect::DeleteChild { .. }
+                | Effect::Tell(_) => {}
             }
         }
         for image in &plan.clean.images {

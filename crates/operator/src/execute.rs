@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
+use drop_api::names::{API_VERSION, LABEL_MANAGED_BY, MANAGER};
 use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, NodeCache, PullPolicy};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
-use k8s_openapi::api::core::v1::Pod;
+use drop_core::notice::Notice;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::{self, EventType, Recorder};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
@@ -18,6 +20,9 @@ use tracing::{debug, info, warn};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pod::pod;
+
+/// What Drop does with what its Events are about.
+const ACTION: &str = "Cache";
 
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
@@ -48,6 +53,8 @@ pub struct Resources {
     /// ends before it does.
     pub time_limit: Duration,
     permits: Arc<Semaphore>,
+    /// Publishes Events, and counts those that say the same as one before.
+    recorder: Recorder,
 }
 
 impl Resources {
@@ -61,6 +68,7 @@ impl Resources {
         time_limit: Duration,
     ) -> Self {
         Self {
+            recorder: Recorder::new(client.clone(), MANAGER.into()),
             client,
             namespace: namespace.into(),
             priority_class: priority_class.map(Into::into),
@@ -151,6 +159,14 @@ impl Executor {
             Effect::PatchPolicy { policy, status } => {
                 let api: Api<PullPolicy> = Api::all(self.resources.client.clone());
                 patch_status(&api, policy, status).await
+            }
+            Effect::Tell(notice) => {
+                // Nothing depends on it.
+                match self.resources.recorder.publish(&event(notice), &object(notice)).await {
+                    Ok(()) => info!(kind = notice.kind, name = %notice.name, reason = notice.reason, "event written"),
+                    Err(error) => warn!(kind = notice.kind, name = %notice.name, %error, "an event is lost"),
+                }
+                Ok(Report::Done)
             }
         }
     }
@@ -268,6 +284,7 @@ impl Executor {
                 info!(%set, reason, ready = status.ready, "status written");
             }
             Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),
+            Effect::Tell(_) => {}
         }
     }
 }
@@ -277,6 +294,27 @@ fn is_ours(pod: &Pod, order: &PodOrder) -> bool {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     let manager = pod.labels().get(LABEL_MANAGED_BY);
     node == Some(&order.node) && manager.is_some_and(|manager| manager == MANAGER)
+}
+
+fn event(notice: &Notice) -> events::Event {
+    events::Event {
+        type_: if notice.is_warning { EventType::Warning } else { EventType::Normal },
+        reason: notice.reason.clone(),
+        note: Some(notice.message.clone()),
+        action: ACTION.to_owned(),
+        secondary: None,
+    }
+}
+
+/// What an Event is about. It has no namespace, so the Event goes to `default`.
+fn object(notice: &Notice) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(API_VERSION.to_owned()),
+        kind: Some(notice.kind.to_owned()),
+        name: Some(notice.name.to_string()),
+        uid: Some(notice.uid.to_string()),
+        ..ObjectReference::default()
+    }
 }
 
 async fn patch_status<K>(api: &Api<K>, name: &str, status: &impl Serialize) -> Result<Report, kube::Error>

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::{Plan, writes};
 use crate::discovery::Order;
 use crate::effect::Effect;
+use crate::notice;
 use crate::world::World;
 
 /// Asks the sources of policies whose time has come, and writes statuses.
@@ -25,7 +26,8 @@ pub(super) fn tend_discoveries(world: &World, now: Timestamp, plan: &mut Plan) {
         }
         if let Some(status) = &entry.outcome {
             let effect = |status| Effect::PatchDiscovery { policy: name.clone(), status };
-            writes::publish(world, &entry.published, status.clone(), now, plan, effect);
+            let notice = notice::of_discovery(name, &entry.id, &entry.published.status, status);
+            writes::publish(world, &entry.published, status.clone(), notice, now, plan, effect);
         }
     }
 }

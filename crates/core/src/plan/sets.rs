@@ -8,6 +8,7 @@ use super::{Plan, writes};
 use crate::discovery::sync;
 use crate::effect::Effect;
 use crate::image::Image;
+use crate::notice;
 use crate::status;
 use crate::world::{SetEntry, World};
 
@@ -21,9 +22,9 @@ pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
         };
         let is_complete = tend_children(world, entry, now, plan);
         let status = status::cached_image_set(world, entry, now);
-        let is_written = writes::publish(world, &entry.published, status, now, plan, |status| Effect::PatchSet {
-            set: name.clone(),
-            status,
+        let notice = notice::of_set(&entry.set, &entry.published.status, &status);
+        let is_written = writes::publish(world, &entry.published, status, notice, now, plan, |status| {
+            Effect::PatchSet { set: name.clone(), status }
         });
         if is_complete && is_written {
             plan.clean.sets.push(name.clone());

@@ -7,6 +7,7 @@ use super::Plan;
 use super::pods::record;
 use crate::backoff::Backoff;
 use crate::effect::{Effect, EffectKey};
+use crate::notice::{self, Notice};
 use crate::status::{self, Status};
 use crate::world::{Published, World};
 
@@ -61,8 +62,9 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         }
         let status = status::cached_image(world, entry, now);
+        let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
-        if publish(world, &entry.published, status, now, plan, effect) {
+        if publish(world, &entry.published, status, notice, now, plan, effect) {
             plan.clean.images.push(name.clone());
         }
     }
@@ -76,18 +78,19 @@ pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
         };
         let status = status::pull_policy(world, &entry.policy, &entry.published.status, now);
         let effect = |status| Effect::PatchPolicy { policy: name.clone(), status };
-        if publish(world, &entry.published, status, now, plan, effect) {
+        if publish(world, &entry.published, status, None, now, plan, effect) {
             plan.clean.policies.push(name.clone());
         }
     }
 }
 
-/// Writes `status` where it differs, when its time has come. Returns whether there was
-/// nothing to be written.
+/// Writes `status` where it differs, when its time has come, and tells of what has
+/// changed. Returns whether there was nothing to be written.
 pub(super) fn publish<S: Status>(
     world: &World,
     published: &Published<S>,
     status: S,
+    notice: Option<Notice>,
     now: Timestamp,
     plan: &mut Plan,
     effect: impl FnOnce(Box<S>) -> Effect,
@@ -97,7 +100,13 @@ pub(super) fn publish<S: Status>(
     }
     match world.next_write(published, status.is_urgent_after(&published.status)).filter(|at| *at > now) {
         Some(at) => plan.wake(at),
-        None => plan.add(world, effect(Box::new(status)), now),
+        None => {
+            let patch = effect(Box::new(status));
+            if let Some(notice) = notice.filter(|_| world.is_free(&patch.key(), now)) {
+                plan.add(world, Effect::Tell(Box::new(notice)), now);
+            }
+            plan.add(world, patch, now);
+        }
     }
     false
 }

@@ -91,7 +91,8 @@ impl World {
             | EffectKey::CheckPod(_)
             | EffectKey::Record(_)
             | EffectKey::Discovery(_)
-            | EffectKey::Child { .. } => {}
+            | EffectKey::Child { .. }
+            | EffectKey::Tell(..) => {}
         }
     }
 

@@ -805,6 +805,10 @@ impl Lab {
                 }
                 Report::Done
             }
+            Effect::Tell(notice) => {
+                self.record.told.push((self.now, (**notice).clone()));
+                Report::Done
+            }
         }
     }
 

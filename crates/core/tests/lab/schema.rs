@@ -29,6 +29,7 @@ pub fn violations_of(effect: &Effect) -> Vec<String> {
         Effect::UpdateChild { .. }
         | Effect::DeleteChild { .. }
         | Effect::Discover(_)
+        | Effect::Tell(_)
         | Effect::CreatePod(_)
         | Effect::DeletePod { .. }
         | Effect::CheckPod { .. } => Vec::new(),
