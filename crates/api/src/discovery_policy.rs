@@ -243,6 +243,20 @@ pub struct PrometheusQuery {
     pub step: GoDuration,
 }
 
+impl From<PrometheusSource> for PrometheusQuery {
+    /// A source is a range query where it says so, or where it has a lookback.
+    fn from(source: PrometheusSource) -> Self {
+        let of_lookback = if source.lookback.is_some() { QueryType::Range } else { QueryType::Instant };
+        Self {
+            endpoint: source.endpoint,
+            query: source.query,
+            query_type: source.query_type.unwrap_or(of_lookback),
+            lookback: source.lookback.unwrap_or_else(default_lookback),
+            step: source.step,
+        }
+    }
+}
+
 /// What an address must look like.
 const HTTP_URL: Rule = Rule {
     rule: "self.matches('^https?://[^/?#@]+(/[^?#]*)?$')",
@@ -480,7 +494,7 @@ pub struct WeightedWindow {
     /// The first hour, local time.
     #[schemars(range(min = 0, max = 23))]
     pub start_hour: i32,
-    /// The hour at which it ends, not included. Before `startHour` it is one of the next day.
+    /// The hour at which it ends, not included; not after `startHour`, it is one of the next day.
     #[schemars(range(min = 0, max = 24))]
     pub end_hour: i32,
     /// What a sample is multiplied by. Samples of weight 0 are left out.
