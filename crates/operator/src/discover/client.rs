@@ -106,11 +106,6 @@ impl<'a> Client<'a> {
         Ok(Self { address, credentials, limits, own, elsewhere })
     }
 
-    /// The limits that hold.
-    pub fn limits(&self) -> Limits {
-        self.limits
-    }
-
     /// The URL of `path` below the backend's address, with what is asked for.
     pub fn url(&self, path: &str, query: &[(&str, String)]) -> Url {
         let mut url = self.address.clone();
@@ -131,12 +126,13 @@ impl<'a> Client<'a> {
         self.credentials
     }
 
-    /// Sends a request and reads at most `limit` bytes of the answer to it. Redirects
-    /// are followed, without credentials where they lead to another origin.
+    /// Sends a request and reads the answer to it, which takes from the `room` that
+    /// several answers may share, in bytes. Redirects are followed, without
+    /// credentials where they lead to another origin.
     ///
     /// # Errors
     /// No answer, or too long a one. Every status is an answer.
-    pub async fn send(&self, request: Request<'_>, limit: usize) -> Result<Response, SourceFailure> {
+    pub async fn send(&self, request: Request<'_>, room: &mut usize) -> Result<Response, SourceFailure> {
         let origin = request.url.origin();
         let mut url = request.url;
         for _ in 0..=MAX_REDIRECTS {
@@ -160,34 +156,36 @@ impl<'a> Client<'a> {
                 Some(next) => url = next,
                 None => {
                     let held_back = self.credentials.login.is_some() && authorization.is_none();
-                    return self.read(response, url, limit, held_back).await;
+                    return self.read(response, url, room, held_back).await;
                 }
             }
         }
-        let message = format!("{} redirects more than {MAX_REDIRECTS} times", host(&self.address));
-        Err(SourceFailure { reason: SourceReason::InvalidResponse, message })
+        Err(invalid(format!("{} redirects more than {MAX_REDIRECTS} times", host(&self.address))))
     }
 
     async fn read(
         &self,
         mut response: reqwest::Response,
         url: Url,
-        limit: usize,
+        room: &mut usize,
         held_back: bool,
     ) -> Result<Response, SourceFailure> {
         let (status, headers) = (response.status(), response.headers().clone());
-        let limit = if status.is_success() { limit } else { limit.min(MAX_ERROR_BODY) };
+        let is_success = status.is_success();
+        let limit = if is_success { *room } else { MAX_ERROR_BODY };
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| transport::failure(&error, &host(&url)))? {
-            if body.len() + chunk.len() > limit {
-                if status.is_success() {
-                    let most = self.limits.body >> 20;
-                    let message = format!("the answer of {} is larger than {most} MiB: ask for less", host(&url));
-                    return Err(SourceFailure { reason: SourceReason::InvalidResponse, message });
-                }
+            if body.len() + chunk.len() <= limit {
+                body.extend_from_slice(&chunk);
+            } else if is_success {
+                let most = self.limits.body >> 20;
+                return Err(invalid(format!("{} answers with more than {most} MiB: ask for less", host(&url))));
+            } else {
                 break;
             }
-            body.extend_from_slice(&chunk);
+        }
+        if is_success {
+            *room -= body.len();
         }
         Ok(Response { url, status, headers, body, held_back })
     }
@@ -202,7 +200,7 @@ impl<'a> Client<'a> {
         }
         serde_json::from_slice(&response.body).map_err(|error| {
             let message = format!("the answer of {} is not what it should be: {error}", host(&response.url));
-            SourceFailure { reason: SourceReason::InvalidResponse, message: self.credentials.redact(&message) }
+            invalid(self.credentials.redact(&message))
         })
     }
 
@@ -239,6 +237,11 @@ impl<'a> Client<'a> {
         };
         SourceFailure { reason, message }
     }
+}
+
+/// An answer that cannot be used.
+pub fn invalid(message: String) -> SourceFailure {
+    SourceFailure { reason: SourceReason::InvalidResponse, message }
 }
 
 /// A host with its port, where that is not the scheme's own.
@@ -325,9 +328,8 @@ mod tests {
 
     async fn get(url: &str, credentials: &Credentials, limits: Limits) -> Result<Response, SourceFailure> {
         let client = Client::new(url, credentials, limits)?;
-        let authorization = credentials.login.as_ref().map(|login| login.header());
-        let response =
-            client.send(Request { url: client.url("api", &[]), form: None, authorization }, limits.body).await?;
+        let request = Request { url: client.url("api", &[]), form: None, authorization: credentials.authorization() };
+        let response = client.send(request, &mut { limits.body }).await?;
         if response.status.is_success() { Ok(response) } else { Err(client.refusal(&response)) }
     }
 
@@ -509,7 +511,7 @@ mod tests {
         .await;
         let (reason, message) = reason(&backend.url, &[]).await;
         assert_eq!(reason, SourceReason::InvalidResponse);
-        assert!(message.contains("larger than 64 MiB"), "{message}");
+        assert!(message.contains("more than 64 MiB"), "{message}");
         assert!(sent.load(Ordering::Relaxed) < 100, "it went on for {} MiB", sent.load(Ordering::Relaxed));
         sent.store(0, Ordering::Relaxed);
         let (reason, _) = self::reason(&format!("{}/500", backend.url), &[]).await;
@@ -535,7 +537,7 @@ mod tests {
         assert_eq!(small.body, b"[1]");
         let (reason, message) = reason(&format!("{}/bomb", backend.url), &[]).await;
         assert_eq!(reason, SourceReason::InvalidResponse);
-        assert!(message.contains("larger than 64 MiB"), "{message}");
+        assert!(message.contains("more than 64 MiB"), "{message}");
         let (reason, message) = self::reason(&backend.url, &[]).await;
         assert_eq!(reason, SourceReason::InvalidResponse);
         assert!(message.contains("damaged"), "{message}");

@@ -36,7 +36,7 @@ static PUBLIC_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
 /// All but the trusted authorities is for the backend's own origin alone.
 #[derive(Clone)]
 pub struct Credentials {
-    /// `Authorization` of requests.
+    /// What `Authorization` says.
     pub login: Option<Login>,
     /// Custom headers.
     pub headers: HeaderMap,
@@ -57,15 +57,6 @@ pub enum Login {
     Basic(HeaderValue),
     /// `token`.
     Bearer(HeaderValue),
-}
-
-impl Login {
-    /// The header's value.
-    pub fn header(&self) -> &HeaderValue {
-        match self {
-            Self::Basic(value) | Self::Bearer(value) => value,
-        }
-    }
 }
 
 impl Credentials {
@@ -106,6 +97,11 @@ impl Credentials {
             tls_elsewhere: tls(everywhere, None)?,
             secrets,
         })
+    }
+
+    /// `Authorization` of requests to the backend.
+    pub fn authorization(&self) -> Option<&HeaderValue> {
+        self.login.as_ref().map(|(Login::Basic(value) | Login::Bearer(value))| value)
     }
 
     /// `text` without anything that is secret, for backends that repeat what they got.
@@ -235,16 +231,13 @@ mod tests {
     #[test]
     fn line_breaks_at_the_end_of_values_do_not_matter() {
         let credentials = try_secret(&[("username", "me\n"), ("password", "pass word\r\n")]).unwrap();
-        assert_eq!(credentials.login.unwrap().header(), "Basic bWU6cGFzcyB3b3Jk");
+        assert_eq!(credentials.authorization().unwrap(), "Basic bWU6cGFzcyB3b3Jk");
     }
 
     #[test]
     fn nothing_secret_is_shown() {
         let credentials = try_secret(&[("token", "s3cr3t"), ("headers.X-Key", "k3y")]).unwrap();
-        assert!(
-            !format!("{credentials:?} {:?} {:?}", credentials.headers, credentials.login.as_ref().unwrap().header())
-                .contains("3")
-        );
+        assert!(!format!("{credentials:?} {:?} {:?}", credentials.headers, credentials.authorization()).contains("3"));
         assert_eq!(credentials.redact("s3cr3t and k3y"), "[redacted] and [redacted]");
     }
 }

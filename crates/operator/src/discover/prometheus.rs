@@ -3,13 +3,13 @@
 //! The API: <https://prometheus.io/docs/prometheus/latest/querying/api/>.
 
 use drop_api::discovery_policy::{PrometheusQuery, QueryType};
-use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
+use drop_core::discovery::{Answer, Sample, Series, SourceFailure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::client::{Client, Limits, Request, shorten};
+use super::client::{Client, Limits, Request, host, invalid, shorten};
 use super::credentials::Credentials;
 
 /// Prometheus refuses range queries with more points per series. A longer range is
@@ -89,9 +89,8 @@ async fn ask(
         let form = encoded.to_owned();
         (client.url(path, &[]), Some(form))
     };
-    let authorization = client.credentials().login.as_ref().map(|login| login.header());
-    let response = client.send(Request { url, form, authorization }, *room).await?;
-    *room = room.saturating_sub(response.body.len());
+    let authorization = client.credentials().authorization();
+    let response = client.send(Request { url, form, authorization }, room).await?;
     let envelope: Envelope<Data> = client.json(&response)?;
     match envelope.content(client, &response.url)? {
         Data::Matrix(series) | Data::Vector(series) => images(series, &response.url),
@@ -116,11 +115,9 @@ impl<T> Envelope<T> {
         match self.data {
             Some(data) if self.status == "success" => Ok(data),
             _ => {
-                let host = super::client::host(url);
-                let said =
-                    self.error.as_deref().and_then(shorten).unwrap_or_else(|| "an answer without data".to_owned());
-                let message = client.credentials().redact(&format!("{host} reports an error: {said}"));
-                Err(SourceFailure { reason: SourceReason::InvalidResponse, message })
+                let said = self.error.as_deref().and_then(shorten);
+                let said = said.unwrap_or_else(|| "an answer without data".to_owned());
+                Err(invalid(client.credentials().redact(&format!("{} reports an error: {said}", host(url)))))
             }
         }
     }
@@ -147,30 +144,29 @@ pub struct Labelled {
 
 #[derive(Deserialize)]
 struct Labels {
-    image: Option<String>,
+    #[serde(default)]
+    image: String,
 }
 
 /// Seconds since 1970, and a number as text.
 #[derive(Deserialize)]
 struct Point(f64, String);
 
-/// The series that have an image.
+/// The series by their label `image`, which is empty where there is none.
 ///
 /// # Errors
-/// There are some, and none has one; or a point is no number at a time.
+/// There are series, and none has the label; or a point is no number at a time.
 pub fn images(series: Vec<Labelled>, url: &Url) -> Result<Vec<Series>, SourceFailure> {
-    let any = !series.is_empty();
-    let mut found = Vec::new();
-    for Labelled { metric, values, value } in series {
-        let Some(image) = metric.image.filter(|image| !image.is_empty()) else { continue };
-        let samples = values.into_iter().chain(value).map(|point| sample(&point)).collect::<Option<_>>();
-        let samples = samples.ok_or_else(|| {
-            let message = format!("a point in the answer of {} is no number at a time", super::client::host(url));
-            SourceFailure { reason: SourceReason::InvalidResponse, message }
-        })?;
-        found.push(Series { image, samples });
+    if !series.is_empty() && series.iter().all(|series| series.metric.image.is_empty()) {
+        return Err(without_image(url));
     }
-    if any && found.is_empty() { Err(without_image(url)) } else { Ok(found) }
+    let series = series.into_iter().map(|Labelled { metric, values, value }| {
+        let samples = values.into_iter().chain(value).map(|point| sample(&point)).collect::<Option<_>>();
+        let samples =
+            samples.ok_or_else(|| invalid(format!("a point in the answer of {} is no number at a time", host(url))))?;
+        Ok(Series { image: metric.image, samples })
+    });
+    series.collect()
 }
 
 fn sample(Point(at, value): &Point) -> Option<Sample> {
@@ -179,15 +175,14 @@ fn sample(Point(at, value): &Point) -> Option<Sample> {
 }
 
 fn without_image(url: &Url) -> SourceFailure {
-    let host = super::client::host(url);
-    let message = format!(
-        "{host} answers without a label {LABEL}: aggregate with `by ({LABEL})`, or rename with label_replace()"
-    );
-    SourceFailure { reason: SourceReason::InvalidResponse, message }
+    let remedy = format!("aggregate with `by ({LABEL})`, or rename a label with label_replace()");
+    invalid(format!("{} answers without a label {LABEL}: {remedy}", host(url)))
 }
 
 #[cfg(test)]
 mod tests {
+    use drop_core::discovery::SourceReason;
+
     use super::super::fake::{Fake, reply, secret};
     use super::*;
 
@@ -221,7 +216,6 @@ mod tests {
                 &[],
                 r#"{"status":"success","data":{"resultType":"matrix","result":[
                     {"metric":{"image":"a:1","pod":"x"},"values":[[6400,"1"],[6700.5,"+Inf"]]},
-                    {"metric":{"image":""},"values":[[6400,"1"]]},
                     {"metric":{"pod":"y"},"values":[[6400,"1"]]},
                     {"metric":{"image":"a:1"},"values":[[6400,"2e3"]]}],"stats":{}}}"#,
             )
@@ -232,8 +226,8 @@ mod tests {
         let answer = fetch(&query, &credentials, at(10_000), Limits::default()).await.unwrap();
         let mut first = samples(&[(6400, 1.0), (6700, f64::INFINITY)]);
         first[1].at = Timestamp::from_millisecond(6_700_500).unwrap();
-        let second = samples(&[(6400, 2000.0)]);
-        let expected = [first, second].map(|samples| Series { image: "a:1".to_owned(), samples });
+        let expected = [("a:1", first), ("", samples(&[(6400, 1.0)])), ("a:1", samples(&[(6400, 2000.0)]))];
+        let expected = expected.map(|(image, samples)| Series { image: image.to_owned(), samples });
         assert_eq!(answer, Answer::Series(expected.to_vec()));
         let got = &backend.got()[0];
         assert_eq!(got.method, "GET");
