@@ -8,6 +8,7 @@ mod link;
 mod loki;
 mod prometheus;
 mod registry;
+mod run;
 mod transport;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ use jiff::Timestamp;
 
 pub use client::Limits;
 pub use credentials::Credentials;
+pub use run::run;
 
 /// Asks one backend for what there is up to `now`.
 ///
