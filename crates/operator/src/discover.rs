@@ -2,12 +2,15 @@
 //! mean is for `drop_core::discovery` to say.
 
 mod client;
+pub mod command;
 mod credentials;
 mod fields;
 mod link;
 mod loki;
+mod manifest;
 mod prometheus;
 mod registry;
+mod report;
 mod run;
 mod transport;
 

@@ -18,5 +18,6 @@ fn main() -> anyhow::Result<()> {
     let cli = cli::Cli::parse();
     match cli.command {
         cli::Command::Operator(args) => operator::run(&args),
+        cli::Command::Discover(args) => discover::command::run(&args),
     }
 }
