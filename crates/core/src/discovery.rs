@@ -15,6 +15,7 @@ mod pull_event;
 mod query;
 mod ranking;
 mod signal;
+pub(crate) mod sync;
 mod tags;
 mod version;
 mod window;
@@ -24,6 +25,7 @@ pub use failure::{SourceFailure, SourceReason};
 pub use left_out::{LeftOut, Why};
 pub use pipeline::{MOST_IMAGES, Measured, Pipeline, Ranked, RankedImage, score_text};
 pub use query::{Backend, Query};
+pub use sync::{Discovered, Order, SourceOutcome, SpecId};
 
 /// The spec says something that cannot be done: reason `InvalidSpec`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

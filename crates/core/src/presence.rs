@@ -124,6 +124,7 @@ mod tests {
     fn image(pull: ImagePullPolicy) -> Image {
         Image {
             name: "alpine".into(),
+            uid: "".into(),
             generation: None,
             reference: Reference::parse("alpine:3.20"),
             pull,

@@ -168,6 +168,9 @@ struct Timing {
     /// How many images nodes list at most (the kubelet's nodeStatusMaxImages)
     #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 50)]
     node_status_max_images: usize,
+    /// Wait before sources of a DiscoveryPolicy that failed are asked again
+    #[arg(long, env = "DROP_DISCOVERY_RETRY", default_value = "30s")]
+    discovery_retry: GoDuration,
     /// Wait before an image that was removed from a node is pulled again
     #[arg(long, env = "DROP_REPAIR_INITIAL", default_value = "1m")]
     repair_initial: GoDuration,
@@ -192,6 +195,7 @@ impl OperatorArgs {
             record_within: timing.record_within.get(),
             listed_within: timing.listed_within.get(),
             listed_images: timing.node_status_max_images,
+            discovery_retry: timing.discovery_retry.get(),
             repair_initial: timing.repair_initial.get(),
             repair_max: timing.repair_max.get(),
             built_in_policy: PullPolicySpec {

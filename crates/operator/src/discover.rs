@@ -11,6 +11,7 @@ mod manifest;
 mod prometheus;
 mod registry;
 mod report;
+mod run;
 mod transport;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use jiff::Timestamp;
 
 pub use client::Limits;
 pub use credentials::Credentials;
+pub use run::run;
 
 /// How long a message may be, in characters: as much as the status takes.
 const MAX_MESSAGE: usize = 1024;

@@ -130,7 +130,7 @@ impl Shared {
 }
 
 /// The request line and headers, up to the empty line; pulls have no body.
-fn read_head(client: &mut TcpStream) -> io::Result<String> {
+pub(crate) fn read_head(client: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     let mut buffer = [0; 4096];
     while !head.ends_with(b"\r\n\r\n") {

@@ -29,6 +29,7 @@ mod paths;
 mod prerequisites;
 mod process;
 mod procfs;
+mod proxy;
 mod registry;
 mod state;
 mod tools;
@@ -38,7 +39,8 @@ pub use audit::AuditEvent;
 pub use cluster::{Cluster, ClusterOptions};
 pub use image::{ImageSpec, Platforms};
 pub use node::{Node, NodeOptions};
-pub use registry::{MIRRORED_HOSTS, PRIVATE_HOST, Registry};
+pub use proxy::{Fault, Proxy};
+pub use registry::{FaultyRegistry, MIRRORED_HOSTS, PRIVATE_HOST, Registry, RegistryFault};
 pub use tools::Tools;
 
 /// Where a long task says what it does, a line at a time.

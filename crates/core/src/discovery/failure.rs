@@ -35,6 +35,8 @@ pub enum SourceReason {
     TlsError,
     /// An answer that cannot be understood, or that is too large.
     InvalidResponse,
+    /// An answer that names no image, where there were some before.
+    EmptyResult,
     /// The Secret is not there, or what it holds cannot be used.
     SecretNotFound,
 }
@@ -54,6 +56,7 @@ impl SourceReason {
             Self::ServerError => "ServerError",
             Self::TlsError => "TLSError",
             Self::InvalidResponse => "InvalidResponse",
+            Self::EmptyResult => "EmptyResult",
             Self::SecretNotFound => "SecretNotFound",
         }
     }

@@ -103,6 +103,18 @@ impl Pipeline {
         })
     }
 
+    /// Whether a score is made of several signals, so that none can be missing.
+    #[must_use]
+    pub fn is_ranked(&self) -> bool {
+        !matches!(self.ranking, Ranking::Highest)
+    }
+
+    /// The longest list.
+    #[must_use]
+    pub fn max_images(&self) -> usize {
+        self.max_images
+    }
+
     /// What is asked, in the order of the spec.
     #[must_use]
     pub fn queries(&self) -> &[Query] {

@@ -8,13 +8,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use drop_api::discovery_policy::{QueryResult, QueryStatus};
-use drop_core::discovery::{Measured, Pipeline, Query, SourceFailure, SourceReason};
+use drop_core::discovery::{Measured, Query, SourceFailure, SourceReason};
 use futures::future::join_all;
 use jiff::Timestamp;
 
 use super::manifest::Manifests;
 use super::report::{self, Outcome};
-use super::{Credentials, Limits, fetch};
+use super::run::ask;
+use super::{Credentials, Limits};
 use crate::cli::{DiscoverArgs, OutputFormat, SecretArgs};
 
 /// Runs the policies of the files, and prints what they find.
@@ -74,7 +75,9 @@ async fn discover(
     };
     let now = Timestamp::now();
     let run = manifests.policies.iter().map(|(name, pipeline)| async {
-        let measured = measure(pipeline, manifests, given, now).await;
+        let credentials = pipeline.queries().iter().map(|query| credentials(query, manifests, given)).collect();
+        let asked = ask(pipeline, credentials, now, Limits::default()).await;
+        let measured = asked.into_iter().map(|(_, measured)| measured).collect();
         Outcome::new(name, pipeline, measured, nodes)
     });
     let outcomes = join_all(run).await;
@@ -89,21 +92,6 @@ async fn discover(
         Some(outcome) => bail!("no source of DiscoveryPolicy {:?} answers", outcome.policy),
         None => Ok(()),
     }
-}
-
-/// Asks all queries of a policy side by side.
-async fn measure(
-    pipeline: &Pipeline,
-    manifests: &Manifests,
-    given: Option<&Data>,
-    now: Timestamp,
-) -> Vec<Result<Measured, SourceFailure>> {
-    let queries = pipeline.queries().iter().enumerate().map(|(at, query)| async move {
-        let credentials = credentials(query, manifests, given)?;
-        let answer = fetch(&query.backend, &credentials, now, Limits::default()).await?;
-        Ok(pipeline.measure(at, answer, now))
-    });
-    join_all(queries).await
 }
 
 fn credentials(query: &Query, manifests: &Manifests, given: Option<&Data>) -> Result<Credentials, SourceFailure> {

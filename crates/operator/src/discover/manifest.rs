@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
 use anyhow::{Context as _, anyhow, bail};
@@ -14,7 +15,7 @@ use serde_json::Value;
 #[derive(Debug, Default)]
 pub struct Manifests {
     /// By name, in the order of the files.
-    pub policies: Vec<(String, Pipeline)>,
+    pub policies: Vec<(String, Arc<Pipeline>)>,
     /// The data of Secrets by their name. Namespaces do not matter: all that policies
     /// refer to are in one.
     pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
@@ -62,7 +63,7 @@ impl Manifests {
             ("drop.corewire.io/v1alpha1", "DiscoveryPolicy") => {
                 let spec = object.get_mut("spec").map(Value::take).unwrap_or_default();
                 let pipeline = pipeline(spec).with_context(|| format!("DiscoveryPolicy {name:?}"))?;
-                self.policies.push((name, pipeline));
+                self.policies.push((name, Arc::new(pipeline)));
                 Ok(())
             }
             ("v1", "Secret") => {
