@@ -199,6 +199,7 @@ impl<'a> Client<'a> {
             return Err(self.refusal(response));
         }
         serde_json::from_slice(&response.body).map_err(|error| {
+            let error = shorten(&error.to_string()).unwrap_or_default();
             let message = format!("the answer of {} is not what it should be: {error}", host(&response.url));
             invalid(self.credentials.redact(&message))
         })
@@ -227,7 +228,7 @@ impl<'a> Client<'a> {
                 format!("unauthorized: {host} refuses the credentials of the Secret")
             }
             SourceReason::Unauthorized => format!("unauthorized: {host} wants credentials, name a Secret in secretRef"),
-            SourceReason::Forbidden => format!("forbidden: {host} does not let these credentials see this"),
+            SourceReason::Forbidden => format!("forbidden by {host}"),
             SourceReason::NotFound => format!("not found: {host}{}", response.url.path()),
             _ => format!("{host} answers {status}"),
         };

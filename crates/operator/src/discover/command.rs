@@ -144,7 +144,9 @@ mod tests {
     /// Prometheus knows two images and a registry two more, for those who know the token.
     async fn backend() -> Fake {
         Fake::start(|got| match (got.authorization(), got.target.starts_with("/v2/")) {
-            (Some("Bearer s3cr3t"), true) => reply(200, &[], r#"{"tags":["1.9","1.10","edge"]}"#),
+            (Some("Bearer s3cr3t"), true) => {
+                reply(200, &[], r#"{"tags":["1.9","1.10","alpha","beta","edge","edge-1","nightly","rc","x"]}"#)
+            }
             (Some("Bearer s3cr3t"), false) => {
                 let series = |image: &str, value: &str| json!({"metric": {"image": image}, "value": [1, value]});
                 let result =
@@ -204,10 +206,15 @@ RANK   IMAGE                          SCORE   sources[0]   sources[1]
 2      docker.io/library/golang:1     4       4            -
 3      r.example.com/team/app:1.10    1       -            1
 
-LEFT OUT                      WHY
-docker.io/library/b:1         imageFilter does not match
-r.example.com/team/app:1.9    better images fill maxImages
-r.example.com/team/app:edge   tagFilter does not match
+LEFT OUT                         WHY
+r.example.com/team/app:1.9       better images fill maxImages
+docker.io/library/b:1            imageFilter does not match
+r.example.com/team/app:alpha     tagFilter does not match
+r.example.com/team/app:beta      tagFilter does not match
+r.example.com/team/app:edge      tagFilter does not match
+r.example.com/team/app:edge-1    tagFilter does not match
+r.example.com/team/app:nightly   tagFilter does not match
+and 2 more                       tagFilter does not match
 ";
         let squeezed = |text: &str| {
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()

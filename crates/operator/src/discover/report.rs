@@ -7,8 +7,8 @@ use drop_api::discovery_policy::{DiscoveredImage, QueryResult, QueryStatus};
 use drop_core::discovery::{LeftOut, Measured, Pipeline, SourceFailure, score_text};
 use serde::Serialize;
 
-/// How many images that were left out the table names.
-const MOST_LEFT_OUT: usize = 30;
+/// How many images that were left out for one reason the table names.
+const EXAMPLES: usize = 5;
 
 /// What a policy found. As JSON it has the fields of a DiscoveryPolicy's status, and
 /// more.
@@ -99,13 +99,8 @@ pub fn table(outcomes: &[Outcome], out: &mut impl Write) -> io::Result<()> {
         rows(out, &sources(&outcome.query_results))?;
         writeln!(out)?;
         rows(out, &images(outcome))?;
-        if !outcome.left_out.is_empty() {
-            writeln!(out)?;
-            rows(out, &left_out(&outcome.left_out))?;
-        }
-        if let Some(more) = outcome.left_out.len().checked_sub(MOST_LEFT_OUT).filter(|more| *more > 0) {
-            writeln!(out, "… and {more} more: -o json shows them all")?;
-        }
+        writeln!(out)?;
+        rows(out, &left_out(&outcome.left_out))?;
     }
     Ok(())
 }
@@ -132,16 +127,22 @@ fn images(outcome: &Outcome) -> Vec<Vec<String>> {
     [head].into_iter().chain(rows).collect()
 }
 
+/// Some of what was left out for each reason; all of it is in the JSON.
 fn left_out(others: &[Other]) -> Vec<Vec<String>> {
-    let head = ["LEFT OUT", "WHY"].map(str::to_owned).to_vec();
-    let rows = others.iter().take(MOST_LEFT_OUT).map(|other| {
-        let image = if other.image.is_empty() { "-" } else { &other.image };
-        vec![image.to_owned(), other.why.clone()]
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for Other { image, why } in others {
+        by_reason.entry(why).or_default().push(if image.is_empty() { "-" } else { image });
+    }
+    let row = |image: &str, why: &str| vec![image.to_owned(), why.to_owned()];
+    let rows = by_reason.into_iter().flat_map(|(why, images)| {
+        let more = images.len().saturating_sub(EXAMPLES);
+        let more = (more > 0).then(|| row(&format!("and {more} more"), why));
+        images.into_iter().take(EXAMPLES).map(|image| row(image, why)).chain(more).collect::<Vec<_>>()
     });
-    [head].into_iter().chain(rows).collect()
+    [row("LEFT OUT", "WHY")].into_iter().chain(rows).collect()
 }
 
-/// Prints rows with columns as wide as their widest cell.
+/// Prints a head and rows with columns as wide as their widest cell.
 fn rows(out: &mut impl Write, rows: &[Vec<String>]) -> io::Result<()> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let cell = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| cell.chars().count());
