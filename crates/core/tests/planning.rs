@@ -1657,7 +1657,8 @@ fn people_are_told_of_changes_once_and_not_node_by_node() {
     assert_eq!(told(&lab, "good"), ["Cached"]);
     assert_eq!(told(&lab, "bad"), ["ErrImagePull"]);
     let (_, notice) = lab.record.told.iter().find(|(_, notice)| notice.is_warning).unwrap();
-    assert_eq!((&*notice.uid, notice.message.as_str()), ("uid-of-bad", "a: image not found"));
+    let uid = lab.api.images["bad"].metadata.uid.clone().unwrap();
+    assert_eq!((&*notice.uid, notice.message.as_str()), (uid.as_str(), "a: image not found"));
     lab.restart(true);
     lab.run(secs(600.0));
     assert_eq!(told(&lab, "bad"), ["ErrImagePull"], "another leader tells nothing again");
