@@ -202,7 +202,6 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
         )),
         17 => lab.knobs.kubelets.clear(),
         18..20 if node_is_there && lab.knobs.lists => {
-            let images = REFERENCES.map(Reference::parse);
             for image in REFERENCES.map(Reference::parse) {
                 lab.evict(node, &image);
             }

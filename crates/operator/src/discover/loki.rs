@@ -48,8 +48,8 @@ pub async fn fetch(
         ];
         let url = client.url("loki/api/v1/query_range", &parameters);
         let request = Request { url, form: None, authorization: credentials.authorization() };
-        let response = client.send(request, &mut { limits.body }).await?;
-        let envelope: Envelope<Data> = client.json(&response)?;
+        let mut response = client.send(request, &mut { limits.body }).await?;
+        let envelope: Envelope<Data> = client.json(&mut response).await?;
         let streams = match envelope.content(&client, &response.url)? {
             Data::Streams(streams) => streams,
             Data::Matrix(series) | Data::Vector(series) => return Ok(Answer::Series(images(series, &response.url)?)),
