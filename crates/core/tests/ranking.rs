@@ -369,6 +369,16 @@ fn models_take_an_image_that_was_not_used_before_the_window_and_no_other_that_la
 }
 
 #[test]
+fn models_do_not_take_an_image_for_cold_while_nobody_knows() {
+    let policy = compile(usage("expectedSavings", &json!({ "count": 2 })));
+    let [target, pull] = [1, 2].map(|query| policy.measure(query, values(&[("x", 4.0)]), at(NOW)));
+    let ranked = policy.rank(&[None, Some(&target), Some(&pull)], |_| 1);
+    assert_eq!((ranked.images.len(), &ranked.left_out[0].why), (0, &Why::NoSignal("pre".into())));
+    let empty = policy.measure(0, values(&[]), at(NOW));
+    assert_eq!(shown(&policy.rank(&[Some(&empty), Some(&target), Some(&pull)], |_| 1)), "x 7.5");
+}
+
+#[test]
 fn nodes_are_counted_by_the_selector_then_by_the_number() {
     let selector = json!({ "nodeSelectorTerms": [{ "matchExpressions": [{ "key": "gpu", "operator": "Exists" }] }] });
     let cases = [
@@ -472,7 +482,7 @@ fn newest(fields: &Value, tags: &[&str]) -> Vec<String> {
 
 #[test]
 fn tags_are_ordered_by_semantic_version_newest_first() {
-    let cases: [(Value, &[&str], &[&str]); 9] = [
+    let cases: [(Value, &[&str], &[&str]); 10] = [
         (json!({}), &["v18.10.0", "v18.9.0", "v19.0.0", "v9.0.0"], &["v19.0.0", "v18.10.0", "v18.9.0", "v9.0.0"]),
         // The order of https://semver.org/#spec-item-11, from the end.
         (
@@ -521,6 +531,12 @@ fn tags_are_ordered_by_semantic_version_newest_first() {
             json!({ "versionPattern": "^jdk-[0-9]+-(.+)$" }),
             &["jdk-21-1.0", "jdk-17-1.1", "other"],
             &["jdk-17-1.1", "jdk-21-1.0", "other"],
+        ),
+        // The end of a word counts where it has a dot.
+        (
+            json!({}),
+            &["go1.9-alpine3.20", "go1.22-alpine3.18", "jdk17-2.3", "abc123", "1.21-alpine3.20"],
+            &["jdk17-2.3", "go1.22-alpine3.18", "1.21-alpine3.20", "go1.9-alpine3.20", "abc123"],
         ),
         // Numbers without end are no version.
         (json!({}), &["99999999999999999999999", "1"], &["1", "99999999999999999999999"]),
