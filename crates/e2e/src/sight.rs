@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use drop_api::names::MANAGER;
-use drop_api::{CachedImage, NodeCache, PullPolicy, condition};
+use drop_api::{CachedImage, CachedImageSet, DiscoveryPolicy, NodeCache, PullPolicy, condition};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::events::v1::Event;
@@ -20,6 +20,10 @@ use tokio::sync::watch;
 pub struct Sight {
     /// CachedImages that are there.
     pub images: BTreeMap<String, CachedImage>,
+    /// CachedImageSets that are there.
+    pub sets: BTreeMap<String, CachedImageSet>,
+    /// DiscoveryPolicies that are there.
+    pub discoveries: BTreeMap<String, DiscoveryPolicy>,
     /// PullPolicies that are there.
     pub policies: BTreeMap<String, PullPolicy>,
     /// NodeCaches that are there.
@@ -78,6 +82,12 @@ impl Watched {
                 }
             }
             put(&mut sight.images, name, object);
+        });
+        watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<CachedImageSet>| {
+            put(&mut sight.sets, name, object);
+        });
+        watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<DiscoveryPolicy>| {
+            put(&mut sight.discoveries, name, object);
         });
         watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<PullPolicy>| {
             put(&mut sight.policies, name, object);

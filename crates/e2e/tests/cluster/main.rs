@@ -13,6 +13,7 @@ mod quickstart;
 mod registries;
 mod restart;
 mod seed;
+mod sets;
 mod validation;
 
 use std::process::ExitCode;
@@ -24,7 +25,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 22] = [
+const SHARED: [(&str, Scenario); 25] = [
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
@@ -54,6 +55,9 @@ const SHARED: [(&str, Scenario); 22] = [
     ("nodes::a_node_without_a_network_is_warmed_over_its_own", nodes::a_node_without_a_network_is_warmed_over_its_own),
     ("nodes::labels_cordons_and_taints_are_followed", nodes::labels_cordons_and_taints_are_followed),
     ("nodes::a_machine_under_an_old_name_starts_empty", nodes::a_machine_under_an_old_name_starts_empty),
+    ("sets::a_set_owns_one_cachedimage_for_each_image", sets::a_set_owns_one_cachedimage_for_each_image),
+    ("sets::the_longest_names_make_valid_children", sets::the_longest_names_make_valid_children),
+    ("sets::twenty_images_on_four_nodes_cost_few_requests", sets::twenty_images_on_four_nodes_cost_few_requests),
     ("pacing::caps_and_delays_hold_in_the_audit_log", pacing::caps_and_delays_hold_in_the_audit_log),
     ("pacing::a_policy_edit_takes_effect_during_a_pull", pacing::a_policy_edit_takes_effect_during_a_pull),
     ("pacing::a_missing_or_paused_policy_starts_nothing", pacing::a_missing_or_paused_policy_starts_nothing),
