@@ -21,6 +21,7 @@ mod cluster;
 mod control_plane;
 mod dns;
 mod gate;
+mod home;
 mod image;
 mod kubeconfig;
 mod kubectl;
@@ -36,6 +37,7 @@ mod wait;
 
 pub use audit::AuditEvent;
 pub use cluster::{Cluster, ClusterOptions};
+pub use home::Home;
 pub use image::{ImageSpec, Platforms};
 pub use node::{Node, NodeOptions};
 pub use registry::{MIRRORED_HOSTS, PRIVATE_HOST, Registry};
