@@ -15,16 +15,19 @@
 //!
 //! It needs Linux, root and Go; see the crate's README.md.
 
+mod answer;
 mod audit;
 mod cleanup;
 mod cluster;
 mod control_plane;
 mod dns;
+mod fake;
 mod gate;
 mod home;
 mod image;
 mod kubeconfig;
 mod kubectl;
+mod listener;
 mod node;
 mod paths;
 mod prerequisites;
@@ -35,8 +38,10 @@ mod state;
 mod tools;
 mod wait;
 
+pub use answer::{Answer, Delivery};
 pub use audit::AuditEvent;
 pub use cluster::{Cluster, ClusterOptions};
+pub use fake::{FakeServer, Request};
 pub use home::Home;
 pub use image::{ImageSpec, Platforms};
 pub use node::{Node, NodeOptions};
