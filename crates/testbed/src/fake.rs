@@ -79,7 +79,8 @@ impl FakeServer {
                 let script = Arc::clone(&script);
                 async move { script.serve(request).await }
             });
-            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service);
+            let connection =
+                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(connection), service);
             // An error is a client that has gone, or an answer that shall look like one.
             async move { drop(connection.await) }
         })?;

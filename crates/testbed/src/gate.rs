@@ -150,7 +150,7 @@ fn blob_repository(head: &str) -> Option<&str> {
 }
 
 /// The same request, with the wish that the connection ends after it.
-fn last_request(head: &str) -> String {
+pub(crate) fn last_request(head: &str) -> String {
     let mut lines: Vec<&str> =
         head.trim_end().lines().filter(|line| !line.to_ascii_lowercase().starts_with("connection:")).collect();
     lines.extend(["Connection: close", "", ""]);

@@ -17,11 +17,13 @@
 
 mod answer;
 mod audit;
+mod authority;
 mod cleanup;
 mod cluster;
 mod control_plane;
 mod dns;
 mod fake;
+mod forward_proxy;
 mod gate;
 mod home;
 mod image;
@@ -35,17 +37,21 @@ mod process;
 mod procfs;
 mod registry;
 mod state;
+mod tls_front;
 mod tools;
 mod wait;
 
 pub use answer::{Answer, Delivery};
 pub use audit::AuditEvent;
+pub use authority::{Authority, Certificate};
 pub use cluster::{Cluster, ClusterOptions};
 pub use fake::{FakeServer, Request};
+pub use forward_proxy::ForwardProxy;
 pub use home::Home;
 pub use image::{ImageSpec, Platforms};
 pub use node::{Node, NodeOptions};
 pub use registry::{MIRRORED_HOSTS, PRIVATE_HOST, Registry};
+pub use tls_front::{Clients, TlsFront};
 pub use tools::Tools;
 
 /// Where a long task says what it does, a line at a time.
