@@ -19,7 +19,7 @@ struct Project {
     expected: u64,
 }
 
-const PROJECTS: [Project; 7] = [
+const PROJECTS: [Project; 8] = [
     Project::new("tiny", ".", 5),
     Project::new("cni", "tool", 20),
     Project::new("etcd", "tool", 45),
@@ -27,6 +27,7 @@ const PROJECTS: [Project; 7] = [
     Project::new("containerd", "tool", 85),
     Project::new("kubernetes", "tool", 400),
     Project::new("prometheus", "tool", 260),
+    Project::new("loki", "tool", 260),
 ];
 
 /// What every cluster consists of.
