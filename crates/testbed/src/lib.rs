@@ -26,6 +26,7 @@ mod fake;
 mod forward_proxy;
 mod gate;
 mod home;
+mod http;
 mod image;
 mod kubeconfig;
 mod kubectl;
@@ -36,8 +37,10 @@ mod prerequisites;
 mod process;
 mod procfs;
 mod registry;
+mod service;
 mod state;
 mod tls_front;
+mod tokens;
 mod tools;
 mod wait;
 
@@ -50,7 +53,7 @@ pub use forward_proxy::ForwardProxy;
 pub use home::Home;
 pub use image::{ImageSpec, Platforms};
 pub use node::{Node, NodeOptions};
-pub use registry::{MIRRORED_HOSTS, PRIVATE_HOST, Registry};
+pub use registry::{MIRRORED_HOSTS, PRIVATE_HOST, Registry, RegistryAuth, RegistryOptions};
 pub use tls_front::{Clients, TlsFront};
 pub use tools::Tools;
 
