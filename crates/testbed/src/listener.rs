@@ -24,8 +24,13 @@ impl Listener {
         Served: Future<Output = ()> + Send + 'static,
     {
         let runtime = runtime()?;
-        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        // Callers may be asynchronous themselves, and must not wait for another runtime then.
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let entered = runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        drop(entered);
         let task = runtime.spawn(async move {
             let mut connections = JoinSet::new();
             // What can fail here, such as too many open files, shows as a connection that is

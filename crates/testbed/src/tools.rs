@@ -19,7 +19,7 @@ struct Project {
     expected: u64,
 }
 
-const PROJECTS: [Project; 8] = [
+const PROJECTS: [Project; 10] = [
     Project::new("tiny", ".", 5),
     Project::new("cni", "tool", 20),
     Project::new("etcd", "tool", 45),
@@ -28,6 +28,8 @@ const PROJECTS: [Project; 8] = [
     Project::new("kubernetes", "tool", 400),
     Project::new("prometheus", "tool", 260),
     Project::new("loki", "tool", 260),
+    Project::new("kwok", "tool", 80),
+    Project::new("helm", "tool", 110),
 ];
 
 /// What every cluster consists of.

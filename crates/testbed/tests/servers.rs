@@ -1,5 +1,6 @@
 //! Real Prometheus, Loki and registry. They need root and Go; their first build takes minutes.
 
+use std::process::Command;
 use std::time::Duration;
 
 use drop_testbed::{
@@ -17,6 +18,16 @@ fn tools(names: &[&str]) -> anyhow::Result<Tools> {
 
 fn client() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().new_agent()
+}
+
+#[test]
+#[ignore = "needs root and Go"]
+fn helm_and_kwok_are_built() {
+    let tools = tools(&["helm", "kwok"]).unwrap();
+    for (tool, argument) in [("helm", "version"), ("kwok", "--version")] {
+        let output = Command::new(tools.path(tool)).arg(argument).output().unwrap();
+        assert!(output.status.success(), "{tool}: {output:?}");
+    }
 }
 
 #[test]
