@@ -11,6 +11,20 @@ use crate::scheduling::{NodeLabels, NodeSelector, Toleration, node_labels_schema
 /// The most entries of [`CachedImageStatus::failures`].
 pub const MAX_FAILURES: usize = 10;
 
+/// What an image's name looks like, perhaps with a tag and a digest, as a regular expression.
+pub const IMAGE_NAME: &str = r"^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$";
+
+/// What a tag looks like, as a regular expression; it has at most 128 characters.
+pub const TAG: &str = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*$";
+
+/// What a digest looks like, as a regular expression.
+pub const DIGEST: &str = r"^sha256:[a-f0-9]{64}$";
+
+/// The CEL rule that a text matches `pattern`.
+fn matches(pattern: &str) -> String {
+    format!("self.matches(r'{pattern}')")
+}
+
 /// Keeps one container image on every node that the spec selects.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -60,7 +74,7 @@ pub struct CachedImageSpec {
     /// or digest is accepted while `tag` and `digest` are not set.
     #[schemars(length(min = 1, max = 512))]
     #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+((\\\\.|_{1,2}|-+)[a-z0-9]+)*(/[a-z0-9]+((\\\\.|_{1,2}|-+)[a-z0-9]+)*)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$')",
+        "rule": matches(IMAGE_NAME),
         "message": "not an image name: write [registry[:port]/]path in lower case and without https://, such as docker.io/library/nginx or registry.example.com:5000/team/app",
     }]))]
     pub image: String,
@@ -68,7 +82,7 @@ pub struct CachedImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^[a-zA-Z0-9_][a-zA-Z0-9_.-]*$')",
+        "rule": matches(TAG),
         "message": "not a tag: letters, digits, _ . and -, not starting with . or -, such as 1.25-alpine",
     }]))]
     pub tag: Option<String>,
@@ -76,7 +90,7 @@ pub struct CachedImageSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self.matches('^sha256:[a-f0-9]{64}$')",
+        "rule": matches(DIGEST),
         "message": "not a digest: write sha256: and 64 lower-case hexadecimal digits",
     }]))]
     pub digest: Option<String>,

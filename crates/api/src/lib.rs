@@ -10,7 +10,9 @@
 #![allow(clippy::duplicated_attributes, reason = "each printcolumn(…) repeats the names of its fields")]
 
 pub mod cached_image;
+pub mod cached_image_set;
 pub mod condition;
+pub mod discovery_policy;
 pub mod duration;
 pub mod names;
 pub mod node_cache;
@@ -18,7 +20,9 @@ pub mod pull_policy;
 pub mod scheduling;
 
 pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
+pub use cached_image_set::{CachedImageSet, CachedImageSetSpec, CachedImageSetStatus};
 pub use condition::{Condition, ConditionStatus};
+pub use discovery_policy::{DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus};
 pub use duration::GoDuration;
 pub use node_cache::{NodeCache, NodeCacheSpec, NodeCacheStatus};
 pub use pull_policy::{PullPolicy, PullPolicySpec, PullPolicyStatus};
@@ -32,5 +36,5 @@ pub const GROUP: &str = "drop.corewire.io";
 /// Every CustomResourceDefinition that Drop needs, in the order of their names.
 #[must_use]
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![CachedImage::crd(), node_cache::crd(), PullPolicy::crd()]
+    vec![CachedImage::crd(), CachedImageSet::crd(), DiscoveryPolicy::crd(), node_cache::crd(), PullPolicy::crd()]
 }

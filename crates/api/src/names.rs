@@ -3,6 +3,8 @@
 
 /// Value of [`LABEL_MANAGED_BY`] and the field manager of every write.
 pub const MANAGER: &str = "drop";
+/// `apiVersion` of Drop's objects.
+pub const API_VERSION: &str = "drop.corewire.io/v1alpha1";
 
 /// Marks the Pods that Drop made.
 pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
@@ -30,11 +32,18 @@ const LABEL_MAX: usize = 63;
 /// `text` must consist of characters that labels allow, as object names do.
 #[must_use]
 pub fn label_value(text: &str) -> String {
-    if text.len() <= LABEL_MAX {
+    bounded(text, LABEL_MAX)
+}
+
+/// `text` where it has at most `max` characters, else a readable prefix and a
+/// hash of the whole.
+#[must_use]
+pub fn bounded(text: &str, max: usize) -> String {
+    if text.len() <= max {
         return text.to_owned();
     }
     let hash = short_hash(text.as_bytes());
-    let prefix: String = text.chars().take(LABEL_MAX - hash.len() - 1).collect();
+    let prefix: String = text.chars().take(max.saturating_sub(hash.len() + 1)).collect();
     format!("{}-{hash}", prefix.trim_end_matches(['-', '.', '_']))
 }
 

@@ -1,11 +1,16 @@
 //! What a plan wants done. Effects are data; the operator executes them.
 
 use drop_api::scheduling::Toleration;
-use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
+use drop_api::{
+    CachedImage, CachedImageSetStatus, CachedImageSpec, CachedImageStatus, DiscoveryPolicyStatus, NodeCache,
+    PullPolicyStatus,
+};
 
 use crate::Name;
+use crate::discovery::Order;
 use crate::image::ImagePullPolicy;
 use crate::memory::Settlement;
+use crate::notice::Notice;
 use crate::reference::Reference;
 
 /// Something to do.
@@ -44,6 +49,49 @@ pub enum Effect {
         /// The whole status.
         status: Box<CachedImageStatus>,
     },
+    /// Create the CachedImage of one of a set's images.
+    CreateChild {
+        /// The set.
+        set: Name,
+        /// The whole object.
+        child: Box<CachedImage>,
+    },
+    /// Replace the spec of a set's CachedImage.
+    UpdateChild {
+        /// The set.
+        set: Name,
+        /// The CachedImage's name.
+        child: Name,
+        /// Only if it still has this UID.
+        uid: Name,
+        /// The whole spec.
+        spec: Box<CachedImageSpec>,
+    },
+    /// Delete the CachedImage of an image that a set has no more.
+    DeleteChild {
+        /// The set.
+        set: Name,
+        /// The CachedImage's name.
+        child: Name,
+        /// Only if it still has this UID.
+        uid: Name,
+    },
+    /// Write a CachedImageSet's status.
+    PatchSet {
+        /// Its name.
+        set: Name,
+        /// The whole status.
+        status: Box<CachedImageSetStatus>,
+    },
+    /// Ask the sources of a DiscoveryPolicy.
+    Discover(Box<Order>),
+    /// Write a DiscoveryPolicy's status.
+    PatchDiscovery {
+        /// Its name.
+        policy: Name,
+        /// The whole status.
+        status: Box<DiscoveryPolicyStatus>,
+    },
     /// Write a PullPolicy's status.
     PatchPolicy {
         /// Its name.
@@ -51,6 +99,8 @@ pub enum Effect {
         /// The whole status.
         status: Box<PullPolicyStatus>,
     },
+    /// Tell people of a change. It is not tried again.
+    Tell(Box<Notice>),
 }
 
 /// What an effect is about: at most one effect for each is under way.
@@ -68,8 +118,23 @@ pub enum EffectKey {
     Record(Name),
     /// A CachedImage's status.
     Image(Name),
+    /// A CachedImageSet's CachedImage.
+    Child {
+        /// The set.
+        set: Name,
+        /// The CachedImage.
+        child: Name,
+    },
+    /// A CachedImageSet's status.
+    Set(Name),
+    /// A run of a DiscoveryPolicy.
+    Discovery(Name),
+    /// A DiscoveryPolicy's status.
+    DiscoveryStatus(Name),
     /// A PullPolicy's status.
     Policy(Name),
+    /// A notice about an object of this kind and name.
+    Tell(&'static str, Name),
 }
 
 impl Effect {
@@ -85,7 +150,17 @@ impl Effect {
                 EffectKey::Record(cache.metadata.name.as_deref().unwrap_or_default().into())
             }
             Self::PatchImage { image, .. } => EffectKey::Image(image.clone()),
+            Self::CreateChild { set, child } => {
+                EffectKey::Child { set: set.clone(), child: child.metadata.name.as_deref().unwrap_or_default().into() }
+            }
+            Self::UpdateChild { set, child, .. } | Self::DeleteChild { set, child, .. } => {
+                EffectKey::Child { set: set.clone(), child: child.clone() }
+            }
+            Self::PatchSet { set, .. } => EffectKey::Set(set.clone()),
+            Self::Discover(order) => EffectKey::Discovery(order.policy.clone()),
+            Self::PatchDiscovery { policy, .. } => EffectKey::DiscoveryStatus(policy.clone()),
             Self::PatchPolicy { policy, .. } => EffectKey::Policy(policy.clone()),
+            Self::Tell(notice) => EffectKey::Tell(notice.kind, notice.name.clone()),
         }
     }
 }

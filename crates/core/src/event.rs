@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
+use drop_api::{CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPolicy, NodeCache, PullPolicyStatus};
 
 use crate::Name;
+use crate::discovery::Discovered;
 use crate::effect::EffectKey;
 use crate::image::Image;
+use crate::image_set::ImageSet;
 use crate::node::Node;
 use crate::policy::Policy;
 use crate::pull_pod::PullPod;
@@ -16,6 +18,12 @@ use crate::pull_pod::PullPod;
 pub enum Kind {
     /// CachedImages.
     Image,
+    /// CachedImageSets.
+    Set,
+    /// DiscoveryPolicies.
+    Discovery,
+    /// Secrets of the pod namespace.
+    Secret,
     /// PullPolicies.
     Policy,
     /// Nodes.
@@ -28,7 +36,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind; planning starts when all of them are synced.
-    pub const ALL: [Self; 5] = [Self::Image, Self::Policy, Self::Node, Self::Pod, Self::Cache];
+    pub const ALL: [Self; 8] =
+        [Self::Image, Self::Set, Self::Discovery, Self::Secret, Self::Policy, Self::Node, Self::Pod, Self::Cache];
 }
 
 /// Something that a watch or the executor tells.
@@ -36,6 +45,12 @@ impl Kind {
 pub enum Event {
     /// A CachedImage is there, with the status that it has.
     Image(Box<Image>, Box<CachedImageStatus>),
+    /// A CachedImageSet is there, with the status that it has.
+    Set(Box<ImageSet>, Box<CachedImageSetStatus>),
+    /// A DiscoveryPolicy is there.
+    Discovery(Box<DiscoveryPolicy>),
+    /// A Secret is there, in this version.
+    Secret(Name, Name),
     /// A PullPolicy is there, with the status that it has.
     Policy(Box<Policy>, Box<PullPolicyStatus>),
     /// A node is there.
@@ -60,6 +75,10 @@ pub enum Report {
         /// Its UID.
         uid: Name,
     },
+    /// The CachedImage of a set is now this.
+    Child(Box<CachedImage>),
+    /// The sources were asked.
+    Discovered(Box<Discovered>),
     /// The NodeCache is now this.
     Recorded(Box<NodeCache>),
     /// Done, or needless because the object is gone.

@@ -35,19 +35,30 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     if reason == "ErrImageNeverPull" {
         return cause(Node, "the node may not pull images".to_owned());
     }
+    if says(&["the signature validation failed"]) {
+        return cause(Image, "the signature is not valid".to_owned());
+    }
     // The order matters: the first match is the most specific one. A missing
     // platform also says "not found", and a token server that answers 401 is
     // reached through a chain of errors that may name anything.
     if says(&["no space left on device", "disk quota exceeded"]) {
         return cause(Node, "no space left on node".to_owned());
     }
-    if says(&["no match for platform", "no matching manifest", "no image found in image index for architecture"]) {
+    if says(&["dial unix", "error reading from server: eof"]) {
+        return cause(Node, "the container runtime does not answer".to_owned());
+    }
+    if says(&[
+        "no match for platform",
+        "no matching manifest",
+        "no image found in image index for architecture",
+        "no image found in manifest list for architecture",
+    ]) {
         return cause(Image, format!("no image for {platform}"));
     }
     if says(&["x509:", "tls: ", "server gave http response to https client"]) {
         return cause(Registry, format!("TLS: {}", after_last(message, &["x509: ", "tls: ", "http: "])));
     }
-    if says(&["toomanyrequests", "429 too many requests", "status code 429", "rate limit"]) {
+    if says(&["toomanyrequests", "too many requests", "status code 429", "statuscode: 429", "rate limit"]) {
         return cause(Registry, format!("rate limited by {host}"));
     }
     if says(&["no such host", "server misbehaving", "temporary failure in name resolution"]) {
@@ -56,18 +67,28 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     if says(&["connection refused"]) {
         return cause(Registry, format!("connection refused: {}", dialled(message).unwrap_or(host)));
     }
-    if says(&["i/o timeout", "deadline exceeded", "handshake timeout", "timeout exceeded", "timed out"]) {
+    if says(&[
+        "i/o timeout",
+        "deadline exceeded",
+        "handshake timeout",
+        "timeout awaiting",
+        "timeout exceeded",
+        "timed out",
+        // What runtimes say when they gave up because nothing came any more.
+        "context canceled",
+    ]) {
         return cause(Registry, format!("timeout connecting to {host}"));
     }
     if says(&["connection reset", "unexpected eof", "broken pipe", "network is unreachable", "no route to host"]) {
         return cause(Registry, format!("connection lost: {host}"));
     }
-    if says(&["500 internal", "502 bad gateway", "503 service", "504 gateway", "status code 5"]) {
+    if says(&["500 internal", "502 bad gateway", "503 service", "504 gateway", "status code 5", "statuscode: 5"]) {
         return cause(Registry, format!("server error at {host}"));
     }
     if says(&[
         "unauthorized",
         "status code 401",
+        "statuscode: 401",
         "authentication required",
         "authorization failed",
         "insufficient_scope",
@@ -76,11 +97,14 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     ]) {
         return cause(Image, "unauthorized: check imagePullSecrets".to_owned());
     }
-    if says(&["forbidden", "status code 403", "denied"]) {
+    if says(&["forbidden", "status code 403", "statuscode: 403", "denied"]) {
         return cause(Image, "forbidden".to_owned());
     }
-    if says(&["not found", "status code 404", "manifest unknown", "name unknown"]) {
+    if says(&["not found", "status code 404", "statuscode: 404", "manifest unknown", "name unknown"]) {
         return cause(Image, "image not found".to_owned());
+    }
+    if says(&["the registry is unavailable"]) {
+        return cause(Registry, format!("{host} is not available"));
     }
     cause(Unknown, message.to_owned())
 }
@@ -204,7 +228,7 @@ mod tests {
 
     /// Messages of containerd 2.x, CRI-O and Docker as the kubelet shows them:
     /// image, reason, message; whose failure it is, and the cause.
-    const MESSAGES: [(&str, &str, &str, FailureScope, &str); 34] = [
+    const MESSAGES: [(&str, &str, &str, FailureScope, &str); 56] = [
         (
             "nope:1",
             "ErrImagePull",
@@ -355,6 +379,163 @@ mod tests {
             Unknown,
             r#"Back-off pulling image "h.example/p:v1""#,
         ),
+        // Seen by a kubelet 1.36 with containerd 2.4, and a registry that fails.
+        (
+            "busy.test/refused/app-1:1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "busy.test/refused/app-1:1": failed to resolve image: unexpected status from HEAD request to http://127.0.0.1:41437/v2/refused/app-1/manifests/1?ns=busy.test: 429 Too Many Requests"#,
+            Registry,
+            "rate limited by busy.test",
+        ),
+        (
+            "broken.test/refused/app-3:1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "broken.test/refused/app-3:1": failed to resolve image: unexpected status from HEAD request to http://127.0.0.1:35723/v2/refused/app-3/manifests/1?ns=broken.test: 503 Service Unavailable"#,
+            Registry,
+            "server error at broken.test",
+        ),
+        (
+            "reset.test/refused/app-2:1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "reset.test/refused/app-2:1": failed to resolve image: failed to do request: Head "http://127.0.0.1:33381/v2/refused/app-2/manifests/1?ns=%5BREDACTED%5D": read tcp 127.0.0.1:54144->127.0.0.1:33381: read: connection reset by peer"#,
+            Registry,
+            "connection lost: reset.test",
+        ),
+        (
+            "forged.test/refused/app-1:1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "forged.test/refused/app-1:1": failed to resolve image: failed to do request: Head "https://127.0.0.1:34409/v2/refused/app-1/manifests/1?ns=%5BREDACTED%5D": tls: failed to verify certificate: x509: certificate signed by unknown authority"#,
+            Registry,
+            "TLS: certificate signed by unknown authority",
+        ),
+        (
+            "stalled.test/stalled/app-1:1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "stalled.test/stalled/app-1:1": failed to resolve image: failed to do request: Head "https://127.0.0.1:41181/v2/stalled/app-1/manifests/1?ns=%5BREDACTED%5D": net/http: TLS handshake timeout"#,
+            Registry,
+            "timeout connecting to stalled.test",
+        ),
+        // Told by containerd's and the kubelet's source: no headers, no progress, no runtime.
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"failed to pull and unpack image "h.example/p:v1": failed to resolve image: failed to do request: Head "http://h.example/v2/p/manifests/v1": net/http: timeout awaiting response headers"#,
+            Registry,
+            "timeout connecting to h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"rpc error: code = Canceled desc = failed to pull and unpack image "h.example/p:v1": context canceled"#,
+            Registry,
+            "timeout connecting to h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"rpc error: code = Unavailable desc = connection error: desc = "transport: Error while dialing: dial unix /run/containerd/containerd.sock: connect: connection refused""#,
+            Node,
+            "the container runtime does not answer",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"rpc error: code = Unavailable desc = error reading from server: EOF"#,
+            Node,
+            "the container runtime does not answer",
+        ),
+        // CRI-O 1.34 and containers/image 5.36, by their source.
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: reading manifest v1 in h.example/p: toomanyrequests: too many requests"#,
+            Registry,
+            "rate limited by h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: pinging container registry h.example: too many requests to registry"#,
+            Registry,
+            "rate limited by h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: pinging container registry h.example: received unexpected HTTP status: 503 Service Unavailable"#,
+            Registry,
+            "server error at h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: reading manifest v1 in h.example/p: StatusCode: 502, "<html>\r\n<head><title>Bad Gateway</title></head>...""#,
+            Registry,
+            "server error at h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: reading manifest v1 in h.example/p: StatusCode: 404, "404 page""#,
+            Image,
+            "image not found",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: unable to retrieve auth token: invalid username/password: unauthorized: authentication required"#,
+            Image,
+            "unauthorized: check imagePullSecrets",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: reading manifest v1 in h.example/p: requested access to the resource is denied"#,
+            Image,
+            "forbidden",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"initializing source docker://h.example/p:v1: pinging container registry h.example: Get "https://h.example/v2/": dial tcp: lookup h.example: Temporary failure in name resolution"#,
+            Registry,
+            "cannot resolve h.example",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"choosing an image from manifest list docker://h.example/p:v1: no image found in manifest list for architecture "arm64", variant "v8", OS "linux""#,
+            Image,
+            "no image for linux/arm64",
+        ),
+        (
+            IMAGE,
+            "ErrImagePull",
+            r#"copying system image from manifest list: writing blob: storing blob to file "/var/tmp/container_images_storage1/1": write /var/tmp/container_images_storage1/1: no space left on device"#,
+            Node,
+            "no space left on node",
+        ),
+        (
+            IMAGE,
+            "RegistryUnavailable",
+            r#"image pull failed for h.example/p:v1 because the registry is unavailable: initializing source docker://h.example/p:v1: pinging container registry h.example: Get "https://h.example/v2/": dial tcp 10.1.2.3:443: connect: connection refused"#,
+            Registry,
+            "connection refused: 10.1.2.3:443",
+        ),
+        (
+            IMAGE,
+            "RegistryUnavailable",
+            r#"image pull failed for h.example/p:v1 because the registry is unavailable"#,
+            Registry,
+            "h.example is not available",
+        ),
+        (
+            IMAGE,
+            "SignatureValidationFailed",
+            r#"image pull failed for h.example/p:v1 because the signature validation failed: Source image rejected: A signature was required, but no signature exists"#,
+            Image,
+            "the signature is not valid",
+        ),
         // Names that say something else than the message.
         (
             "h.example/certificate-manager:1",
@@ -438,10 +619,12 @@ mod tests {
 
     #[test]
     fn the_kubelets_backoff_hides_no_cause() {
-        let pulled = MESSAGES.iter().filter(|(_, reason, _, scope, _)| *reason == "ErrImagePull" && *scope != Unknown);
-        for (image, _, message, scope, short) in pulled {
+        let not_pulled = ["InvalidImageName", "ErrImageNeverPull"];
+        let pulled =
+            MESSAGES.iter().filter(|(_, reason, _, scope, _)| !not_pulled.contains(reason) && *scope != Unknown);
+        for (image, reason, message, scope, short) in pulled {
             let image = Reference::parse(image);
-            let message = format!(r#"Back-off pulling image "{image}": ErrImagePull: {message}"#);
+            let message = format!(r#"Back-off pulling image "{image}": {reason}: {message}"#);
             let cause = classify("ImagePullBackOff", &message, &image, "linux/arm64");
             assert_eq!((cause.scope, cause.message.as_str()), (*scope, *short), "{message}");
         }

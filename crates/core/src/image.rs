@@ -13,6 +13,8 @@ use crate::reference::Reference;
 pub struct Image {
     /// `metadata.name` of the CachedImage.
     pub name: Name,
+    /// `metadata.uid`.
+    pub uid: Name,
     /// `metadata.generation`.
     pub generation: Option<i64>,
     /// The full reference.
@@ -26,12 +28,40 @@ pub struct Image {
     /// Lower is pulled first.
     pub priority: i32,
     /// The CachedImageSet that owns it; images of one set share Pods.
-    pub set: Option<Name>,
+    pub set: Option<Owner>,
     /// Its PullPolicy; empty for the built-in one.
     pub policy: Name,
 }
 
+/// The object that another belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its name.
+    pub name: Name,
+    /// Its UID.
+    pub uid: Name,
+}
+
 impl Image {
+    /// Whether the CachedImageSet of this UID owns it.
+    #[must_use]
+    pub fn is_owned_by(&self, uid: &str) -> bool {
+        self.set.as_ref().is_some_and(|owner| *owner.uid == *uid)
+    }
+
+    /// Whether its spec asks for the same as the spec of `other`.
+    #[must_use]
+    pub fn asks_for_the_same_as(&self, other: &Self) -> bool {
+        let Self { name: _, uid: _, generation: _, set: _, reference, pull, secrets, placement, priority, policy } =
+            self;
+        *reference == other.reference
+            && *pull == other.pull
+            && *secrets == other.secrets
+            && *placement == other.placement
+            && *priority == other.priority
+            && *policy == other.policy
+    }
+
     /// Reads a CachedImage; `None` where it has no name or is being deleted, so
     /// that it wants nothing any more.
     #[must_use]
@@ -44,6 +74,7 @@ impl Image {
         let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
         Some(Self {
             name: meta.name.as_deref()?.into(),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation,
             reference: Reference::new(&spec.image, spec.tag.as_deref(), spec.digest.as_deref()),
             pull: spec.image_pull_policy,
@@ -54,7 +85,9 @@ impl Image {
                 tolerations: spec.tolerations.clone(),
             },
             priority: spec.priority,
-            set: owner.filter(|owner| owner.kind == "CachedImageSet").map(|owner| owner.name.as_str().into()),
+            set: owner
+                .filter(|owner| owner.kind == "CachedImageSet")
+                .map(|owner| Owner { name: owner.name.as_str().into(), uid: owner.uid.as_str().into() }),
             policy: spec.policy_ref.as_ref().map_or(BUILT_IN, |policy| &policy.name).into(),
         })
     }

@@ -13,6 +13,8 @@ pub struct Urgency {
     pub retry: bool,
     /// Its priority.
     pub priority: i32,
+    /// Its place in its set.
+    pub rank: usize,
     /// Its name, which decides between equals.
     pub image: Name,
 }

@@ -1,6 +1,8 @@
 //! What to do now, and when to look again.
 
+mod discoveries;
 mod pods;
+mod sets;
 mod starts;
 mod writes;
 
@@ -33,6 +35,8 @@ pub struct Plan {
 pub struct Clean {
     /// CachedImages.
     pub images: Vec<Name>,
+    /// CachedImageSets.
+    pub sets: Vec<Name>,
     /// PullPolicies.
     pub policies: Vec<Name>,
     /// Nodes, for their NodeCaches.
@@ -95,6 +99,8 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     starts::start_pulls(world, now, &mut plan);
     writes::record_nodes(world, now, &mut plan);
     writes::publish_images(world, now, &mut plan);
+    discoveries::tend_discoveries(world, now, &mut plan);
+    sets::tend_sets(world, now, &mut plan);
     writes::publish_policies(world, now, &mut plan);
     for (at, _) in world.alarms.first().into_iter().chain(world.judgements.first()) {
         plan.wake(*at);

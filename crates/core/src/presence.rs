@@ -124,12 +124,14 @@ mod tests {
     fn image(pull: ImagePullPolicy) -> Image {
         Image {
             name: "alpine".into(),
+            uid: "".into(),
             generation: None,
             reference: Reference::parse("alpine:3.20"),
             pull,
             secrets: Vec::new(),
             placement: Placement::default(),
             priority: 0,
+            uid: "".into(),
             set: None,
             policy: "".into(),
         }

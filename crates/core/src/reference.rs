@@ -72,6 +72,13 @@ impl Reference {
         self.0.split_once('@').map(|(_, digest)| digest)
     }
 
+    /// The tag that is followed; `None` where a digest pins the image.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        let rest = self.0.strip_prefix(self.repository())?;
+        rest.strip_prefix(':')
+    }
+
     /// The registry host with its port, if any: `docker.io`.
     #[must_use]
     pub fn host(&self) -> &str {

@@ -38,6 +38,9 @@ pub struct Settings {
     pub repair_initial: SignedDuration,
     /// The longest wait. An image that stayed for longer starts over.
     pub repair_max: SignedDuration,
+    /// The wait before sources that failed are asked again; doubled up to the policy's
+    /// `syncInterval`.
+    pub discovery_retry: SignedDuration,
     /// The policy of images that name none.
     pub built_in_policy: PullPolicySpec,
 }
@@ -58,6 +61,7 @@ impl Default for Settings {
             listed_images: 50,
             repair_initial: SignedDuration::from_mins(1),
             repair_max: SignedDuration::from_hours(6),
+            discovery_retry: SignedDuration::from_secs(30),
             built_in_policy: PullPolicySpec::default(),
         }
     }

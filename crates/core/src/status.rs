@@ -3,24 +3,28 @@
 use std::collections::BTreeMap;
 
 use drop_api::cached_image::{CachedImageStatus, ImagePullPolicy, MAX_FAILURES, NodeFailure, Phase};
-use drop_api::condition::{self, Condition};
+use drop_api::cached_image_set::{CachedImageSetStatus, SetPhase};
+use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::discovery_policy::DiscoveryPolicyStatus;
 use drop_api::node_cache::{NodeCache, NodeCacheSpec, NodeCacheStatus};
 use drop_api::pull_policy::PullPolicyStatus;
 use jiff::Timestamp;
 use kube::core::ObjectMeta;
 
 use crate::budget::Budget;
+use crate::discovery::sync;
 use crate::explain::verdict;
+use crate::failure::shortened;
 use crate::health::Health;
 use crate::memory::{Failure, Memory};
 use crate::policy::Policy;
 use crate::presence::{Standing, standing};
 use crate::reference::Reference;
 use crate::verdict::Verdict;
-use crate::world::{ImageEntry, NodeEntry, PodEntry, World};
+use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, World};
 
 /// Ready reasons that only tell how far a roll-out is.
-const PROGRESS: [&str; 2] = ["Waiting", "Pulling"];
+const PROGRESS: [&str; 3] = ["Waiting", "Pulling", "Progressing"];
 
 /// Whether conditions changed in a way that people wait for, and not only from
 /// one step of progress to another.
@@ -32,6 +36,74 @@ pub fn is_news(before: &[Condition], after: &[Condition]) -> bool {
             before.status != after.status || (before.reason != after.reason && !(progress(before) && progress(after)))
         }
         (before, after) => before != after,
+    }
+}
+
+/// What all statuses have in common.
+pub(crate) trait Status: PartialEq {
+    fn conditions(&self) -> &[Condition];
+
+    fn observed_generation(&self) -> Option<i64>;
+
+    /// Whether it shows the end of something that people watch.
+    fn is_at_rest(&self) -> bool {
+        false
+    }
+
+    /// Whether it is to be written at once, and not with the next progress.
+    fn is_urgent_after(&self, before: &Self) -> bool {
+        is_news(before.conditions(), self.conditions())
+            || before.observed_generation() != self.observed_generation()
+            || self.is_at_rest()
+    }
+}
+
+impl Status for CachedImageStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn observed_generation(&self) -> Option<i64> {
+        self.observed_generation
+    }
+}
+
+impl Status for CachedImageSetStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn observed_generation(&self) -> Option<i64> {
+        self.observed_generation
+    }
+}
+
+impl Status for DiscoveryPolicyStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn observed_generation(&self) -> Option<i64> {
+        self.observed_generation
+    }
+
+    /// It is written once for each run.
+    fn is_at_rest(&self) -> bool {
+        true
+    }
+}
+
+impl Status for PullPolicyStatus {
+    fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    fn observed_generation(&self) -> Option<i64> {
+        self.observed_generation
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.nodes_pulling == 0 && self.pulls_waiting == 0
     }
 }
 
@@ -198,6 +270,91 @@ fn standing_on(world: &World, node: &str, entry: &ImageEntry) -> Option<Standing
 
 fn is_target(world: &World, node: &str, entry: &ImageEntry) -> bool {
     standing_on(world, node, entry).is_some()
+}
+
+/// The status of a CachedImageSet, from what its CachedImages show.
+pub(crate) fn cached_image_set(world: &World, entry: &SetEntry, now: Timestamp) -> CachedImageSetStatus {
+    let owned = world.children.get(&entry.set.uid).into_iter().flatten();
+    let owned: Vec<&ImageEntry> = owned.filter_map(|name| world.images.get(name)).collect();
+    let number_ready = owned.iter().filter(|child| is_ready(child)).count();
+    let (reason, message) = set_reason(world, entry, &owned, number_ready);
+    let is_ready = reason == "AllReady";
+    let previous = condition::ready(&entry.published.status.conditions);
+    CachedImageSetStatus {
+        observed_generation: entry.set.generation,
+        conditions: vec![Condition::ready(is_ready, &reason, message, entry.set.generation, previous, now)],
+        phase: Some(match reason.as_str() {
+            "AllReady" => SetPhase::Ready,
+            "Progressing" => SetPhase::Pending,
+            _ => SetPhase::Degraded,
+        }),
+        ready: Some(format!("{number_ready}/{}", owned.len())),
+        images_managed: count(owned.len()),
+        images_ready: count(number_ready),
+    }
+}
+
+fn is_ready(child: &ImageEntry) -> bool {
+    condition::ready(&child.published.status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True)
+}
+
+/// The reason and message of a CachedImageSet's Ready condition.
+fn set_reason(world: &World, entry: &SetEntry, owned: &[&ImageEntry], number_ready: usize) -> (String, String) {
+    let members = &entry.members;
+    let say = |reason: &str, message: String| (reason.to_owned(), shortened(&message, 1024));
+    let policy = entry.set.spec.discovery_policy_ref.as_ref().map(|policy| &policy.name);
+    let discovery = world.discovery_of(&entry.set).zip(policy);
+    match discovery {
+        None => {}
+        Some((None, policy)) => {
+            let message = format!("there is no DiscoveryPolicy {policy}: create it; what it found last stays");
+            return say("DiscoveryPolicyNotFound", message);
+        }
+        Some((Some(discovery), policy)) => {
+            if let Some((reason, message)) = sync::trouble(&discovery.published.status) {
+                return say(reason, format!("DiscoveryPolicy {policy}: {message}"));
+            }
+        }
+    }
+    let foreign = members.children.iter().filter_map(|child| {
+        let image = &world.images.get(child.metadata.name.as_deref()?)?.image;
+        (!image.is_owned_by(&entry.set.uid))
+            .then(|| format!("CachedImage {} is there and not the set's: rename or delete it", image.name))
+    });
+    let refused = entry.refused.iter().map(|(child, why)| format!("CachedImage {child} was refused: {why}"));
+    let wrong: Vec<String> = members.invalid.iter().cloned().chain(foreign).chain(refused).collect();
+    if !wrong.is_empty() {
+        return say("Degraded", wrong.join("; "));
+    }
+    let told = |child: &ImageEntry| {
+        let ready = condition::ready(&child.published.status.conditions);
+        let (reason, message) = ready.map(|ready| (&*ready.reason, &*ready.message)).unwrap_or_default();
+        format!("{}: {reason}: {message}", child.image.reference)
+    };
+    let mut failing: Vec<_> =
+        owned.iter().filter(|child| child.published.status.phase == Some(Phase::Degraded)).collect();
+    failing.sort_by_key(|child| std::cmp::Reverse(child.published.status.consecutive_failures));
+    if let Some(worst) = failing.first() {
+        let others = match failing.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        return say("Degraded", format!("{}{others}", told(worst)));
+    }
+    let repeated = members.repeated.iter().map(|repeated| format!("; {repeated}")).collect::<String>();
+    let progress = format!("{number_ready} of {} are on all their nodes", plural(members.children.len(), "image"));
+    let is_discovered = discovery.is_none_or(|(policy, _)| {
+        policy.is_some_and(|policy| condition::ready(&policy.published.status.conditions).is_some())
+    });
+    if !is_discovered {
+        return say("Progressing", format!("{progress}; discovery has not run yet{repeated}"));
+    }
+    if number_ready == owned.len() && owned.len() >= members.children.len() {
+        return say("AllReady", format!("{progress}{repeated}"));
+    }
+    let next = owned.iter().filter(|child| !is_ready(child) && child.published.status.phase.is_some());
+    let next = next.min_by_key(|child| child.rank).map(|child| format!("; {}", told(child))).unwrap_or_default();
+    say("Progressing", format!("{progress}{next}{repeated}"))
 }
 
 /// The status of a PullPolicy.

@@ -5,13 +5,15 @@
 //! [`World::settle`], for the nodes and images that an event concerns only.
 
 mod derived;
+mod discoveries;
 mod facts;
 mod reports;
+mod sets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use drop_api::pull_policy::HostNetwork;
-use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
+use drop_api::{CachedImageSetStatus, CachedImageStatus, NodeCache, PullPolicyStatus};
 use jiff::Timestamp;
 
 use crate::Name;
@@ -21,6 +23,7 @@ use crate::effect::{Effect, EffectKey, PodOrder};
 use crate::event::{Event, Kind};
 use crate::health::Health;
 use crate::image::Image;
+use crate::image_set::{ImageSet, Members};
 use crate::inventory::Sighting;
 use crate::memory::{Failure, Memory, Record};
 use crate::node::{Node, Readiness};
@@ -36,6 +39,8 @@ use crate::settings::Settings;
 use crate::status::is_news;
 use crate::verdict::Verdict;
 
+pub(crate) use discoveries::DiscoveryEntry;
+
 /// Everything that planning knows.
 #[derive(Debug)]
 pub struct World {
@@ -43,11 +48,19 @@ pub struct World {
     /// Kinds that have not been listed yet.
     pub(crate) unsynced: BTreeSet<Kind>,
     pub(crate) images: BTreeMap<Name, ImageEntry>,
+    pub(crate) sets: BTreeMap<Name, SetEntry>,
+    pub(crate) discoveries: BTreeMap<Name, DiscoveryEntry>,
+    /// Per Secret of the pod namespace its version.
+    secrets: BTreeMap<Name, Name>,
     pub(crate) policies: BTreeMap<Name, PolicyEntry>,
     pub(crate) nodes: BTreeMap<Name, NodeEntry>,
     pub(crate) caches: BTreeMap<Name, CacheEntry>,
     pub(crate) pods: BTreeMap<Name, PodEntry>,
 
+    /// Per UID of a CachedImageSet the CachedImages that it owns.
+    pub(crate) children: BTreeMap<Name, BTreeSet<Name>>,
+    /// Per name of a CachedImage the set that asks for it.
+    pub(crate) asked_by: BTreeMap<Name, Name>,
     /// Per image the CachedImages that want it.
     pub(crate) wanted: BTreeMap<Reference, BTreeSet<Name>>,
     /// Per node its pull Pods; there is more than one only by accident.
@@ -89,6 +102,8 @@ pub(crate) struct ImageEntry {
     /// What the image and its policy ask of nodes; `None` where the policy is missing.
     pub(crate) placement: Option<Placement>,
     pub(crate) tally: Tally,
+    /// Its place among the images of its set; the first is pulled first.
+    pub(crate) rank: usize,
     /// Set while the API server refuses its Pods.
     pub(crate) refused: Option<Refused>,
     /// When its spec last changed while this process watched.
@@ -125,6 +140,17 @@ impl Tally {
             Standing::Evicted => &mut self.evicted,
         }
     }
+}
+
+/// A CachedImageSet.
+#[derive(Debug)]
+pub(crate) struct SetEntry {
+    pub(crate) set: ImageSet,
+    /// What it asks for.
+    pub(crate) members: Members,
+    /// CachedImages that the API server refuses, and why.
+    pub(crate) refused: BTreeMap<Name, Name>,
+    pub(crate) published: Published<CachedImageSetStatus>,
 }
 
 /// A PullPolicy.
@@ -241,6 +267,8 @@ pub(crate) struct Flight {
 #[derive(Debug, Default)]
 pub(crate) struct Stale {
     pub(crate) images: BTreeSet<Name>,
+    /// CachedImageSets, for their CachedImages too.
+    pub(crate) sets: BTreeSet<Name>,
     pub(crate) policies: BTreeSet<Name>,
     /// NodeCaches, and since when.
     pub(crate) caches: BTreeMap<Name, Timestamp>,
@@ -249,6 +277,8 @@ pub(crate) struct Stale {
 /// What [`World::settle`] has to look at.
 #[derive(Debug, Default)]
 struct Dirty {
+    /// Sets that may ask for other images.
+    sets: BTreeSet<Name>,
     /// Images to be judged on every node.
     images: BTreeSet<Name>,
     /// Nodes on which every image is to be judged.
@@ -269,10 +299,15 @@ impl World {
             settings,
             unsynced: Kind::ALL.into(),
             images: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            discoveries: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             policies: [(BUILT_IN.into(), PolicyEntry { policy: built_in, published })].into(),
             nodes: BTreeMap::new(),
             caches: BTreeMap::new(),
             pods: BTreeMap::new(),
+            children: BTreeMap::new(),
+            asked_by: BTreeMap::new(),
             wanted: BTreeMap::new(),
             pods_on: BTreeMap::new(),
             pulling: BTreeMap::new(),
@@ -306,6 +341,9 @@ impl World {
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
             Event::Image(image, status) => self.set_image(*image, *status, now),
+            Event::Set(set, status) => self.set_set(*set, *status),
+            Event::Discovery(policy) => self.set_discovery(*policy, now),
+            Event::Secret(name, version) => self.set_secret(name, version),
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
             Event::Node(node) => self.set_node(*node),
             Event::Pod(pod) => self.set_pod(*pod, now),
@@ -334,6 +372,24 @@ impl World {
                     if let Some(entry) = self.images.get_mut(image) {
                         let is_news = is_news(&entry.published.status.conditions, &status.conditions);
                         entry.published.write(status, is_news, now);
+                        self.stale.sets.extend(entry.image.set.as_ref().map(|set| set.name.clone()));
+                    }
+                }
+                Effect::PatchSet { set, status } => {
+                    if let Some(entry) = self.sets.get_mut(set) {
+                        let is_news = is_news(&entry.published.status.conditions, &status.conditions);
+                        entry.published.write(status, is_news, now);
+                    }
+                }
+                Effect::Discover(order) => {
+                    if let Some(entry) = self.discoveries.get_mut(&order.policy) {
+                        entry.next_at = None;
+                    }
+                }
+                Effect::PatchDiscovery { policy, status } => {
+                    if let Some(entry) = self.discoveries.get_mut(policy) {
+                        entry.published.write(status, true, now);
+                        self.discovery_changed(policy);
                     }
                 }
                 Effect::PatchPolicy { policy, status } => {
@@ -342,11 +398,20 @@ impl World {
                         entry.published.write(status, is_news, now);
                     }
                 }
-                Effect::DeletePod { .. } | Effect::CheckPod { .. } | Effect::RecordNode { .. } => {}
+                Effect::DeletePod { .. }
+                | Effect::CheckPod { .. }
+                | Effect::RecordNode { .. }
+                | Effect::CreateChild { .. }
+                | Effect::UpdateChild { .. }
+                | Effect::DeleteChild { .. }
+                | Effect::Tell(_) => {}
             }
         }
         for image in &plan.clean.images {
             self.stale.images.remove(image);
+        }
+        for set in &plan.clean.sets {
+            self.stale.sets.remove(set);
         }
         for policy in &plan.clean.policies {
             self.stale.policies.remove(policy);
@@ -377,6 +442,9 @@ impl World {
             }
             self.judgements.pop_first();
             self.dirty.nodes.insert(node);
+        }
+        for set in std::mem::take(&mut self.dirty.sets) {
+            self.gather(&set);
         }
         for image in std::mem::take(&mut self.dirty.images) {
             self.place_image(&image, now);

@@ -211,12 +211,18 @@ fn one_image_on_one_node_costs_three_requests_and_few_status_writes() {
                 EffectKey::Record(_) => "record",
                 EffectKey::Image(_) => "image status",
                 EffectKey::Policy(_) => "policy status",
+                EffectKey::Child { .. } => "child",
+                EffectKey::Set(_) => "set status",
+                EffectKey::Discovery(_) => "discovery",
+                EffectKey::DiscoveryStatus(_) => "discovery status",
+                EffectKey::Tell(..) => "event",
             })
             .or_default() += 1;
     }
     let few = counts.remove("policy status").unwrap();
     assert!(few <= 3, "{few} writes of the policy's status");
-    assert_eq!(counts, [("create", 1), ("delete", 1), ("image status", 2), ("record", 1)].into());
+    let expected = [("create", 1), ("delete", 1), ("event", 1), ("image status", 2), ("record", 1)];
+    assert_eq!(counts, expected.into());
 }
 
 #[test]
@@ -1630,4 +1636,36 @@ fn a_long_pull_shows_in_the_node_cache_and_a_short_one_costs_no_write() {
         assert_eq!(lab.api.caches[node].status.as_ref().unwrap().images_pulling, 0);
     }
     assert_eq!(lab.record.cache_writes.len(), 4, "{:?}", lab.record.cache_writes);
+}
+
+// ---- What people are told of ----------------------------------------------------
+
+/// The reasons of what people were told of a CachedImage.
+fn told(lab: &Lab, image: &str) -> Vec<String> {
+    let told = lab.record.told.iter().filter(|(_, notice)| &*notice.name == image);
+    told.map(|(_, notice)| notice.reason.clone()).collect()
+}
+
+#[test]
+fn people_are_told_of_changes_once_and_not_node_by_node() {
+    let mut lab = nodes(3);
+    lab.knobs.broken_images.insert("docker.io/library/bad:latest".to_owned(), ("ErrImagePull", "bad: not found"));
+    lab.image("bad", "bad");
+    lab.image("good", "good");
+    lab.run(secs(600.0));
+    assert_eq!(told(&lab, "good"), ["Cached"]);
+    assert_eq!(told(&lab, "bad"), ["ErrImagePull"]);
+    let (_, notice) = lab.record.told.iter().find(|(_, notice)| notice.is_warning).unwrap();
+    assert_eq!((&*notice.uid, notice.message.as_str()), ("uid-of-bad", "a: image not found"));
+    lab.restart(true);
+    lab.run(secs(600.0));
+    assert_eq!(told(&lab, "bad"), ["ErrImagePull"], "another leader tells nothing again");
+
+    lab.knobs.broken_images.clear();
+    lab.settle();
+    assert_eq!(told(&lab, "bad"), ["ErrImagePull", "Recovered"]);
+    assert_eq!(lab.record.told.last().unwrap().1.message, "on all 3 target nodes");
+    lab.restart(true);
+    lab.settle();
+    assert_eq!(lab.record.told.len(), 3, "{:#?}", lab.record.told);
 }

@@ -69,9 +69,17 @@ impl Bed {
     /// # Errors
     /// If it cannot be started.
     pub fn start_replica(&self) -> Result<Operator> {
+        self.start_replica_as(self.cluster.kubeconfig())
+    }
+
+    /// Starts one more operator, which reaches the API server by this kubeconfig.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start_replica_as(&self, kubeconfig: &Path) -> Result<Operator> {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let log = self.cluster.kubeconfig().with_file_name("operator.log");
-        Operator::start(&self.binary, self.cluster.kubeconfig(), &flags, &log)
+        Operator::start(&self.binary, kubeconfig, &flags, &log)
     }
 
     /// The operator's process.
@@ -195,6 +203,22 @@ impl Bed {
             Ok(()) => bail!("accepted:\n{manifest}"),
             Err(error) => Ok(format!("{error:#}")),
         }
+    }
+
+    /// Waits until these are the Events about the CachedImage `name`, each as its reason and how
+    /// often it came.
+    ///
+    /// # Errors
+    /// If they are not in time.
+    pub fn wait_events(&self, name: &str, events: &[(&str, i32)]) -> Result<()> {
+        let of_image = |sight: &Sight| -> Vec<(String, i32)> {
+            let of_image = sight.events.values().filter(|event| event.object == name);
+            of_image.map(|event| (event.reason.clone(), event.count)).collect()
+        };
+        let expected = events.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
+        let expected: Vec<_> = expected.collect();
+        let found = self.wait("events", |sight| (of_image(sight) == expected).then_some(()));
+        found.with_context(|| format!("{name}: {:?}, not {expected:?}", of_image(&self.look())))
     }
 
     /// The requests that the operator has sent, in order.

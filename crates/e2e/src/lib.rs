@@ -10,4 +10,4 @@ mod sight;
 pub use bed::Bed;
 pub use fleet::Fleet;
 pub use operator::Operator;
-pub use sight::{SeenPod, Sight};
+pub use sight::{SeenEvent, SeenPod, Sight};

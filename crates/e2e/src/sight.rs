@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use drop_api::names::MANAGER;
 use drop_api::{CachedImage, NodeCache, PullPolicy, condition};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::events::v1::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -28,8 +30,21 @@ pub struct Sight {
     pub pods: BTreeMap<String, Pod>,
     /// Every pull Pod that ever was.
     pub all_pods: BTreeMap<String, SeenPod>,
+    /// Events about Drop's objects: those of one object by their time.
+    pub events: BTreeMap<String, SeenEvent>,
     /// Every status that a CachedImage ever had, as name, reason and READY.
     pub history: Vec<(String, String, String)>,
+}
+
+/// An Event that was seen.
+#[derive(Clone, Debug)]
+pub struct SeenEvent {
+    /// What it is about.
+    pub object: String,
+    /// What happened.
+    pub reason: String,
+    /// How often.
+    pub count: i32,
 }
 
 /// A pull Pod that was seen.
@@ -72,6 +87,16 @@ impl Watched {
         });
         watched.follow(runtime, Api::all(client.clone()), |sight, name, object: Option<Node>| {
             put(&mut sight.nodes, name, object);
+        });
+        watched.follow(runtime, Api::namespaced(client.clone(), "default"), |sight, name, object: Option<Event>| {
+            if let Some(event) = object.filter(|event| event.reporting_controller.as_deref() == Some(MANAGER)) {
+                let seen = SeenEvent {
+                    object: event.regarding.and_then(|object| object.name).unwrap_or_default(),
+                    reason: event.reason.unwrap_or_default(),
+                    count: event.series.map_or(1, |series| series.count),
+                };
+                sight.events.insert(name, seen);
+            }
         });
         watched.follow(runtime, Api::namespaced(client.clone(), namespace), |sight, name, object: Option<Pod>| {
             if let Some(spec) = object.as_ref().and_then(|pod| pod.spec.as_ref()) {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
-use drop_api::{CachedImage, NodeCache, PullPolicy};
+use drop_api::names::{API_VERSION, LABEL_MANAGED_BY, MANAGER};
+use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, NodeCache, PullPolicy};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
-use k8s_openapi::api::core::v1::Pod;
+use drop_core::notice::Notice;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::{self, EventType, Recorder};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
@@ -18,6 +20,9 @@ use tracing::{debug, info, warn};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pod::pod;
+
+/// What Drop does with what its Events are about.
+const ACTION: &str = "Cache";
 
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
@@ -48,6 +53,8 @@ pub struct Resources {
     /// ends before it does.
     pub time_limit: Duration,
     permits: Arc<Semaphore>,
+    /// Publishes Events, and counts those that say the same as one before.
+    recorder: Recorder,
 }
 
 impl Resources {
@@ -61,6 +68,7 @@ impl Resources {
         time_limit: Duration,
     ) -> Self {
         Self {
+            recorder: Recorder::new(client.clone(), MANAGER.into()),
             client,
             namespace: namespace.into(),
             priority_class: priority_class.map(Into::into),
@@ -135,13 +143,30 @@ impl Executor {
                 cache.metadata.managed_fields = None;
                 Ok(Report::Recorded(Box::new(cache)))
             }
-            Effect::PatchImage { image, status } => {
-                let api: Api<CachedImage> = Api::all(self.resources.client.clone());
-                patch_status(&api, image, status).await
+            Effect::PatchImage { image, status } => patch_status(&self.cached_images(), image, status).await,
+            Effect::CreateChild { child, .. } => self.create_child(child).await,
+            Effect::UpdateChild { child, uid, spec, .. } => self.update_child(child, uid, spec).await,
+            Effect::DeleteChild { child, uid, .. } => {
+                let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
+                let params = DeleteParams { preconditions, ..DeleteParams::default() };
+                self.cached_images().delete(child, &params).await?;
+                Ok(Report::Done)
+            }
+            Effect::PatchSet { set, status } => {
+                let api: Api<CachedImageSet> = Api::all(self.resources.client.clone());
+                patch_status(&api, set, status).await
             }
             Effect::PatchPolicy { policy, status } => {
                 let api: Api<PullPolicy> = Api::all(self.resources.client.clone());
                 patch_status(&api, policy, status).await
+            }
+            Effect::Tell(notice) => {
+                // Nothing depends on it.
+                match self.resources.recorder.publish(&event(notice), &object(notice)).await {
+                    Ok(()) => info!(kind = notice.kind, name = %notice.name, reason = notice.reason, "event written"),
+                    Err(error) => warn!(kind = notice.kind, name = %notice.name, %error, "an event is lost"),
+                }
+                Ok(Report::Done)
             }
         }
     }
@@ -166,6 +191,34 @@ impl Executor {
         })
     }
 
+    async fn create_child(&self, child: &CachedImage) -> Result<Report, kube::Error> {
+        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let created = match self.cached_images().create(&params, child).await {
+            // An earlier request, whose answer was lost, may have created it.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                match self.cached_images().get_opt(&child.name_any()).await? {
+                    Some(found) if found.owner_references() == child.owner_references() => found,
+                    Some(_) => return Ok(Report::Refused("it is there already and not the set's".to_owned())),
+                    None => return Ok(Report::Unknown("one of that name has just gone".to_owned())),
+                }
+            }
+            created => created?,
+        };
+        Ok(Report::Child(Box::new(created)))
+    }
+
+    async fn update_child(&self, name: &str, uid: &str, spec: &CachedImageSpec) -> Result<Report, kube::Error> {
+        // Not an apply: fields that somebody else has set have to go as well.
+        let patch = serde_json::from_value(serde_json::json!([
+            { "op": "test", "path": "/metadata/uid", "value": uid },
+            { "op": "replace", "path": "/spec", "value": spec },
+        ]));
+        let patch = Patch::Json::<()>(patch.map_err(kube::Error::SerdeError)?);
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let child = self.cached_images().patch(name, &params, &patch).await?;
+        Ok(Report::Child(Box::new(child)))
+    }
+
     async fn delete_pod(&self, name: &str, uid: Option<&str>, force: bool) -> Result<Report, kube::Error> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
         let grace_period_seconds = force.then_some(0);
@@ -177,6 +230,10 @@ impl Executor {
         }
     }
 
+    fn cached_images(&self) -> Api<CachedImage> {
+        Api::all(self.resources.client.clone())
+    }
+
     fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.resources.client.clone(), &self.resources.namespace)
     }
@@ -185,9 +242,9 @@ impl Executor {
     fn failed(&self, effect: &Effect, error: kube::Error) -> Report {
         match error {
             kube::Error::Api(status) if (400..500).contains(&status.code) => {
-                let gone =
-                    status.code == 404 && matches!(effect, Effect::PatchImage { .. } | Effect::PatchPolicy { .. });
-                if gone { Report::Done } else { Report::Refused(status.message) }
+                let needless =
+                    !matches!(effect, Effect::CreatePod(_) | Effect::RecordNode { .. } | Effect::CreateChild { .. });
+                if status.code == 404 && needless { Report::Done } else { Report::Refused(status.message) }
             }
             error => Report::Unknown(error.to_string()),
         }
@@ -218,7 +275,16 @@ impl Executor {
             Effect::PatchPolicy { policy, status } => {
                 info!(%policy, pulling = status.nodes_pulling, waiting = status.pulls_waiting, "status written");
             }
+            Effect::CreateChild { set, child } => info!(%set, cachedimage = %child.name_any(), "CachedImage created"),
+            Effect::UpdateChild { set, child, .. } => info!(%set, cachedimage = %child, "CachedImage changed"),
+            Effect::DeleteChild { set, child, .. } => info!(%set, cachedimage = %child, "CachedImage deleted"),
+            Effect::PatchSet { set, status } => {
+                let ready = status.conditions.first();
+                let reason = ready.map(|ready| ready.reason.as_str()).unwrap_or_default();
+                info!(%set, reason, ready = status.ready, "status written");
+            }
             Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),
+            Effect::Tell(_) => {}
         }
     }
 }
@@ -228,6 +294,27 @@ fn is_ours(pod: &Pod, order: &PodOrder) -> bool {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     let manager = pod.labels().get(LABEL_MANAGED_BY);
     node == Some(&order.node) && manager.is_some_and(|manager| manager == MANAGER)
+}
+
+fn event(notice: &Notice) -> events::Event {
+    events::Event {
+        type_: if notice.is_warning { EventType::Warning } else { EventType::Normal },
+        reason: notice.reason.clone(),
+        note: Some(notice.message.clone()),
+        action: ACTION.to_owned(),
+        secondary: None,
+    }
+}
+
+/// What an Event is about. It has no namespace, so the Event goes to `default`.
+fn object(notice: &Notice) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(API_VERSION.to_owned()),
+        kind: Some(notice.kind.to_owned()),
+        name: Some(notice.name.to_string()),
+        uid: Some(notice.uid.to_string()),
+        ..ObjectReference::default()
+    }
 }
 
 async fn patch_status<K>(api: &Api<K>, name: &str, status: &impl Serialize) -> Result<Report, kube::Error>

@@ -2,6 +2,8 @@
 
 mod cli;
 mod convert;
+#[expect(dead_code, reason = "for the command `drop discover`")]
+mod discover;
 mod engine;
 mod execute;
 mod http;

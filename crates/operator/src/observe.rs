@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
-use drop_api::{CachedImage, NodeCache, PullPolicy};
+use drop_api::{CachedImage, CachedImageSet, NodeCache, PullPolicy};
 use drop_core::Name;
 use drop_core::event::{Event, Kind};
 use drop_core::image::Image;
+use drop_core::image_set::ImageSet;
 use drop_core::policy::Policy;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1 as k8s;
@@ -35,6 +36,7 @@ pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Eve
     let send = |event| send(&events, event);
     tokio::join!(
         watch_kind(Kind::Image, Api::all(client.clone()), everything(), cached_image).for_each(send),
+        watch_kind(Kind::Set, Api::all(client.clone()), everything(), cached_image_set).for_each(send),
         watch_kind(Kind::Policy, Api::all(client.clone()), everything(), pull_policy).for_each(send),
         afresh(relist.clone(), || {
             watch_kind(Kind::Cache, Api::all(client.clone()), everything(), node_cache).for_each(send)
@@ -134,6 +136,11 @@ fn report(kind: Kind, error: &watcher::Error) {
 fn cached_image(object: CachedImage) -> Option<Event> {
     let image = Image::from_api(&object)?;
     Some(Event::Image(Box::new(image), Box::new(object.status.unwrap_or_default())))
+}
+
+fn cached_image_set(object: CachedImageSet) -> Option<Event> {
+    let set = ImageSet::from_api(&object)?;
+    Some(Event::Set(Box::new(set), Box::new(object.status.unwrap_or_default())))
 }
 
 fn pull_policy(object: PullPolicy) -> Option<Event> {

@@ -14,11 +14,13 @@ use crate::control_plane::ControlPlane;
 use crate::dns::Dns;
 use crate::home::{Home, in_use, try_lock};
 use crate::image::ImageSpec;
+use crate::kubeconfig::Access;
 use crate::node::{Node, NodeOptions, SANDBOX_IMAGE, Shared};
 use crate::paths::Dirs;
 use crate::process::send;
 use crate::procfs::Identity;
-use crate::registry::{PRIVATE_HOST, Registry, RegistryAuth, RegistryOptions, write_host, write_hosts};
+use crate::proxy::Proxy;
+use crate::registry::{FaultyRegistry, PRIVATE_HOST, Registry, RegistryAuth, RegistryOptions, write_host, write_hosts};
 use crate::state::{self, Entry};
 use crate::tools::Tools;
 use crate::wait::wait_for;
@@ -166,10 +168,27 @@ impl Cluster {
     /// # Errors
     /// If the file cannot be written.
     pub fn kubeconfig_for(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
-        let file: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        let path = self.home.dirs.etc().join(format!("user-{file}.kubeconfig"));
+        let path = self.kubeconfig_path(user);
         self.control_plane.access.write_as(&path, user, groups)?;
         Ok(path)
+    }
+
+    /// The same by way of a proxy, at which the connection can be disturbed.
+    ///
+    /// # Errors
+    /// If the file cannot be written or no port is free.
+    pub fn kubeconfig_by_proxy(&self, user: &str, groups: &[&str]) -> Result<(PathBuf, Proxy)> {
+        let proxy = Proxy::start(self.control_plane.api_address)?;
+        let path = self.kubeconfig_path(user);
+        // The certificate is for the address, whatever the port.
+        let access = Access { server: format!("https://{}", proxy.address()), ..self.control_plane.access.clone() };
+        access.write_as(&path, user, groups)?;
+        Ok((path, proxy))
+    }
+
+    fn kubeconfig_path(&self, user: &str) -> PathBuf {
+        let file: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        self.home.dirs.etc().join(format!("user-{file}.kubeconfig"))
     }
 
     /// The path of kubectl.
@@ -208,6 +227,15 @@ impl Cluster {
     /// If the configuration cannot be written.
     pub fn mirror_host(&self, host: &str) -> Result<()> {
         write_host(&self.home.dirs.hosts(), host, &self.mirror)
+    }
+
+    /// Lets nodes reach [`Cluster::registry`] under one more host, which can go wrong.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written.
+    pub fn faulty_registry(&self, host: &str) -> Result<FaultyRegistry> {
+        // The API server's certificate is made by itself: nodes do not know its authority.
+        FaultyRegistry::start(&self.home.dirs.hosts(), host, &self.mirror, self.control_plane.api_address)
     }
 
     /// The registry that wants a password, at [`crate::PRIVATE_HOST`].

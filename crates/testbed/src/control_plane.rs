@@ -28,7 +28,7 @@ pub(crate) struct ControlPlane {
     etcd: Process,
     etcd_address: SocketAddr,
     api_server: Process,
-    api_address: SocketAddr,
+    pub(crate) api_address: SocketAddr,
     controller_manager: Process,
     scheduler: Process,
     pub(crate) access: Access,

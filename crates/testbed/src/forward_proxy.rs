@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::TcpStream;
 
-use crate::gate::last_request;
+use crate::head::{last_request, read_head};
 use crate::listener::Listener;
 
 /// An HTTP proxy for clients with `HTTPS_PROXY` or `HTTP_PROXY` set to [`ForwardProxy::url`]. It
@@ -96,18 +96,6 @@ impl Routes {
         let itself = || name.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback());
         lock(&self.targets).get(name).copied().or_else(itself)
     }
-}
-
-/// The request line and headers, up to the empty line; a client waits for the answer before it
-/// sends more.
-async fn read_head(client: &mut TcpStream) -> io::Result<String> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > 64 * 1024 || client.read_buf(&mut head).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    String::from_utf8(head).map_err(io::Error::other)
 }
 
 /// Method, target, and all that follows.

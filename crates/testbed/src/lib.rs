@@ -25,6 +25,7 @@ mod dns;
 mod fake;
 mod forward_proxy;
 mod gate;
+mod head;
 mod home;
 mod http;
 mod image;
@@ -38,6 +39,7 @@ mod prerequisites;
 mod process;
 mod procfs;
 mod prometheus;
+mod proxy;
 mod registry;
 mod service;
 mod state;
@@ -57,7 +59,10 @@ pub use image::{ImageSpec, Platforms};
 pub use loki::Loki;
 pub use node::{Node, NodeOptions};
 pub use prometheus::{Prometheus, PrometheusOptions, Series};
-pub use registry::{MIRRORED_HOSTS, PRIVATE_HOST, Registry, RegistryAuth, RegistryOptions};
+pub use proxy::{Fault, Proxy};
+pub use registry::{
+    FaultyRegistry, MIRRORED_HOSTS, PRIVATE_HOST, Registry, RegistryAuth, RegistryFault, RegistryOptions,
+};
 pub use tls_front::{Clients, TlsFront};
 pub use tools::Tools;
 

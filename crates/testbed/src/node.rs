@@ -136,6 +136,16 @@ impl Node {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// Pulls an image without a Pod. `reference` is in full (`docker.io/library/app:1`).
+    ///
+    /// # Errors
+    /// If there is no such image.
+    pub fn pull(&self, reference: &str) -> Result<()> {
+        let hosts = self.shared.dirs.hosts().display().to_string();
+        self.ctr(&["images", "pull", "--hosts-dir", &hosts, reference])?;
+        Ok(())
+    }
+
     /// Removes an image as the kubelet's garbage collector does: under all of its names.
     /// `reference` is one of them, in full (`docker.io/library/app:1`).
     ///

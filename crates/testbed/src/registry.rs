@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -14,6 +14,7 @@ use crate::gate::Gate;
 use crate::home::Home;
 use crate::http;
 use crate::image::{self, INDEX, ImageSpec, MANIFEST};
+use crate::proxy::{Fault, Proxy};
 use crate::service::{Place, Service};
 use crate::tokens::Tokens;
 use crate::tools::Tools;
@@ -255,6 +256,80 @@ impl Registry {
     }
 }
 
+/// How a [`FaultyRegistry`] can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistryFault {
+    /// It answers 429, with the wish to be asked again after a second.
+    TooManyRequests,
+    /// It answers 503.
+    Unavailable,
+    /// It resets every connection.
+    Reset,
+    /// It accepts connections, and never answers a TLS handshake.
+    Stall,
+    /// Its certificate is of an authority that nobody knows.
+    BadCertificate,
+}
+
+/// A host under which nodes reach [`crate::Cluster::registry`] while it is well. A change holds
+/// from the next pull on. The host's name is unknown when this value has gone.
+#[derive(Debug)]
+pub struct FaultyRegistry {
+    /// Its entry in containerd's table of registries.
+    entry: PathBuf,
+    proxy: Proxy,
+    registry: SocketAddr,
+    /// A server whose certificate no node trusts.
+    stranger: SocketAddr,
+}
+
+impl FaultyRegistry {
+    /// `hosts` is containerd's table.
+    pub(crate) fn start(hosts: &Path, host: &str, registry: &Registry, stranger: SocketAddr) -> Result<Self> {
+        let registry = registry.gate.address();
+        let faulty = Self { entry: hosts.join(host), proxy: Proxy::start(registry)?, registry, stranger };
+        faulty.heal()?;
+        Ok(faulty)
+    }
+
+    /// Goes wrong.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written.
+    pub fn fail(&self, fault: RegistryFault) -> Result<()> {
+        match fault {
+            RegistryFault::TooManyRequests => self.proxy.fail(Fault::Answer("429 Too Many Requests")),
+            RegistryFault::Unavailable => self.proxy.fail(Fault::Answer("503 Service Unavailable")),
+            RegistryFault::Reset => self.proxy.fail(Fault::Reset),
+            RegistryFault::Stall => self.proxy.fail(Fault::Stall),
+            RegistryFault::BadCertificate => self.proxy.lead_to(self.stranger),
+        }
+        let encrypted = matches!(fault, RegistryFault::Stall | RegistryFault::BadCertificate);
+        self.write_entry(if encrypted { "https" } else { "http" })
+    }
+
+    /// Works again.
+    ///
+    /// # Errors
+    /// If the configuration cannot be written.
+    pub fn heal(&self) -> Result<()> {
+        self.proxy.lead_to(self.registry);
+        self.proxy.heal();
+        self.write_entry("http")
+    }
+
+    fn write_entry(&self, scheme: &str) -> Result<()> {
+        write_entry(&self.entry, &format!("{scheme}://{}", self.proxy.address()))
+    }
+}
+
+impl Drop for FaultyRegistry {
+    fn drop(&mut self) {
+        // The cluster may have gone first, with the whole table.
+        let _ = fs::remove_dir_all(&self.entry);
+    }
+}
+
 /// Writes containerd's table of registries, which it reads anew for every pull: a directory per
 /// host.
 pub(crate) fn write_hosts(directory: &Path, mirror: &Registry, private: &Registry) -> Result<()> {
@@ -268,8 +343,17 @@ pub(crate) fn write_hosts(directory: &Path, mirror: &Registry, private: &Registr
 /// mirror says and what the host itself says containerd reports the former, so that a host
 /// that does not exist would be no error of its own.
 pub(crate) fn write_host(directory: &Path, host: &str, registry: &Registry) -> Result<()> {
-    let directory = directory.join(host);
-    fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-    let text = format!("server = \"http://{}\"\n", registry.gate.address());
-    fs::write(directory.join("hosts.toml"), text).with_context(|| directory.display().to_string())
+    write_entry(&directory.join(host), &format!("http://{}", registry.gate.address()))
+}
+
+/// Writes the entry of a host, which is a directory.
+fn write_entry(entry: &Path, server: &str) -> Result<()> {
+    let write = || {
+        fs::create_dir_all(entry)?;
+        // Moved into place whole, for a pull may read it now.
+        let new = entry.join("hosts.new");
+        fs::write(&new, format!("server = \"{server}\"\n"))?;
+        fs::rename(&new, entry.join("hosts.toml"))
+    };
+    write().with_context(|| entry.display().to_string())
 }

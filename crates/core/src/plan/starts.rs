@@ -153,11 +153,11 @@ fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], beg
     };
     let placement = world.images.get(&first.name).and_then(|entry| entry.placement.as_ref());
     Some(PodOrder {
-        name: pod_name(first.set.as_ref().unwrap_or(&first.name), &identity),
+        name: pod_name(first.set.as_ref().map_or(&first.name, |set| &set.name), &identity),
         node: node.node.name.clone(),
         node_uid: node.node.uid.clone(),
         policy: policy.name.clone(),
-        set: first.set.clone(),
+        set: first.set.as_ref().map(|set| set.name.clone()),
         pulls: batch
             .iter()
             .map(|image| Pull {

@@ -7,7 +7,8 @@ use super::Plan;
 use super::pods::record;
 use crate::backoff::Backoff;
 use crate::effect::{Effect, EffectKey};
-use crate::status;
+use crate::notice::{self, Notice};
+use crate::status::{self, Status};
 use crate::world::{Published, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
@@ -61,15 +62,10 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         }
         let status = status::cached_image(world, entry, now);
-        if entry.published.is(&status) {
+        let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
+        let effect = |status| Effect::PatchImage { image: name.clone(), status };
+        if publish(world, &entry.published, status, notice, now, plan, effect) {
             plan.clean.images.push(name.clone());
-            continue;
-        }
-        let urgent = status::is_news(&entry.published.status.conditions, &status.conditions)
-            || entry.published.status.observed_generation != status.observed_generation;
-        match world.next_write(&entry.published, urgent).filter(|at| *at > now) {
-            Some(at) => plan.wake(at),
-            None => plan.add(world, Effect::PatchImage { image: name.clone(), status: Box::new(status) }, now),
         }
     }
 }
@@ -81,19 +77,38 @@ pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         };
         let status = status::pull_policy(world, &entry.policy, &entry.published.status, now);
-        if entry.published.is(&status) {
+        let effect = |status| Effect::PatchPolicy { policy: name.clone(), status };
+        if publish(world, &entry.published, status, None, now, plan, effect) {
             plan.clean.policies.push(name.clone());
-            continue;
-        }
-        let urgent = status::is_news(&entry.published.status.conditions, &status.conditions)
-            || entry.published.status.observed_generation != status.observed_generation
-            // The end of a roll-out is shown at once.
-            || (status.nodes_pulling == 0 && status.pulls_waiting == 0);
-        match world.next_write(&entry.published, urgent).filter(|at| *at > now) {
-            Some(at) => plan.wake(at),
-            None => plan.add(world, Effect::PatchPolicy { policy: name.clone(), status: Box::new(status) }, now),
         }
     }
+}
+
+/// Writes `status` where it differs, when its time has come, and tells of what has
+/// changed. Returns whether there was nothing to be written.
+pub(super) fn publish<S: Status>(
+    world: &World,
+    published: &Published<S>,
+    status: S,
+    notice: Option<Notice>,
+    now: Timestamp,
+    plan: &mut Plan,
+    effect: impl FnOnce(Box<S>) -> Effect,
+) -> bool {
+    if published.is(&status) {
+        return true;
+    }
+    match world.next_write(published, status.is_urgent_after(&published.status)).filter(|at| *at > now) {
+        Some(at) => plan.wake(at),
+        None => {
+            let patch = effect(Box::new(status));
+            if let Some(notice) = notice.filter(|_| world.is_free(&patch.key(), now)) {
+                plan.add(world, Effect::Tell(Box::new(notice)), now);
+            }
+            plan.add(world, patch, now);
+        }
+    }
+    false
 }
 
 impl<S: PartialEq> Published<S> {

@@ -177,7 +177,8 @@ impl World {
         let policy = self.policy_of(image).filter(|_| standing != Standing::Missing);
         let until =
             policy.and_then(|policy| self.yields_until(&entry.node, image, policy)).filter(|until| *until > now);
-        (Urgency { retry: until.is_some(), priority: image.priority, image: image.name.clone() }, until)
+        let rank = self.images.get(&image.name).map_or(0, |entry| entry.rank);
+        (Urgency { retry: until.is_some(), priority: image.priority, rank, image: image.name.clone() }, until)
     }
 
     /// From when a node could start on an image, as far as node and image are

@@ -20,7 +20,14 @@ use crate::reference::Reference;
 impl World {
     pub(super) fn set_image(&mut self, image: Image, status: CachedImageStatus, now: Timestamp) {
         let name = image.name.clone();
+        // The answer to a write may come before the watch shows what was there before it.
+        let older = |known: &ImageEntry| known.image.uid == image.uid && known.image.generation > image.generation;
+        if self.images.get(&name).is_some_and(older) {
+            return;
+        }
         self.stale.images.insert(name.clone());
+        self.stale.sets.extend(image.set.as_ref().map(|set| set.name.clone()));
+        self.stale.sets.extend(self.asked_by.get(&name).cloned());
         if let Some(entry) = self.images.get_mut(&name) {
             entry.published.observe(status);
             if entry.image == image {
@@ -33,17 +40,21 @@ impl World {
                 entry.tally = Tally::default();
                 self.forget_standings(&name);
             }
+            self.disown(&old);
+            self.own(&image);
             self.unwant(&old);
             self.want(&image);
         } else {
             // One of this name may have gone a moment ago.
             self.forget_standings(&name);
+            self.own(&image);
             self.want(&image);
             let published = Published::new(status);
             let entry = ImageEntry {
                 image,
                 placement: None,
                 tally: Tally::default(),
+                rank: 0,
                 refused: None,
                 edited_at: None,
                 published,
@@ -370,6 +381,9 @@ impl World {
     pub(super) fn names(&self, kind: Kind) -> Vec<Name> {
         match kind {
             Kind::Image => self.images.keys().cloned().collect(),
+            Kind::Set => self.sets.keys().cloned().collect(),
+            Kind::Discovery => self.discoveries.keys().cloned().collect(),
+            Kind::Secret => self.secrets.keys().cloned().collect(),
             Kind::Policy => self.policies.keys().filter(|name| &***name != BUILT_IN).cloned().collect(),
             Kind::Node => self.nodes.keys().cloned().collect(),
             // A Pod that the watch has not shown yet may be younger than the list.
@@ -388,11 +402,16 @@ impl World {
             Kind::Image => {
                 let Some(entry) = self.images.remove(name) else { return };
                 self.stale.images.remove(name);
+                self.stale.sets.extend(self.asked_by.get(name).cloned());
+                self.disown(&entry.image);
                 self.unwant(&entry.image);
                 self.probed.remove(name);
                 self.flights.remove(&EffectKey::Image(name.clone()));
                 self.dirty.images.insert(name.clone());
             }
+            Kind::Set => self.remove_set(name),
+            Kind::Discovery => self.remove_discovery(name),
+            Kind::Secret => self.remove_secret(name),
             Kind::Policy => {
                 if self.policies.remove(name).is_some() {
                     self.stale.policies.remove(name);

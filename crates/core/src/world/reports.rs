@@ -52,6 +52,8 @@ impl World {
                     *at = now;
                 }
             }
+            (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
+            (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
             (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache, false),
             _ => {}
         }
@@ -66,6 +68,17 @@ impl World {
                     self.stale.images.insert(name.clone());
                 }
             }
+            EffectKey::Set(name) => {
+                if let Some(entry) = self.sets.get_mut(name) {
+                    entry.published.is_confirmed = false;
+                    self.stale.sets.insert(name.clone());
+                }
+            }
+            EffectKey::DiscoveryStatus(name) => {
+                if let Some(entry) = self.discoveries.get_mut(name) {
+                    entry.published.is_confirmed = false;
+                }
+            }
             EffectKey::Policy(name) => {
                 if let Some(entry) = self.policies.get_mut(name) {
                     entry.published.is_confirmed = false;
@@ -76,7 +89,10 @@ impl World {
             | EffectKey::DeletePod(_)
             | EffectKey::KillPod(_)
             | EffectKey::CheckPod(_)
-            | EffectKey::Record(_) => {}
+            | EffectKey::Record(_)
+            | EffectKey::Discovery(_)
+            | EffectKey::Child { .. }
+            | EffectKey::Tell(..) => {}
         }
     }
 

@@ -161,7 +161,7 @@ impl Lab {
 
     /// One object's status is written at most once a second.
     pub(super) fn check_pace_of_writes(&self, effect: &Effect) {
-        if !matches!(effect, Effect::PatchImage { .. } | Effect::PatchPolicy { .. }) {
+        if !matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
             return;
         }
         let key = effect.key();

@@ -16,13 +16,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::condition;
 use drop_api::{
-    CachedImage, CachedImageSpec, CachedImageStatus, GoDuration, NodeCache, PullPolicy, PullPolicySpec,
+    CachedImage, CachedImageSet, CachedImageSetSpec, CachedImageSetStatus, CachedImageSpec, CachedImageStatus,
+    DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus, GoDuration, NodeCache, PullPolicy, PullPolicySpec,
     PullPolicyStatus,
 };
+use drop_core::discovery::{Answer, Backend, Discovered, Order, SourceFailure, SourceOutcome};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Kind, Report};
 use drop_core::explain::explain;
 use drop_core::image::Image;
+use drop_core::image_set::ImageSet;
 use drop_core::node::Node;
 use drop_core::policy::Policy;
 use drop_core::pull_pod::{Container, ContainerState, PullPod};
@@ -83,6 +86,8 @@ pub struct Knobs {
     pub broken_images: BTreeMap<String, (&'static str, &'static str)>,
     /// What runtimes tell of references, if it is not a sha256 digest.
     pub digests: BTreeMap<String, &'static str>,
+    /// What sources answer, by their addresses.
+    pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
     /// By how much the kubelets' clocks are ahead.
     pub kubelet_clock: SignedDuration,
     /// Nodes whose kubelets do not work as they should.
@@ -103,6 +108,7 @@ impl Default for Knobs {
             pulls: BTreeMap::new(),
             broken_images: BTreeMap::new(),
             digests: BTreeMap::new(),
+            sources: BTreeMap::new(),
             kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),
             fate: Box::new(|_| Fate::Answered),
@@ -115,6 +121,9 @@ impl Default for Knobs {
 #[derive(Default)]
 pub struct Api {
     pub images: BTreeMap<String, CachedImage>,
+    pub sets: BTreeMap<String, CachedImageSet>,
+    pub discoveries: BTreeMap<String, DiscoveryPolicy>,
+    pub secrets: BTreeMap<String, u64>,
     pub policies: BTreeMap<String, PullPolicy>,
     pub nodes: BTreeMap<String, Node>,
     pub pods: BTreeMap<Name, LivePod>,
@@ -141,7 +150,7 @@ enum Item {
     Watch(Event),
     /// The kubelet takes its next step with the Pod of this UID.
     Kubelet(Name, kubelet::Step),
-    /// Kubernetes collects what the node of this UID owned.
+    /// Kubernetes collects what the node or set of this UID owned.
     Collect(Name),
 }
 
@@ -252,6 +261,12 @@ impl Lab {
         let names = |names: &mut dyn Iterator<Item = &str>| names.map(Name::from).collect::<BTreeSet<_>>();
         events.extend(self.api.images.values().filter_map(image_event));
         events.push(Event::Listed(Kind::Image, names(&mut self.api.images.keys().map(String::as_str))));
+        events.extend(self.api.sets.values().filter_map(set_event));
+        events.push(Event::Listed(Kind::Set, names(&mut self.api.sets.keys().map(String::as_str))));
+        events.extend(self.api.discoveries.values().map(|policy| Event::Discovery(Box::new(policy.clone()))));
+        events.push(Event::Listed(Kind::Discovery, names(&mut self.api.discoveries.keys().map(String::as_str))));
+        events.extend(self.api.secrets.iter().map(secret_event));
+        events.push(Event::Listed(Kind::Secret, names(&mut self.api.secrets.keys().map(String::as_str))));
         events.extend(self.api.policies.values().filter_map(policy_event));
         events.push(Event::Listed(Kind::Policy, names(&mut self.api.policies.keys().map(String::as_str))));
         events.extend(self.api.nodes.values().map(|node| Event::Node(Box::new(node.clone()))));
@@ -426,6 +441,8 @@ impl Lab {
         edit(&mut spec);
         let mut image = CachedImage::new(name, spec);
         image.metadata.generation = Some(1);
+        self.api.version += 1;
+        image.metadata.uid = Some(format!("image-{}", self.api.version));
         self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
         self.show_image(name);
@@ -444,6 +461,60 @@ impl Lab {
             block_owner_deletion: Some(true),
         }]);
         self.show_image(name);
+    }
+
+    /// Creates or changes a CachedImageSet.
+    pub fn set(&mut self, name: &str, edit: impl FnOnce(&mut CachedImageSetSpec)) {
+        self.api.version += 1;
+        let version = self.api.version;
+        let set = self.api.sets.entry(name.to_owned()).or_insert_with(|| {
+            self.record.created_at.insert(EffectKey::Set(name.into()), self.now);
+            let mut set = CachedImageSet::new(name, CachedImageSetSpec::default());
+            set.metadata.generation = Some(0);
+            set.metadata.uid = Some(format!("set-{version}"));
+            set
+        });
+        edit(&mut set.spec);
+        set.metadata.generation = set.metadata.generation.map(|generation| generation + 1);
+        let event = set_event(set).unwrap();
+        self.record.forget_successes();
+        self.show(Kind::Set, event);
+    }
+
+    /// Creates or changes a DiscoveryPolicy.
+    pub fn discovery(&mut self, name: &str, edit: impl FnOnce(&mut DiscoveryPolicySpec)) {
+        self.api.version += 1;
+        let version = self.api.version;
+        let policy = self.api.discoveries.entry(name.to_owned()).or_insert_with(|| {
+            let mut policy = DiscoveryPolicy::new(name, DiscoveryPolicySpec::default());
+            policy.metadata.generation = Some(0);
+            policy.metadata.uid = Some(format!("discovery-{version}"));
+            policy
+        });
+        edit(&mut policy.spec);
+        policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
+        let event = Event::Discovery(Box::new(policy.clone()));
+        self.show(Kind::Discovery, event);
+    }
+
+    pub fn delete_discovery(&mut self, name: &str) {
+        self.api.discoveries.remove(name).unwrap();
+        self.show(Kind::Discovery, Event::Gone(Kind::Discovery, name.into()));
+    }
+
+    /// Creates or changes a Secret.
+    pub fn secret(&mut self, name: &str) {
+        self.api.version += 1;
+        self.api.secrets.insert(name.to_owned(), self.api.version);
+        let event = secret_event((&name.to_owned(), &self.api.version));
+        self.show(Kind::Secret, event);
+    }
+
+    /// Deletes a CachedImageSet; Kubernetes collects its CachedImages a little later.
+    pub fn delete_set(&mut self, name: &str) {
+        let set = self.api.sets.remove(name).unwrap();
+        self.show(Kind::Set, Event::Gone(Kind::Set, name.into()));
+        self.schedule(self.now + COLLECTION, Item::Collect(set.metadata.uid.unwrap().into()));
     }
 
     pub fn edit_image(&mut self, name: &str, edit: impl FnOnce(&mut CachedImageSpec)) {
@@ -543,6 +614,12 @@ impl Lab {
         let pods = self.api.pods.values().filter(|live| live.node_uid == *node_uid);
         for uid in pods.filter_map(|live| live.pod.uid.clone()).collect::<Vec<_>>() {
             self.remove_pod(&uid);
+        }
+        let owners = |image: &CachedImage| image.metadata.owner_references.clone().unwrap_or_default();
+        let images =
+            self.api.images.iter().filter(|(_, image)| owners(image).iter().any(|owner| *owner.uid == **node_uid));
+        for name in images.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.delete_image(&name);
         }
         let owned = |cache: &NodeCache| cache.spec.node_uid == **node_uid;
         let caches = self.api.caches.iter().filter(|(_, cache)| owned(cache));
@@ -659,6 +736,63 @@ impl Lab {
                 }
                 Report::Done
             }
+            Effect::CreateChild { child, .. } => {
+                let name = child.metadata.name.clone().unwrap();
+                if !self.api.images.contains_key(&name) {
+                    let mut child: CachedImage = through_json(child);
+                    self.api.version += 1;
+                    child.metadata.uid = Some(format!("image-{}", self.api.version));
+                    child.metadata.generation = Some(1);
+                    self.record.created_at.insert(EffectKey::Image(name.as_str().into()), self.now);
+                    self.api.images.insert(name.clone(), child);
+                    self.show_image(&name);
+                }
+                let found = &self.api.images[&name];
+                match found.metadata.owner_references == child.metadata.owner_references {
+                    true => Report::Child(Box::new(found.clone())),
+                    false => Report::Refused("it is there already".to_owned()),
+                }
+            }
+            Effect::UpdateChild { child, uid, spec, .. } => {
+                match self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone()) {
+                    None => Report::Done,
+                    Some(found) if *found != **uid => Report::Refused("another UID".to_owned()),
+                    Some(_) => {
+                        self.edit_image(child, |before| *before = through_json(spec));
+                        Report::Child(Box::new(self.api.images[&**child].clone()))
+                    }
+                }
+            }
+            Effect::DeleteChild { child, uid, .. } => {
+                let found = self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone());
+                if found.is_some_and(|found| *found == **uid) {
+                    self.delete_image(child);
+                }
+                Report::Done
+            }
+            Effect::PatchSet { set, status } => {
+                let status: CachedImageSetStatus = through_json(status);
+                if let Some(object) = self.api.sets.get_mut(&**set)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status);
+                    let event = set_event(object).unwrap();
+                    self.show(Kind::Set, event);
+                }
+                Report::Done
+            }
+            Effect::Discover(order) => self.discover(order),
+            Effect::PatchDiscovery { policy, status } => {
+                let status: DiscoveryPolicyStatus = through_json(status);
+                if let Some(object) = self.api.discoveries.get_mut(&**policy)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status);
+                    let event = Event::Discovery(Box::new(object.clone()));
+                    self.show(Kind::Discovery, event);
+                }
+                Report::Done
+            }
             Effect::PatchPolicy { policy, status } => {
                 let status: PullPolicyStatus = through_json(status);
                 if let Some(object) = self.api.policies.get_mut(&**policy)
@@ -671,7 +805,34 @@ impl Lab {
                 }
                 Report::Done
             }
+            Effect::Tell(notice) => {
+                self.record.told.push((self.now, (**notice).clone()));
+                Report::Done
+            }
         }
+    }
+
+    /// Asks the sources of a DiscoveryPolicy, as the operator does.
+    fn discover(&self, order: &Order) -> Report {
+        let answer = |backend: &Backend| {
+            let address = match backend {
+                Backend::Prometheus(query) => &query.endpoint,
+                Backend::Loki(query) => &query.endpoint,
+                Backend::Registry(query) => &query.url,
+            };
+            self.knobs.sources[address].clone()
+        };
+        let queries = order.pipeline.queries().iter().enumerate();
+        let measured: Vec<_> = queries
+            .map(|(at, query)| answer(&query.backend).map(|answer| order.pipeline.measure(at, answer, self.now)))
+            .collect();
+        let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
+        let images = order.pipeline.rank(&answered, |_| order.nodes).images;
+        let sources = measured.iter().map(|measured| SourceOutcome {
+            elapsed: secs(0.1),
+            result: measured.as_ref().map(|measured| measured.image_count()).map_err(SourceFailure::clone),
+        });
+        Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }
 
     /// Whether some CachedImage wants `reference` on the node of this UID.
@@ -739,6 +900,15 @@ pub fn under(policy: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
 fn image_event(object: &CachedImage) -> Option<Event> {
     let image = Image::from_api(object)?;
     Some(Event::Image(Box::new(image), Box::new(object.status.clone().unwrap_or_default())))
+}
+
+fn set_event(object: &CachedImageSet) -> Option<Event> {
+    let set = ImageSet::from_api(object)?;
+    Some(Event::Set(Box::new(set), Box::new(object.status.clone().unwrap_or_default())))
+}
+
+fn secret_event((name, version): (&String, &u64)) -> Event {
+    Event::Secret(name.as_str().into(), version.to_string().into())
 }
 
 fn policy_event(object: &PullPolicy) -> Option<Event> {

@@ -6,6 +6,7 @@ use std::fmt;
 use drop_api::{CachedImageStatus, PullPolicySpec};
 use drop_core::Name;
 use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::notice::Notice;
 use drop_core::reference::Reference;
 use jiff::Timestamp;
 
@@ -24,6 +25,8 @@ pub struct Record {
     /// Changes of NodeCaches and of PullPolicies' statuses.
     pub cache_writes: Vec<(Timestamp, String)>,
     pub policy_writes: Vec<(Timestamp, String)>,
+    /// What people were told of.
+    pub told: Vec<(Timestamp, Notice)>,
     /// What each PullPolicy said, since when; `None` while it did not exist.
     pub policies: BTreeMap<String, Vec<(Timestamp, Option<PullPolicySpec>)>>,
     /// Pulls that a Pod's status showed as done, by the node's UID.

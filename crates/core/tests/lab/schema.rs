@@ -21,7 +21,18 @@ pub fn violations_of(effect: &Effect) -> Vec<String> {
         Effect::RecordNode { cache, .. } => violations("NodeCache", &serde_json::to_value(cache).unwrap()),
         Effect::PatchImage { status, .. } => status_violations("CachedImage", &serde_json::to_value(status).unwrap()),
         Effect::PatchPolicy { status, .. } => status_violations("PullPolicy", &serde_json::to_value(status).unwrap()),
-        Effect::CreatePod(_) | Effect::DeletePod { .. } | Effect::CheckPod { .. } => Vec::new(),
+        Effect::PatchSet { status, .. } => status_violations("CachedImageSet", &serde_json::to_value(status).unwrap()),
+        Effect::PatchDiscovery { status, .. } => {
+            status_violations("DiscoveryPolicy", &serde_json::to_value(status).unwrap())
+        }
+        Effect::CreateChild { child, .. } => violations("CachedImage", &serde_json::to_value(child).unwrap()),
+        Effect::UpdateChild { .. }
+        | Effect::DeleteChild { .. }
+        | Effect::Discover(_)
+        | Effect::Tell(_)
+        | Effect::CreatePod(_)
+        | Effect::DeletePod { .. }
+        | Effect::CheckPod { .. } => Vec::new(),
     }
 }
 

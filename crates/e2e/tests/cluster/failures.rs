@@ -41,6 +41,9 @@ spec: {image: failures/good, tag: '1', policyRef: {name: failures}, nodeSelector
     let message = &status.conditions.first().context("Ready")?.message;
     ensure!(message.starts_with("failures-") && message.contains(": cannot resolve registry.bad"), "{message}");
 
+    bed.wait_events("broken-img", &[("ErrImagePull", 1)])?;
+    bed.wait_events("failures-good", &[("Cached", 1)])?;
+
     // One node at a time tries, and each try waits longer than the one before: 4 s,
     // 8 s, 16 s, less 10 % of jitter.
     let is_bad = |image: &String| image == "registry.bad/x:latest";

@@ -10,6 +10,7 @@ mod nodes;
 mod pacing;
 mod presence;
 mod quickstart;
+mod registries;
 mod restart;
 mod seed;
 mod validation;
@@ -23,7 +24,15 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 19] = [
+const SHARED: [(&str, Scenario); 22] = [
+    (
+        "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
+        registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
+    ),
+    (
+        "registries::registries_that_refuse_are_tried_by_one_pull_at_a_time",
+        registries::registries_that_refuse_are_tried_by_one_pull_at_a_time,
+    ),
     (
         "failures::a_registry_that_is_down_is_tried_by_one_pull_at_a_time",
         failures::a_registry_that_is_down_is_tried_by_one_pull_at_a_time,
@@ -35,6 +44,10 @@ const SHARED: [(&str, Scenario); 19] = [
     (
         "presence::a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others",
         presence::a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others,
+    ),
+    (
+        "presence::a_list_that_is_full_tells_of_large_images_only",
+        presence::a_list_that_is_full_tells_of_large_images_only,
     ),
     ("nodes::a_lost_kubelet_holds_no_slot", nodes::a_lost_kubelet_holds_no_slot),
     ("presence::what_a_node_has_already_needs_no_pod", presence::what_a_node_has_already_needs_no_pod),
@@ -58,11 +71,15 @@ const SHARED: [(&str, Scenario); 19] = [
 /// minute here: kubelets take up to half of one.
 const SHORTENED: [&str; 3] = ["--listed-within=60s", "--repair-initial=3s", "--lost-within=5s"];
 
-const ALONE: [(&str, Scenario); 6] = [
+const ALONE: [(&str, Scenario); 7] = [
     ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
     ("restart::a_killed_operator_goes_on_where_it_was", restart::a_killed_operator_goes_on_where_it_was),
     ("restart::a_converged_operator_sends_no_requests", restart::a_converged_operator_sends_no_requests),
     ("restart::a_standby_goes_on_for_a_killed_leader", restart::a_standby_goes_on_for_a_killed_leader),
+    (
+        "restart::a_leader_that_is_cut_off_stops_and_a_standby_goes_on",
+        restart::a_leader_that_is_cut_off_stops_and_a_standby_goes_on,
+    ),
     (
         "restart::a_restart_of_the_control_plane_pulls_nothing_again",
         restart::a_restart_of_the_control_plane_pulls_nothing_again,

@@ -85,7 +85,8 @@ spec: {image: docker.io/evicted/app, tag: '1', policyRef: {name: evicted}, nodeS
         sight.all_pods.values().filter(|pod| pod.node == node && pod.images.contains(&image.to_owned())).count()
     };
     ensure!((pulls("evicted-1"), pulls("evicted-2")) == (3, 1), "{:#?}", sight.all_pods);
-    Ok(())
+    drop(sight);
+    bed.wait_events("evicted", &[("Cached", 3), ("Evicted", 2)])
 }
 
 pub fn a_moved_tag_is_noticed_by_one_node_and_followed_by_the_others(bed: &Bed) -> Result<()> {
@@ -149,5 +150,60 @@ spec: {image: docker.io/moved/app, tag: '1', policyRef: {name: moved}, nodeSelec
     let soon = lives.iter().skip(1).zip(lives.iter().skip(2));
     let soon = soon.filter(|(one, next)| next.from.duration_since(one.from) < SignedDuration::from_secs(20)).count();
     ensure!(soon == 1, "{soon} Pods came before their interval had passed: {lives:#?}");
+    Ok(())
+}
+
+/// How many images a node lists at most.
+const LISTED: usize = 50;
+
+pub fn a_list_that_is_full_tells_of_large_images_only(bed: &Bed) -> Result<()> {
+    let registry = bed.cluster.registry();
+    let nodes = bed.nodes("many", 1)?;
+    let node = nodes.first().context("a node")?;
+    let push = |app: &str, bytes: usize| registry.push(&format!("many/{app}"), "1", &ImageSpec::scratch().layer(bytes));
+    for app in 0..LISTED {
+        push(&format!("filler-{app}"), 100_000)?;
+        node.pull(&format!("docker.io/many/filler-{app}:1"))?;
+    }
+    push("small", 1)?;
+    node.pull("docker.io/many/small:1")?;
+    push("found", 1 << 20)?;
+    node.pull("docker.io/many/found:1")?;
+    push("large", 1 << 20)?;
+    let want = |app: &str| {
+        bed.apply(&format!(
+            "{{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {{name: many-{app}}},
+               spec: {{image: docker.io/many/{app}, tag: '1', imagePullPolicy: IfNotPresent,
+                       nodeSelector: {{scenario: many}}}}}}"
+        ))
+    };
+    want("large")?;
+    bed.wait_cached("many-large", 1)?;
+    let listed = |app: &str| format!("docker.io/many/{app}:1");
+    wait_listed(bed, node, &listed("large"), true)?;
+    let sight = bed.look();
+    let status = sight.nodes.get(node.name()).and_then(|node| node.status.as_ref());
+    let count = status.and_then(|status| status.images.as_ref()).map_or(0, Vec::len);
+    drop(sight);
+    ensure!(count == LISTED, "the node lists {count} images");
+
+    // Listed: there, without a Pod. Small and not listed: nobody knows, so the kubelet is asked.
+    want("found")?;
+    bed.wait_cached("many-found", 1)?;
+    ensure!(bed.pods_of(&listed("found")).is_empty(), "what is listed needs no Pod");
+    want("small")?;
+    bed.wait_cached("many-small", 1)?;
+    ensure!(bed.pods_of(&listed("small")).len() == 1, "{:?}", bed.pods_of(&listed("small")));
+
+    // A large one that is gone would be listed; of a small one that is gone nobody knows.
+    node.remove_image(&listed("small"))?;
+    node.remove_image(&listed("large"))?;
+    wait_listed(bed, node, &listed("large"), false)?;
+    bed.wait_image("many-large", |_, ready| ready.reason == "Evicted")?;
+    bed.wait_cached("many-large", 1)?;
+    ensure!(bed.pods_of(&listed("large")).len() == 2, "{:?}", bed.pods_of(&listed("large")));
+    bed.wait_cached("many-small", 1)?;
+    bed.wait_events("many-small", &[("Cached", 1)])?;
+    ensure!(bed.pods_of(&listed("small")).len() == 1, "{:?}", bed.pods_of(&listed("small")));
     Ok(())
 }

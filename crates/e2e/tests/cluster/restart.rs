@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use drop_e2e::{Bed, Fleet, requests};
-use drop_testbed::ImageSpec;
+use drop_testbed::{AuditEvent, Fault, ImageSpec};
 use jiff::{SignedDuration, Timestamp};
 
 const IMAGES: usize = 3;
@@ -63,6 +63,82 @@ pub fn a_standby_goes_on_for_a_killed_leader(bed: &Bed) -> Result<()> {
     ensure!(requests::shortest_gap(&turns) >= SignedDuration::from_secs(4), "{turns:#?}");
     *bed.operator() = Some(standby);
     Ok(())
+}
+
+/// Names in the audit log of the replica that is cut off.
+const CUT_OFF: &str = "cut-off";
+
+pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result<()> {
+    let registry = bed.cluster.registry();
+    let fleet = Fleet {
+        name: "cut-off",
+        images: IMAGES,
+        policy: "{maxConcurrentNodes: 2, minDelayBetweenPulls: 4s}",
+        selector: "{}",
+    };
+    fleet.push(bed)?;
+    registry.hold("cut-off/app-1");
+    let want = |name: &str| {
+        registry.push(&format!("cut-off/{name}"), "1", &ImageSpec::runnable())?;
+        bed.apply(&format!(
+            "{{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {{name: cut-off-{name}}},
+               spec: {{image: docker.io/cut-off/{name}, tag: '1'}}}}"
+        ))?;
+        bed.wait_cached(&format!("cut-off-{name}"), 2)
+    };
+    bed.operator().as_mut().context("the operator runs")?.terminate()?;
+    let (kubeconfig, connection) = bed.cluster.kubeconfig_by_proxy(CUT_OFF, &["system:masters"])?;
+    let mut leader = bed.start_replica_as(&kubeconfig)?;
+    // Who has pulled leads; the other one finds the Lease taken.
+    want("first")?;
+    bed.start_operator()?;
+    fleet.apply(bed)?;
+    // In the middle of the first node's turn, and before the second one's.
+    registry.wait_held("cut-off/app-1", Duration::from_secs(60))?;
+    connection.fail(Fault::Stall);
+    let cut_at = Timestamp::now();
+    registry.release("cut-off/app-1");
+    fleet.wait_cached(bed, 2)?;
+    let by_leader = |event: &AuditEvent| event.user == CUT_OFF;
+    let sent = bed.requests()?;
+
+    // Over both replicas together the limits hold, and nothing is pulled twice.
+    let lives = fleet.lives(bed, 2)?;
+    ensure!(lives.iter().any(|life| life.from < cut_at) && lives.iter().any(|life| life.from > cut_at), "{lives:#?}");
+    let turns = requests::first_on_each_node(&lives);
+    ensure!(requests::shortest_gap(&turns) >= SignedDuration::from_secs(4), "{turns:#?}");
+    // The Lease was renewed within a third of its 6 s before the cut; whoever waits for it
+    // asks for it when all of it has passed since.
+    let renewals: Vec<Timestamp> = sent
+        .iter()
+        .filter(|event| event.resource == "leases" && event.verb == "update" && event.code == 200)
+        .filter(|event| event.request_received < cut_at || !by_leader(event))
+        .map(|event| event.request_received)
+        .collect();
+    let last = renewals.iter().filter(|at| **at <= cut_at).max().context("the leader renewed its Lease")?;
+    let next = renewals.iter().filter(|at| **at > cut_at).min().context("the standby took the Lease")?;
+    let gap = next.duration_since(*last);
+    eprintln!("the Lease of 6 s went on after {gap:#}");
+    ensure!(gap >= SignedDuration::from_secs(6), "the standby took the Lease after {gap:#} although it lasts 6 s");
+    let late = next.duration_since(cut_at);
+    ensure!(late <= SignedDuration::from_secs(8), "the standby took the Lease of 6 s {late:#} after the cut");
+
+    // When it is back it is a standby: it writes nothing before it leads again.
+    connection.heal();
+    want("healed")?;
+    bed.operator().as_mut().context("the standby leads")?.kill()?;
+    let killed_at = Timestamp::now();
+    want("back")?;
+    let (before, after): (Vec<_>, Vec<_>) = bed
+        .requests()?
+        .into_iter()
+        .filter(|event| by_leader(event) && event.request_received > cut_at && event.code < 300)
+        .filter(|event| !["get", "list", "watch"].contains(&event.verb.as_str()))
+        .partition(|event| event.request_received < killed_at);
+    ensure!(before.is_empty(), "{before:#?}");
+    ensure!(after.iter().any(|event| event.verb == "create" && event.resource == "pods"), "{after:#?}");
+    ensure!(leader.terminate()?, "SIGTERM ends it well");
+    bed.start_operator()
 }
 
 pub fn a_restart_of_the_control_plane_pulls_nothing_again(bed: &Bed) -> Result<()> {

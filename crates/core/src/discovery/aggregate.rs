@@ -1,0 +1,46 @@
+//! Many numbers in one.
+
+use drop_api::discovery_policy::{AggregationMethod, EventStatistic};
+
+/// `values` in one number; `None` where there are none, or where they overflow.
+///
+/// Only finite values are handed in: one NaN among the points of a series says that
+/// a division had nothing to divide at that time, and nothing about the others.
+pub fn aggregate(method: AggregationMethod, values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values = values.filter(|value| value.is_finite());
+    let first = values.next()?;
+    let value = match method {
+        AggregationMethod::Sum => values.fold(first, |sum, value| sum + value),
+        AggregationMethod::Count => 1.0 + values.count() as f64,
+        AggregationMethod::Avg => {
+            let (sum, count) = values.fold((first, 1.0), |(sum, count), value| (sum + value, count + 1.0));
+            sum / count
+        }
+        AggregationMethod::Max => values.fold(first, f64::max),
+        AggregationMethod::Min => values.fold(first, f64::min),
+    };
+    Some(value).filter(|value| value.is_finite())
+}
+
+/// A statistic of `values`, in any order; `None` where there are none.
+pub fn statistic(statistic: EventStatistic, mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    match statistic {
+        EventStatistic::P50 => percentile(&values, 0.5),
+        EventStatistic::P90 => percentile(&values, 0.9),
+        EventStatistic::P95 => percentile(&values, 0.95),
+        EventStatistic::Avg => aggregate(AggregationMethod::Avg, values.into_iter()),
+        EventStatistic::Max => values.last().copied(),
+        EventStatistic::Count => aggregate(AggregationMethod::Count, values.into_iter()),
+    }
+}
+
+/// The `p`-quantile of `sorted`, interpolated linearly between the two values around
+/// position `p · (n − 1)`: type 7 of Hyndman and Fan, "Sample Quantiles in Statistical
+/// Packages" (1996), the default of NumPy and R. Of 1, 2, … 10: p50 5.5, p90 9.1, p95 9.55.
+fn percentile(sorted: &[f64], p: f64) -> Option<f64> {
+    let position = p * (sorted.len().checked_sub(1)? as f64);
+    let below = *sorted.get(position.floor() as usize)?;
+    let above = *sorted.get(position.ceil() as usize)?;
+    Some(below + (above - below) * position.fract())
+}

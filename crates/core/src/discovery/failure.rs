@@ -1,0 +1,69 @@
+//! Why a source brought nothing.
+
+use std::fmt;
+
+/// Why a query failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct SourceFailure {
+    /// The kind of failure.
+    pub reason: SourceReason,
+    /// What happened, for people: names the host, and never a credential.
+    pub message: String,
+}
+
+/// Kinds of failures of a source, as the reason of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SourceReason {
+    /// The host's name is not known.
+    DnsError,
+    /// Nothing listens there, or the connection was cut.
+    ConnectionRefused,
+    /// No answer in time.
+    Timeout,
+    /// 401.
+    Unauthorized,
+    /// 403.
+    Forbidden,
+    /// 404.
+    NotFound,
+    /// 429.
+    RateLimited,
+    /// 5xx.
+    ServerError,
+    /// The certificate or the handshake.
+    TlsError,
+    /// An answer that cannot be understood, or that is too large.
+    InvalidResponse,
+    /// An answer that names no image, where there were some before.
+    EmptyResult,
+    /// The Secret is not there, or what it holds cannot be used.
+    SecretNotFound,
+}
+
+impl SourceReason {
+    /// The reason as one CamelCase word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DnsError => "DNSError",
+            Self::ConnectionRefused => "ConnectionRefused",
+            Self::Timeout => "Timeout",
+            Self::Unauthorized => "Unauthorized",
+            Self::Forbidden => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::RateLimited => "RateLimited",
+            Self::ServerError => "ServerError",
+            Self::TlsError => "TLSError",
+            Self::InvalidResponse => "InvalidResponse",
+            Self::EmptyResult => "EmptyResult",
+            Self::SecretNotFound => "SecretNotFound",
+        }
+    }
+}
+
+impl fmt::Display for SourceReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

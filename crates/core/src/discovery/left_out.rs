@@ -1,0 +1,62 @@
+//! Why an image that a backend named is not in the list.
+
+use std::fmt;
+
+use crate::Name;
+
+/// An image, or a text that should have been one, that is not ranked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeftOut {
+    /// The full reference where there is one, else the text as it came.
+    pub image: Name,
+    /// Why it is not ranked.
+    pub why: Why,
+}
+
+/// Why an image is not ranked.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The label `image` is missing or empty.
+    NoLabel,
+    /// The text is the ID of an image on some node, not a name in a registry.
+    OnlyAnId,
+    /// The text is no image name.
+    NotAnImage,
+    /// `imageFilter` does not match.
+    ImageFilter,
+    /// `tagFilter` does not match.
+    TagFilter,
+    /// Newer tags of its repository fill `topX`.
+    TopX,
+    /// No sample of it is a finite number within the window.
+    NoValue,
+    /// It has no value for the signal of this name, which the ranking needs.
+    NoSignal(Name),
+    /// Its score is not a finite number.
+    NotFinite,
+    /// Its score, or what it is derived from, is below 0.
+    Negative,
+    /// A signal keeps no more than [`MOST_IMAGES`](super::MOST_IMAGES), the highest first.
+    TooMany,
+    /// Better images fill `maxImages`.
+    MaxImages,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoLabel => "the result has no label \"image\"",
+            Self::OnlyAnId => "it is the ID of an image on a node, which no registry knows",
+            Self::NotAnImage => "it is not an image name",
+            Self::ImageFilter => "imageFilter does not match",
+            Self::TagFilter => "tagFilter does not match",
+            Self::TopX => "newer tags fill topX",
+            Self::NoValue => "none of its samples is a finite number within the window",
+            Self::NoSignal(signal) => return write!(f, "it has no value for the signal {signal:?}"),
+            Self::NotFinite => "its score is not a finite number",
+            Self::Negative => "its score, or a number of jobs, is below 0",
+            Self::TooMany => "too many images with higher values",
+            Self::MaxImages => "better images fill maxImages",
+        })
+    }
+}

@@ -1,0 +1,271 @@
+//! A DiscoveryPolicy, ready to run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drop_api::discovery_policy::DiscoveryPolicySpec;
+use drop_api::scheduling::NodeSelector;
+use jiff::Timestamp;
+
+use super::InvalidSpec;
+use super::answer::{Answer, Repository, Sample};
+use super::left_out::{LeftOut, Why};
+use super::names::{Names, Reader};
+use super::query::{self, Backend, Query};
+use super::ranking::{Ranking, Values};
+use super::signal::{self, Evidence, Signal};
+use super::tags::Tags;
+use crate::Name;
+
+/// The most images that a signal keeps, those with the highest values, and the most
+/// that a query names as left out: an answer may name any number of images.
+pub const MOST_IMAGES: usize = 5_000;
+
+/// What a DiscoveryPolicy asks, and how the answers make its list. The short form
+/// (`sources`) is read as the full one, so that there is one pipeline.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    queries: Vec<Query>,
+    /// One per query; of registries only.
+    tags: Vec<Option<Tags>>,
+    signals: Vec<Signal>,
+    ranking: Ranking,
+    names: Names,
+    max_images: usize,
+}
+
+/// What an answer was worth: a finite number per signal and image. It is what is
+/// kept of a query's last success.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// By the signal's position in [`Pipeline::signals`].
+    pub signals: BTreeMap<usize, BTreeMap<Name, f64>>,
+    /// What the answer named and is no image, or not one that counts.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Images by their score.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ranked {
+    /// At most `maxImages`, best first, ties by name.
+    pub images: Vec<RankedImage>,
+    /// Everything else that queries named, by name.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An image with its score.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RankedImage {
+    /// The full reference.
+    pub image: Name,
+    /// Finite and not negative.
+    pub score: f64,
+    /// What each signal says, by its position in [`Pipeline::signals`].
+    pub signals: Vec<Option<f64>>,
+    /// The positions of the queries that named it.
+    pub found_by: Vec<usize>,
+}
+
+impl Measured {
+    /// How many images have a value.
+    #[must_use]
+    pub fn image_count(&self) -> usize {
+        self.signals.values().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>().len()
+    }
+}
+
+impl Pipeline {
+    /// Reads either form of the spec.
+    ///
+    /// # Errors
+    /// With the field that is wrong, whether the API server could have seen it or not.
+    pub fn compile(spec: &DiscoveryPolicySpec) -> Result<Self, InvalidSpec> {
+        let queries = query::compile(spec)?;
+        let list = if spec.queries.is_empty() { "sources" } else { "queries" };
+        let tags = queries.iter().enumerate().map(|(at, query)| match &query.backend {
+            Backend::Registry(registry) => Tags::compile(&format!("{list}[{at}]"), registry).map(Some),
+            Backend::Prometheus(_) | Backend::Loki(_) => Ok(None),
+        });
+        let tags = tags.collect::<Result<_, _>>()?;
+        let signals = signal::compile(spec, &queries)?;
+        if spec.ranking.is_some() && spec.signals.is_empty() {
+            let message = "ranking needs signals: write at least one, or remove ranking to order images by their \
+                           highest value";
+            return Err(InvalidSpec::new("ranking", message));
+        }
+        let max_images = usize::try_from(spec.max_images).ok().filter(|max| *max > 0);
+        Ok(Self {
+            ranking: Ranking::compile(spec.ranking.as_ref(), &signals)?,
+            names: Names::compile(spec.image_filter.as_deref())?,
+            max_images: max_images.ok_or_else(|| InvalidSpec::new("maxImages", "it must be above 0"))?,
+            queries,
+            tags,
+            signals,
+        })
+    }
+
+    /// Whether a score is made of several signals, so that none can be missing.
+    #[must_use]
+    pub fn is_ranked(&self) -> bool {
+        !matches!(self.ranking, Ranking::Highest)
+    }
+
+    /// The longest list.
+    #[must_use]
+    pub fn max_images(&self) -> usize {
+        self.max_images
+    }
+
+    /// What is asked, in the order of the spec.
+    #[must_use]
+    pub fn queries(&self) -> &[Query] {
+        &self.queries
+    }
+
+    /// The names of the signals, in the order of the spec.
+    pub fn signals(&self) -> impl ExactSizeIterator<Item = &Name> {
+        self.signals.iter().map(|signal| &signal.name)
+    }
+
+    /// What the answer to query number `query` is worth.
+    #[must_use]
+    pub fn measure(&self, query: usize, answer: Answer, now: Timestamp) -> Measured {
+        let mut reader = self.names.reader();
+        let mut left_out = Vec::new();
+        let evidence = match answer {
+            Answer::Series(series) => {
+                samples(&mut reader, series.into_iter().map(|series| (series.image, series.samples)))
+            }
+            Answer::Tags(repositories) => {
+                let tags = self.tags.get(query).and_then(Option::as_ref);
+                let (images, others) = tags.map(|tags| positions(tags, &repositories, now)).unwrap_or_default();
+                left_out.extend(others);
+                samples(&mut reader, images.into_iter().map(|(image, sample)| (image, vec![sample])))
+            }
+            Answer::Pulls(pulls) => {
+                let mut by_image: BTreeMap<Name, Vec<_>> = BTreeMap::new();
+                for pull in pulls {
+                    if let Some(image) = reader.read(&pull.image) {
+                        by_image.entry(image).or_default().push(pull);
+                    }
+                }
+                by_image.into_iter().map(|(image, pulls)| (image, Evidence::Pulls(pulls))).collect()
+            }
+        };
+        left_out.extend(reader.left_out());
+
+        let mut signals: BTreeMap<usize, Values> = BTreeMap::new();
+        for (image, evidence) in evidence {
+            let of_query = self.signals.iter().enumerate().filter(|(_, signal)| signal.query == query);
+            let values: Vec<_> =
+                of_query.filter_map(|(at, signal)| Some((at, signal.value(&evidence, now)?))).collect();
+            if values.is_empty() {
+                left_out.push(LeftOut { image: image.clone(), why: Why::NoValue });
+            }
+            for (at, value) in values {
+                signals.entry(at).or_default().insert(image.clone(), value);
+            }
+        }
+        for values in signals.values_mut() {
+            left_out.extend(cut(values));
+        }
+        left_out.truncate(MOST_IMAGES);
+        Measured { signals, left_out }
+    }
+
+    /// The ranking, from what every query measured: now, or when it last answered. One
+    /// that never answered is `None`. `nodes` counts the Ready nodes that a selector
+    /// selects, or all.
+    #[must_use]
+    pub fn rank(&self, measured: &[Option<&Measured>], nodes: impl Fn(Option<&NodeSelector>) -> usize) -> Ranked {
+        let none = Values::new();
+        let of_query = |query: usize| measured.get(query).copied().flatten();
+        let values = self.signals.iter().enumerate().map(|(at, signal)| {
+            let measured = of_query(signal.query);
+            measured.and_then(|measured| measured.signals.get(&at)).unwrap_or(&none)
+        });
+        let values: Vec<&Values> = values.collect();
+
+        let mut ranked = Vec::new();
+        let mut left_out: BTreeSet<LeftOut> = BTreeSet::new();
+        for (image, score) in self.ranking.scores(&self.signals, &values, nodes) {
+            match score {
+                Ok(score) => ranked.push((score, image)),
+                Err(why) => drop(left_out.insert(LeftOut { image, why })),
+            }
+        }
+        ranked.sort_by(|(left, left_image), (right, right_image)| {
+            right.total_cmp(left).then_with(|| left_image.cmp(right_image))
+        });
+        // What one query leaves out, another may have ranked.
+        let names: BTreeSet<&Name> = ranked.iter().map(|(_, image)| image).collect();
+        let others = (0..self.queries.len()).filter_map(of_query).flat_map(|measured| &measured.left_out);
+        left_out.extend(others.filter(|other| !names.contains(&other.image)).cloned());
+        let beyond = ranked.split_off(ranked.len().min(self.max_images));
+        left_out.extend(beyond.into_iter().map(|(_, image)| LeftOut { image, why: Why::MaxImages }));
+
+        let images = ranked.into_iter().map(|(score, image)| {
+            let signals: Vec<_> = values.iter().map(|values| values.get(&image).copied()).collect();
+            let of_signals = self.signals.iter().zip(&signals);
+            let found_by: BTreeSet<_> =
+                of_signals.filter(|(_, value)| value.is_some()).map(|(signal, _)| signal.query).collect();
+            RankedImage { image, score, signals, found_by: found_by.into_iter().collect() }
+        });
+        Ranked { images: images.collect(), left_out: left_out.into_iter().collect() }
+    }
+}
+
+/// The samples of each image in the order of time. Those of several series are put
+/// together, and in an order of their own where they are of one time: backends send
+/// series in any order, and a sum of the same numbers is to be the same number.
+fn samples(reader: &mut Reader, series: impl Iterator<Item = (String, Vec<Sample>)>) -> BTreeMap<Name, Evidence> {
+    let mut by_image: BTreeMap<Name, Vec<Sample>> = BTreeMap::new();
+    for (image, samples) in series {
+        if let Some(image) = reader.read(&image) {
+            by_image.entry(image).or_default().extend(samples);
+        }
+    }
+    let in_order = |(image, mut samples): (Name, Vec<Sample>)| {
+        samples.sort_by(|left, right| left.at.cmp(&right.at).then(left.value.total_cmp(&right.value)));
+        (image, Evidence::Samples(samples))
+    };
+    by_image.into_iter().map(in_order).collect()
+}
+
+/// The newest tag of each repository is worth 1, the next 1/2, then 1/3: so the newest
+/// of all repositories come first. An image that two repositories make is worth the
+/// more of both.
+fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTreeMap<String, Sample>, Vec<LeftOut>) {
+    let mut positions: BTreeMap<String, Sample> = BTreeMap::new();
+    let mut left_out = Vec::new();
+    for repository in repositories {
+        let (images, others) = tags.images(repository);
+        left_out.extend(others);
+        for (position, image) in images.into_iter().enumerate() {
+            let sample = Sample { at: now, value: 1.0 / (position as f64 + 1.0) };
+            let best = positions.entry(image).or_insert(sample);
+            best.value = best.value.max(sample.value);
+        }
+    }
+    (positions, left_out)
+}
+
+/// Leaves the [`MOST_IMAGES`] highest of `values`, and returns the others.
+fn cut(values: &mut Values) -> Vec<LeftOut> {
+    if values.len() <= MOST_IMAGES {
+        return Vec::new();
+    }
+    let mut ordered: Vec<_> = std::mem::take(values).into_iter().collect();
+    ordered.sort_by(|(left_image, left), (right_image, right)| {
+        right.total_cmp(left).then_with(|| left_image.cmp(right_image))
+    });
+    let others = ordered.split_off(MOST_IMAGES);
+    values.extend(ordered);
+    others.into_iter().map(|(image, _)| LeftOut { image, why: Why::TooMany }).collect()
+}
+
+/// The score for a status: the shortest decimal number that is no other `f64`, and
+/// without an exponent.
+#[must_use]
+pub fn score_text(score: f64) -> String {
+    score.to_string()
+}

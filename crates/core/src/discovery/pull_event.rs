@@ -1,0 +1,36 @@
+//! What kubelets say when they have pulled an image.
+
+use drop_api::duration::GoDuration;
+use jiff::Timestamp;
+
+use super::answer::PullEvent;
+
+impl PullEvent {
+    /// Reads the message of an event; `None` where it tells of no pull.
+    ///
+    /// The texts are those of `pkg/kubelet/images/image_manager.go` in Kubernetes:
+    ///
+    /// ```text
+    /// Successfully pulled image "X" in 1m21.3s (1m30s including waiting). Image size: N bytes.
+    /// Successfully pulled image "X" in 1m21.3s (1m30s including waiting)
+    /// Successfully pulled image "X" in 1m21.3s
+    /// Successfully pulled image "X"
+    /// ```
+    ///
+    /// of Kubernetes since 1.30, 1.27, 1.20 and before. The first duration is the pull
+    /// alone. An image that was there already (`… already present on machine`) was not pulled.
+    #[must_use]
+    pub fn from_message(at: Timestamp, message: &str) -> Option<Self> {
+        let (_, rest) = message.split_once("Successfully pulled image \"")?;
+        let (image, rest) = rest.split_once('"')?;
+        let duration = rest.strip_prefix(" in ").and_then(|rest| rest.split_whitespace().next());
+        let pull_time = duration.and_then(|text| text.trim_end_matches('.').parse::<GoDuration>().ok());
+        let size = rest.split_once("Image size: ").and_then(|(_, rest)| rest.split_once(" bytes"));
+        Some(Self {
+            at,
+            image: image.to_owned(),
+            pull_time: pull_time.map(|duration| duration.get()),
+            size: size.and_then(|(bytes, _)| bytes.parse().ok()),
+        })
+    }
+}

@@ -1,0 +1,233 @@
+//! One run of a DiscoveryPolicy, and what it makes of the list.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::discovery_policy::{DiscoveredImage, DiscoveryPolicyStatus, QueryResult, QueryStatus};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{InvalidSpec, Pipeline, RankedImage, SourceFailure, SourceReason, score_text};
+use crate::Name;
+use crate::failure::shortened;
+
+/// What is to be asked.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The DiscoveryPolicy.
+    pub policy: Name,
+    /// Its UID and generation: a run of another spec counts for nothing.
+    pub spec: SpecId,
+    /// Its queries, and what to make of their answers.
+    pub pipeline: Arc<Pipeline>,
+    /// How many Ready nodes its ranking counts.
+    pub nodes: usize,
+}
+
+impl PartialEq for Order {
+    fn eq(&self, other: &Self) -> bool {
+        self.policy == other.policy && self.spec == other.spec && self.nodes == other.nodes
+    }
+}
+
+/// One state of a DiscoveryPolicy's spec.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpecId {
+    /// `metadata.uid`.
+    pub uid: Name,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+}
+
+/// What a run brought.
+#[derive(Clone, Debug)]
+pub struct Discovered {
+    /// The spec that was run.
+    pub spec: SpecId,
+    /// Per query, in their order.
+    pub sources: Vec<SourceOutcome>,
+    /// From all queries that were answered.
+    pub images: Vec<RankedImage>,
+}
+
+/// How one query fared.
+#[derive(Clone, Debug)]
+pub struct SourceOutcome {
+    /// How long it took.
+    pub elapsed: SignedDuration,
+    /// How many images it named, or why it failed.
+    pub result: Result<usize, SourceFailure>,
+}
+
+/// The status of a policy whose spec cannot be run: the list stays.
+pub(crate) fn invalid(
+    error: &InvalidSpec,
+    spec: &SpecId,
+    before: &DiscoveryPolicyStatus,
+    now: Timestamp,
+) -> DiscoveryPolicyStatus {
+    let message = shortened(&format!("spec.{error}"), 1024);
+    let previous = condition::ready(&before.conditions);
+    DiscoveryPolicyStatus {
+        observed_generation: spec.generation,
+        conditions: vec![Condition::ready(false, "InvalidSpec", message, spec.generation, previous, now)],
+        query_results: Vec::new(),
+        next_sync_time: None,
+        ..before.clone()
+    }
+}
+
+/// The status after a run, without the time of the next one.
+pub(crate) fn outcome(
+    pipeline: &Pipeline,
+    discovered: &Discovered,
+    before: &DiscoveryPolicyStatus,
+    now: Timestamp,
+) -> DiscoveryPolicyStatus {
+    let generation = discovered.spec.generation;
+    let same_spec = before.observed_generation == generation;
+    let results = results(&discovered.sources, before, same_spec);
+    let failed: BTreeSet<usize> =
+        results.iter().enumerate().filter(|(_, result)| result.is_err()).map(|(query, _)| query).collect();
+    let images = merge(pipeline, &discovered.images, before, &failed, same_spec);
+    let first_failure = results.iter().enumerate().find_map(|(query, result)| Some((query, result.as_ref().err()?)));
+    let tell = |(query, failure): (usize, &SourceFailure)| {
+        let name = pipeline.queries().get(query).map(|query| query.name.as_str()).unwrap_or_default();
+        match pipeline.queries().len() {
+            1 => failure.message.clone(),
+            _ => format!("{name}: {failure}"),
+        }
+    };
+    let kept = match images.len() {
+        0 => String::new(),
+        1 => "; the last good image stays".to_owned(),
+        number => format!("; the last {number} good images stay"),
+    };
+    let (ready, reason, message) = match first_failure {
+        None => {
+            let plural = if images.len() == 1 { "image" } else { "images" };
+            (true, "Synced", format!("{} {plural}", images.len()))
+        }
+        Some(failure) if failed.len() < results.len() => {
+            let others = match failed.len() - 1 {
+                0 => String::new(),
+                others => format!(" (and {others} more)"),
+            };
+            (true, "PartiallyFailed", format!("{}{others}; what it found last stays", tell(failure)))
+        }
+        Some((query, failure)) => (false, failure.reason.as_str(), format!("{}{kept}", tell((query, failure)))),
+    };
+    let previous = condition::ready(&before.conditions);
+    let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let query_results = pipeline.queries().iter().zip(&results).enumerate().map(|(at, (query, result))| {
+        let failure = result.as_ref().err();
+        let of_query = images.iter().filter(|image| found_by(image).any(|by| by == at)).count();
+        QueryResult {
+            name: query.name.clone(),
+            type_: query.backend.type_(),
+            status: if failure.is_none() { QueryStatus::Success } else { QueryStatus::Failed },
+            reason: failure.map(|failure| failure.reason.to_string()),
+            message: failure.map(|failure| shortened(&failure.message, 1024)),
+            images: count(*result.as_ref().unwrap_or(&of_query)),
+        }
+    });
+    DiscoveryPolicyStatus {
+        observed_generation: generation,
+        conditions: vec![Condition::ready(ready, reason, shortened(&message, 1024), generation, previous, now)],
+        image_count: count(images.len()),
+        source_count: count(results.len()),
+        query_results: query_results.collect(),
+        last_sync_time: if ready { Some(now) } else { before.last_sync_time },
+        next_sync_time: None,
+        discovered_images: images,
+    }
+}
+
+/// How many images each source named. One that names none although it did counts as
+/// failed: monitoring that has just lost its data must not empty a list.
+fn results(
+    sources: &[SourceOutcome],
+    before: &DiscoveryPolicyStatus,
+    same_spec: bool,
+) -> Vec<Result<usize, SourceFailure>> {
+    let nobody_found_any = sources.iter().all(|source| source.result == Ok(0));
+    let found_before =
+        |query: usize| before.discovered_images.iter().any(|image| found_by(image).any(|by| by == query));
+    let had_any = |query: usize| match same_spec {
+        true => found_before(query),
+        // Positions are those of another spec.
+        false => nobody_found_any && !before.discovered_images.is_empty(),
+    };
+    let result = |(query, source): (usize, &SourceOutcome)| match &source.result {
+        Ok(0) if had_any(query) => Err(SourceFailure {
+            reason: SourceReason::EmptyResult,
+            message: "it named no image, although it did before".to_owned(),
+        }),
+        result => result.clone(),
+    };
+    sources.iter().enumerate().map(result).collect()
+}
+
+/// The new list: what was found, and what sources that failed have found last.
+fn merge(
+    pipeline: &Pipeline,
+    ranked: &[RankedImage],
+    before: &DiscoveryPolicyStatus,
+    failed: &BTreeSet<usize>,
+    same_spec: bool,
+) -> Vec<DiscoveredImage> {
+    // A ranking of some signals only would be another ranking.
+    if !failed.is_empty() && pipeline.is_ranked() && !before.discovered_images.is_empty() {
+        return before.discovered_images.clone();
+    }
+    let mut images: BTreeMap<&str, (f64, BTreeSet<usize>)> = BTreeMap::new();
+    for image in ranked {
+        images.insert(&image.image, (image.score, image.found_by.iter().copied().collect()));
+    }
+    for image in before.discovered_images.iter().filter(|_| !failed.is_empty()) {
+        let kept: BTreeSet<usize> = match same_spec {
+            true => found_by(image).filter(|by| failed.contains(by)).collect(),
+            // Any of those that fail now may have found it.
+            false => failed.clone(),
+        };
+        if kept.is_empty() {
+            continue;
+        }
+        let score = image.final_score.parse().unwrap_or(0.0);
+        let (best, found_by) = images.entry(&image.image).or_insert((score, BTreeSet::new()));
+        *best = best.max(score);
+        found_by.extend(kept);
+    }
+    let mut images: Vec<_> = images.into_iter().collect();
+    images.sort_by(|(left_image, (left, _)), (right_image, (right, _))| {
+        right.total_cmp(left).then_with(|| left_image.cmp(right_image))
+    });
+    images.truncate(pipeline.max_images());
+    let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+    let discovered =
+        |(position, (image, (score, found_by))): (usize, (&str, (f64, BTreeSet<usize>)))| DiscoveredImage {
+            image: image.to_owned(),
+            rank: number(position + 1),
+            final_score: score_text(score),
+            found_by: found_by.into_iter().map(number).collect(),
+        };
+    images.into_iter().enumerate().map(discovered).collect()
+}
+
+/// The positions of the queries that named an image.
+fn found_by(image: &DiscoveredImage) -> impl Iterator<Item = usize> {
+    image.found_by.iter().filter_map(|by| usize::try_from(*by).ok())
+}
+
+/// Why a list may not be complete, as reason and message; `None` where it is.
+pub(crate) fn trouble(status: &DiscoveryPolicyStatus) -> Option<(&str, &str)> {
+    let ready = condition::ready(&status.conditions)?;
+    (ready.status != ConditionStatus::True).then_some((&ready.reason, &ready.message))
+}
+
+/// Whether an image that is not in the list has left it: not where the list is empty, or
+/// where a source that may have named it has not answered.
+pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus) -> bool {
+    let is_silent = |result: &QueryResult| result.status == QueryStatus::Failed && result.images == 0;
+    !status.discovered_images.is_empty() && trouble(status).is_none() && !status.query_results.iter().any(is_silent)
+}

@@ -1,0 +1,232 @@
+//! What planning needs of a CachedImageSet, and which CachedImages it asks for.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use drop_api::cached_image::{DIGEST, IMAGE_NAME, TAG};
+use drop_api::cached_image_set::ImageEntry;
+use drop_api::discovery_policy::DiscoveredImage;
+use drop_api::names::{LABEL_IMAGE_SET, bounded, label_value, short_hash};
+use drop_api::{CachedImage, CachedImageSet, CachedImageSetSpec, CachedImageSpec, GROUP};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource;
+use regex::Regex;
+
+use crate::Name;
+use crate::reference::Reference;
+
+/// The longest name of an object, in bytes.
+const NAME_MAX: usize = 253;
+
+/// A set of wanted images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageSet {
+    /// `metadata.name`.
+    pub name: Name,
+    /// `metadata.uid`.
+    pub uid: Name,
+    /// `metadata.generation`.
+    pub generation: Option<i64>,
+    /// The spec.
+    pub spec: CachedImageSetSpec,
+}
+
+/// The CachedImages that a set asks for, in the order in which they are pulled.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Members {
+    /// One for each distinct image, as they are to be.
+    pub children: Vec<CachedImage>,
+    /// Entries of `images` that are not valid, as sentences.
+    pub invalid: Vec<String>,
+    /// Entries of `images` that repeat others, as sentences.
+    pub repeated: Vec<String>,
+}
+
+impl ImageSet {
+    /// Reads a CachedImageSet; `None` where it has no name or UID, or is being
+    /// deleted, so that it asks for nothing any more.
+    #[must_use]
+    pub fn from_api(object: &CachedImageSet) -> Option<Self> {
+        let meta = &object.metadata;
+        if meta.deletion_timestamp.is_some() {
+            return None;
+        }
+        Some(Self {
+            name: meta.name.as_deref()?.into(),
+            uid: meta.uid.as_deref()?.into(),
+            generation: meta.generation,
+            spec: object.spec.clone(),
+        })
+    }
+
+    /// The set's images: the static ones in their order, then `discovered` ones by rank.
+    #[must_use]
+    pub fn members(&self, discovered: &[DiscoveredImage]) -> Members {
+        let mut members = Members::default();
+        let mut seen = BTreeSet::new();
+        for (index, entry) in self.spec.images.iter().enumerate() {
+            if let Err(why) = check(entry) {
+                members.invalid.push(format!("images[{index}] ({}): {why}", entry.image));
+                continue;
+            }
+            let reference = Reference::new(&entry.image, entry.tag.as_deref(), entry.digest.as_deref());
+            if seen.insert(reference.clone()) {
+                members.children.push(self.child(&reference, entry.clone()));
+            } else {
+                members.repeated.push(format!("images[{index}] repeats {reference}"));
+            }
+        }
+        for image in discovered {
+            let reference = Reference::parse(&image.image);
+            let entry = ImageEntry {
+                image: reference.repository().to_owned(),
+                tag: reference.tag().map(str::to_owned),
+                digest: reference.digest().map(str::to_owned),
+            };
+            if check(&entry).is_ok() && seen.insert(reference.clone()) {
+                members.children.push(self.child(&reference, entry));
+            }
+        }
+        members
+    }
+
+    /// The CachedImage for one image.
+    fn child(&self, reference: &Reference, entry: ImageEntry) -> CachedImage {
+        let ImageEntry { image, tag, digest } = entry;
+        let spec = CachedImageSpec {
+            image,
+            tag,
+            digest,
+            image_pull_policy: self.spec.image_pull_policy,
+            image_pull_secrets: self.spec.image_pull_secrets.clone(),
+            node_selector: self.spec.node_selector.clone(),
+            node_affinity: self.spec.node_affinity.clone(),
+            tolerations: self.spec.tolerations.clone(),
+            priority: self.spec.priority,
+            policy_ref: self.spec.policy_ref.clone(),
+        };
+        let mut child = CachedImage::new(&self.child_name(reference), spec);
+        child.metadata.labels = Some([(LABEL_IMAGE_SET.to_owned(), label_value(&self.name))].into());
+        child.metadata.owner_references = Some(vec![OwnerReference {
+            api_version: format!("{GROUP}/v1alpha1"),
+            kind: CachedImageSet::kind(&()).into_owned(),
+            name: self.name.to_string(),
+            uid: self.uid.to_string(),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        }]);
+        child
+    }
+
+    /// `<set>-<last path segment>-<tag>-<hash of the full reference>`: readable, and the
+    /// same for the same image.
+    fn child_name(&self, reference: &Reference) -> String {
+        let repository = reference.repository();
+        let segment = repository.rsplit('/').next().unwrap_or(repository);
+        let version = match reference.digest() {
+            // As much of it as people compare.
+            Some(digest) => digest.trim_start_matches("sha256:").chars().take(12).collect(),
+            None => reference.tag().unwrap_or_default().to_lowercase(),
+        };
+        let name = format!("{}-{segment}-{version}", self.name);
+        // A tag may have characters that a name may not, or end with some that it may not end with.
+        let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
+        let name = name.replace("..", "-").replace(".-", "-").replace("-.", "-");
+        let hash = short_hash(reference.as_str().as_bytes());
+        bounded(&format!("{}-{hash}", name.trim_end_matches(['-', '.'])), NAME_MAX)
+    }
+}
+
+/// Whether the API server would accept a CachedImage of this entry; else why not.
+fn check(entry: &ImageEntry) -> Result<(), &'static str> {
+    static PATTERNS: LazyLock<[Option<Regex>; 3]> =
+        LazyLock::new(|| [IMAGE_NAME, TAG, DIGEST].map(|pattern| Regex::new(pattern).ok()));
+    let [image, tag, digest] = &*PATTERNS;
+    let fits = |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
+    let has_own = entry.image.rsplit('/').next().is_some_and(|segment| segment.contains([':', '@']));
+    if !fits(image, &entry.image) {
+        Err("not an image name: write [registry[:port]/]path in lower case")
+    } else if entry.tag.as_deref().is_some_and(|text| !fits(tag, text)) {
+        Err("not a tag: letters, digits, _ . and -")
+    } else if entry.digest.as_deref().is_some_and(|text| !fits(digest, text)) {
+        Err("not a digest: write sha256: and 64 hexadecimal digits")
+    } else if entry.tag.is_some() && entry.digest.is_some() {
+        Err("tag and digest exclude each other")
+    } else if has_own && (entry.tag.is_some() || entry.digest.is_some()) {
+        Err("image already carries a tag or digest: remove tag and digest")
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(name: &str, images: &[&str]) -> ImageSet {
+        let images = images.iter().map(|image| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() });
+        ImageSet {
+            name: name.into(),
+            uid: "uid".into(),
+            generation: Some(1),
+            spec: CachedImageSetSpec { images: images.collect(), ..CachedImageSetSpec::default() },
+        }
+    }
+
+    fn names(members: &Members) -> Vec<&str> {
+        members.children.iter().filter_map(|child| child.metadata.name.as_deref()).collect()
+    }
+
+    #[test]
+    fn children_have_readable_names_that_differ_for_different_images() {
+        let digest = format!("a.example/app@sha256:{}", "0123456789abcdef".repeat(4));
+        let members =
+            set("web", &["a.example/x/app:V1.0_b", "b.example/y/app:V1.0_b", "c.example/app:V1.0_b", &digest])
+                .members(&[]);
+        let names = names(&members);
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), 4, "{names:?}");
+        for name in &names[..3] {
+            assert!(name.starts_with("web-app-v1.0-b-"), "{name}");
+        }
+        assert!(names[3].starts_with("web-app-0123456789ab-"), "{names:?}");
+    }
+
+    #[test]
+    fn names_are_valid_whatever_their_parts() {
+        let label = Regex::new("^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$").unwrap();
+        let long_tag = format!("a:{}", "x".repeat(128));
+        let long_path = format!("{}/{}:1", "p".repeat(200), "q".repeat(200));
+        let images = ["a:_.-", "a:1..2", "a:1.-2-.3", "a_b__c:v", &long_tag, &long_path, "a-b.c:x."];
+        for name in ["s", &"n".repeat(253), "a.b-c"] {
+            for name in names(&set(name, &images).members(&[])) {
+                assert!(name.len() <= 253 && label.is_match(name), "{name}");
+            }
+        }
+        let (one, other) =
+            (set(&format!("{}1", "n".repeat(252)), &["a"]), set(&format!("{}2", "n".repeat(252)), &["a"]));
+        assert_ne!(names(&one.members(&[])), names(&other.members(&[])), "the part that is cut off counts too");
+    }
+
+    #[test]
+    fn entries_that_are_invalid_or_repeated_cost_only_themselves() {
+        let mut set = set("s", &["alpine", "https://alpine", "docker.io/library/alpine:latest", "busybox"]);
+        set.spec.images[3].tag = Some("1".to_owned());
+        set.spec.images[3].digest = Some("sha256:12".to_owned());
+        let members = set.members(&[]);
+        assert_eq!(members.children.len(), 1);
+        assert_eq!(members.repeated, ["images[2] repeats docker.io/library/alpine:latest"]);
+        assert_eq!(members.invalid.len(), 2);
+        assert!(members.invalid[0].starts_with("images[1] (https://alpine): not an image name"), "{members:?}");
+        assert!(members.invalid[1].starts_with("images[3] (busybox): not a digest"), "{members:?}");
+    }
+
+    #[test]
+    fn discovered_images_follow_the_static_ones_and_are_not_repeated() {
+        let discovered = |image: &str| DiscoveredImage { image: image.to_owned(), ..DiscoveredImage::default() };
+        let members =
+            set("s", &["alpine:3"]).members(&[discovered("b.example/z:1"), discovered("alpine:3"), discovered("c:2")]);
+        let specs: Vec<_> =
+            members.children.iter().map(|child| (&*child.spec.image, child.spec.tag.as_deref())).collect();
+        assert_eq!(specs, [("alpine:3", None), ("b.example/z", Some("1")), ("docker.io/library/c", Some("2"))]);
+    }
+}

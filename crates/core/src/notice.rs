@@ -1,0 +1,150 @@
+//! What people are told of by Kubernetes Events: an object's changes of state, each
+//! once. How far a roll-out is and which node comes next is no such change.
+
+use std::collections::BTreeSet;
+
+use drop_api::cached_image_set::{CachedImageSetStatus, SetPhase};
+use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::discovery_policy::DiscoveryPolicyStatus;
+
+use crate::Name;
+use crate::discovery::SpecId;
+use crate::failure::shortened;
+use crate::image::Image;
+use crate::image_set::ImageSet;
+
+/// The longest message of a [`Notice`], in characters: an Event takes 1 kB, and a
+/// character may take four bytes.
+const MAX_MESSAGE: usize = 250;
+
+/// A change of an object's state that is worth an Event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The object's kind, of Drop's API group.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: Name,
+    /// Its UID.
+    pub uid: Name,
+    /// Whether it is a change for the worse.
+    pub is_warning: bool,
+    /// What changed, in one CamelCase word.
+    pub reason: String,
+    /// The same as a sentence.
+    pub message: String,
+}
+
+/// What a Ready reason of a CachedImage means for those who wait for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// On all its nodes.
+    Cached,
+    /// On its way, or about to be.
+    Progress,
+    /// Was removed from a node.
+    Evicted,
+    /// Nothing is done, by somebody's will.
+    Idle,
+    /// A pull failed.
+    Failing,
+}
+
+impl State {
+    fn of(condition: &Condition) -> Self {
+        match condition.reason.as_str() {
+            "Cached" => Self::Cached,
+            "Waiting" | "Pulling" => Self::Progress,
+            "Evicted" => Self::Evicted,
+            "NoMatchingNodes" | "Paused" | "PullPolicyNotFound" => Self::Idle,
+            _ => Self::Failing,
+        }
+    }
+}
+
+/// What is worth telling of a CachedImage whose conditions change.
+///
+/// It is derived from what the API shows, so that nothing is told again after a
+/// restart or by another leader.
+#[must_use]
+pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Option<Notice> {
+    let after = condition::ready(after)?;
+    let before = condition::ready(before).map_or(State::Progress, State::of);
+    let (is_warning, reason) = match (before, State::of(after)) {
+        (State::Failing, State::Failing) => return None,
+        (_, State::Failing) => (true, after.reason.as_str()),
+        // While it is repaired it goes to and fro between these two, node by node.
+        (State::Cached, State::Evicted) => (true, "Evicted"),
+        (State::Failing, State::Cached | State::Progress) => (false, "Recovered"),
+        (State::Progress | State::Evicted | State::Idle, State::Cached) => (false, "Cached"),
+        _ => return None,
+    };
+    Some(Notice {
+        kind: "CachedImage",
+        name: image.name.clone(),
+        uid: image.uid.clone(),
+        is_warning,
+        reason: reason.to_owned(),
+        message: shortened(&after.message, MAX_MESSAGE),
+    })
+}
+
+/// What is worth telling of a CachedImageSet whose status changes: that it became ready,
+/// that something began to fail, that it recovered.
+#[must_use]
+pub fn of_set(set: &ImageSet, before: &CachedImageSetStatus, after: &CachedImageSetStatus) -> Option<Notice> {
+    let ready = condition::ready(&after.conditions)?;
+    let (is_warning, reason) = match (before.phase, after.phase?) {
+        (Some(SetPhase::Degraded), SetPhase::Degraded) => return None,
+        (_, SetPhase::Degraded) => (true, ready.reason.as_str()),
+        (Some(SetPhase::Degraded), _) => (false, "Recovered"),
+        (None | Some(SetPhase::Pending), SetPhase::Ready) => (false, ready.reason.as_str()),
+        _ => return None,
+    };
+    Some(Notice {
+        kind: "CachedImageSet",
+        name: set.name.clone(),
+        uid: set.uid.clone(),
+        is_warning,
+        reason: reason.to_owned(),
+        message: shortened(&ready.message, MAX_MESSAGE),
+    })
+}
+
+/// What is worth telling of a DiscoveryPolicy whose status changes: that the list has
+/// changed, that its sources began to fail, that they recovered.
+#[must_use]
+pub fn of_discovery(
+    name: &Name,
+    spec: &SpecId,
+    before: &DiscoveryPolicyStatus,
+    after: &DiscoveryPolicyStatus,
+) -> Option<Notice> {
+    let ready = condition::ready(&after.conditions)?;
+    let had_trouble = condition::ready(&before.conditions).filter(|before| is_trouble(before));
+    let images = |status: &DiscoveryPolicyStatus| -> BTreeSet<String> {
+        status.discovered_images.iter().map(|image| image.image.clone()).collect()
+    };
+    let (old, new) = (images(before), images(after));
+    let (added, removed) = (new.difference(&old).count(), old.difference(&new).count());
+    let change = format!("+{added} \u{2212}{removed}");
+    let (is_warning, reason, message) = match (had_trouble, is_trouble(ready)) {
+        (Some(before), true) if before.reason == ready.reason => return None,
+        (_, true) => (true, ready.reason.as_str(), ready.message.clone()),
+        (Some(_), false) => (false, "Recovered", format!("{}: {change}", ready.message)),
+        (None, false) if added + removed > 0 => (false, "DiscoveryChanged", format!("{}: {change}", ready.message)),
+        (None, false) => return None,
+    };
+    Some(Notice {
+        kind: "DiscoveryPolicy",
+        name: name.clone(),
+        uid: spec.uid.clone(),
+        is_warning,
+        reason: reason.to_owned(),
+        message: shortened(&message, MAX_MESSAGE),
+    })
+}
+
+/// Whether a DiscoveryPolicy's Ready condition tells of a source that fails.
+fn is_trouble(ready: &Condition) -> bool {
+    ready.status != ConditionStatus::True || ready.reason == "PartiallyFailed"
+}

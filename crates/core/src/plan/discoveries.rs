@@ -1,0 +1,33 @@
+//! When DiscoveryPolicies ask their sources, and what they show.
+
+use jiff::Timestamp;
+
+use super::{Plan, writes};
+use crate::discovery::Order;
+use crate::effect::Effect;
+use crate::notice;
+use crate::world::World;
+
+/// Asks the sources of policies whose time has come, and writes statuses.
+pub(super) fn tend_discoveries(world: &World, now: Timestamp, plan: &mut Plan) {
+    for (name, entry) in &world.discoveries {
+        if let (Ok(pipeline), Some(at)) = (&entry.pipeline, entry.next_at) {
+            if at > now {
+                plan.wake(at);
+            } else {
+                let order = Order {
+                    policy: name.clone(),
+                    spec: entry.id.clone(),
+                    pipeline: pipeline.clone(),
+                    nodes: world.nodes_counted_by(&entry.spec),
+                };
+                plan.add(world, Effect::Discover(Box::new(order)), now);
+            }
+        }
+        if let Some(status) = &entry.outcome {
+            let effect = |status| Effect::PatchDiscovery { policy: name.clone(), status };
+            let notice = notice::of_discovery(name, &entry.id, &entry.published.status, status);
+            writes::publish(world, &entry.published, status.clone(), notice, now, plan, effect);
+        }
+    }
+}

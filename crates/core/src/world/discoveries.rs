@@ -1,0 +1,156 @@
+//! DiscoveryPolicies, and when each asks its sources.
+
+use std::sync::Arc;
+
+use drop_api::{DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus};
+use jiff::Timestamp;
+
+use super::{Published, World};
+use crate::Name;
+use crate::backoff::Backoff;
+use crate::discovery::{InvalidSpec, Pipeline, SpecId, sync};
+use crate::effect::EffectKey;
+use crate::event::{Kind, Report};
+use crate::image_set::ImageSet;
+use crate::node::Readiness;
+use crate::placement::Placement;
+
+/// A DiscoveryPolicy.
+#[derive(Debug)]
+pub(crate) struct DiscoveryEntry {
+    pub(crate) id: SpecId,
+    pub(crate) spec: DiscoveryPolicySpec,
+    pub(crate) pipeline: Result<Arc<Pipeline>, InvalidSpec>,
+    pub(crate) published: Published<DiscoveryPolicyStatus>,
+    /// What its status is to be, once that is known.
+    pub(crate) outcome: Option<DiscoveryPolicyStatus>,
+    /// When its sources are asked next; `None` while they are being asked.
+    pub(crate) next_at: Option<Timestamp>,
+    /// Runs in a row in which a source failed.
+    failures: u32,
+}
+
+impl World {
+    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy, now: Timestamp) {
+        let meta = object.metadata;
+        let (Some(name), Some(uid)) = (meta.name.map(Name::from), meta.uid.map(Name::from)) else { return };
+        if meta.deletion_timestamp.is_some() {
+            return self.remove(Kind::Discovery, &name);
+        }
+        let id = SpecId { uid, generation: meta.generation };
+        let status = object.status.unwrap_or_default();
+        match self.discoveries.get_mut(&name) {
+            Some(entry) if entry.id == id => {
+                if entry.published.status == status {
+                    return;
+                }
+                entry.published.observe(status);
+            }
+            known => {
+                let pipeline = Pipeline::compile(&object.spec).map(Arc::new);
+                let outcome = pipeline.as_ref().err().map(|error| sync::invalid(error, &id, &status, now));
+                // Sources that were asked before a restart are not asked again for it.
+                let planned = status.next_sync_time.filter(|_| status.observed_generation == id.generation);
+                let next_at = if known.is_some() { None } else { planned };
+                let entry = DiscoveryEntry {
+                    id,
+                    spec: object.spec,
+                    pipeline,
+                    published: Published::new(status),
+                    outcome,
+                    next_at: Some(next_at.unwrap_or(Timestamp::MIN)),
+                    failures: 0,
+                };
+                self.discoveries.insert(name.clone(), entry);
+            }
+        }
+        self.discovery_changed(&name);
+    }
+
+    pub(super) fn remove_discovery(&mut self, name: &Name) {
+        if self.discoveries.remove(name).is_some() {
+            self.flights.remove(&EffectKey::Discovery(name.clone()));
+            self.discovery_changed(name);
+        }
+    }
+
+    /// Lets the sets gather anew that get their images from a policy.
+    pub(super) fn discovery_changed(&mut self, name: &Name) {
+        let refers = |set: &super::SetEntry| {
+            set.set.spec.discovery_policy_ref.as_ref().is_some_and(|policy| *policy.name == **name)
+        };
+        let concerned = self.sets.iter().filter(|(_, set)| refers(set));
+        self.dirty.sets.extend(concerned.map(|(set, _)| set.clone()));
+    }
+
+    /// Takes in that a Secret is there in this version; who uses it asks anew.
+    pub(super) fn set_secret(&mut self, name: Name, version: Name) {
+        let is_first_list = self.unsynced.contains(&Kind::Secret);
+        let before = self.secrets.insert(name.clone(), version.clone());
+        if !is_first_list && before != Some(version) {
+            self.secret_changed(&name);
+        }
+    }
+
+    pub(super) fn remove_secret(&mut self, name: &Name) {
+        if self.secrets.remove(name).is_some() {
+            self.secret_changed(name);
+        }
+    }
+
+    fn secret_changed(&mut self, name: &Name) {
+        for entry in self.discoveries.values_mut() {
+            let Ok(pipeline) = &entry.pipeline else { continue };
+            if pipeline.queries().iter().any(|query| query.secret.as_deref() == Some(&**name)) {
+                entry.next_at = Some(Timestamp::MIN);
+            }
+        }
+    }
+
+    /// Takes in how a run ended.
+    pub(super) fn discovery_reported(&mut self, name: &Name, report: Report, now: Timestamp) {
+        let settings = &self.settings;
+        let Some(entry) = self.discoveries.get_mut(name) else { return };
+        let Ok(pipeline) = &entry.pipeline else { return };
+        let Report::Discovered(discovered) = report else {
+            // Nothing was asked; the flight says when to try again.
+            entry.next_at = entry.next_at.or(Some(Timestamp::MIN));
+            return;
+        };
+        if discovered.spec != entry.id {
+            return;
+        }
+        let mut status = sync::outcome(pipeline, &discovered, &entry.published.status, now);
+        let interval = entry.spec.sync_interval.get();
+        let is_well = status.query_results.iter().all(|result| result.reason.is_none());
+        entry.failures = if is_well { 0 } else { entry.failures.saturating_add(1) };
+        let wait = match entry.failures {
+            0 => interval,
+            failures => {
+                Backoff { initial: settings.discovery_retry.min(interval), max: interval }.delay(failures, name)
+            }
+        };
+        // An edit during the run asks for another one at once.
+        let at = entry.next_at.unwrap_or_else(|| now.checked_add(wait).unwrap_or(Timestamp::MAX));
+        entry.next_at = Some(at);
+        status.next_sync_time = Some(at.max(now));
+        entry.outcome = Some(status);
+    }
+
+    /// The DiscoveryPolicy that a set refers to, if it does; `Some(None)` where that is
+    /// not there.
+    pub(crate) fn discovery_of(&self, set: &ImageSet) -> Option<Option<&DiscoveryEntry>> {
+        let policy = set.spec.discovery_policy_ref.as_ref()?;
+        Some(self.discoveries.get(policy.name.as_str()))
+    }
+
+    /// How many Ready nodes the policy's ranking counts.
+    pub(crate) fn nodes_counted_by(&self, spec: &DiscoveryPolicySpec) -> usize {
+        let ranking = spec.ranking.as_ref();
+        let model = ranking.and_then(|ranking| ranking.expected_savings.as_ref().or(ranking.model_exposure.as_ref()));
+        let affinity = model.and_then(|model| model.nodes.as_ref()?.selector.clone());
+        let placement = Placement { affinity, ..Placement::default() };
+        let nodes = self.nodes.values().map(|entry| &entry.node);
+        nodes.filter(|node| node.readiness == Readiness::Ready && placement.selects(node).is_ok()).count()
+    }
+}

@@ -1,0 +1,111 @@
+//! CachedImageSets, and the CachedImages that they own.
+
+use drop_api::CachedImageSetStatus;
+use jiff::Timestamp;
+
+use super::{Published, SetEntry, World};
+use crate::Name;
+use crate::effect::EffectKey;
+use crate::event::{Kind, Report};
+use crate::failure::shortened;
+use crate::image::Image;
+use crate::image_set::{ImageSet, Members};
+
+impl World {
+    pub(super) fn set_set(&mut self, set: ImageSet, status: CachedImageSetStatus) {
+        let name = set.name.clone();
+        self.stale.sets.insert(name.clone());
+        match self.sets.get_mut(&name) {
+            Some(entry) => {
+                entry.published.observe(status);
+                if entry.set == set {
+                    return;
+                }
+                entry.set = set;
+            }
+            None => {
+                let published = Published::new(status);
+                let entry = SetEntry { set, members: Members::default(), refused: Default::default(), published };
+                self.sets.insert(name.clone(), entry);
+            }
+        }
+        self.dirty.sets.insert(name);
+    }
+
+    pub(super) fn remove_set(&mut self, name: &Name) {
+        if self.sets.remove(name).is_some() {
+            self.asked_by.retain(|_, set| set != name);
+            self.stale.sets.remove(name);
+            self.flights.remove(&EffectKey::Set(name.clone()));
+        }
+    }
+
+    /// Takes in that a CachedImage belongs to its set.
+    pub(super) fn own(&mut self, image: &Image) {
+        if let Some(set) = &image.set {
+            self.children.entry(set.uid.clone()).or_default().insert(image.name.clone());
+            self.dirty.sets.insert(set.name.clone());
+            self.stale.sets.insert(set.name.clone());
+        }
+    }
+
+    /// Takes in that a CachedImage does not belong to its set any more.
+    pub(super) fn disown(&mut self, image: &Image) {
+        let Some(set) = &image.set else { return };
+        if let Some(children) = self.children.get_mut(&set.uid) {
+            children.remove(&image.name);
+            if children.is_empty() {
+                self.children.remove(&set.uid);
+            }
+        }
+        self.stale.sets.insert(set.name.clone());
+    }
+
+    /// Derives anew what a set asks for, and the order in which that is pulled.
+    pub(super) fn gather(&mut self, name: &Name) {
+        let Some(entry) = self.sets.get_mut(name) else { return };
+        let policy = entry.set.spec.discovery_policy_ref.as_ref();
+        let discovery = policy.and_then(|policy| self.discoveries.get(policy.name.as_str()));
+        let discovered = discovery.map(|entry| &*entry.published.status.discovered_images);
+        entry.members = entry.set.members(discovered.unwrap_or_default());
+        let children: Vec<Name> =
+            entry.members.children.iter().filter_map(|child| child.metadata.name.as_deref().map(Name::from)).collect();
+        entry.refused.retain(|child, _| children.contains(child));
+        self.asked_by.retain(|_, set| set != name);
+        self.asked_by.extend(children.iter().map(|child| (child.clone(), name.clone())));
+        for (rank, child) in children.iter().enumerate() {
+            let Some(image) = self.images.get_mut(child).filter(|image| image.rank != rank) else { continue };
+            image.rank = rank;
+            // Where it is everywhere, its place in the order does not matter.
+            if image.tally.cached < image.tally.targeted() {
+                self.dirty.images.insert(child.clone());
+            }
+        }
+        self.stale.sets.insert(name.clone());
+    }
+
+    /// Takes in how the creation, change or deletion of a set's CachedImage ended.
+    pub(super) fn child_reported(&mut self, set: &Name, child: &Name, report: Report, now: Timestamp) {
+        self.stale.sets.insert(set.clone());
+        let refused = match report {
+            Report::Child(object) => {
+                if let Some(image) = Image::from_api(&object) {
+                    self.set_image(image, object.status.unwrap_or_default(), now);
+                }
+                None
+            }
+            Report::Done => {
+                self.remove(Kind::Image, child);
+                None
+            }
+            Report::Refused(message) => Some(shortened(&message, 512).into()),
+            _ => return,
+        };
+        if let Some(entry) = self.sets.get_mut(set) {
+            match refused {
+                Some(message) => drop(entry.refused.insert(child.clone(), message)),
+                None => drop(entry.refused.remove(child)),
+            }
+        }
+    }
+}

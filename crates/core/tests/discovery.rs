@@ -1,0 +1,268 @@
+//! DiscoveryPolicies on virtual time, and the sets that live on them.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
+
+#[allow(dead_code, reason = "each test file uses a part of it")]
+mod lab;
+
+use drop_api::cached_image::LocalObjectReference;
+use drop_api::cached_image_set::ImageEntry;
+use drop_api::condition;
+use drop_api::discovery_policy::{
+    AggregationMethod, BackendType, DiscoveryPolicyStatus, PrometheusSource, QueryStatus, Source,
+};
+use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
+use drop_core::effect::EffectKey;
+use jiff::SignedDuration;
+use lab::{Lab, duration, secs};
+
+const ONE: &str = "http://one.example";
+const TWO: &str = "http://two.example";
+
+/// A source at this address, with a Secret of the name `creds`.
+fn source(endpoint: &str) -> Source {
+    Source {
+        type_: BackendType::Prometheus,
+        prometheus: Some(PrometheusSource {
+            endpoint: endpoint.to_owned(),
+            query: "images".to_owned(),
+            lookback: None,
+            step: duration("5m"),
+            query_type: None,
+            aggregation_method: Some(AggregationMethod::Max),
+        }),
+        loki: None,
+        registry: None,
+        secret_ref: Some(LocalObjectReference { name: "creds".to_owned() }),
+    }
+}
+
+/// Lets the source at `endpoint` name these images, with these scores.
+fn answer(lab: &mut Lab, endpoint: &str, images: &[(&str, f64)]) {
+    let at = lab.now;
+    let series = images
+        .iter()
+        .map(|(image, value)| Series { image: (*image).to_owned(), samples: vec![Sample { at, value: *value }] });
+    lab.knobs.sources.insert(endpoint.to_owned(), Ok(Answer::Series(series.collect())));
+}
+
+fn fail(lab: &mut Lab, endpoint: &str, reason: SourceReason) {
+    let failure = SourceFailure { reason, message: "it went wrong".to_owned() };
+    lab.knobs.sources.insert(endpoint.to_owned(), Err(failure));
+}
+
+/// A lab with a policy `ci` over these sources, and a set `web` of its images.
+fn lab_with(sources: &[&str]) -> Lab {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.secret("creds");
+    lab.discovery("ci", |spec| spec.sources = sources.iter().map(|endpoint| source(endpoint)).collect());
+    lab.set("web", |spec| spec.discovery_policy_ref = Some(LocalObjectReference { name: "ci".to_owned() }));
+    lab
+}
+
+fn status(lab: &Lab) -> DiscoveryPolicyStatus {
+    lab.api.discoveries["ci"].status.clone().unwrap_or_default()
+}
+
+/// The reason of the policy's Ready condition, and its list.
+fn found(lab: &Lab) -> (String, Vec<String>) {
+    let status = status(lab);
+    let ready = condition::ready(&status.conditions).map(|ready| ready.reason.clone()).unwrap_or_default();
+    let images = status.discovered_images.iter().map(|image| format!("{} {}", image.image, image.final_score));
+    (ready, images.collect())
+}
+
+fn reason_of_set(lab: &Lab) -> String {
+    let status = lab.api.sets["web"].status.clone().unwrap_or_default();
+    let ready = condition::ready(&status.conditions).map(|ready| ready.reason.clone()).unwrap_or_default();
+    format!("{ready} {}", status.ready.unwrap_or_default())
+}
+
+/// How often sources were asked.
+fn runs(lab: &Lab) -> usize {
+    lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::Discovery(_))).count()
+}
+
+fn minutes(minutes: i64) -> SignedDuration {
+    SignedDuration::from_mins(minutes)
+}
+
+#[test]
+fn what_is_discovered_is_cached_in_the_order_of_its_rank() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    answer(&mut lab, ONE, &[("low.example/x:1", 1.0), ("high.example/y:2", 9.5)]);
+    lab.discovery("ci", |spec| spec.sources = vec![source(ONE)]);
+    lab.policy("one", |spec| spec.images_per_pod = 1);
+    lab.set("web", |spec| {
+        spec.discovery_policy_ref = Some(LocalObjectReference { name: "ci".to_owned() });
+        spec.policy_ref = Some(LocalObjectReference { name: "one".to_owned() });
+        spec.images = vec![ImageEntry { image: "static:1".to_owned(), ..ImageEntry::default() }];
+    });
+    lab.run(minutes(5));
+    assert_eq!(
+        found(&lab),
+        ("Synced".to_owned(), vec!["high.example/y:2 9.5".to_owned(), "low.example/x:1 1".to_owned()])
+    );
+    assert_eq!(reason_of_set(&lab), "AllReady 3/3");
+    let order: Vec<_> = lab.record.pods.iter().map(|pod| pod.order.pulls[0].reference.as_str().to_owned()).collect();
+    assert_eq!(order, ["docker.io/library/static:1", "high.example/y:2", "low.example/x:1"]);
+    let ranks: Vec<i32> = status(&lab).discovered_images.iter().map(|image| image.rank).collect();
+    assert_eq!(ranks, [1, 2]);
+}
+
+#[test]
+fn sources_are_asked_once_per_interval_and_not_for_a_restart() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(5));
+    assert_eq!(runs(&lab), 1);
+    let before = status(&lab);
+    lab.restart(true);
+    lab.run(minutes(20));
+    assert_eq!((runs(&lab), status(&lab)), (1, before), "a restart changes nothing");
+    lab.run(minutes(10));
+    assert_eq!(runs(&lab), 2, "the default interval is half an hour");
+}
+
+#[test]
+fn no_failure_empties_the_list_and_recovery_pulls_nothing_again() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0), ("y:1", 2.0)]);
+    lab.run(minutes(5));
+    let (_, images) = found(&lab);
+    let pods = lab.record.pods.len();
+    for reason in [SourceReason::ConnectionRefused, SourceReason::Unauthorized, SourceReason::InvalidResponse] {
+        fail(&mut lab, ONE, reason);
+        lab.run(minutes(35));
+        assert_eq!(found(&lab), (reason.to_string(), images.clone()));
+        assert_eq!(reason_of_set(&lab), format!("{reason} 2/2"));
+        assert_eq!(lab.api.images.len(), 2);
+    }
+    answer(&mut lab, ONE, &[]);
+    lab.run(minutes(35));
+    assert_eq!(found(&lab), ("EmptyResult".to_owned(), images.clone()));
+    assert_eq!(lab.api.images.len(), 2);
+    answer(&mut lab, ONE, &[("x:1", 1.0), ("y:1", 2.0)]);
+    lab.run(minutes(35));
+    assert_eq!(found(&lab), ("Synced".to_owned(), images));
+    assert_eq!(reason_of_set(&lab), "AllReady 2/2");
+    assert_eq!(lab.record.pods.len(), pods);
+}
+
+#[test]
+fn a_first_answer_without_images_is_no_failure() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[]);
+    lab.run(minutes(5));
+    assert_eq!(found(&lab), ("Synced".to_owned(), Vec::new()));
+    assert_eq!(reason_of_set(&lab), "AllReady 0/0");
+}
+
+#[test]
+fn the_images_of_a_source_that_fails_stay_beside_those_of_the_others() {
+    let mut lab = lab_with(&[ONE, TWO]);
+    answer(&mut lab, ONE, &[("x:1", 1.0), ("both:1", 5.0)]);
+    answer(&mut lab, TWO, &[("y:1", 2.0), ("both:1", 3.0)]);
+    lab.run(minutes(5));
+    fail(&mut lab, TWO, SourceReason::Timeout);
+    answer(&mut lab, ONE, &[("new:1", 7.0)]);
+    // A restart in between: what the failing source found is in the status.
+    lab.restart(true);
+    lab.run(minutes(35));
+    let (reason, images) = found(&lab);
+    assert_eq!(reason, "PartiallyFailed");
+    let kept = ["new:1 7", "both:1 5", "y:1 2"].map(|image| format!("docker.io/library/{image}"));
+    assert_eq!(images, kept, "what only the other had found is gone");
+    assert_eq!(reason_of_set(&lab), "AllReady 3/3");
+    let results: Vec<_> = status(&lab).query_results.iter().map(|result| (result.status, result.images)).collect();
+    assert_eq!(results, [(QueryStatus::Success, 1), (QueryStatus::Failed, 2)]);
+}
+
+#[test]
+fn failures_are_retried_with_growing_waits() {
+    let mut lab = lab_with(&[ONE]);
+    fail(&mut lab, ONE, SourceReason::ServerError);
+    lab.run(secs(25.0));
+    assert_eq!(runs(&lab), 1);
+    lab.run(minutes(29));
+    let runs = runs(&lab);
+    assert!((5..=7).contains(&runs), "{runs} runs in half an hour: 30 s, 1, 2, 4, 8, 16 min");
+    assert_eq!(found(&lab), ("ServerError".to_owned(), Vec::new()));
+    assert_eq!(status(&lab).last_sync_time, None);
+}
+
+#[test]
+fn an_edit_of_the_spec_or_its_secret_asks_at_once() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    assert_eq!(runs(&lab), 1);
+    lab.secret("creds");
+    lab.run(secs(5.0));
+    assert_eq!(runs(&lab), 2);
+    lab.secret("another");
+    lab.run(secs(5.0));
+    assert_eq!(runs(&lab), 2);
+    lab.discovery("ci", |spec| spec.max_images = 1);
+    lab.run(secs(5.0));
+    assert_eq!(runs(&lab), 3);
+}
+
+#[test]
+fn an_edit_while_the_sources_are_asked_asks_again() {
+    let mut lab = lab_with(&[ONE]);
+    lab.knobs.request = secs(3.0);
+    answer(&mut lab, ONE, &[("x:1", 1.0), ("y:1", 2.0)]);
+    lab.run(secs(1.0));
+    lab.discovery("ci", |spec| spec.max_images = 1);
+    lab.run(minutes(1));
+    assert_eq!(runs(&lab), 2);
+    assert_eq!(found(&lab).1, ["docker.io/library/y:1 2"]);
+    assert_eq!(status(&lab).observed_generation, Some(2));
+}
+
+#[test]
+fn an_invalid_spec_keeps_the_list_and_names_the_field() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    lab.discovery("ci", |spec| spec.image_filter = Some("(".to_owned()));
+    lab.run(minutes(1));
+    let (reason, images) = found(&lab);
+    assert_eq!((reason.as_str(), images.len()), ("InvalidSpec", 1));
+    let message = status(&lab).conditions[0].message.clone();
+    assert!(message.starts_with("spec.imageFilter: not a regular expression"), "{message}");
+    assert_eq!(runs(&lab), 1);
+    assert_eq!(reason_of_set(&lab), "InvalidSpec 1/1");
+}
+
+#[test]
+fn a_policy_that_is_deleted_takes_no_child_along() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0), ("y:1", 1.0)]);
+    lab.run(minutes(1));
+    lab.delete_discovery("ci");
+    lab.run(minutes(1));
+    assert_eq!(reason_of_set(&lab), "DiscoveryPolicyNotFound 2/2");
+    // Another one of the name, which has not found anything yet.
+    fail(&mut lab, ONE, SourceReason::Timeout);
+    lab.discovery("ci", |spec| spec.sources = vec![source(ONE)]);
+    lab.run(minutes(1));
+    assert_eq!(reason_of_set(&lab), "Timeout 2/2");
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(10));
+    assert_eq!(reason_of_set(&lab), "AllReady 1/1", "now it is known which are wanted");
+}
+
+#[test]
+fn a_set_without_its_policy_any_more_keeps_only_static_images() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    lab.set("web", |spec| {
+        spec.discovery_policy_ref = None;
+        spec.images = vec![ImageEntry { image: "static:1".to_owned(), ..ImageEntry::default() }];
+    });
+    lab.run(minutes(1));
+    assert_eq!(reason_of_set(&lab), "AllReady 1/1");
+    assert_eq!(lab.api.images.values().next().unwrap().spec.image, "static:1");
+}

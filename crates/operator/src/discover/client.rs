@@ -1,0 +1,545 @@
+//! HTTP with one backend: who gets the credentials, and how much of an answer is read.
+
+use std::time::Duration;
+
+use drop_core::discovery::{SourceFailure, SourceReason};
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+use reqwest::Url;
+use reqwest::redirect::Policy;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::credentials::Credentials;
+use super::transport;
+
+/// How Drop names itself.
+const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
+/// How many redirects of one request are followed.
+const MAX_REDIRECTS: usize = 5;
+/// How much is read of an answer that only says why there is none, in bytes.
+const MAX_ERROR_BODY: usize = 64 << 10;
+/// How much of what a backend says is repeated, in characters.
+const MAX_EXCERPT: usize = 256;
+
+/// How long a backend may take, and how much it may say.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For a connection: name, TCP and TLS.
+    pub connect: Duration,
+    /// For one request until the last byte of its answer.
+    pub request: Duration,
+    /// For all requests of a query.
+    pub query: Duration,
+    /// For an answer, in bytes after decompression.
+    pub body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            request: Duration::from_secs(60),
+            query: Duration::from_secs(300),
+            body: 64 << 20,
+        }
+    }
+}
+
+/// A backend at its address.
+///
+/// Client certificate and custom headers are shown to its origin only. That is scheme,
+/// host and port, so that nothing secret leaves TLS either.
+pub struct Client<'a> {
+    address: Url,
+    credentials: &'a Credentials,
+    limits: Limits,
+    own: reqwest::Client,
+    elsewhere: reqwest::Client,
+}
+
+/// One request.
+pub struct Request<'a> {
+    /// What is asked for.
+    pub url: Url,
+    /// A form to post; without one it is a GET.
+    pub form: Option<String>,
+    /// `Authorization`, for the origin of `url` and for no other to which that redirects.
+    pub authorization: Option<&'a HeaderValue>,
+}
+
+/// An answer with any status.
+pub struct Response {
+    /// Who gave it.
+    pub url: Url,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body, decompressed.
+    pub body: Vec<u8>,
+    /// Whether credentials were held back from whom gave it.
+    held_back: bool,
+}
+
+impl<'a> Client<'a> {
+    /// Prepares to talk to the backend at `address`: `https://mimir.example.com/prometheus`.
+    ///
+    /// # Errors
+    /// The address has a host that cannot be one.
+    pub fn new(address: &str, credentials: &'a Credentials, limits: Limits) -> Result<Self, SourceFailure> {
+        let address = Url::parse(address).ok().filter(Url::has_host).ok_or_else(|| SourceFailure {
+            reason: SourceReason::DnsError,
+            message: format!("not an address: {address}"),
+        })?;
+        let client = |tls: &rustls::ClientConfig| {
+            reqwest::Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .redirect(Policy::none())
+                .user_agent(USER_AGENT)
+                .connect_timeout(limits.connect)
+                .timeout(limits.request)
+                .build()
+                .map_err(|error| transport::failure(&error, &host(&address)))
+        };
+        let (own, elsewhere) = (client(&credentials.tls)?, client(&credentials.tls_elsewhere)?);
+        Ok(Self { address, credentials, limits, own, elsewhere })
+    }
+
+    /// The URL of `path` below the backend's address, with what is asked for.
+    pub fn url(&self, path: &str, query: &[(&str, String)]) -> Url {
+        let mut url = self.address.clone();
+        url.set_path(&format!("{}/{path}", self.address.path().trim_end_matches('/')));
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+
+    /// Whether `url` is of the backend itself.
+    pub fn is_own(&self, url: &Url) -> bool {
+        url.origin() == self.address.origin()
+    }
+
+    /// The credentials that were given.
+    pub fn credentials(&self) -> &'a Credentials {
+        self.credentials
+    }
+
+    /// Sends a request and reads the answer to it, which takes from the `room` that
+    /// several answers may share, in bytes. Redirects are followed, without
+    /// credentials where they lead to another origin.
+    ///
+    /// # Errors
+    /// No answer, or too long a one. Every status is an answer.
+    pub async fn send(&self, request: Request<'_>, room: &mut usize) -> Result<Response, SourceFailure> {
+        let origin = request.url.origin();
+        let mut url = request.url;
+        for _ in 0..=MAX_REDIRECTS {
+            let is_own = self.is_own(&url);
+            let client = if is_own { &self.own } else { &self.elsewhere };
+            let method = if request.form.is_some() { Method::POST } else { Method::GET };
+            let mut builder = client.request(method, url.clone());
+            if is_own {
+                builder = builder.headers(self.credentials.headers.clone());
+            }
+            let authorization = request.authorization.filter(|_| url.origin() == origin);
+            if let Some(authorization) = authorization {
+                builder = builder.header(header::AUTHORIZATION, authorization);
+            }
+            if let Some(form) = &request.form {
+                let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+                builder = builder.header(header::CONTENT_TYPE, form_type).body(form.clone());
+            }
+            let response = builder.send().await.map_err(|error| transport::failure(&error, &host(&url)))?;
+            match redirect(&response, &url) {
+                Some(next) => url = next,
+                None => {
+                    let held_back = self.credentials.login.is_some() && authorization.is_none();
+                    return self.read(response, url, room, held_back).await;
+                }
+            }
+        }
+        Err(invalid(format!("{} redirects more than {MAX_REDIRECTS} times", host(&self.address))))
+    }
+
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        url: Url,
+        room: &mut usize,
+        held_back: bool,
+    ) -> Result<Response, SourceFailure> {
+        let (status, headers) = (response.status(), response.headers().clone());
+        let is_success = status.is_success();
+        let limit = if is_success { *room } else { MAX_ERROR_BODY };
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| transport::failure(&error, &host(&url)))? {
+            if body.len() + chunk.len() <= limit {
+                body.extend_from_slice(&chunk);
+            } else if is_success {
+                let most = self.limits.body >> 20;
+                return Err(invalid(format!("{} answers with more than {most} MiB: ask for less", host(&url))));
+            } else {
+                break;
+            }
+        }
+        if is_success {
+            *room -= body.len();
+        }
+        Ok(Response { url, status, headers, body, held_back })
+    }
+
+    /// The content of an answer.
+    ///
+    /// # Errors
+    /// The status is not one of success, or the body is not such JSON.
+    pub fn json<T: DeserializeOwned>(&self, response: &Response) -> Result<T, SourceFailure> {
+        if !response.status.is_success() {
+            return Err(self.refusal(response));
+        }
+        serde_json::from_slice(&response.body).map_err(|error| {
+            let message = format!("the answer of {} is not what it should be: {error}", host(&response.url));
+            invalid(self.credentials.redact(&message))
+        })
+    }
+
+    /// Why there is no content, by the status.
+    pub fn refusal(&self, response: &Response) -> SourceFailure {
+        let status = response.status;
+        let host = host(&response.url);
+        let reason = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => SourceReason::Unauthorized,
+            StatusCode::FORBIDDEN => SourceReason::Forbidden,
+            StatusCode::NOT_FOUND => SourceReason::NotFound,
+            StatusCode::TOO_MANY_REQUESTS => SourceReason::RateLimited,
+            _ if status.is_server_error() => SourceReason::ServerError,
+            _ => SourceReason::InvalidResponse,
+        };
+        let what = match reason {
+            SourceReason::Unauthorized if response.held_back => {
+                format!(
+                    "unauthorized: credentials are for {} and do not follow it to {host}",
+                    self::host(&self.address)
+                )
+            }
+            SourceReason::Unauthorized if self.credentials.login.is_some() => {
+                format!("unauthorized: {host} refuses the credentials of the Secret")
+            }
+            SourceReason::Unauthorized => format!("unauthorized: {host} wants credentials, name a Secret in secretRef"),
+            SourceReason::Forbidden => format!("forbidden: {host} does not let these credentials see this"),
+            SourceReason::NotFound => format!("not found: {host}{}", response.url.path()),
+            _ => format!("{host} answers {status}"),
+        };
+        let message = match excerpt(response) {
+            Some(said) => format!("{what}: {}", self.credentials.redact(&said)),
+            None => what,
+        };
+        SourceFailure { reason, message }
+    }
+}
+
+/// An answer that cannot be used.
+pub fn invalid(message: String) -> SourceFailure {
+    SourceFailure { reason: SourceReason::InvalidResponse, message }
+}
+
+/// A host with its port, where that is not the scheme's own.
+pub fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Where `response` redirects to.
+fn redirect(response: &reqwest::Response, url: &Url) -> Option<Url> {
+    let redirects = [301, 302, 303, 307, 308];
+    let location =
+        response.headers().get(header::LOCATION).filter(|_| redirects.contains(&response.status().as_u16()))?;
+    let next = url.join(location.to_str().ok()?).ok()?;
+    matches!(next.scheme(), "http" | "https").then_some(next)
+}
+
+/// The words in which backends say what is wrong.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Complaint {
+    /// Prometheus.
+    Error { error: String },
+    /// Registries.
+    Errors { errors: Vec<RegistryError> },
+    /// Gateways.
+    Message { message: String },
+}
+
+#[derive(Deserialize)]
+struct RegistryError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What an answer says for people, in one line: not whole web pages.
+fn excerpt(response: &Response) -> Option<String> {
+    let is_text = response
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("text/plain"));
+    let said = match serde_json::from_slice(&response.body) {
+        Ok(Complaint::Error { error }) => error,
+        Ok(Complaint::Message { message }) => message,
+        Ok(Complaint::Errors { errors }) => {
+            let error = errors.into_iter().next()?;
+            if error.message.is_empty() { error.code } else { error.message }
+        }
+        Err(_) if is_text => String::from_utf8_lossy(&response.body).into_owned(),
+        Err(_) => return None,
+    };
+    shorten(&said)
+}
+
+/// The first line of `text`, without control characters and of bounded length.
+pub fn shorten(text: &str) -> Option<String> {
+    let line: String = text.trim().lines().next()?.chars().filter(|c| !c.is_control()).take(MAX_EXCERPT).collect();
+    (!line.is_empty()).then_some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::body::Body;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use futures::{StreamExt as _, stream};
+
+    use super::super::fake::{Authority, Fake, raw, reply, secret};
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        connect: Duration::from_secs(5),
+        request: Duration::from_secs(30),
+        query: Duration::from_secs(30),
+        body: 64 << 20,
+    };
+
+    async fn get(url: &str, credentials: &Credentials, limits: Limits) -> Result<Response, SourceFailure> {
+        let client = Client::new(url, credentials, limits)?;
+        let request = Request { url: client.url("api", &[]), form: None, authorization: credentials.authorization() };
+        let response = client.send(request, &mut { limits.body }).await?;
+        if response.status.is_success() { Ok(response) } else { Err(client.refusal(&response)) }
+    }
+
+    async fn reason(url: &str, data: &[(&str, &str)]) -> (SourceReason, String) {
+        let failure = get(url, &secret(data), LIMITS).await.err().unwrap();
+        (failure.reason, failure.message)
+    }
+
+    #[tokio::test]
+    async fn statuses_become_reasons_with_what_the_backend_says() {
+        let cases = [
+            (401, SourceReason::Unauthorized, "wants credentials"),
+            (403, SourceReason::Forbidden, "forbidden"),
+            (404, SourceReason::NotFound, "/base/api"),
+            (407, SourceReason::Unauthorized, ""),
+            (429, SourceReason::RateLimited, "429 Too Many Requests"),
+            (500, SourceReason::ServerError, "500 Internal Server Error"),
+            (503, SourceReason::ServerError, "503 Service Unavailable"),
+            (422, SourceReason::InvalidResponse, "422 Unprocessable Entity"),
+            (304, SourceReason::InvalidResponse, "304 Not Modified"),
+        ];
+        for (status, expected, says) in cases {
+            let backend = Fake::start(move |_| reply(status, &[], r#"{"error":"it is\nso"}"#)).await;
+            let (reason, message) = reason(&format!("{}/base/", backend.url), &[]).await;
+            assert_eq!(reason, expected, "{status}");
+            assert!(message.contains(&backend.host) && message.contains(says), "{status}: {message}");
+            assert!(status == 304 || message.ends_with(": it is"), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn excerpts_are_of_what_is_meant_for_people() {
+        let cases = [
+            ("application/json", r#"{"errors":[{"code":"NAME_UNKNOWN","message":"unknown name"}]}"#, ": unknown name"),
+            ("application/json", r#"{"errors":[{"code":"DENIED"}]}"#, ": DENIED"),
+            ("application/json", r#"{"message":"no route"}"#, ": no route"),
+            ("text/plain; charset=utf-8", "query too long", ": query too long"),
+            ("text/html", "<html>Oh no</html>", "400 Bad Request"),
+            ("application/json", r#"{"error":"token s3cr3t is bad"}"#, ": token [redacted] is bad"),
+        ];
+        for (kind, body, expected) in cases {
+            let backend = Fake::start(move |_| reply(400, &[("content-type", kind)], body)).await;
+            let (_, message) = reason(&backend.url, &[("token", "s3cr3t")]).await;
+            assert!(message.ends_with(expected), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_network_refuses_is_told_apart() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let unresolvable = format!("{}.example", "a".repeat(64));
+        let garbage = raw(b"\x00\x01 this is no HTTP\r\n\r\n", true).await;
+        let cut = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", true).await;
+        let silent = raw(b"", true).await;
+        let cases = [
+            (format!("http://{unresolvable}"), SourceReason::DnsError, format!("cannot resolve {unresolvable}")),
+            (format!("http://{closed}"), SourceReason::ConnectionRefused, format!("connection refused: {closed}")),
+            (format!("http://{garbage}"), SourceReason::InvalidResponse, format!("{garbage} does not speak HTTP")),
+            (format!("http://{cut}"), SourceReason::ConnectionRefused, format!("{cut} cut the connection")),
+            (format!("http://{silent}"), SourceReason::ConnectionRefused, format!("{silent} cut the connection")),
+            (format!("https://{garbage}"), SourceReason::TlsError, format!("TLS: {garbage} does not speak it")),
+            ("http://exa mple".to_owned(), SourceReason::DnsError, "not an address: http://exa mple".to_owned()),
+        ];
+        for (url, expected, says) in cases {
+            let (reason, message) = reason(&url, &[]).await;
+            assert_eq!(reason, expected, "{url}: {message}");
+            assert!(message.starts_with(&says), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_never_answers_runs_into_the_time_limit() {
+        let limits = Limits { request: Duration::from_millis(100), ..LIMITS };
+        let mute = raw(b"", false).await;
+        let slow = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", false).await;
+        for host in [&mute, &slow] {
+            let failure = get(&format!("http://{host}"), &secret(&[]), limits).await.err().unwrap();
+            assert_eq!(
+                (failure.reason, failure.message),
+                (SourceReason::Timeout, format!("timeout waiting for {host}"))
+            );
+        }
+        let limits = Limits { connect: Duration::from_millis(100), ..LIMITS };
+        let failure = get(&format!("https://{mute}"), &secret(&[]), limits).await.err().unwrap();
+        assert_eq!((failure.reason, failure.message), (SourceReason::Timeout, format!("timeout connecting to {mute}")));
+    }
+
+    #[tokio::test]
+    async fn tls_is_trusted_by_the_authority_of_the_secret() {
+        let (authority, stranger) = (Authority::new(), Authority::new());
+        let backend = Fake::start_tls(authority.server("127.0.0.1", None), |_| reply(200, &[], "{}")).await;
+        let misnamed = Fake::start_tls(authority.server("example.com", None), |_| reply(200, &[], "{}")).await;
+        assert!(get(&backend.url, &secret(&[("ca.crt", &authority.pem)]), LIMITS).await.is_ok());
+        let cases = [
+            (&backend, None, "unknown authority: put it into ca.crt"),
+            (&backend, Some(&stranger), "unknown authority"),
+            (&misnamed, Some(&authority), "not one for"),
+        ];
+        for (backend, trusted, says) in cases {
+            let data: Vec<_> = trusted.iter().map(|authority| ("ca.crt", authority.pem.as_str())).collect();
+            let (reason, message) = reason(&backend.url, &data).await;
+            assert_eq!(reason, SourceReason::TlsError, "{message}");
+            assert!(message.contains(says), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn mutual_tls_shows_the_client_certificate() {
+        let (authority, clients) = (Authority::new(), Authority::new());
+        let backend = Fake::start_tls(authority.server("127.0.0.1", Some(&clients)), |_| reply(200, &[], "{}")).await;
+        let client = clients.client();
+        let data = [("ca.crt", &*authority.pem), ("tls.crt", &*client.certificate), ("tls.key", &*client.key)];
+        assert!(get(&backend.url, &secret(&data), LIMITS).await.is_ok());
+        let (reason, message) = reason(&backend.url, &data[..1]).await;
+        assert_eq!(reason, SourceReason::TlsError, "{message}");
+        assert!(message.contains("tls.crt and tls.key"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn redirects_take_credentials_along_on_one_origin_only() {
+        let data = [("token", "s3cr3t"), ("headers.X-Scope-OrgID", "tenant")];
+        let stranger = Fake::start(|_| reply(401, &[], "")).await;
+        let away = stranger.url.clone();
+        let backend = Fake::start(move |got| match got.target.as_str() {
+            "/api" => reply(307, &[("location", "/again?x=1")], ""),
+            _ => reply(302, &[("location", &away)], ""),
+        })
+        .await;
+        let (reason, message) = reason(&backend.url, &data).await;
+        assert_eq!(reason, SourceReason::Unauthorized);
+        assert!(message.contains(&backend.host) && message.contains(&stranger.host), "{message}");
+        for got in backend.got() {
+            assert_eq!(got.authorization(), Some("Bearer s3cr3t"), "{}", got.target);
+            assert_eq!(got.header("x-scope-orgid"), Some("tenant"));
+        }
+        let got = stranger.got();
+        assert_eq!((backend.got().len(), got.len()), (2, 1));
+        let seen = format!("{:?}", got[0].headers);
+        assert!(!seen.contains("s3cr3t") && !seen.contains("tenant") && !seen.contains(&backend.host), "{seen}");
+    }
+
+    #[tokio::test]
+    async fn client_certificates_are_not_shown_to_whom_a_redirect_leads() {
+        let (authority, clients) = (Authority::new(), Authority::new());
+        let stranger = Fake::start_tls(authority.server("127.0.0.1", Some(&clients)), |_| reply(200, &[], "{}")).await;
+        let away = stranger.url.clone();
+        let backend = Fake::start_tls(authority.server("127.0.0.1", Some(&clients)), move |_| {
+            reply(307, &[("location", &away)], "")
+        })
+        .await;
+        let client = clients.client();
+        let data = [("ca.crt", &*authority.pem), ("tls.crt", &*client.certificate), ("tls.key", &*client.key)];
+        let (reason, message) = reason(&backend.url, &data).await;
+        assert_eq!(reason, SourceReason::TlsError, "{message}");
+        assert_eq!((backend.got().len(), stranger.got().len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn redirects_without_end_are_given_up() {
+        let backend = Fake::start(|_| reply(301, &[("location", "/api")], "")).await;
+        let (reason, message) = reason(&backend.url, &[]).await;
+        assert_eq!(reason, SourceReason::InvalidResponse);
+        assert!(message.contains("redirects more than 5 times"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn answers_without_end_are_cut_off() {
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = sent.clone();
+        let backend = Fake::start(move |got| {
+            let count = count.clone();
+            let chunks = stream::iter(0..200).map(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, std::io::Error>(vec![b' '; 1 << 20])
+            });
+            let status = if got.target.contains("500") { 500 } else { 200 };
+            reply(status, &[], Body::from_stream(chunks))
+        })
+        .await;
+        let (reason, message) = reason(&backend.url, &[]).await;
+        assert_eq!(reason, SourceReason::InvalidResponse);
+        assert!(message.contains("more than 64 MiB"), "{message}");
+        assert!(sent.load(Ordering::Relaxed) < 100, "it went on for {} MiB", sent.load(Ordering::Relaxed));
+        sent.store(0, Ordering::Relaxed);
+        let (reason, _) = self::reason(&format!("{}/500", backend.url), &[]).await;
+        assert_eq!(reason, SourceReason::ServerError);
+        assert!(sent.load(Ordering::Relaxed) < 100, "it went on for {} MiB", sent.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn compressed_answers_are_read_and_bounded_by_what_they_become() {
+        let gzip = |bytes: &[u8]| {
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        };
+        let (small, bomb) = (gzip(b"[1]"), gzip(&vec![b' '; 65 << 20]));
+        let backend = Fake::start(move |got| match got.target.as_str() {
+            "/small/api" => reply(200, &[("content-encoding", "gzip")], small.clone()),
+            "/bomb/api" => reply(200, &[("content-encoding", "gzip")], bomb.clone()),
+            _ => reply(200, &[("content-encoding", "gzip")], "this is no gzip"),
+        })
+        .await;
+        let small = get(&format!("{}/small", backend.url), &secret(&[]), LIMITS).await.unwrap();
+        assert_eq!(small.body, b"[1]");
+        let (reason, message) = reason(&format!("{}/bomb", backend.url), &[]).await;
+        assert_eq!(reason, SourceReason::InvalidResponse);
+        assert!(message.contains("more than 64 MiB"), "{message}");
+        let (reason, message) = self::reason(&backend.url, &[]).await;
+        assert_eq!(reason, SourceReason::InvalidResponse);
+        assert!(message.contains("damaged"), "{message}");
+    }
+}

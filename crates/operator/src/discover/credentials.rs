@@ -1,0 +1,243 @@
+//! What a Secret lets a source be asked with.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use drop_core::discovery::{SourceFailure, SourceReason};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+/// What the keys of custom headers begin with: `headers.X-Scope-OrgID`.
+const HEADER_PREFIX: &str = "headers.";
+/// Headers that belong to the connection and not to whom it is for.
+const CONNECTION_HEADERS: [HeaderName; 4] =
+    [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// The authorities that are trusted where a Secret names none: those of the system
+/// (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual places), so that its administrator
+/// decides; Mozilla's, which are built in, where the system has none, as in an
+/// image made from scratch.
+static PUBLIC_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+});
+
+/// How a backend is convinced, and how it convinces.
+///
+/// All but the trusted authorities is for the backend's own origin alone.
+#[derive(Clone)]
+pub struct Credentials {
+    /// What `Authorization` says.
+    pub login: Option<Login>,
+    /// Custom headers.
+    pub headers: HeaderMap,
+    /// For connections to the backend: trusts `ca.crt` alone where there is one, and
+    /// shows the client certificate.
+    pub tls: ClientConfig,
+    /// For connections to whom the backend refers: trusts `ca.crt` and the public
+    /// authorities, and shows nothing.
+    pub tls_elsewhere: ClientConfig,
+    /// What must not be seen in a message.
+    secrets: Vec<String>,
+}
+
+/// A value of `Authorization`, marked as sensitive.
+#[derive(Clone)]
+pub enum Login {
+    /// `username` and `password`.
+    Basic(HeaderValue),
+    /// `token`.
+    Bearer(HeaderValue),
+}
+
+impl Credentials {
+    /// None at all.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn none() -> Result<Self, SourceFailure> {
+        Self::from_secret(&BTreeMap::new())
+    }
+
+    /// Reads the keys of a Secret: `token`, or `username` and `password`; `ca.crt`;
+    /// `tls.crt` and `tls.key`; `headers.NAME`. Other keys are none of Drop's business.
+    ///
+    /// # Errors
+    /// `SecretNotFound` with the key that cannot be used, and why.
+    pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SourceFailure> {
+        let mut secrets = Vec::new();
+        let login = login(data, &mut secrets)?;
+        let mut headers = HeaderMap::new();
+        for (key, value) in data {
+            let Some(name) = key.strip_prefix(HEADER_PREFIX) else { continue };
+            let value = text(key, value)?;
+            let name =
+                name.parse::<HeaderName>().ok().filter(|name| !CONNECTION_HEADERS.contains(name)).ok_or_else(|| {
+                    unusable(key, "write the name of a header after \"headers.\", such as X-Scope-OrgID")
+                })?;
+            headers.insert(name, sensitive(key, value)?);
+            secrets.push(value.to_owned());
+        }
+        let authority = data.get("ca.crt").map(|pem| authority(pem)).transpose()?;
+        let mut everywhere = PUBLIC_ROOTS.clone();
+        everywhere.extend(authority.iter().flat_map(|roots| roots.roots.iter().cloned()));
+        Ok(Self {
+            login,
+            headers,
+            tls: tls(authority.unwrap_or_else(|| PUBLIC_ROOTS.clone()), identity(data)?)?,
+            tls_elsewhere: tls(everywhere, None)?,
+            secrets,
+        })
+    }
+
+    /// `Authorization` of requests to the backend.
+    pub fn authorization(&self) -> Option<&HeaderValue> {
+        self.login.as_ref().map(|(Login::Basic(value) | Login::Bearer(value))| value)
+    }
+
+    /// `text` without anything that is secret, for backends that repeat what they got.
+    pub fn redact(&self, text: &str) -> String {
+        let secrets = self.secrets.iter().filter(|secret| !secret.is_empty());
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"))
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials").finish_non_exhaustive()
+    }
+}
+
+fn login(data: &BTreeMap<String, Vec<u8>>, secrets: &mut Vec<String>) -> Result<Option<Login>, SourceFailure> {
+    let value = |key| data.get(key).map(|value| text(key, value)).transpose();
+    match (value("token")?, value("username")?, value("password")?) {
+        (None, None, None) => Ok(None),
+        (Some(token), None, None) => {
+            secrets.push(token.to_owned());
+            Ok(Some(Login::Bearer(sensitive("token", &format!("Bearer {token}"))?)))
+        }
+        (None, Some(username), Some(password)) => {
+            let encoded = STANDARD.encode(format!("{username}:{password}"));
+            let header = sensitive("password", &format!("Basic {encoded}"))?;
+            secrets.extend([password.to_owned(), encoded]);
+            Ok(Some(Login::Basic(header)))
+        }
+        (None, Some(_), None) => Err(unusable("username", "add the key password")),
+        (None, None, Some(_)) => Err(unusable("password", "add the key username")),
+        (Some(_), ..) => Err(unusable("token", "keep either token, or username and password")),
+    }
+}
+
+/// A value as text, without the line break that many an editor adds.
+fn text<'a>(key: &str, value: &'a [u8]) -> Result<&'a str, SourceFailure> {
+    let value = std::str::from_utf8(value).map_err(|_| unusable(key, "it is not UTF-8 text"))?;
+    Ok(value.trim_end_matches(['\r', '\n']))
+}
+
+fn sensitive(key: &str, value: &str) -> Result<HeaderValue, SourceFailure> {
+    let mut value =
+        HeaderValue::from_str(value).map_err(|_| unusable(key, "it holds a character that no header may"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn authority(pem: &[u8]) -> Result<RootCertStore, SourceFailure> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("ca.crt", pem)? {
+        roots.add(certificate).map_err(|error| unusable("ca.crt", &error.to_string()))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(key: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, SourceFailure> {
+    let wanted = "write certificates in PEM, from -----BEGIN CERTIFICATE----- on";
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    certificates.ok().filter(|found| !found.is_empty()).ok_or_else(|| unusable(key, wanted))
+}
+
+/// A client certificate with its chain, and its key.
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn identity(data: &BTreeMap<String, Vec<u8>>) -> Result<Option<Identity>, SourceFailure> {
+    match (data.get("tls.crt"), data.get("tls.key")) {
+        (None, None) => Ok(None),
+        (Some(chain), Some(key)) => {
+            let key = PrivateKeyDer::from_pem_slice(key)
+                .map_err(|_| unusable("tls.key", "write a private key in PEM, without a passphrase"))?;
+            Ok(Some((certificates("tls.crt", chain)?, key)))
+        }
+        (Some(_), None) => Err(unusable("tls.crt", "add the key tls.key")),
+        (None, Some(_)) => Err(unusable("tls.key", "add the key tls.crt")),
+    }
+}
+
+fn tls(roots: RootCertStore, identity: Option<Identity>) -> Result<ClientConfig, SourceFailure> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let failed = |error: rustls::Error| unusable("tls.key", &error.to_string());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(failed)?
+        .with_root_certificates(roots);
+    match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(failed),
+        None => Ok(builder.with_no_client_auth()),
+    }
+}
+
+fn unusable(key: &str, why: &str) -> SourceFailure {
+    let message = format!("the Secret's key {key} cannot be used: {why}");
+    SourceFailure { reason: SourceReason::SecretNotFound, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{Authority, try_secret};
+    use super::*;
+
+    #[test]
+    fn what_a_secret_cannot_be_used_for_is_named_by_key() {
+        let client = Authority::new().client();
+        let cases: [(&[(&str, &str)], &str); 13] = [
+            (&[("token", "a"), ("username", "b"), ("password", "c")], "token"),
+            (&[("username", "b")], "password"),
+            (&[("password", "b")], "username"),
+            (&[("token", "a\nb")], "token"),
+            (&[("headers.", "x")], "headers."),
+            (&[("headers.a b", "x")], "headers.a b"),
+            (&[("headers.Host", "x")], "headers.Host"),
+            (&[("headers.X", "a\nb")], "headers.X"),
+            (&[("ca.crt", "nonsense")], "ca.crt"),
+            (&[("tls.crt", &client.certificate)], "tls.key"),
+            (&[("tls.key", &client.key)], "tls.crt"),
+            (&[("tls.crt", "nonsense"), ("tls.key", &client.key)], "tls.crt"),
+            (&[("tls.crt", &client.certificate), ("tls.key", &Authority::new().client().key)], "tls.key"),
+        ];
+        for (data, key) in cases {
+            let failure = try_secret(data).unwrap_err();
+            assert_eq!(failure.reason, SourceReason::SecretNotFound);
+            assert!(failure.message.contains(key), "{key}: {}", failure.message);
+        }
+    }
+
+    #[test]
+    fn line_breaks_at_the_end_of_values_do_not_matter() {
+        let credentials = try_secret(&[("username", "me\n"), ("password", "pass word\r\n")]).unwrap();
+        assert_eq!(credentials.authorization().unwrap(), "Basic bWU6cGFzcyB3b3Jk");
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let credentials = try_secret(&[("token", "s3cr3t"), ("headers.X-Key", "k3y")]).unwrap();
+        assert!(!format!("{credentials:?} {:?} {:?}", credentials.headers, credentials.authorization()).contains("3"));
+        assert_eq!(credentials.redact("s3cr3t and k3y"), "[redacted] and [redacted]");
+    }
+}

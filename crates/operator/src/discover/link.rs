@@ -1,0 +1,53 @@
+//! The header `Link`: <https://www.rfc-editor.org/rfc/rfc8288#section-3>.
+
+/// The target of the link to the next page.
+pub fn next(header: &str) -> Option<&str> {
+    split(header, ',').find_map(|link| {
+        let mut parts = split(link, ';');
+        let target = parts.next()?.trim().strip_prefix('<')?.strip_suffix('>')?;
+        parts.any(is_next).then_some(target)
+    })
+}
+
+/// Whether a parameter is `rel` with the relation `next` among its relations.
+fn is_next(parameter: &str) -> bool {
+    let Some((name, value)) = parameter.split_once('=') else { return false };
+    let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+    name.trim().eq_ignore_ascii_case("rel") && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
+}
+
+/// Splits at `separator` outside of `"…"` and `<…>`.
+fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut in_target) = (false, false);
+    text.split(move |c| {
+        match c {
+            '"' if !in_target => quoted = !quoted,
+            '<' if !quoted => in_target = true,
+            '>' if !quoted => in_target = false,
+            _ => {}
+        }
+        c == separator && !quoted && !in_target
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_page_is_found_among_links() {
+        let cases = [
+            (r#"</v2/a/tags/list?last=b&n=2>; rel="next""#, Some("/v2/a/tags/list?last=b&n=2")),
+            ("<https://r/v2?last=a,b;c>;REL=Next", Some("https://r/v2?last=a,b;c")),
+            (r#"<a>; rel="prev", <b>; title="x, <y>; rel=next"; rel="last next""#, Some("b")),
+            (r#"<a>; title="rel=next", <b>; rel="first""#, None),
+            ("<a>", None),
+            ("a; rel=next", None),
+            ("<a; rel=next", None),
+            ("", None),
+        ];
+        for (header, expected) in cases {
+            assert_eq!(next(header), expected, "{header}");
+        }
+    }
+}

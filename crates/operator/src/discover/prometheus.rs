@@ -1,0 +1,368 @@
+//! Prometheus and what speaks its HTTP API: Thanos, Mimir, VictoriaMetrics.
+//!
+//! The API: <https://prometheus.io/docs/prometheus/latest/querying/api/>.
+
+use drop_api::discovery_policy::{PrometheusQuery, QueryType};
+use drop_core::discovery::{Answer, Sample, Series, SourceFailure};
+use jiff::{SignedDuration, Timestamp};
+use reqwest::Url;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::client::{Client, Limits, Request, host, invalid, shorten};
+use super::credentials::Credentials;
+
+/// Prometheus refuses range queries with more points per series. A longer range is
+/// asked for in parts: a longer step would change sums and counts.
+const MAX_POINTS: i64 = 11_000;
+/// Queries up to this length travel in the URL, which is what read-only proxies and
+/// caches want; longer ones would exceed the URLs that proxies accept, and are posted.
+const MAX_URL_QUERY: usize = 2000;
+/// The label with the image.
+const LABEL: &str = "image";
+
+/// The result of a query, up to `now`.
+pub async fn fetch(
+    query: &PrometheusQuery,
+    credentials: &Credentials,
+    now: Timestamp,
+    limits: Limits,
+) -> Result<Answer, SourceFailure> {
+    let client = Client::new(&query.endpoint, credentials, limits)?;
+    let mut series = Vec::new();
+    let mut room = limits.body;
+    match query.query_type {
+        QueryType::Instant => {
+            let parameters = [("query", query.query.clone()), ("time", seconds(now))];
+            series.extend(ask(&client, "api/v1/query", &parameters, &mut room).await?);
+        }
+        QueryType::Range => {
+            let step = query.step.get().max(SignedDuration::from_millis(1));
+            for (start, end) in parts(now, query.lookback.get(), step) {
+                let parameters = [
+                    ("query", query.query.clone()),
+                    ("start", seconds(start)),
+                    ("end", seconds(end)),
+                    ("step", step.as_secs_f64().to_string()),
+                ];
+                series.extend(ask(&client, "api/v1/query_range", &parameters, &mut room).await?);
+            }
+        }
+    }
+    Ok(Answer::Series(series))
+}
+
+/// First and last point of each range query that together cover the lookback.
+fn parts(
+    now: Timestamp,
+    lookback: SignedDuration,
+    step: SignedDuration,
+) -> impl Iterator<Item = (Timestamp, Timestamp)> {
+    let after = move |time: Timestamp, steps: i64| {
+        let nanos = time.as_nanosecond() + step.as_nanos() * i128::from(steps);
+        Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
+    };
+    let first = now.checked_sub(lookback).unwrap_or(Timestamp::MIN);
+    std::iter::successors(Some(first), move |start| Some(after(*start, MAX_POINTS)))
+        .take_while(move |start| *start <= now)
+        .map(move |start| (start, after(start, MAX_POINTS - 1).min(now)))
+}
+
+/// Seconds since 1970 as Prometheus reads them, to the millisecond.
+fn seconds(time: Timestamp) -> String {
+    let millis = time.as_millisecond();
+    format!("{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000))
+}
+
+/// One request; its answer takes from the `room` that all answers share.
+async fn ask(
+    client: &Client<'_>,
+    path: &str,
+    parameters: &[(&str, String)],
+    room: &mut usize,
+) -> Result<Vec<Series>, SourceFailure> {
+    let whole = client.url(path, parameters);
+    let encoded = whole.query().unwrap_or_default();
+    let (url, form) = if encoded.len() <= MAX_URL_QUERY {
+        (whole, None)
+    } else {
+        let form = encoded.to_owned();
+        (client.url(path, &[]), Some(form))
+    };
+    let authorization = client.credentials().authorization();
+    let response = client.send(Request { url, form, authorization }, room).await?;
+    let envelope: Envelope<Data> = client.json(&response)?;
+    match envelope.content(client, &response.url)? {
+        Data::Matrix(series) | Data::Vector(series) => images(series, &response.url),
+        Data::Scalar(_) | Data::String(_) => Err(without_image(&response.url)),
+    }
+}
+
+/// What every answer is wrapped in, Loki's too.
+#[derive(Deserialize)]
+pub struct Envelope<T> {
+    status: String,
+    error: Option<String>,
+    data: Option<T>,
+}
+
+impl<T> Envelope<T> {
+    /// The content.
+    ///
+    /// # Errors
+    /// The answer tells of an error, or of nothing.
+    pub fn content(self, client: &Client<'_>, url: &Url) -> Result<T, SourceFailure> {
+        match self.data {
+            Some(data) if self.status == "success" => Ok(data),
+            _ => {
+                let said = self.error.as_deref().and_then(shorten);
+                let said = said.unwrap_or_else(|| "an answer without data".to_owned());
+                Err(invalid(client.credentials().redact(&format!("{} reports an error: {said}", host(url)))))
+            }
+        }
+    }
+}
+
+/// The result of a query, by its type.
+#[derive(Deserialize)]
+#[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
+enum Data {
+    Matrix(Vec<Labelled>),
+    Vector(Vec<Labelled>),
+    Scalar(IgnoredAny),
+    String(IgnoredAny),
+}
+
+/// A series: several `values`, or one `value`.
+#[derive(Deserialize)]
+pub struct Labelled {
+    metric: Labels,
+    #[serde(default)]
+    values: Vec<Point>,
+    value: Option<Point>,
+}
+
+#[derive(Deserialize)]
+struct Labels {
+    #[serde(default)]
+    image: String,
+}
+
+/// Seconds since 1970, and a number as text.
+#[derive(Deserialize)]
+struct Point(f64, String);
+
+/// The series by their label `image`, which is empty where there is none.
+///
+/// # Errors
+/// There are series, and none has the label; or a point is no number at a time.
+pub fn images(series: Vec<Labelled>, url: &Url) -> Result<Vec<Series>, SourceFailure> {
+    if !series.is_empty() && series.iter().all(|series| series.metric.image.is_empty()) {
+        return Err(without_image(url));
+    }
+    let series = series.into_iter().map(|Labelled { metric, values, value }| {
+        let samples = values.into_iter().chain(value).map(|point| sample(&point)).collect::<Option<_>>();
+        let samples =
+            samples.ok_or_else(|| invalid(format!("a point in the answer of {} is no number at a time", host(url))))?;
+        Ok(Series { image: metric.image, samples })
+    });
+    series.collect()
+}
+
+fn sample(Point(at, value): &Point) -> Option<Sample> {
+    let since = SignedDuration::try_from_secs_f64(*at).ok()?;
+    Some(Sample { at: Timestamp::from_duration(since).ok()?, value: value.parse().ok()? })
+}
+
+fn without_image(url: &Url) -> SourceFailure {
+    let remedy = format!("aggregate with `by ({LABEL})`, or rename a label with label_replace()");
+    invalid(format!("{} answers without a label {LABEL}: {remedy}", host(url)))
+}
+
+#[cfg(test)]
+mod tests {
+    use drop_core::discovery::SourceReason;
+
+    use super::super::fake::{Fake, reply, secret};
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(seconds).unwrap()
+    }
+
+    fn query(endpoint: &str, query_type: QueryType) -> PrometheusQuery {
+        PrometheusQuery {
+            endpoint: endpoint.to_owned(),
+            query: "count(up) by (image)".to_owned(),
+            query_type,
+            lookback: "1h".parse().unwrap(),
+            step: "5m".parse().unwrap(),
+        }
+    }
+
+    async fn ask(endpoint: &str, query_type: QueryType) -> Result<Answer, SourceFailure> {
+        fetch(&query(endpoint, query_type), &secret(&[]), at(10_000), Limits::default()).await
+    }
+
+    fn samples(samples: &[(i64, f64)]) -> Vec<Sample> {
+        samples.iter().map(|(seconds, value)| Sample { at: at(*seconds), value: *value }).collect()
+    }
+
+    #[tokio::test]
+    async fn a_range_is_asked_for_below_the_base_path() {
+        let backend = Fake::start(|_| {
+            reply(
+                200,
+                &[],
+                r#"{"status":"success","data":{"resultType":"matrix","result":[
+                    {"metric":{"image":"a:1","pod":"x"},"values":[[6400,"1"],[6700.5,"+Inf"]]},
+                    {"metric":{"pod":"y"},"values":[[6400,"1"]]},
+                    {"metric":{"image":"a:1"},"values":[[6400,"2e3"]]}],"stats":{}}}"#,
+            )
+        })
+        .await;
+        let credentials = secret(&[("username", "me"), ("password", "pw"), ("headers.X-Scope-OrgID", "tenant")]);
+        let query = query(&format!("{}/prometheus/", backend.url), QueryType::Range);
+        let answer = fetch(&query, &credentials, at(10_000), Limits::default()).await.unwrap();
+        let mut first = samples(&[(6400, 1.0), (6700, f64::INFINITY)]);
+        first[1].at = Timestamp::from_millisecond(6_700_500).unwrap();
+        let expected = [("a:1", first), ("", samples(&[(6400, 1.0)])), ("a:1", samples(&[(6400, 2000.0)]))];
+        let expected = expected.map(|(image, samples)| Series { image: image.to_owned(), samples });
+        assert_eq!(answer, Answer::Series(expected.to_vec()));
+        let got = &backend.got()[0];
+        assert_eq!(got.method, "GET");
+        assert!(got.target.starts_with("/prometheus/api/v1/query_range?"), "{}", got.target);
+        let parameters = ["query", "start", "end", "step"].map(|name| got.parameter(name).unwrap());
+        assert_eq!(parameters, ["count(up) by (image)", "6400.000", "10000.000", "300"]);
+        assert_eq!((got.authorization(), got.header("x-scope-orgid")), (Some("Basic bWU6cHc="), Some("tenant")));
+    }
+
+    #[tokio::test]
+    async fn an_instant_query_gives_one_sample_per_series() {
+        let backend = Fake::start(|_| {
+            reply(
+                200,
+                &[],
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"image":"a:1"},"value":[9999,"NaN"]}]}}"#,
+            )
+        })
+        .await;
+        let Answer::Series(series) = ask(&backend.url, QueryType::Instant).await.unwrap() else { panic!() };
+        assert!(series[0].samples[0].value.is_nan() && series[0].samples[0].at == at(9999));
+        let got = &backend.got()[0];
+        assert!(got.target.starts_with("/api/v1/query?"), "{}", got.target);
+        assert_eq!(got.parameter("time").unwrap(), "10000.000");
+    }
+
+    #[tokio::test]
+    async fn a_long_query_is_posted() {
+        let backend = Fake::start(|got| match got.target.as_str() {
+            "/api/v1/query" => reply(307, &[("location", "/moved")], ""),
+            _ => reply(200, &[], r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#),
+        })
+        .await;
+        let long = format!("count({}) by (image)", "x".repeat(8000));
+        let query = PrometheusQuery { query: long.clone(), ..query(&backend.url, QueryType::Instant) };
+        let answer = fetch(&query, &secret(&[]), at(10_000), Limits::default()).await.unwrap();
+        assert_eq!(answer, Answer::Series(Vec::new()));
+        for (got, path) in backend.got().iter().zip(["/api/v1/query", "/moved"]) {
+            assert_eq!((got.method.as_str(), got.target.as_str()), ("POST", path));
+            assert_eq!(got.parameter("query").as_ref(), Some(&long));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_range_of_many_points_is_asked_for_in_parts() {
+        let backend = Fake::start(|got| {
+            let body = format!(
+                r#"{{"status":"success","data":{{"resultType":"matrix","result":[{{"metric":{{"image":"a:1"}},"values":[[{},"1"]]}}]}}}}"#,
+                got.parameter("start").unwrap()
+            );
+            reply(200, &[], body)
+        })
+        .await;
+        let query = PrometheusQuery {
+            lookback: "168h".parse().unwrap(),
+            step: "30s".parse().unwrap(),
+            ..query(&backend.url, QueryType::Range)
+        };
+        let now = 10_000_000;
+        let Answer::Series(series) = fetch(&query, &secret(&[]), at(now), Limits::default()).await.unwrap() else {
+            panic!()
+        };
+        let bounds = |name: &str| -> Vec<i64> {
+            backend.got().iter().map(|got| got.parameter(name).unwrap().parse::<f64>().unwrap() as i64).collect()
+        };
+        let (starts, ends) = (bounds("start"), bounds("end"));
+        assert_eq!((starts.len(), starts[0], ends[1]), (2, now - 168 * 3600, now));
+        assert_eq!(starts[1], ends[0] + 30, "no point twice, none left out");
+        assert_eq!((ends[0] - starts[0]) / 30 + 1, MAX_POINTS);
+        assert_eq!(series.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn all_parts_share_one_limit() {
+        let backend = Fake::start(|_| {
+            reply(
+                200,
+                &[],
+                format!(r#"{{"status":"success","data":{{"resultType":"matrix","result":[]}}}}{}"#, " ".repeat(800)),
+            )
+        })
+        .await;
+        let query = PrometheusQuery { step: "1ms".parse().unwrap(), ..query(&backend.url, QueryType::Range) };
+        let limits = Limits { body: 2000, ..Limits::default() };
+        let failure = fetch(&query, &secret(&[]), at(10_000), limits).await.unwrap_err();
+        assert_eq!((failure.reason, backend.got().len()), (SourceReason::InvalidResponse, 3));
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_no_images_are_invalid_and_say_why() {
+        let cases = [
+            ("garbage", "not what it should be"),
+            ("", "not what it should be"),
+            ("<html></html>", "not what it should be"),
+            (r#"{"status":"success"}"#, "an answer without data"),
+            (r#"{"status":"error","errorType":"timeout","error":"query timed out"}"#, "query timed out"),
+            (r#"{"status":"success","data":{"resultType":"streams","result":[]}}"#, "not what it should be"),
+            (r#"{"status":"success","data":{"resultType":"scalar","result":[1,"1"]}}"#, "by (image)"),
+            (
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"pod":"x"},"value":[1,"1"]}]}}"#,
+                "by (image)",
+            ),
+            (
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"image":"x"},"value":[1,"one"]}]}}"#,
+                "no number",
+            ),
+            (
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"image":"x"},"value":[1e300,"1"]}]}}"#,
+                "no number",
+            ),
+        ];
+        for (body, says) in cases {
+            let backend = Fake::start(move |_| reply(200, &[], body)).await;
+            let failure = ask(&backend.url, QueryType::Range).await.unwrap_err();
+            assert_eq!(failure.reason, SourceReason::InvalidResponse, "{body}");
+            assert!(failure.message.contains(says) && failure.message.contains(&backend.host), "{}", failure.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_query_that_prometheus_refuses_is_told_in_its_words() {
+        let backend = Fake::start(|_| {
+            reply(
+                400,
+                &[],
+                r#"{"status":"error","errorType":"bad_data","error":"1:7: parse error: unexpected character"}"#,
+            )
+        })
+        .await;
+        let failure = ask(&backend.url, QueryType::Range).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::InvalidResponse);
+        assert!(
+            failure.message.ends_with("answers 400 Bad Request: 1:7: parse error: unexpected character"),
+            "{}",
+            failure.message
+        );
+    }
+}
