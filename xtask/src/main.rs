@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "a command-line tool talks to its user")]
 
+mod bench;
 mod cluster;
 mod demo;
 mod generate;
@@ -28,6 +29,9 @@ enum Task {
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// Measure how good Drop's decisions are.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Write the files that are generated from the code.
     Gen,
 }
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo::run(&demo),
         Task::Test(test) => test::run(&test),
         Task::Cluster(command) => cluster::run(command),
+        Task::Bench(bench) => bench::run(&bench),
         Task::Gen => generate::run(),
     };
     match done {

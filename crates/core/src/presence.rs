@@ -131,7 +131,6 @@ mod tests {
             secrets: Vec::new(),
             placement: Placement::default(),
             priority: 0,
-            uid: "".into(),
             set: None,
             policy: "".into(),
         }

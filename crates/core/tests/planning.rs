@@ -11,6 +11,7 @@ use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
 use drop_api::condition::{self, ConditionStatus};
 use drop_core::effect::EffectKey;
 use drop_core::event::Report;
+use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
 use lab::{Fate, Kubelet, Lab, duration, secs, under};
 
@@ -1656,7 +1657,8 @@ fn people_are_told_of_changes_once_and_not_node_by_node() {
     assert_eq!(told(&lab, "good"), ["Cached"]);
     assert_eq!(told(&lab, "bad"), ["ErrImagePull"]);
     let (_, notice) = lab.record.told.iter().find(|(_, notice)| notice.is_warning).unwrap();
-    assert_eq!((&*notice.uid, notice.message.as_str()), ("uid-of-bad", "a: image not found"));
+    assert_eq!(Some(&*notice.uid), lab.api.images["bad"].metadata.uid.as_deref());
+    assert_eq!(notice.message, "a: image not found");
     lab.restart(true);
     lab.run(secs(600.0));
     assert_eq!(told(&lab, "bad"), ["ErrImagePull"], "another leader tells nothing again");
@@ -1668,4 +1670,50 @@ fn people_are_told_of_changes_once_and_not_node_by_node() {
     lab.restart(true);
     lab.settle();
     assert_eq!(lab.record.told.len(), 3, "{:#?}", lab.record.told);
+}
+
+// ---- Evictions --------------------------------------------------------------------
+
+#[test]
+fn an_image_that_is_removed_again_and_again_is_pulled_ever_more_slowly() {
+    let mut lab = nodes(2);
+    lab.knobs.lists = true;
+    lab.image("alpine", "alpine:3.20");
+    lab.settle();
+    let image = Reference::parse("alpine:3.20");
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        lab.run(secs(600.0));
+        assert!(lab.evict("a", &image), "{:?}", lab.explained());
+        lab.until(|lab| lab.shows("alpine") == "Evicted 1/2");
+        let noticed_at = lab.now;
+        lab.settle();
+        assert_eq!(lab.shows("alpine"), "Cached 2/2");
+        let pod = lab.record.pods.last().unwrap();
+        assert_eq!(&*pod.order.node, "a", "it is missing nowhere else");
+        waits.push(pod.at.duration_since(noticed_at));
+    }
+    for (wait, minutes) in waits.iter().zip([1, 2, 4, 8]) {
+        let nominal = f64::from(minutes) * 60.0;
+        assert!((secs(nominal * 0.9)..=secs(nominal * 1.1 + 1.0)).contains(wait), "{waits:#?}");
+    }
+    assert_eq!(
+        told(&lab, "alpine"),
+        ["Cached", "Evicted", "Cached", "Evicted", "Cached", "Evicted", "Cached", "Evicted", "Cached"]
+    );
+}
+
+#[test]
+fn an_image_that_another_left_behind_is_found_without_a_pod() {
+    let mut lab = nodes(1);
+    lab.knobs.lists = true;
+    lab.image("first", "alpine:3.20");
+    lab.settle();
+    lab.delete_image("first");
+    lab.settle();
+    let pods = lab.record.pods.len();
+    lab.image_with("second", "alpine:3.20", |image| image.image_pull_policy = ImagePullPolicy::IfNotPresent);
+    lab.settle();
+    assert_eq!(lab.shows("second"), "Cached 1/1");
+    assert_eq!(lab.record.pods.len(), pods);
 }

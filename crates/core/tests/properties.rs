@@ -10,6 +10,8 @@ mod lab;
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::{CachedImageSpec, PullPolicySpec};
 use drop_core::event::Event;
+use drop_core::image::Image;
+use drop_core::reference::Reference;
 use drop_core::{Settings, World, plan};
 use lab::{Fate, Kubelet, Lab, Rng, duration, secs};
 
@@ -75,6 +77,7 @@ fn disturbed(seed: u64) -> Lab {
     for name in IMAGES.iter().take(1 + index(&mut rng, 6)) {
         create_image(&mut lab, &mut rng, name);
     }
+    lab.knobs.lists = rng.chance(60);
     lab.knobs.jitter = rng.chance(70).then(|| Rng::new(seed + 1));
     lab.knobs.kubelet_clock = secs(rng.pick(&[-300.0, 0.0, 0.0, 300.0]));
     if rng.chance(60) {
@@ -143,7 +146,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
     let name = rng.pick(&IMAGES);
     let image_is_there = lab.api.images.contains_key(name);
     let policy_name = rng.pick(&POLICIES);
-    match rng.below(20) {
+    match rng.below(23) {
         0 if node_is_there => lab.remove_node(node),
         1 if node_is_there => {
             // Another machine takes its name before the old one's things are collected.
@@ -198,6 +201,13 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
             ]),
         )),
         17 => lab.knobs.kubelets.clear(),
+        18..20 if node_is_there && lab.knobs.lists => {
+            for image in REFERENCES.map(Reference::parse) {
+                lab.evict(node, &image);
+            }
+        }
+        // For so long that what was pulled is listed, and what was removed noticed.
+        20 => lab.run(secs(600.0)),
         _ => {
             let span = secs(1.0 + rng.below(40) as f64);
             lab.knobs.pulls.insert(rng.pick(&FULL_REFERENCES).to_owned(), span);
@@ -228,6 +238,14 @@ fn converge(lab: &mut Lab) {
         assert_eq!(status.observed_generation, image.metadata.generation, "{}: {name}", lab.title);
         let left = (status.nodes_pulling, status.nodes_failed, status.failures.len());
         assert!(left == (0, 0, 0) || image.spec.image_pull_policy == ImagePullPolicy::Never, "{}: {left:?}", lab.title);
+    }
+    for (name, image) in lab.api.images.iter().filter(|_| lab.knobs.lists) {
+        let image = Image::from_api(image).unwrap();
+        let selected = lab.api.nodes.values().filter(|node| image.placement.selects(node).is_ok());
+        let targets = selected.filter(|node| !node.unschedulable);
+        let there = targets.filter(|node| lab.is_on_disk(&node.name, &image.reference)).count();
+        let shown = usize::try_from(lab.status(name).nodes_ready).unwrap();
+        assert_eq!(shown, there, "{}: READY of {name}, {:?}", lab.title, image.pull);
     }
     for (name, policy) in &lab.api.policies {
         let status = policy.status.clone().unwrap();

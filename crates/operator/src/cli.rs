@@ -1,6 +1,7 @@
 //! Flags and environment variables.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use drop_api::pull_policy::FailureBackoff;
@@ -21,6 +22,62 @@ pub struct Cli {
 pub enum Command {
     /// Run the operator, with the kubeconfig or service account that is at hand
     Operator(Box<OperatorArgs>),
+    /// Run DiscoveryPolicies from files once, against their real sources, and print what they find
+    ///
+    /// No cluster is needed. Fails if no source of a policy answers.
+    Discover(Box<DiscoverArgs>),
+}
+
+/// The options of `drop discover`.
+#[derive(Debug, Args)]
+pub struct DiscoverArgs {
+    /// File or directory with DiscoveryPolicies, and with the Secrets that they name; - is standard input
+    #[arg(short, long = "filename", value_name = "PATH", required = true)]
+    pub files: Vec<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
+    pub output: OutputFormat,
+    /// How many nodes there are, for rankings that depend on it
+    #[arg(long)]
+    pub nodes: Option<usize>,
+    #[command(flatten)]
+    pub secret: SecretArgs,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// A list with an object per policy.
+    Json,
+}
+
+/// What stands for every Secret that sources name.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "In place of the Secrets that sources name")]
+pub struct SecretArgs {
+    /// Bearer token
+    #[arg(long, env = "DROP_DISCOVER_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// User
+    #[arg(long, env = "DROP_DISCOVER_USERNAME")]
+    pub username: Option<String>,
+    /// Password of the user
+    #[arg(long, env = "DROP_DISCOVER_PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
+    /// Certificates in PEM of the authorities that are trusted
+    #[arg(long, env = "DROP_DISCOVER_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate in PEM
+    #[arg(long, env = "DROP_DISCOVER_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Private key of the client certificate in PEM
+    #[arg(long, env = "DROP_DISCOVER_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Header of every request, such as "X-Scope-OrgID: tenant"
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
 }
 
 /// The options of `drop operator`. Each has an environment variable, too.
@@ -111,6 +168,9 @@ struct Timing {
     /// How many images nodes list at most (the kubelet's nodeStatusMaxImages)
     #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 50)]
     node_status_max_images: usize,
+    /// Wait before sources of a DiscoveryPolicy that failed are asked again
+    #[arg(long, env = "DROP_DISCOVERY_RETRY", default_value = "30s")]
+    discovery_retry: GoDuration,
     /// Wait before an image that was removed from a node is pulled again
     #[arg(long, env = "DROP_REPAIR_INITIAL", default_value = "1m")]
     repair_initial: GoDuration,
@@ -135,6 +195,7 @@ impl OperatorArgs {
             record_within: timing.record_within.get(),
             listed_within: timing.listed_within.get(),
             listed_images: timing.node_status_max_images,
+            discovery_retry: timing.discovery_retry.get(),
             repair_initial: timing.repair_initial.get(),
             repair_max: timing.repair_max.get(),
             built_in_policy: PullPolicySpec {
@@ -160,7 +221,7 @@ mod tests {
     #[test]
     fn without_flags_the_operator_runs_on_the_documented_defaults() {
         let cli = Cli::try_parse_from(["drop", "operator"]).unwrap();
-        let Command::Operator(args) = cli.command;
+        let Command::Operator(args) = cli.command else { panic!("{cli:?}") };
         assert_eq!(args.settings().built_in_policy, PullPolicySpec::default());
         assert_eq!(args.pod_namespace, "drop-system");
     }

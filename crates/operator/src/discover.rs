@@ -2,12 +2,16 @@
 //! mean is for `drop_core::discovery` to say.
 
 mod client;
+pub mod command;
 mod credentials;
 mod fields;
 mod link;
 mod loki;
+mod manifest;
 mod prometheus;
 mod registry;
+mod report;
+mod run;
 mod transport;
 
 #[cfg(test)]
@@ -18,6 +22,10 @@ use jiff::Timestamp;
 
 pub use client::Limits;
 pub use credentials::Credentials;
+pub use run::run;
+
+/// How long a message may be, in characters: as much as the status takes.
+const MAX_MESSAGE: usize = 1024;
 
 /// Asks one backend for what there is up to `now`.
 ///
@@ -36,8 +44,44 @@ pub async fn fetch(
             Backend::Registry(query) => registry::fetch(query, credentials, limits).await,
         }
     };
-    tokio::time::timeout(limits.query, answer).await.unwrap_or_else(|_| {
+    let answer = tokio::time::timeout(limits.query, answer).await.unwrap_or_else(|_| {
         let message = format!("not all is answered after {}s: ask for less", limits.query.as_secs());
         Err(SourceFailure { reason: SourceReason::Timeout, message })
+    });
+    answer.map_err(|SourceFailure { reason, message }| {
+        let message = message.chars().take(MAX_MESSAGE).collect();
+        SourceFailure { reason, message }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use drop_api::discovery_policy::RegistryQuery;
+
+    use super::fake::{Fake, reply, secret};
+    use super::*;
+
+    async fn failure(url: String, limits: Limits) -> SourceFailure {
+        let query =
+            RegistryQuery { url, repositories: vec!["a".to_owned()], max_scan: 1000, ..RegistryQuery::default() };
+        fetch(&Backend::Registry(query), &secret(&[]), Timestamp::UNIX_EPOCH, limits).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_query_of_many_quick_answers_ends_in_time() {
+        let backend = Fake::start(|_| reply(200, &[("link", "</more>; rel=next")], r#"{"tags":[]}"#)).await;
+        let limits = Limits { query: Duration::from_millis(200), ..Limits::default() };
+        let failure = failure(backend.url.clone(), limits).await;
+        assert_eq!(failure.reason, SourceReason::Timeout);
+        assert!(backend.got().len() > 1);
+    }
+
+    #[tokio::test]
+    async fn messages_fit_into_the_status() {
+        let backend = Fake::start(|_| reply(404, &[], "")).await;
+        let failure = failure(format!("{}/{}", backend.url, "p".repeat(2000)), Limits::default()).await;
+        assert_eq!((failure.reason, failure.message.len()), (SourceReason::NotFound, MAX_MESSAGE));
+    }
 }

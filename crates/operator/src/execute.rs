@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use drop_api::names::{API_VERSION, LABEL_MANAGED_BY, MANAGER};
-use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, NodeCache, PullPolicy};
+use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, DiscoveryPolicy, NodeCache, PullPolicy};
+use drop_core::discovery::{Discovered, Order};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
 use drop_core::notice::Notice;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
+use crate::discover::{self, Limits};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::pod::pod;
@@ -102,7 +104,16 @@ impl Executor {
         let executor = self.clone();
         tokio::spawn(async move {
             let key = effect.key();
-            let _permit = executor.resources.permits.acquire().await;
+            // Discovery writes nothing and may take minutes: it holds no permit, and may
+            // outlive the Lease.
+            let limit = match effect {
+                Effect::Discover(_) => None,
+                _ => Some(executor.resources.time_limit),
+            };
+            let _permit = match limit {
+                Some(_) => Some(executor.resources.permits.acquire().await),
+                None => None,
+            };
             if executor.retired.load(Ordering::Relaxed) {
                 return;
             }
@@ -113,7 +124,8 @@ impl Executor {
                     Ok(Report::Unknown("the Lease is not held".to_owned()))
                 }
             };
-            let report = match tokio::time::timeout(executor.resources.time_limit, executed).await {
+            let executed = tokio::time::timeout(limit.unwrap_or(Duration::MAX), executed);
+            let report = match executed.await {
                 Ok(Ok(report)) => report,
                 Ok(Err(error)) => executor.failed(&effect, error),
                 Err(_) => Report::Unknown(format!("no answer within {:?}", executor.resources.time_limit)),
@@ -151,6 +163,15 @@ impl Executor {
                 let params = DeleteParams { preconditions, ..DeleteParams::default() };
                 self.cached_images().delete(child, &params).await?;
                 Ok(Report::Done)
+            }
+            Effect::Discover(order) => {
+                let secrets = Api::namespaced(self.resources.client.clone(), &self.resources.namespace);
+                let discovered = discover::run(order, &secrets, Limits::default()).await;
+                Ok(Report::Discovered(Box::new(discovered)))
+            }
+            Effect::PatchDiscovery { policy, status } => {
+                let api: Api<DiscoveryPolicy> = Api::all(self.resources.client.clone());
+                patch_status(&api, policy, status).await
             }
             Effect::PatchSet { set, status } => {
                 let api: Api<CachedImageSet> = Api::all(self.resources.client.clone());
@@ -283,8 +304,30 @@ impl Executor {
                 let reason = ready.map(|ready| ready.reason.as_str()).unwrap_or_default();
                 info!(%set, reason, ready = status.ready, "status written");
             }
+            Effect::PatchDiscovery { policy, status } => {
+                let ready = status.conditions.first();
+                let reason = ready.map(|ready| ready.reason.as_str()).unwrap_or_default();
+                info!(%policy, reason, images = status.image_count, "status written");
+            }
+            Effect::Discover(order) => {
+                if let Report::Discovered(discovered) = report {
+                    log_sources(order, discovered);
+                }
+            }
             Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),
             Effect::Tell(_) => {}
+        }
+    }
+}
+
+/// Logs what the sources of a policy answered.
+fn log_sources(order: &Order, discovered: &Discovered) {
+    let policy = &order.policy;
+    for (query, outcome) in order.pipeline.queries().iter().zip(&discovered.sources) {
+        let (source, elapsed) = (&query.name, outcome.elapsed);
+        match &outcome.result {
+            Ok(images) => info!(%policy, source, images, %elapsed, "source asked"),
+            Err(failure) => warn!(%policy, source, %failure, %elapsed, "source failed"),
         }
     }
 }

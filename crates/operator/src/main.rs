@@ -2,7 +2,6 @@
 
 mod cli;
 mod convert;
-#[expect(dead_code, reason = "for the command `drop discover`")]
 mod discover;
 mod engine;
 mod execute;
@@ -19,5 +18,6 @@ fn main() -> anyhow::Result<()> {
     let cli = cli::Cli::parse();
     match cli.command {
         cli::Command::Operator(args) => operator::run(&args),
+        cli::Command::Discover(args) => discover::command::run(&args),
     }
 }

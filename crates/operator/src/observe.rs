@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
-use drop_api::{CachedImage, CachedImageSet, NodeCache, PullPolicy};
+use drop_api::{CachedImage, CachedImageSet, DiscoveryPolicy, NodeCache, PullPolicy};
 use drop_core::Name;
 use drop_core::event::{Event, Kind};
 use drop_core::image::Image;
@@ -12,7 +12,7 @@ use drop_core::image_set::ImageSet;
 use drop_core::policy::Policy;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1 as k8s;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -34,9 +34,13 @@ pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Eve
     let mut interner = convert::Interner::default();
     let node = move |object| convert::node(object, &mut interner).map(|node| Event::Node(Box::new(node)));
     let send = |event| send(&events, event);
+    let secrets: Api<PartialObjectMeta<k8s::Secret>> = Api::namespaced(client.clone(), &namespace);
     tokio::join!(
         watch_kind(Kind::Image, Api::all(client.clone()), everything(), cached_image).for_each(send),
         watch_kind(Kind::Set, Api::all(client.clone()), everything(), cached_image_set).for_each(send),
+        watch_kind(Kind::Discovery, Api::all(client.clone()), everything(), discovery_policy).for_each(send),
+        // What is in a Secret is read when it is needed: here only that it changed.
+        follow(Kind::Secret, watcher(secrets, everything()), secret).for_each(send),
         watch_kind(Kind::Policy, Api::all(client.clone()), everything(), pull_policy).for_each(send),
         afresh(relist.clone(), || {
             watch_kind(Kind::Cache, Api::all(client.clone()), everything(), node_cache).for_each(send)
@@ -76,8 +80,26 @@ fn watch_kind<K>(
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    follow(kind, watcher(api, config), move |object| {
+        let name = name(&object);
+        match object.0 {
+            Ok(object) => Some(convert(object).unwrap_or(Event::Gone(kind, name))),
+            Err(error) => {
+                warn!(?kind, %name, error = %error.error, "object cannot be read: it is ignored until it changes");
+                None
+            }
+        }
+    })
+}
+
+/// The events of a watch. `read` gives `None` for an object that is ignored.
+fn follow<K: Resource<DynamicType = ()>>(
+    kind: Kind,
+    watch: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+    mut read: impl FnMut(K) -> Option<Event>,
+) -> impl Stream<Item = Event> {
     let mut listed: BTreeSet<Name> = BTreeSet::new();
-    watcher(api, config).default_backoff().filter_map(move |event| {
+    watch.default_backoff().filter_map(move |event| {
         let event = match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -85,10 +107,10 @@ where
             }
             Ok(watcher::Event::InitApply(object)) => {
                 listed.insert(name(&object));
-                read(kind, object, &mut convert)
+                read(object)
             }
             Ok(watcher::Event::InitDone) => Some(Event::Listed(kind, std::mem::take(&mut listed))),
-            Ok(watcher::Event::Apply(object)) => read(kind, object, &mut convert),
+            Ok(watcher::Event::Apply(object)) => read(object),
             Ok(watcher::Event::Delete(object)) => Some(Event::Gone(kind, name(&object))),
             Err(error) => {
                 report(kind, &error);
@@ -99,23 +121,8 @@ where
     })
 }
 
-fn name<K: Resource<DynamicType = ()>>(object: &DeserializeGuard<K>) -> Name {
+fn name<K: Resource<DynamicType = ()>>(object: &K) -> Name {
     object.name_any().into()
-}
-
-fn read<K: Resource<DynamicType = ()>>(
-    kind: Kind,
-    object: DeserializeGuard<K>,
-    convert: &mut impl FnMut(K) -> Option<Event>,
-) -> Option<Event> {
-    let name = name(&object);
-    match object.0 {
-        Ok(object) => Some(convert(object).unwrap_or(Event::Gone(kind, name))),
-        Err(error) => {
-            warn!(?kind, %name, error = %error.error, "object cannot be read: it is ignored until it changes");
-            None
-        }
-    }
 }
 
 fn report(kind: Kind, error: &watcher::Error) {
@@ -141,6 +148,15 @@ fn cached_image(object: CachedImage) -> Option<Event> {
 fn cached_image_set(object: CachedImageSet) -> Option<Event> {
     let set = ImageSet::from_api(&object)?;
     Some(Event::Set(Box::new(set), Box::new(object.status.unwrap_or_default())))
+}
+
+fn discovery_policy(mut object: DiscoveryPolicy) -> Option<Event> {
+    object.metadata.managed_fields = None;
+    Some(Event::Discovery(Box::new(object)))
+}
+
+fn secret(object: PartialObjectMeta<k8s::Secret>) -> Option<Event> {
+    Some(Event::Secret(object.metadata.name?.into(), object.metadata.resource_version?.into()))
 }
 
 fn pull_policy(object: PullPolicy) -> Option<Event> {

@@ -26,21 +26,22 @@ pub fn aggregate(method: AggregationMethod, values: impl Iterator<Item = f64>) -
 pub fn statistic(statistic: EventStatistic, mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     match statistic {
-        EventStatistic::P50 => percentile(&values, 0.5),
-        EventStatistic::P90 => percentile(&values, 0.9),
-        EventStatistic::P95 => percentile(&values, 0.95),
+        EventStatistic::P50 => percentile(&values, 50),
+        EventStatistic::P90 => percentile(&values, 90),
+        EventStatistic::P95 => percentile(&values, 95),
         EventStatistic::Avg => aggregate(AggregationMethod::Avg, values.into_iter()),
         EventStatistic::Max => values.last().copied(),
         EventStatistic::Count => aggregate(AggregationMethod::Count, values.into_iter()),
     }
 }
 
-/// The `p`-quantile of `sorted`, interpolated linearly between the two values around
-/// position `p · (n − 1)`: type 7 of Hyndman and Fan, "Sample Quantiles in Statistical
+/// The `p`-th percentile of `sorted`, interpolated linearly between the two values around
+/// position `p / 100 · (n − 1)`: type 7 of Hyndman and Fan, "Sample Quantiles in Statistical
 /// Packages" (1996), the default of NumPy and R. Of 1, 2, … 10: p50 5.5, p90 9.1, p95 9.55.
-fn percentile(sorted: &[f64], p: f64) -> Option<f64> {
-    let position = p * (sorted.len().checked_sub(1)? as f64);
-    let below = *sorted.get(position.floor() as usize)?;
-    let above = *sorted.get(position.ceil() as usize)?;
-    Some(below + (above - below) * position.fract())
+fn percentile(sorted: &[f64], p: usize) -> Option<f64> {
+    // In whole hundredths, so that 9.55 is not 9.549999999999999.
+    let position = p * sorted.len().checked_sub(1)?;
+    let below = *sorted.get(position / 100)?;
+    let above = *sorted.get(position.div_ceil(100))?;
+    Some(below + (above - below) * ((position % 100) as f64 / 100.0))
 }

@@ -34,7 +34,8 @@ pub struct Pipeline {
 }
 
 /// What an answer was worth: a finite number per signal and image. It is what is
-/// kept of a query's last success.
+/// kept of a query's last success, and means nothing to another [`Pipeline`] than the
+/// one that measured it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// By the signal's position in [`Pipeline::signals`].
@@ -179,11 +180,12 @@ impl Pipeline {
     pub fn rank(&self, measured: &[Option<&Measured>], nodes: impl Fn(Option<&NodeSelector>) -> usize) -> Ranked {
         let none = Values::new();
         let of_query = |query: usize| measured.get(query).copied().flatten();
-        let values = self.signals.iter().enumerate().map(|(at, signal)| {
-            let measured = of_query(signal.query);
-            measured.and_then(|measured| measured.signals.get(&at)).unwrap_or(&none)
-        });
-        let values: Vec<&Values> = values.collect();
+        let values = self
+            .signals
+            .iter()
+            .enumerate()
+            .map(|(at, signal)| of_query(signal.query).map(|measured| measured.signals.get(&at).unwrap_or(&none)));
+        let values: Vec<Option<&Values>> = values.collect();
 
         let mut ranked = Vec::new();
         let mut left_out: BTreeSet<LeftOut> = BTreeSet::new();
@@ -204,7 +206,8 @@ impl Pipeline {
         left_out.extend(beyond.into_iter().map(|(_, image)| LeftOut { image, why: Why::MaxImages }));
 
         let images = ranked.into_iter().map(|(score, image)| {
-            let signals: Vec<_> = values.iter().map(|values| values.get(&image).copied()).collect();
+            let signals: Vec<_> =
+                values.iter().map(|values| values.and_then(|values| values.get(&image).copied())).collect();
             let of_signals = self.signals.iter().zip(&signals);
             let found_by: BTreeSet<_> =
                 of_signals.filter(|(_, value)| value.is_some()).map(|(signal, _)| signal.query).collect();

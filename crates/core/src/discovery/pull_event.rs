@@ -17,8 +17,8 @@ impl PullEvent {
     /// Successfully pulled image "X"
     /// ```
     ///
-    /// of Kubernetes since 1.30, 1.27, 1.20 and before. The first duration is the pull
-    /// alone. An image that was there already (`… already present on machine`) was not pulled.
+    /// the newest first. The first duration is the pull alone. An image that was there
+    /// already (`… already present on machine`) was not pulled.
     #[must_use]
     pub fn from_message(at: Timestamp, message: &str) -> Option<Self> {
         let (_, rest) = message.split_once("Successfully pulled image \"")?;

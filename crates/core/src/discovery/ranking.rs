@@ -86,30 +86,30 @@ impl Ranking {
         }
     }
 
-    /// The score of each image that `values` (one entry per signal) names, or why it has none.
-    ///
-    /// `nodes` counts the Ready nodes that a selector selects, or all.
+    /// The score of each image that `values` names, or why it has none. There is one entry
+    /// per signal; `None` where its query never answered. `nodes` counts the Ready nodes
+    /// that a selector selects, or all.
     pub fn scores(
         &self,
         signals: &[Signal],
-        values: &[&Values],
+        values: &[Option<&Values>],
         nodes: impl Fn(Option<&NodeSelector>) -> usize,
     ) -> BTreeMap<Name, Result<f64, Why>> {
-        let of = |signal: usize, image: &str| values.get(signal).and_then(|values| values.get(image).copied());
-        let needed = |signal: usize, image: &str| {
-            let missing = || Why::NoSignal(signals.get(signal).map_or("".into(), |signal| signal.name.clone()));
-            of(signal, image).ok_or_else(missing)
-        };
-        let images: BTreeSet<&Name> = values.iter().flat_map(|values| values.keys()).collect();
-        let scales: Vec<_> = values.iter().map(|values| Scale::of(values)).collect();
+        let of_signal = |signal: usize| values.get(signal).copied().flatten();
+        let of = |signal: usize, image: &str| of_signal(signal).and_then(|values| values.get(image).copied());
+        let missing =
+            |signal: usize| Why::NoSignal(signals.get(signal).map_or("".into(), |signal| signal.name.clone()));
+        let needed = |signal: usize, image: &str| of(signal, image).ok_or_else(|| missing(signal));
+        let images: BTreeSet<&Name> = values.iter().flatten().flat_map(|values| values.keys()).collect();
+        let scales: Vec<_> = values.iter().map(|values| values.map(Scale::of)).collect();
         let nodes = match self {
             Self::Usage { nodes: spec, .. } => count_nodes(spec, nodes),
             Self::Highest | Self::Signal(_) | Self::WeightedSum { .. } => 0.0,
         };
         let score = |image: &str| match self {
             Self::Highest => {
-                let highest = values.iter().filter_map(|values| values.get(image).copied()).reduce(f64::max);
-                highest.ok_or(Why::NoValue)
+                let all = values.iter().flatten().filter_map(|values| values.get(image).copied());
+                all.reduce(f64::max).ok_or(Why::NoValue)
             }
             Self::Signal(signal) => needed(*signal, image),
             Self::WeightedSum { terms, missing } => {
@@ -118,14 +118,17 @@ impl Ranking {
                         MissingSignal::Zero => of(*signal, image),
                         MissingSignal::Drop => Some(needed(*signal, image)?),
                     };
-                    let normal = scales.get(*signal).zip(value).map_or(0.0, |(scale, value)| scale.normal(value));
+                    let scale = scales.get(*signal).and_then(Option::as_ref);
+                    let normal = scale.zip(value).map_or(0.0, |(scale, value)| scale.normal(value));
                     Ok(normal * weight)
                 });
                 terms.sum()
             }
             Self::Usage { model, pre, target, pull_time, .. } => {
-                // An image that nobody used before the window is cold everywhere. One that
-                // nobody used within it, or whose pull time is not known, has no place.
+                // An image that nobody used before the window is cold everywhere, unless
+                // nobody knows. One that nobody used within it, or whose pull time is not
+                // known, has no place.
+                of_signal(*pre).ok_or_else(|| missing(*pre))?;
                 let pre = of(*pre, image).unwrap_or(0.0);
                 let (target, pull_time) = (needed(*target, image)?, needed(*pull_time, image)?);
                 if pre.min(target).min(pull_time) < 0.0 {

@@ -7,19 +7,20 @@ use semver::{BuildMetadata, Prerelease, Version};
 
 use super::{InvalidSpec, regex};
 
-/// A version: major, then minor and patch if they are there, then a pre-release and
-/// build metadata. `_` stands for the `+` that tags cannot hold, as Helm writes it.
-const SEMANTIC: &str = concat!(
-    r"(?<major>[0-9]+)(?:\.(?<minor>[0-9]+))?(?:\.(?<patch>[0-9]+))?",
-    r"(?:-(?<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:[_+].*)?",
-);
+/// A version: major, then minor and patch, then a pre-release and build metadata. `_`
+/// stands for the `+` that tags cannot hold, as Helm writes it. `minor` is `?` where
+/// major alone is a version too.
+fn semantic(minor: &str) -> String {
+    let numbers = format!(r"(?<major>[0-9]+)(?:\.(?<minor>[0-9]+)){minor}(?:\.(?<patch>[0-9]+))?");
+    format!(r"{numbers}(?:-(?<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:[_+].*)?")
+}
 
 /// How the version of a tag is found.
 #[derive(Clone, Debug)]
 pub struct Versions {
     pattern: Option<Regex>,
-    /// Finds a version within a text.
-    within: Regex,
+    /// Find a version within a text.
+    within: [Regex; 2],
     /// Reads a text that is a version.
     whole: Regex,
 }
@@ -37,9 +38,13 @@ impl Versions {
         }
         Ok(Self {
             pattern,
-            // Digits within a word, as those of a commit's hash, are no version.
-            within: regex(path, &format!(r"(?:^|[^0-9A-Za-z.])[vV]?{SEMANTIC}(?:$|[^0-9A-Za-z])"))?,
-            whole: regex(path, &format!("^[vV]?{SEMANTIC}$"))?,
+            // Digits within a word, as those of a commit's hash, are no version; but the end of
+            // a word is, if it has a dot: go1.22.
+            within: [
+                regex(path, &format!(r"(?:^|[^0-9A-Za-z.])[vV]?{}(?:$|[^0-9A-Za-z])", semantic("?")))?,
+                regex(path, &format!(r"[A-Za-z]{}(?:$|[^0-9A-Za-z])", semantic("")))?,
+            ],
+            whole: regex(path, &format!("^[vV]?{}$", semantic("?")))?,
         })
     }
 
@@ -48,7 +53,10 @@ impl Versions {
     pub fn of(&self, tag: &str) -> Option<Version> {
         let found = match &self.pattern {
             Some(pattern) => self.whole.captures(pattern.captures(tag)?.get(1)?.as_str())?,
-            None => self.within.captures(tag)?,
+            None => {
+                let found = self.within.iter().filter_map(|version| version.captures(tag));
+                found.min_by_key(|found| found.get(0).map(|all| all.start()))?
+            }
         };
         let number = |group| found.name(group).map_or(Some(0), |number| number.as_str().parse().ok());
         let pre = found.name("pre").map_or(String::new(), |pre| without_leading_zeros(pre.as_str()));

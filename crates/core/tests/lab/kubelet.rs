@@ -4,9 +4,10 @@ use drop_core::Event;
 use drop_core::Name;
 use drop_core::event::Kind;
 use drop_core::pull_pod::{ContainerState, Rejection};
+use drop_core::reference::Reference;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Item, Lab, secs, whole_seconds};
+use super::{Item, Knobs, Lab, secs, whole_seconds};
 
 /// How a kubelet behaves.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -120,11 +121,7 @@ impl Lab {
                         let (reason, message) = ((*reason).into(), (*message).into());
                         container.state = ContainerState::Waiting { reason, message };
                     } else {
-                        let repository = container.image.as_str().split([':', '@']).next().unwrap();
-                        let usual = format!("sha256:{:064x}", 7);
-                        let digest = self.knobs.digests.get(container.image.as_str()).copied().unwrap_or(&usual);
-                        let digest = format!("{repository}@{digest}");
-                        container.image_id = Some(digest.into());
+                        container.image_id = Some(image_id(&self.knobs, &container.image).into());
                         let (reason, at) = ("Completed".into(), clock(*at));
                         container.state = ContainerState::Terminated { reason, at };
                         pulled.push(container.image.clone());
@@ -132,6 +129,7 @@ impl Lab {
                 }
                 let given_up = self.is_given_up(&before);
                 for image in pulled {
+                    self.stored(&node_uid, &image, Reference::parse(&image_id(&self.knobs, &image)));
                     let wanted = !given_up && self.is_wanted(&node_uid, &image);
                     self.record.succeeded(&node_uid, &image, wanted);
                 }
@@ -160,7 +158,15 @@ impl Lab {
     pub(super) fn remove_pod(&mut self, uid: &Name) {
         let live = self.api.pods.values().find(|live| live.pod.uid.as_ref() == Some(uid));
         let Some(name) = live.map(|live| live.pod.name.clone()) else { return };
-        self.api.pods.remove(&name);
+        let live = self.api.pods.remove(&name).unwrap();
+        // Deleting a Pod does not end its pull.
+        let pass = live.pass.filter(|pass| !pass.is_over).into_iter().flat_map(|pass| pass.pulls);
+        for (container, (at, failure)) in live.pod.containers.iter().zip(pass) {
+            if failure.is_none() && at <= self.now {
+                let digest = Reference::parse(&image_id(&self.knobs, &container.image));
+                self.stored(&live.node_uid, &container.image, digest);
+            }
+        }
         self.record.gone(uid, self.now);
         self.show(Kind::Pod, Event::Gone(Kind::Pod, name));
     }
@@ -172,4 +178,12 @@ impl Lab {
         self.knobs.pull = secs(5.0);
         self.knobs.pulls.clear();
     }
+}
+
+/// What a runtime calls an image that it has pulled.
+fn image_id(knobs: &Knobs, image: &Reference) -> String {
+    let repository = image.as_str().split([':', '@']).next().unwrap();
+    let usual = format!("sha256:{:064x}", 7);
+    let digest = knobs.digests.get(image.as_str()).copied().unwrap_or(&usual);
+    format!("{repository}@{digest}")
 }

@@ -7,6 +7,7 @@
 //! promises: caps, delays, nothing pulled twice, statuses that make sense.
 
 mod check;
+mod disk;
 mod kubelet;
 mod record;
 pub mod schema;
@@ -92,6 +93,8 @@ pub struct Knobs {
     pub kubelet_clock: SignedDuration,
     /// Nodes whose kubelets do not work as they should.
     pub kubelets: BTreeMap<String, Kubelet>,
+    /// Whether nodes list their images.
+    pub lists: bool,
     /// What becomes of each request.
     pub fate: Box<dyn FnMut(&Effect) -> Fate>,
     /// Delays and fates of requests are drawn from this, if set.
@@ -111,6 +114,7 @@ impl Default for Knobs {
             sources: BTreeMap::new(),
             kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),
+            lists: false,
             fate: Box::new(|_| Fate::Answered),
             jitter: None,
         }
@@ -150,6 +154,8 @@ enum Item {
     Watch(Event),
     /// The kubelet takes its next step with the Pod of this UID.
     Kubelet(Name, kubelet::Step),
+    /// The node of this UID lists its images.
+    List(Name),
     /// Kubernetes collects what the node or set of this UID owned.
     Collect(Name),
 }
@@ -174,6 +180,8 @@ pub struct Lab {
     agenda: BTreeMap<(Timestamp, u64), Item>,
     sequence: u64,
     shown: BTreeMap<Kind, Timestamp>,
+    /// By the node's UID the images that are there, and the digest of each.
+    disks: BTreeMap<Name, BTreeMap<Reference, Reference>>,
 }
 
 impl Lab {
@@ -195,6 +203,7 @@ impl Lab {
             agenda: BTreeMap::new(),
             sequence: 0,
             shown: BTreeMap::new(),
+            disks: BTreeMap::new(),
         };
         lab.start();
         lab
@@ -385,6 +394,10 @@ impl Lab {
             Item::Watch(event) => self.tell(event),
             Item::Kubelet(uid, step) => {
                 self.kubelet_step(&uid, step);
+                false
+            }
+            Item::List(node_uid) => {
+                self.list_images(&node_uid);
                 false
             }
             Item::Collect(node_uid) => {

@@ -2,7 +2,39 @@
 
 use anyhow::{Context, Result, ensure};
 use drop_e2e::Bed;
-use drop_testbed::{ImageSpec, NodeOptions};
+use drop_testbed::{AuditEvent, ImageSpec, NodeOptions};
+use jiff::{SignedDuration, Timestamp};
+
+/// How soon the operator has to act on a change of a node.
+const SOON: SignedDuration = SignedDuration::from_secs(15);
+
+/// Checks that the operator's first request after `change` that `is_it` came soon.
+fn follows(bed: &Bed, change: Timestamp, what: &str, is_it: impl Fn(&AuditEvent) -> bool) -> Result<()> {
+    let sent = bed.requests()?;
+    let first = sent.iter().find(|event| event.request_received >= change && is_it(event));
+    let took = first.with_context(|| format!("{what}: no such request"))?.request_received.duration_since(change);
+    ensure!(took <= SOON, "{what} took {took:#}");
+    Ok(())
+}
+
+/// Checks that a Pod was asked for soon after `change`, one of `pods`.
+fn pulls_follow(bed: &Bed, change: Timestamp, pods: &[String]) -> Result<()> {
+    follows(bed, change, "a Pod", |event| event.verb == "create" && pods.contains(&event.name))
+}
+
+/// Checks that the CachedImage's status was written soon after `change`.
+fn status_follows(bed: &Bed, change: Timestamp, image: &str) -> Result<()> {
+    follows(bed, change, "a status", |event| event.resource == "cachedimages" && event.name == image)
+}
+
+/// When the node became Ready, or not Ready, for the last time: the start of that second.
+fn readiness_changed(bed: &Bed, node: &str) -> Result<Timestamp> {
+    let sight = bed.look();
+    let status = sight.nodes.get(node).and_then(|node| node.status.as_ref());
+    let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    Ok(ready.and_then(|ready| ready.last_transition_time.as_ref()).context("a Ready condition")?.0)
+}
 
 /// Tolerations of nodes that are not Ready, as a user writes them.
 const TOLERATIONS: &str = "[
@@ -55,7 +87,7 @@ spec:
 pub fn labels_cordons_and_taints_are_followed(bed: &Bed) -> Result<()> {
     let image = "docker.io/follow/app:1";
     bed.cluster.registry().push("follow/app", "1", &ImageSpec::runnable())?;
-    bed.nodes("follow", 2)?;
+    let nodes = bed.nodes("follow", 2)?;
     bed.apply(
         "
 apiVersion: drop.corewire.io/v1alpha1
@@ -72,24 +104,60 @@ spec: {image: docker.io/follow/app, tag: '1', policyRef: {name: follow}, nodeSel
     bed.wait_image("follow", |_, ready| {
         ready.reason == "NoMatchingNodes" && ready.message.contains("label warm=yes is missing")
     })?;
-    bed.cluster.kubectl(&["label", "node", "follow-1", "warm=yes"])?;
+    let change = |arguments: &[&str]| -> Result<Timestamp> {
+        let at = Timestamp::now();
+        bed.cluster.kubectl(arguments)?;
+        Ok(at)
+    };
+    let labelled = change(&["label", "node", "follow-1", "warm=yes"])?;
     bed.wait_cached("follow", 1)?;
-    bed.cluster.kubectl(&["taint", "node", "follow-2", "gpu=yes:NoSchedule"])?;
-    bed.cluster.kubectl(&["label", "node", "follow-2", "warm=yes"])?;
-    bed.cluster.kubectl(&["cordon", "follow-1"])?;
+    let first = bed.pods_of(image);
+    ensure!(first.len() == 1, "{first:?}");
+    pulls_follow(bed, labelled, &first)?;
+    change(&["taint", "node", "follow-2", "gpu=yes:NoSchedule"])?;
+    change(&["label", "node", "follow-2", "warm=yes"])?;
+    let cordoned = change(&["cordon", "follow-1"])?;
     bed.wait_image("follow", |status, ready| ready.reason == "NoMatchingNodes" && status.nodes_targeted == 0)?;
-    bed.cluster.kubectl(&["taint", "node", "follow-2", "gpu-"])?;
+    status_follows(bed, cordoned, "follow")?;
+    ensure!(bed.pods_of(image) == first, "neither is a target");
+    let tolerated = change(&["taint", "node", "follow-2", "gpu-"])?;
     bed.wait_cached("follow", 1)?;
-    bed.cluster.kubectl(&["uncordon", "follow-1"])?;
+    let both = bed.pods_of(image);
+    ensure!(both.len() == 2, "each node pulled once: {both:?}");
+    pulls_follow(bed, tolerated, &both)?;
+    let uncordoned = change(&["uncordon", "follow-1"])?;
     bed.wait_cached("follow", 2)?;
-    let pods = bed.pods_of(image);
-    ensure!(pods.len() == 2, "each node pulled once: {pods:?}");
+    status_follows(bed, uncordoned, "follow")?;
+    ensure!(bed.pods_of(image) == both, "what was pulled is not pulled again");
+
+    // A node that joins, and a kubelet that is started anew.
+    bed.cluster.add_node(NodeOptions {
+        labels: [("warm".to_owned(), "yes".to_owned())].into(),
+        ..NodeOptions::new("follow-3")
+    })?;
+    bed.wait_cached("follow", 3)?;
+    let all = bed.pods_of(image);
+    ensure!(all.len() == 3, "only the new node pulls: {all:?}");
+    let joined: Vec<_> = all.iter().filter(|pod| !both.contains(pod)).cloned().collect();
+    pulls_follow(bed, readiness_changed(bed, "follow-3")?, &joined)?;
+    for node in &nodes {
+        node.stop()?;
+        node.start()?;
+    }
+    bed.cluster.kubectl(&["label", "node", "follow-2", "warm-"])?;
+    let unlabelled = change(&["label", "node", "follow-3", "warm-"])?;
+    bed.wait_image("follow", |status, _| status.ready.as_deref() == Some("1/1"))?;
+    status_follows(bed, unlabelled, "follow")?;
+    for node in ["follow-1", "follow-2"] {
+        bed.cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", &format!("node/{node}")])?;
+    }
+    ensure!(bed.pods_of(image) == all, "what was pulled is not pulled again");
     Ok(())
 }
 
 pub fn a_lost_kubelet_holds_no_slot(bed: &Bed) -> Result<()> {
-    let registry = bed.cluster.registry();
-    registry.push("lost/app", "1", &ImageSpec::runnable().layer(1 << 20))?;
+    let image = "docker.io/lost/app:1";
+    bed.cluster.registry().push("lost/app", "1", &ImageSpec::runnable().layer(1 << 20))?;
     let nodes = bed.nodes("lost", 2)?;
     let node = nodes.first().context("a node")?;
     node.pause()?;
@@ -118,20 +186,43 @@ spec:
         let mut nodes = sight.pods.values().filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref());
         (!nodes.any(|node| node == "lost-1")).then_some(())
     })?;
+    let before = bed.pods_of(image);
+    follows(bed, readiness_changed(bed, "lost-1")?, "the end of its Pod", |event| {
+        event.verb == "delete" && before.contains(&event.name)
+    })?;
     node.resume()?;
     bed.wait_cached("lost", 2)?;
-    Ok(())
+    // It pulls again, and nobody else.
+    let new: Vec<_> = bed.pods_of(image).into_iter().filter(|pod| !before.contains(pod)).collect();
+    let sight = bed.look();
+    let on: Vec<_> = new.iter().filter_map(|pod| Some(sight.all_pods.get(pod)?.node.as_str())).collect();
+    ensure!(on == ["lost-1"], "{on:?}");
+    drop(sight);
+    pulls_follow(bed, readiness_changed(bed, "lost-1")?, &new)
 }
 
 pub fn a_machine_under_an_old_name_starts_empty(bed: &Bed) -> Result<()> {
     let image = "docker.io/again/app:1";
     bed.cluster.registry().push("again/app", "1", &ImageSpec::runnable())?;
-    bed.nodes("again", 1)?;
+    let options =
+        NodeOptions { labels: [("scenario".to_owned(), "again".to_owned())].into(), ..NodeOptions::new("again-1") };
+    let other = NodeOptions { name: "again-2".to_owned(), ..options.clone() };
+    bed.cluster.add_nodes(vec![options.clone(), other])?;
     bed.apply(
-        "{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {name: again},
-          spec: {image: docker.io/again/app, tag: '1', nodeSelector: {scenario: again}}}",
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: again}
+spec: {minDelayBetweenPulls: 0s}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: again}
+spec: {image: docker.io/again/app, tag: '1', policyRef: {name: again}, nodeSelector: {scenario: again}}
+",
     )?;
-    bed.wait_cached("again", 1)?;
+    bed.wait_cached("again", 2)?;
+    let before = bed.pods_of(image);
     let uid = |bed: &Bed| {
         bed.wait("the NodeCache", |sight| {
             let cache = sight.caches.get("again-1")?;
@@ -145,9 +236,10 @@ pub fn a_machine_under_an_old_name_starts_empty(bed: &Bed) -> Result<()> {
     let first = uid(bed)?;
     bed.cluster.remove_node("again-1")?;
     bed.wait("the NodeCache to go with its node", |sight| (!sight.caches.contains_key("again-1")).then_some(()))?;
-    bed.nodes("again", 1)?;
-    bed.wait_cached("again", 1)?;
+    bed.cluster.add_node(options)?;
+    bed.wait_cached("again", 2)?;
     ensure!(uid(bed)? != first, "another machine has a NodeCache of its own");
-    ensure!(bed.pods_of(image).len() == 2, "{:?}", bed.pods_of(image));
-    Ok(())
+    let new: Vec<_> = bed.pods_of(image).into_iter().filter(|pod| !before.contains(pod)).collect();
+    ensure!(before.len() == 2 && new.len() == 1, "the new machine pulls, and no other: {before:?}, then {new:?}");
+    pulls_follow(bed, readiness_changed(bed, "again-1")?, &new)
 }

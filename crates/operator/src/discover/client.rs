@@ -190,15 +190,23 @@ impl<'a> Client<'a> {
         Ok(Response { url, status, headers, body, held_back })
     }
 
-    /// The content of an answer.
+    /// The content of an answer, whose body is used up.
     ///
     /// # Errors
     /// The status is not one of success, or the body is not such JSON.
-    pub fn json<T: DeserializeOwned>(&self, response: &Response) -> Result<T, SourceFailure> {
+    pub async fn json<T: DeserializeOwned + Send + 'static>(
+        &self,
+        response: &mut Response,
+    ) -> Result<T, SourceFailure> {
         if !response.status.is_success() {
             return Err(self.refusal(response));
         }
-        serde_json::from_slice(&response.body).map_err(|error| {
+        let body = std::mem::take(&mut response.body);
+        // An answer may be large: other tasks go on meanwhile.
+        let parsed =
+            tokio::task::spawn_blocking(move || serde_json::from_slice(&body).map_err(|error| error.to_string()));
+        parsed.await.unwrap_or_else(|error| Err(error.to_string())).map_err(|error| {
+            let error = shorten(&error).unwrap_or_default();
             let message = format!("the answer of {} is not what it should be: {error}", host(&response.url));
             invalid(self.credentials.redact(&message))
         })
@@ -227,7 +235,7 @@ impl<'a> Client<'a> {
                 format!("unauthorized: {host} refuses the credentials of the Secret")
             }
             SourceReason::Unauthorized => format!("unauthorized: {host} wants credentials, name a Secret in secretRef"),
-            SourceReason::Forbidden => format!("forbidden: {host} does not let these credentials see this"),
+            SourceReason::Forbidden => format!("forbidden by {host}"),
             SourceReason::NotFound => format!("not found: {host}{}", response.url.path()),
             _ => format!("{host} answers {status}"),
         };

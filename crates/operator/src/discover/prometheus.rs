@@ -90,8 +90,8 @@ async fn ask(
         (client.url(path, &[]), Some(form))
     };
     let authorization = client.credentials().authorization();
-    let response = client.send(Request { url, form, authorization }, room).await?;
-    let envelope: Envelope<Data> = client.json(&response)?;
+    let mut response = client.send(Request { url, form, authorization }, room).await?;
+    let envelope: Envelope<Data> = client.json(&mut response).await?;
     match envelope.content(client, &response.url)? {
         Data::Matrix(series) | Data::Vector(series) => images(series, &response.url),
         Data::Scalar(_) | Data::String(_) => Err(without_image(&response.url)),

@@ -78,8 +78,8 @@ impl Listing<'_> {
         let mut url = self.client.url(&format!("v2/{}/tags/list", self.name), &parameters);
         let mut tags = Vec::new();
         loop {
-            let response = self.ask(url).await?;
-            let page: Page = self.client.json(&response)?;
+            let mut response = self.ask(url).await?;
+            let page: Page = self.client.json(&mut response).await?;
             tags.extend(page.tags.unwrap_or_default());
             match next(&response) {
                 Some(next) if tags.len() < most => url = next,
@@ -125,8 +125,8 @@ impl Listing<'_> {
             Some(Login::Basic(value)) if is_trusted => Some(value),
             _ => None,
         };
-        let response = self.client.send(Request { url, form: None, authorization }, &mut self.room).await?;
-        let issued: Issued = self.client.json(&response)?;
+        let mut response = self.client.send(Request { url, form: None, authorization }, &mut self.room).await?;
+        let issued: Issued = self.client.json(&mut response).await?;
         let token = issued.token.or(issued.access_token);
         let header = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
         let mut header = header.ok_or_else(|| invalid(format!("{} issues no token", host(&response.url))))?;

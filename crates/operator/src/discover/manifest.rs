@@ -1,0 +1,198 @@
+//! DiscoveryPolicies and Secrets from files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fs, io};
+
+use anyhow::{Context as _, anyhow, bail};
+use drop_api::DiscoveryPolicySpec;
+use drop_core::discovery::Pipeline;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::Value;
+
+/// What the files hold that discovery needs.
+#[derive(Debug, Default)]
+pub struct Manifests {
+    /// By name, in the order of the files.
+    pub policies: Vec<(String, Arc<Pipeline>)>,
+    /// The data of Secrets by their name. Namespaces do not matter: all that policies
+    /// refer to are in one.
+    pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+}
+
+impl Manifests {
+    /// Reads files, the YAML and JSON files of directories, and standard input (`-`).
+    ///
+    /// # Errors
+    /// With the file, the object and the field that is wrong.
+    pub fn read(paths: &[PathBuf]) -> anyhow::Result<Self> {
+        let mut manifests = Self::default();
+        for path in paths {
+            if path.as_os_str() == "-" {
+                let text = io::read_to_string(io::stdin()).context("cannot read standard input")?;
+                manifests.add(&text).context("standard input")?;
+                continue;
+            }
+            for file in files(path).with_context(|| format!("cannot read {}", path.display()))? {
+                let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                manifests.add(&text).with_context(|| file.display().to_string())?;
+            }
+        }
+        Ok(manifests)
+    }
+
+    /// Adds the objects of a text with any number of YAML documents. Kinds that are
+    /// not needed are passed over.
+    pub fn add(&mut self, text: &str) -> anyhow::Result<()> {
+        for document in serde_saphyr::from_multiple::<Value>(text).context("not YAML")? {
+            self.add_object(document)?;
+        }
+        Ok(())
+    }
+
+    fn add_object(&mut self, mut object: Value) -> anyhow::Result<()> {
+        let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (group, kind, name) = (field("/apiVersion"), field("/kind"), field("/metadata/name"));
+        match (group.as_str(), kind.as_str()) {
+            // What `kubectl get -o yaml` prints.
+            (_, "List") => {
+                let items = object.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take);
+                items.into_iter().flatten().try_for_each(|item| self.add_object(item))
+            }
+            ("drop.corewire.io/v1alpha1", "DiscoveryPolicy") => {
+                let spec = object.get_mut("spec").map(Value::take).unwrap_or_default();
+                let pipeline = pipeline(spec).with_context(|| format!("DiscoveryPolicy {name:?}"))?;
+                self.policies.push((name, Arc::new(pipeline)));
+                Ok(())
+            }
+            ("v1", "Secret") => {
+                let secret: Secret =
+                    serde_path_to_error::deserialize(object).with_context(|| format!("Secret {name:?}"))?;
+                let data = secret.data.into_iter().flatten().map(|(key, value)| (key, value.0));
+                let texts = secret.string_data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
+                self.secrets.insert(name, data.chain(texts).collect());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The files that `path` stands for, by name.
+fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries: Vec<_> = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+    let is_manifest = |path: &PathBuf| {
+        path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
+    };
+    let mut files: Vec<_> = entries.into_iter().filter(is_manifest).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// Reads a spec as strictly as the API server does for `kubectl apply`.
+fn pipeline(spec: Value) -> anyhow::Result<Pipeline> {
+    let mut unknown = None;
+    let mut track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(spec, &mut track);
+    // An optional value is a step of its own in these paths, written `?`.
+    let mut keep = |path: String| unknown = unknown.take().or(Some(path.replace(".?", "")));
+    let read = serde_ignored::deserialize(deserializer, |path| keep(path.to_string()));
+    let spec: DiscoveryPolicySpec = read.map_err(|error| anyhow!("spec.{}: {error}", track.path()))?;
+    match unknown {
+        Some(path) => bail!("spec.{path}: there is no such field"),
+        None => Pipeline::compile(&spec).map_err(|error| anyhow!("spec.{error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: &str = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: DiscoveryPolicy
+metadata: {name: p}
+spec:
+  sources:
+    - type: prometheus
+      prometheus: {endpoint: http://localhost, query: up}
+";
+
+    fn parse(text: &str) -> anyhow::Result<Manifests> {
+        let mut manifests = Manifests::default();
+        manifests.add(text)?;
+        Ok(manifests)
+    }
+
+    #[test]
+    fn policies_and_secrets_are_taken_from_among_other_objects() {
+        let others = "
+---
+# nothing
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s, namespace: drop-system}
+data: {token: YQ==, username: YWxpY2U=}
+stringData: {token: b}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImageSet
+metadata: {name: set}
+spec: {anything: goes}
+---
+kind: List
+apiVersion: v1
+items:
+";
+        let item = POLICY.trim().replace('\n', "\n  ").replace("name: p}", "name: q}");
+        let manifests = parse(&format!("{POLICY}{others}- {item}")).unwrap();
+        let names: Vec<_> = manifests.policies.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["p", "q"]);
+        let secret = [("token", "b"), ("username", "alice")];
+        let secret = secret.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
+        assert_eq!(manifests.secrets, BTreeMap::from([("s".to_owned(), BTreeMap::from(secret))]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_field() {
+        let cases = [
+            ("sources:", "surces:", "spec.surces: there is no such field"),
+            ("query: up", "query: up, lokback: 1h", "spec.sources.0.prometheus.lokback: there is no such field"),
+            ("query: up", "query: up, step: soon", "spec.sources[0].prometheus.step: \"soon\" is not a duration"),
+            ("query: up", "qery: up", "spec.sources[0].prometheus: missing field `query`"),
+            ("type: prometheus", "type: Prometheus", "spec.sources[0].type: unknown variant"),
+            ("type: prometheus", "type: loki", "spec.sources[0].loki: it is missing"),
+            ("http://localhost", "localhost", "spec.sources[0].prometheus.endpoint:"),
+            ("spec:\n", "spec:\n  imageFilter: '('\n", "spec.imageFilter: not a regular expression"),
+            ("metadata", "{metadata", "not YAML"),
+        ];
+        for (from, to, says) in cases {
+            let error = format!("{:#}", parse(&POLICY.replace(from, to)).unwrap_err());
+            assert!(error.contains(says), "{says}: {error}");
+            assert!(says == "not YAML" || error.starts_with("DiscoveryPolicy \"p\": "), "{error}");
+        }
+    }
+
+    #[test]
+    fn directories_stand_for_their_manifests() {
+        let directory = std::env::temp_dir().join(format!("drop-manifests-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("b.yaml"), POLICY).unwrap();
+        fs::write(directory.join("a.yml"), POLICY.replace("name: p}", "name: a}")).unwrap();
+        fs::write(directory.join("notes.txt"), "no: [YAML").unwrap();
+        let manifests = Manifests::read(std::slice::from_ref(&directory));
+        fs::write(directory.join("c.json"), "{").unwrap();
+        let error = Manifests::read(std::slice::from_ref(&directory)).unwrap_err();
+        fs::remove_dir_all(&directory).unwrap();
+        let names: Vec<_> = manifests.unwrap().policies.into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["a", "p"]);
+        assert!(format!("{error:#}").contains("c.json: not YAML"), "{error:#}");
+        let error = Manifests::read(&[directory]).unwrap_err();
+        assert!(format!("{error:#}").starts_with("cannot read"), "{error:#}");
+    }
+}
