@@ -21,6 +21,8 @@ pub(crate) fn run(test: &Test) -> Result<()> {
     if test.offline {
         return Ok(());
     }
+    let servers = ["test", "--package", "drop-testbed", "--tests", "--", "--ignored"];
+    cargo("tests of real servers", &servers)?;
     cargo("tests on a real cluster", &["test", "--package", "drop-e2e"])
 }
 

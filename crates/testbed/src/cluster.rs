@@ -1,6 +1,5 @@
 //! A whole cluster, from its start to its end.
 
-use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +12,7 @@ use rustix::process::Signal;
 use crate::audit::{self, AuditEvent};
 use crate::control_plane::ControlPlane;
 use crate::dns::Dns;
+use crate::home::{Home, in_use, try_lock};
 use crate::image::ImageSpec;
 use crate::kubeconfig::Access;
 use crate::node::{Node, NodeOptions, SANDBOX_IMAGE, Shared};
@@ -20,8 +20,8 @@ use crate::paths::Dirs;
 use crate::process::send;
 use crate::procfs::Identity;
 use crate::proxy::Proxy;
-use crate::registry::{FaultyRegistry, Registry, write_host, write_hosts};
-use crate::state::{self, Entry, StateFile};
+use crate::registry::{FaultyRegistry, PRIVATE_HOST, Registry, RegistryAuth, RegistryOptions, write_host, write_hosts};
+use crate::state::{self, Entry};
 use crate::tools::Tools;
 use crate::wait::wait_for;
 use crate::{Progress, cleanup};
@@ -56,11 +56,10 @@ pub struct Cluster {
     nodes: Mutex<Vec<Arc<Node>>>,
     next_node: AtomicU8,
     shared: Arc<Shared>,
-    dirs: Dirs,
     stopped: AtomicBool,
     _dns: Dns,
     // Last, so that all of the above has ended before another may start.
-    _lock: File,
+    home: Home,
 }
 
 impl Cluster {
@@ -71,46 +70,25 @@ impl Cluster {
     /// If the machine lacks something, a cluster of that name runs, or a component does not
     /// become ready; the error then has the end of its log.
     pub fn start(options: ClusterOptions, progress: Progress<'_>) -> Result<Self> {
-        let dirs = Dirs::new(&options.name)?;
+        let home = Home::open(&options.name)?;
         let tools = Tools::ensure(progress)?;
-        let lock = try_lock(&dirs)?.with_context(|| in_use(&options.name))?;
-        cleanup::cluster(&dirs)?;
-        cleanup::remove(&dirs.root())?;
-        for directory in [dirs.etc(), dirs.logs(), dirs.data()] {
-            fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
-        }
-        let state = Arc::new(StateFile::create(&dirs.state())?);
         if options.daemon
             && let Some(identity) = Identity::of(std::process::id())
         {
-            state.add(&Entry::Daemon(identity))?;
+            home.state.add(&Entry::Daemon(identity))?;
         }
-        let started = Self::start_parts(&options, &dirs, &tools, &state, lock, progress);
-        if started.is_err() {
-            // The parts that had started have ended with the error; their data is left.
-            cleanup::cluster(&dirs)?;
-        }
-        started
-    }
-
-    fn start_parts(
-        options: &ClusterOptions,
-        dirs: &Dirs,
-        tools: &Tools,
-        state: &Arc<StateFile>,
-        lock: File,
-        progress: Progress<'_>,
-    ) -> Result<Self> {
+        let Home { dirs, state, .. } = &home;
         let dns = Dns::start()?;
         dns.write_resolv_conf(&dirs.etc().join("resolv.conf"))?;
         progress("starting the registries");
-        let mirror = Registry::start_mirror(tools, dirs, state)?;
-        let private = Registry::start_private(tools, dirs, state)?;
+        let mirror = Registry::start(&home, &tools, "registry", RegistryOptions::new("docker.io"))?;
+        let wants_password = RegistryOptions { auth: RegistryAuth::Password, ..RegistryOptions::new(PRIVATE_HOST) };
+        let private = Registry::start(&home, &tools, "registry-private", wants_password)?;
         write_hosts(&dirs.hosts(), &mirror, &private)?;
         let (repository, tag) = SANDBOX_IMAGE;
         mirror.push(repository, tag, &ImageSpec::runnable())?;
         progress("starting the control plane");
-        let control_plane = ControlPlane::start(options, tools, dirs, state)?;
+        let control_plane = ControlPlane::start(&options, &tools, dirs, state)?;
         progress("control plane is ready");
         let shared = Shared {
             dirs: dirs.clone(),
@@ -128,10 +106,9 @@ impl Cluster {
             nodes: Mutex::default(),
             next_node: AtomicU8::new(1),
             shared: Arc::new(shared),
-            dirs: dirs.clone(),
             stopped: AtomicBool::new(false),
             _dns: dns,
-            _lock: lock,
+            home,
         })
     }
 
@@ -173,6 +150,12 @@ impl Cluster {
         Ok(Dirs::new(name)?.logs())
     }
 
+    /// Its place, in which other servers may be started too; they end with it.
+    #[must_use]
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
     /// The administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
@@ -205,7 +188,7 @@ impl Cluster {
 
     fn kubeconfig_path(&self, user: &str) -> PathBuf {
         let file: String = user.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-        self.dirs.etc().join(format!("user-{file}.kubeconfig"))
+        self.home.dirs.etc().join(format!("user-{file}.kubeconfig"))
     }
 
     /// The path of kubectl.
@@ -243,7 +226,7 @@ impl Cluster {
     /// # Errors
     /// If the configuration cannot be written.
     pub fn mirror_host(&self, host: &str) -> Result<()> {
-        write_host(&self.dirs.hosts(), host, &self.mirror)
+        write_host(&self.home.dirs.hosts(), host, &self.mirror)
     }
 
     /// Lets nodes reach [`Cluster::registry`] under one more host, which can go wrong.
@@ -252,7 +235,7 @@ impl Cluster {
     /// If the configuration cannot be written.
     pub fn faulty_registry(&self, host: &str) -> Result<FaultyRegistry> {
         // The API server's certificate is made by itself: nodes do not know its authority.
-        FaultyRegistry::start(&self.dirs.hosts(), host, &self.mirror, self.control_plane.api_address)
+        FaultyRegistry::start(&self.home.dirs.hosts(), host, &self.mirror, self.control_plane.api_address)
     }
 
     /// The registry that wants a password, at [`crate::PRIVATE_HOST`].
@@ -375,7 +358,7 @@ impl Cluster {
         self.control_plane.stop()?;
         self.mirror.stop()?;
         self.private.stop()?;
-        cleanup::cluster(&self.dirs)
+        cleanup::cluster(&self.home.dirs)
     }
 
     fn locked_nodes(&self) -> MutexGuard<'_, Vec<Arc<Node>>> {
@@ -387,26 +370,5 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // Nobody is left to tell; the next start cleans up what stays.
         let _ = self.stop();
-    }
-}
-
-fn in_use(name: &str) -> String {
-    format!(
-        "cluster {name:?} belongs to a running process; end it (`cargo xtask cluster down` for one \
-         that `up` has started) or use another name"
-    )
-}
-
-/// Makes this process the only one that may start or clean up the cluster; none if another is.
-fn try_lock(dirs: &Dirs) -> Result<Option<File>> {
-    let path = dirs.lock();
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
-    }
-    let file = File::create(&path).with_context(|| path.display().to_string())?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error).context("lock"),
     }
 }

@@ -15,32 +15,55 @@
 //!
 //! It needs Linux, root and Go; see the crate's README.md.
 
+mod answer;
 mod audit;
+mod authority;
 mod cleanup;
 mod cluster;
 mod control_plane;
 mod dns;
+mod fake;
+mod forward_proxy;
 mod gate;
+mod head;
+mod home;
+mod http;
 mod image;
 mod kubeconfig;
 mod kubectl;
+mod listener;
+mod loki;
 mod node;
 mod paths;
 mod prerequisites;
 mod process;
 mod procfs;
+mod prometheus;
 mod proxy;
 mod registry;
+mod service;
 mod state;
+mod tls_front;
+mod tokens;
 mod tools;
 mod wait;
 
+pub use answer::{Answer, Delivery};
 pub use audit::AuditEvent;
+pub use authority::{Authority, Certificate};
 pub use cluster::{Cluster, ClusterOptions};
+pub use fake::{FakeServer, Request};
+pub use forward_proxy::ForwardProxy;
+pub use home::Home;
 pub use image::{ImageSpec, Platforms};
+pub use loki::Loki;
 pub use node::{Node, NodeOptions};
+pub use prometheus::{Prometheus, PrometheusOptions, Series};
 pub use proxy::{Fault, Proxy};
-pub use registry::{FaultyRegistry, MIRRORED_HOSTS, PRIVATE_HOST, Registry, RegistryFault};
+pub use registry::{
+    FaultyRegistry, MIRRORED_HOSTS, PRIVATE_HOST, Registry, RegistryAuth, RegistryFault, RegistryOptions,
+};
+pub use tls_front::{Clients, TlsFront};
 pub use tools::Tools;
 
 /// Where a long task says what it does, a line at a time.

@@ -1,14 +1,16 @@
 //! A TCP proxy that goes wrong when it is told to. Tests put it before a registry or before the
 //! API server.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::io;
+use std::net::SocketAddr;
 
 use anyhow::Result;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 
-use crate::gate::read_head;
+use crate::head::read_head;
+use crate::listener::Listener;
 
 /// What a [`Proxy`] does instead of passing on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,17 +24,11 @@ pub enum Fault {
     Stall,
 }
 
-/// A proxy on a port of its own. It ends with this value.
+/// A proxy on a port of its own. It ends with this value, and its connections with it.
 #[derive(Debug)]
 pub struct Proxy {
-    address: SocketAddr,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
+    listener: Listener,
+    state: watch::Sender<State>,
 }
 
 #[derive(Debug)]
@@ -40,125 +36,97 @@ struct State {
     /// Where new connections lead.
     upstream: SocketAddr,
     fault: Option<Fault>,
-    stopped: bool,
 }
 
 impl Proxy {
     /// Starts a proxy that passes everything on to `upstream`.
     pub(crate) fn start(upstream: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        let state = Mutex::new(State { upstream, fault: None, stopped: false });
-        let shared = Arc::new(Shared { state, changed: Condvar::new() });
-        let server = Arc::clone(&shared);
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                if server.state().stopped {
-                    return;
-                }
-                let server = Arc::clone(&server);
-                thread::spawn(move || {
-                    // What fails here both sides see as the end of their connection.
-                    let _ = client.and_then(|client| server.serve(client));
-                });
+        let (state, seen) = watch::channel(State { upstream, fault: None });
+        let listener = Listener::start(move |client| {
+            let state = seen.clone();
+            async move {
+                // What fails here both sides see as the end of their connection.
+                drop(serve(client, state).await);
             }
-        });
-        Ok(Self { address, shared })
+        })?;
+        Ok(Self { listener, state })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
     }
 
     /// Goes wrong, until [`Proxy::heal`].
     pub fn fail(&self, fault: Fault) {
-        self.shared.change(|state| state.fault = Some(fault));
+        self.state.send_modify(|state| state.fault = Some(fault));
     }
 
     /// Passes everything on again.
     pub fn heal(&self) {
-        self.shared.change(|state| state.fault = None);
+        self.state.send_modify(|state| state.fault = None);
     }
 
     /// Leads new connections elsewhere.
     pub(crate) fn lead_to(&self, upstream: SocketAddr) {
-        self.shared.change(|state| state.upstream = upstream);
+        self.state.send_modify(|state| state.upstream = upstream);
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.shared.change(|state| state.stopped = true);
-        // Wakes the listener, which then sees that it shall end.
-        let _ = TcpStream::connect(self.address);
-    }
-}
-
-impl Shared {
-    fn serve(&self, mut client: TcpStream) -> io::Result<()> {
-        let state = self.state();
-        let (upstream, fault) = (state.upstream, state.fault);
-        drop(state);
-        match fault {
-            Some(Fault::Answer(status)) => {
-                read_head(&mut client)?;
-                let headers = "Retry-After: 1\r\nContent-Length: 0\r\nConnection: close";
-                write!(client, "HTTP/1.1 {status}\r\n{headers}\r\n\r\n")
-            }
-            // The system resets a connection that is closed with data unread.
-            Some(Fault::Reset) => client.peek(&mut [0]).map(drop),
-            Some(Fault::Stall) | None => {
-                self.wait_pass()?;
-                let upstream = TcpStream::connect(upstream)?;
-                thread::scope(|scope| {
-                    scope.spawn(|| self.copy(&upstream, &client));
-                    self.copy(&client, &upstream);
-                });
-                Ok(())
-            }
+async fn serve(mut client: TcpStream, state: watch::Receiver<State>) -> io::Result<()> {
+    let (upstream, fault) = {
+        let state = state.borrow();
+        (state.upstream, state.fault)
+    };
+    match fault {
+        Some(Fault::Answer(status)) => {
+            read_head(&mut client).await?;
+            let headers = "Retry-After: 1\r\nContent-Length: 0\r\nConnection: close";
+            client.write_all(format!("HTTP/1.1 {status}\r\n{headers}\r\n\r\n").as_bytes()).await
+        }
+        // The system resets a connection that is closed with data unread.
+        Some(Fault::Reset) => client.peek(&mut [0]).await.map(drop),
+        Some(Fault::Stall) | None => {
+            wait_pass(&mut state.clone()).await?;
+            let mut server = TcpStream::connect(upstream).await?;
+            let (from_client, to_client) = client.split();
+            let (from_server, to_server) = server.split();
+            let there = copy(from_client, to_server, state.clone());
+            tokio::try_join!(there, copy(from_server, to_client, state)).map(drop)
         }
     }
+}
 
-    /// Passes on from one side to the other, until one of them ends.
-    fn copy(&self, mut from: &TcpStream, mut to: &TcpStream) {
-        let mut pass = || -> io::Result<()> {
-            let mut buffer = [0; 16 * 1024];
-            loop {
-                let length = from.read(&mut buffer)?;
-                self.wait_pass()?;
-                let read = buffer.get(..length).unwrap_or_default();
-                if read.is_empty() {
-                    return Ok(());
-                }
-                to.write_all(read)?;
-            }
-        };
-        let half = if pass().is_ok() { Shutdown::Write } else { Shutdown::Both };
-        // The other side may have gone already.
-        let _ = to.shutdown(half);
+/// Passes on from one side to the other, until the first of them ends.
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut state: watch::Receiver<State>,
+) -> io::Result<()> {
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        wait_pass(&mut state).await?;
+        match buffer.get(..length) {
+            None | Some([]) => return to.shutdown().await,
+            Some(read) => to.write_all(read).await?,
+        }
     }
+}
 
-    /// Waits while nothing passes; an error if the proxy has stopped.
-    fn wait_pass(&self) -> io::Result<()> {
-        let stalls = |state: &mut State| state.fault == Some(Fault::Stall) && !state.stopped;
-        let state = self.changed.wait_while(self.state(), stalls).unwrap_or_else(PoisonError::into_inner);
-        if state.stopped { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.state());
-        self.changed.notify_all();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Waits while nothing passes.
+async fn wait_pass(state: &mut watch::Receiver<State>) -> io::Result<()> {
+    let passes = state.wait_for(|state| state.fault != Some(Fault::Stall)).await;
+    passes.map(drop).map_err(io::Error::other)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::thread;
+
     use super::*;
 
     /// An upstream that answers each line with itself.
@@ -200,8 +168,8 @@ mod tests {
         assert_eq!(answer, *b"more");
         assert_eq!(ask(&mut new).unwrap(), *b"ping");
         drop(proxy);
-        // Both directions end with the proxy, at the next thing that passes.
-        assert!(ask(&mut client).is_err());
+        let ended = client.read(&mut [0]);
+        assert!(ended.as_ref().is_ok_and(|length| *length == 0) || ended.is_err(), "{ended:?}");
     }
 
     #[test]

@@ -1,26 +1,23 @@
-//! The registries: one that nodes use in place of the well-known ones, and one that wants a
-//! password.
+//! Registries: in a cluster, one that nodes use in place of the well-known ones and one that
+//! wants a password; others for whom a test likes.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::control_plane;
+use crate::fake::FakeServer;
 use crate::gate::Gate;
+use crate::home::Home;
+use crate::http;
 use crate::image::{self, INDEX, ImageSpec, MANIFEST};
-use crate::paths::Dirs;
-use crate::process::{Process, Program};
 use crate::proxy::{Fault, Proxy};
-use crate::state::StateFile;
+use crate::service::{Place, Service};
+use crate::tokens::Tokens;
 use crate::tools::Tools;
-use crate::wait::wait_for_port;
 
 /// Hosts that the mirror stands for: their images exist in [`crate::Cluster::registry`] or
 /// nowhere, which is "not found". More can be added by [`crate::Cluster::mirror_host`]; any
@@ -31,87 +28,123 @@ pub const MIRRORED_HOSTS: [&str; 6] =
 /// Host of the private registry in image references.
 pub const PRIVATE_HOST: &str = "private.test";
 
-const USER: &str = "puller";
-const PASSWORD: &str = "let-me-pull";
-/// USER and the bcrypt hash of PASSWORD.
-const HTPASSWD: &str = "puller:$2a$05$A6LDKjLYMJfK9e0LmJCBX.aUiNFUhVMsqPPTR.5xtDYp/byfZygOS\n";
+/// Who may pull from registries and the like that want a password.
+pub(crate) const USER: &str = "puller";
+pub(crate) const PASSWORD: &str = "let-me-pull";
+/// The bcrypt hash of PASSWORD.
+pub(crate) const PASSWORD_HASH: &str = "$2a$05$A6LDKjLYMJfK9e0LmJCBX.aUiNFUhVMsqPPTR.5xtDYp/byfZygOS";
 
-/// A registry to push made-up images to; nodes pull them under [`Registry::image`].
+/// What a registry shall be like.
+#[derive(Clone, Debug)]
+pub struct RegistryOptions {
+    /// Its host in image references.
+    pub host: String,
+    /// Whom it serves.
+    pub auth: RegistryAuth,
+    /// How many tags it lists at most on a page, where a client asks for pages at all.
+    pub page: usize,
+}
+
+/// How a registry finds out whom it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RegistryAuth {
+    /// It serves everybody.
+    None,
+    /// By user and password.
+    Password,
+    /// By tokens of its token server ([`Registry::token_server`]), which wants user and password,
+    /// except for pulls of repositories below `public/`.
+    Token {
+        /// The URL that it sends clients to for a token, if not to the token server itself.
+        realm: Option<String>,
+    },
+}
+
+impl RegistryOptions {
+    /// A registry that serves everybody.
+    pub fn new(host: impl Into<String>) -> Self {
+        Self { host: host.into(), auth: RegistryAuth::None, page: 1000 }
+    }
+}
+
+/// A registry to push made-up images to; nodes pull them under [`Registry::image`]. Its
+/// projects are `registry` and `tiny`.
 #[derive(Debug)]
 pub struct Registry {
-    host: &'static str,
-    private: bool,
-    process: Process,
-    address: SocketAddr,
+    options: RegistryOptions,
+    service: Service,
+    tokens: Option<Tokens>,
     gate: Gate,
     http: ureq::Agent,
     program: Vec<u8>,
 }
 
 impl Registry {
-    /// The registry that stands for the [`MIRRORED_HOSTS`].
-    pub(crate) fn start_mirror(tools: &Tools, dirs: &Dirs, state: &Arc<StateFile>) -> Result<Self> {
-        Self::start("docker.io", false, tools, dirs, state)
-    }
-
-    /// The registry at [`PRIVATE_HOST`].
-    pub(crate) fn start_private(tools: &Tools, dirs: &Dirs, state: &Arc<StateFile>) -> Result<Self> {
-        Self::start(PRIVATE_HOST, true, tools, dirs, state)
-    }
-
-    fn start(host: &'static str, private: bool, tools: &Tools, dirs: &Dirs, state: &Arc<StateFile>) -> Result<Self> {
-        let name = if private { "registry-private" } else { "registry" };
-        let address = control_plane::free_address()?;
+    /// Starts a registry. Nodes know only those of their cluster, [`crate::Cluster::registry`].
+    ///
+    /// # Errors
+    /// If the home has a server of that name, or it does not start.
+    pub fn start(home: &Home, tools: &Tools, name: &str, options: RegistryOptions) -> Result<Self> {
+        let place = Place::new(home, name)?;
         let mut config = json!({
             "version": "0.1",
             "log": { "level": "warn", "accesslog": { "disabled": true } },
-            "storage": { "filesystem": { "rootdirectory": dirs.data().join(name) } },
-            "http": { "addr": address, "secret": "only needed by several instances" },
+            "storage": { "filesystem": { "rootdirectory": place.data } },
+            "http": {
+                "addr": place.address,
+                "secret": "only needed by several instances",
+                // It does not know of the TLS before it.
+                "relativeurls": true,
+            },
+            "tags": { "maxtags": options.page },
         });
-        if private {
-            let path = dirs.etc().join("htpasswd");
-            fs::write(&path, HTPASSWD)?;
-            if let Some(config) = config.as_object_mut() {
-                let auth = json!({ "htpasswd": { "realm": PRIVATE_HOST, "path": path } });
-                config.insert("auth".to_owned(), auth);
+        let path = |file: &str| home.dirs.etc().join(format!("{name}-{file}"));
+        let mut tokens = None;
+        let auth = match &options.auth {
+            RegistryAuth::None => None,
+            RegistryAuth::Password => {
+                fs::write(path("htpasswd"), format!("{USER}:{PASSWORD_HASH}\n"))?;
+                Some(json!({ "htpasswd": { "realm": options.host, "path": path("htpasswd") } }))
             }
-        }
-        let config_path = dirs.etc().join(format!("{name}.json"));
-        fs::write(&config_path, serde_json::to_vec_pretty(&config)?)?;
-        let program = Program {
-            name: name.to_owned(),
-            command: vec!["registry".to_owned(), "serve".to_owned(), config_path.display().to_string()],
-            log: dirs.logs().join(format!("{name}.log")),
+            RegistryAuth::Token { realm } => {
+                let tokens = tokens.insert(Tokens::start()?);
+                Some(json!({ "token": tokens.config(&path("keys.json"), realm.as_deref())? }))
+            }
         };
-        let process = Process::start_new(program, state)?;
-        wait_for_port(&process, address)?;
-        let http = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(Duration::from_secs(120)))
-            .proxy(None)
-            .build()
-            .new_agent();
-        Ok(Self {
-            host,
-            private,
-            process,
-            address,
-            gate: Gate::start(address)?,
-            http,
-            program: fs::read(tools.path("tiny"))?,
-        })
+        if let (Some(auth), Some(config)) = (auth, config.as_object_mut()) {
+            config.insert("auth".to_owned(), auth);
+        }
+        fs::write(path("config.json"), serde_json::to_vec_pretty(&config)?)?;
+        let program = tools.path("registry").display().to_string();
+        let command = vec![program, "serve".to_owned(), path("config.json").display().to_string()];
+        let service = Service::start(home, place, command, "/", String::new())?;
+        let gate = Gate::start(service.address)?;
+        let program = fs::read(tools.path("tiny"))?;
+        Ok(Self { options, service, tokens, gate, http: http::client(), program })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.service.address
+    }
+
+    /// The server that gives out its tokens at `/token`, with all that it was asked.
+    #[must_use]
+    pub fn token_server(&self) -> Option<&FakeServer> {
+        self.tokens.as_ref().map(Tokens::server)
     }
 
     /// How an image of this registry is named in a Pod.
     #[must_use]
     pub fn image(&self, repository: &str, tag: &str) -> String {
-        format!("{}/{repository}:{tag}", self.host)
+        format!("{}/{repository}:{tag}", self.options.host)
     }
 
     /// User and password, if it wants them.
     #[must_use]
     pub fn credentials(&self) -> Option<(&'static str, &'static str)> {
-        self.private.then_some((USER, PASSWORD))
+        (self.options.auth != RegistryAuth::None).then_some((USER, PASSWORD))
     }
 
     /// Makes up an image, pushes it and lets `tag` point to it; returns its digest, which is
@@ -120,19 +153,26 @@ impl Registry {
     /// # Errors
     /// If the registry refuses it.
     pub fn push(&self, repository: &str, tag: &str, spec: &ImageSpec) -> Result<String> {
+        self.push_tags(repository, &[tag], spec)
+    }
+
+    /// The same with any number of tags.
+    ///
+    /// # Errors
+    /// If the registry refuses it.
+    pub fn push_tags(&self, repository: &str, tags: &[&str], spec: &ImageSpec) -> Result<String> {
         let image = image::build(spec, &self.program)?;
         for blob in &image.blobs {
-            self.push_blob(repository, blob).with_context(|| format!("push a blob of {repository}:{tag}"))?;
+            self.push_blob(repository, blob).with_context(|| format!("push a blob of {repository}"))?;
         }
-        let mut last = String::new();
         for (manifest, media_type) in &image.manifests {
             self.put_manifest(repository, &manifest.digest, media_type, &manifest.bytes)?;
-            last.clone_from(&manifest.digest);
-            if image.manifests.last().is_some_and(|(top, _)| top.digest == last) {
-                self.put_manifest(repository, tag, media_type, &manifest.bytes)?;
-            }
         }
-        Ok(last)
+        let (last, media_type) = image.manifests.last().context("an image has a manifest")?;
+        for tag in tags {
+            self.put_manifest(repository, tag, media_type, &last.bytes)?;
+        }
+        Ok(last.digest.clone())
     }
 
     /// Lets the tag `to` point to what `from`, a tag or digest, points to.
@@ -142,8 +182,8 @@ impl Registry {
     pub fn retag(&self, repository: &str, from: &str, to: &str) -> Result<()> {
         let url = self.url(&format!("{repository}/manifests/{from}"));
         let request = self.http.get(url).header("Accept", format!("{MANIFEST}, {INDEX}"));
-        let reply = request.header("Authorization", self.authorization()).call()?;
-        let mut reply = succeeded(reply).with_context(|| format!("{repository}:{from}"))?;
+        let reply = request.header("Authorization", self.authorization(repository)?).call()?;
+        let mut reply = http::succeeded(reply).with_context(|| format!("{repository}:{from}"))?;
         let media_type = reply.body().mime_type().unwrap_or(MANIFEST).to_owned();
         let manifest = reply.body_mut().read_to_vec()?;
         self.put_manifest(repository, to, &media_type, &manifest)
@@ -168,46 +208,52 @@ impl Registry {
         self.gate.wait_held(repository, limit)
     }
 
-    pub(crate) fn stop(&self) -> Result<()> {
-        self.process.kill()
+    /// Kills it; what was pushed stays.
+    ///
+    /// # Errors
+    /// If the system refuses it.
+    pub fn stop(&self) -> Result<()> {
+        self.service.stop()
+    }
+
+    /// Starts it again after [`Registry::stop`], at the same address.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub fn resume(&self) -> Result<()> {
+        self.service.resume()
     }
 
     fn push_blob(&self, repository: &str, blob: &image::Blob) -> Result<()> {
         let url = self.url(&format!("{repository}/blobs/uploads/"));
-        let request = self.http.post(url).header("Authorization", self.authorization());
-        let reply = succeeded(request.send_empty()?)?;
+        let request = self.http.post(url).header("Authorization", self.authorization(repository)?);
+        let reply = http::succeeded(request.send_empty()?)?;
         let location = reply.headers().get("Location").context("no Location")?;
-        let url = format!("{}&digest={}", location.to_str()?, blob.digest);
-        let request = self.http.put(url).header("Authorization", self.authorization());
-        succeeded(request.content_type("application/octet-stream").send(&blob.bytes)?)?;
+        let url = format!("http://{}{}&digest={}", self.address(), location.to_str()?, blob.digest);
+        let request = self.http.put(url).header("Authorization", self.authorization(repository)?);
+        http::succeeded(request.content_type("application/octet-stream").send(&blob.bytes)?)?;
         Ok(())
     }
 
     fn put_manifest(&self, repository: &str, reference: &str, media_type: &str, manifest: &[u8]) -> Result<()> {
         let url = self.url(&format!("{repository}/manifests/{reference}"));
-        let request = self.http.put(url).header("Authorization", self.authorization());
-        succeeded(request.content_type(media_type).send(manifest)?)
+        let request = self.http.put(url).header("Authorization", self.authorization(repository)?);
+        http::succeeded(request.content_type(media_type).send(manifest)?)
             .with_context(|| format!("push {repository}:{reference}"))?;
         Ok(())
     }
 
     fn url(&self, path: &str) -> String {
-        format!("http://{}/v2/{path}", self.address)
+        format!("http://{}/v2/{path}", self.address())
     }
 
     /// A registry that asks for nothing ignores it.
-    fn authorization(&self) -> String {
-        format!("Basic {}", STANDARD.encode(format!("{USER}:{PASSWORD}")))
+    fn authorization(&self, repository: &str) -> Result<String> {
+        match &self.tokens {
+            Some(tokens) => Ok(format!("Bearer {}", tokens.push(repository)?)),
+            None => Ok(http::basic((USER, PASSWORD))),
+        }
     }
-}
-
-/// The reply, or what it says if it is not a success.
-fn succeeded(mut reply: ureq::http::Response<ureq::Body>) -> Result<ureq::http::Response<ureq::Body>> {
-    if !reply.status().is_success() {
-        let text = reply.body_mut().read_to_string().unwrap_or_default();
-        bail!("{}: {}", reply.status(), text.trim());
-    }
-    Ok(reply)
 }
 
 /// How a [`FaultyRegistry`] can fail.

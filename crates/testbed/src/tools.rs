@@ -19,14 +19,21 @@ struct Project {
     expected: u64,
 }
 
-const PROJECTS: [Project; 6] = [
+const PROJECTS: [Project; 10] = [
     Project::new("tiny", ".", 5),
     Project::new("cni", "tool", 20),
     Project::new("etcd", "tool", 45),
     Project::new("registry", "tool", 75),
     Project::new("containerd", "tool", 85),
     Project::new("kubernetes", "tool", 400),
+    Project::new("prometheus", "tool", 260),
+    Project::new("loki", "tool", 260),
+    Project::new("kwok", "tool", 80),
+    Project::new("helm", "tool", 110),
 ];
+
+/// What every cluster consists of.
+const CLUSTER: [&str; 6] = ["tiny", "cni", "etcd", "registry", "containerd", "kubernetes"];
 
 /// The built tools.
 #[derive(Clone, Debug)]
@@ -35,19 +42,34 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Builds what is not built yet, which takes about ten minutes on two cores the first time.
+    /// Builds what a cluster consists of, as far as it is not built yet; about ten minutes on
+    /// two cores the first time.
     ///
     /// # Errors
-    /// If the machine lacks something (every missing thing is named, with the command that
-    /// installs it) or a build fails.
+    /// See [`Tools::with`].
     pub fn ensure(progress: Progress<'_>) -> Result<Self> {
+        Self::with(&CLUSTER, progress)
+    }
+
+    /// Builds only the projects of these names (directories below `tools`), as far as they are
+    /// not built yet.
+    ///
+    /// # Errors
+    /// If there is no such project, the machine lacks something (every missing thing is named,
+    /// with the command that installs it) or a build fails.
+    pub fn with(names: &[&str], progress: Progress<'_>) -> Result<Self> {
+        let find = |name: &&str| PROJECTS.iter().find(|project| project.name == *name);
+        let projects: Vec<&Project> = names
+            .iter()
+            .map(|name| find(name).with_context(|| format!("there is no tool project {name:?}")))
+            .collect::<Result<_>>()?;
         let bin = paths::bin();
         fs::create_dir_all(&bin).with_context(|| bin.display().to_string())?;
-        prerequisites::ensure(&needed_go()?, progress)?;
+        prerequisites::ensure(&needed_go(&projects)?, progress)?;
         // Test binaries may run side by side; the second waits for the first.
         let lock = File::create(bin.join(".lock"))?;
         lock.lock()?;
-        for project in &PROJECTS {
+        for project in projects {
             project.ensure(&bin, progress)?;
         }
         Ok(Self { bin })
@@ -155,9 +177,9 @@ fn go_mod(project: &Project) -> Result<String> {
 }
 
 /// The newest version of Go that any of the projects asks for.
-fn needed_go() -> Result<String> {
+fn needed_go(projects: &[&Project]) -> Result<String> {
     let mut newest = String::new();
-    for project in &PROJECTS {
+    for project in projects {
         for line in go_mod(project)?.lines() {
             if let Some(version) = line.strip_prefix("go ")
                 && prerequisites::at_least(version, &newest)
@@ -179,7 +201,13 @@ fn required_version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use super::required_version;
+    use super::{Tools, required_version};
+
+    #[test]
+    fn an_unknown_project_is_named() {
+        let error = Tools::with(&["tiny", "docker"], &|_| ()).unwrap_err();
+        assert_eq!(error.to_string(), "there is no tool project \"docker\"");
+    }
 
     #[test]
     fn the_version_is_read_from_the_require_line() {
