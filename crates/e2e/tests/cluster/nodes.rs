@@ -190,6 +190,7 @@ spec:
     follows(bed, readiness_changed(bed, "lost-1")?, "the end of its Pod", |event| {
         event.verb == "delete" && before.contains(&event.name)
     })?;
+    let resumed_at = Timestamp::now();
     node.resume()?;
     bed.wait_cached("lost", 2)?;
     // It pulls again, and nobody else.
@@ -198,7 +199,11 @@ spec:
     let on: Vec<_> = new.iter().filter_map(|pod| Some(sight.all_pods.get(pod)?.node.as_str())).collect();
     ensure!(on == ["lost-1"], "{on:?}");
     drop(sight);
-    pulls_follow(bed, readiness_changed(bed, "lost-1")?, &new)
+    let audit = bed.cluster.audit()?;
+    let reports = audit.iter().filter(|event| event.user == "system:node:lost-1" && event.subresource == "status");
+    let reports = reports.filter(|event| event.resource == "nodes").map(|event| event.request_received);
+    let reported_at = reports.filter(|at| *at >= resumed_at).min().context("the kubelet reports again")?;
+    pulls_follow(bed, reported_at, &new)
 }
 
 pub fn a_machine_under_an_old_name_starts_empty(bed: &Bed) -> Result<()> {

@@ -79,10 +79,10 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     fleet.push(bed)?;
     registry.hold("cut-off/app-1");
     let want = |name: &str| {
-        registry.push(&format!("cut-off/{name}"), "1", &ImageSpec::runnable())?;
+        registry.push(&format!("beside/{name}"), "1", &ImageSpec::runnable())?;
         bed.apply(&format!(
             "{{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {{name: cut-off-{name}}},
-               spec: {{image: docker.io/cut-off/{name}, tag: '1'}}}}"
+               spec: {{image: docker.io/beside/{name}, tag: '1'}}}}"
         ))?;
         bed.wait_cached(&format!("cut-off-{name}"), 2)
     };
