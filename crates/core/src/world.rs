@@ -37,6 +37,7 @@ use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::status::is_news;
+use crate::texts::Texts;
 use crate::verdict::Verdict;
 
 pub(crate) use discoveries::DiscoveryEntry;
@@ -87,6 +88,8 @@ pub struct World {
     /// Per policy when it last started pulls; kept when it goes, because it may be
     /// there again before the delay has passed.
     pub(crate) starts: BTreeMap<Name, Starts>,
+    /// What memories are made of.
+    texts: Texts,
     /// Effects that are under way or failed.
     pub(crate) flights: BTreeMap<EffectKey, Flight>,
 
@@ -219,7 +222,7 @@ pub(crate) struct Refused {
 #[derive(Debug)]
 pub(crate) struct CacheEntry {
     pub(crate) memory: Memory,
-    /// The object as it was last seen or written.
+    /// The object as it was last seen or written, without what is in `memory`.
     pub(crate) object: NodeCache,
     /// Whether the watch has shown it: a list that lacks it then means that it is gone.
     seen: bool,
@@ -320,6 +323,7 @@ impl World {
             alarms: BTreeSet::new(),
             judgements: BTreeSet::new(),
             starts: BTreeMap::new(),
+            texts: Texts::default(),
             flights: BTreeMap::new(),
             stale: Stale::default(),
             dirty: Dirty::default(),
@@ -539,7 +543,7 @@ impl World {
     /// backoff after it was due.
     fn yields_until(&self, node: &Node, image: &Image, policy: &Policy) -> Option<Timestamp> {
         let memory = self.memory_of(node)?;
-        let record = memory.images.get(&image.reference).and_then(|record| record.failure.as_ref());
+        let record = memory.images.get(&image.reference).and_then(|record| record.failure.as_deref());
         let failure = record.or(memory.node_failure.as_ref())?;
         let wait = policy.backoff.delay(failure.count, &node.name).saturating_add(policy.backoff.max);
         Some(failure.at.checked_add(wait).unwrap_or(Timestamp::MAX))
