@@ -29,7 +29,7 @@ enum Task {
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Measure how good Drop's decisions are.
+    /// Measure how good and how fast Drop's decisions are.
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Write the files that are generated from the code.
