@@ -272,12 +272,18 @@ fn is_target(world: &World, node: &str, entry: &ImageEntry) -> bool {
     standing_on(world, node, entry).is_some()
 }
 
-/// The status of a CachedImageSet, from what its CachedImages show.
-pub(crate) fn cached_image_set(world: &World, entry: &SetEntry, now: Timestamp) -> CachedImageSetStatus {
+/// The status of a CachedImageSet, from what its CachedImages show. `is_current` says
+/// whether they are as the set wants them.
+pub(crate) fn cached_image_set(
+    world: &World,
+    entry: &SetEntry,
+    is_current: bool,
+    now: Timestamp,
+) -> CachedImageSetStatus {
     let owned = world.children.get(&entry.set.uid).into_iter().flatten();
     let owned: Vec<&ImageEntry> = owned.filter_map(|name| world.images.get(name)).collect();
     let number_ready = owned.iter().filter(|child| is_ready(child)).count();
-    let (reason, message) = set_reason(world, entry, &owned, number_ready);
+    let (reason, message) = set_reason(world, entry, &owned, number_ready, is_current);
     let is_ready = reason == "AllReady";
     let previous = condition::ready(&entry.published.status.conditions);
     CachedImageSetStatus {
@@ -294,12 +300,21 @@ pub(crate) fn cached_image_set(world: &World, entry: &SetEntry, now: Timestamp) 
     }
 }
 
+/// Whether a child shows that it is ready as it is now, and not as it was before an edit.
 fn is_ready(child: &ImageEntry) -> bool {
-    condition::ready(&child.published.status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True)
+    let status = &child.published.status;
+    status.observed_generation == child.image.generation
+        && condition::ready(&status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True)
 }
 
 /// The reason and message of a CachedImageSet's Ready condition.
-fn set_reason(world: &World, entry: &SetEntry, owned: &[&ImageEntry], number_ready: usize) -> (String, String) {
+fn set_reason(
+    world: &World,
+    entry: &SetEntry,
+    owned: &[&ImageEntry],
+    number_ready: usize,
+    is_current: bool,
+) -> (String, String) {
     let members = &entry.members;
     let say = |reason: &str, message: String| (reason.to_owned(), shortened(&message, 1024));
     let policy = entry.set.spec.discovery_policy_ref.as_ref().map(|policy| &policy.name);
@@ -349,7 +364,7 @@ fn set_reason(world: &World, entry: &SetEntry, owned: &[&ImageEntry], number_rea
     if !is_discovered {
         return say("Progressing", format!("{progress}; discovery has not run yet{repeated}"));
     }
-    if number_ready == owned.len() && owned.len() >= members.children.len() {
+    if is_current && number_ready == owned.len() {
         return say("AllReady", format!("{progress}{repeated}"));
     }
     let next = owned.iter().filter(|child| !is_ready(child) && child.published.status.phase.is_some());

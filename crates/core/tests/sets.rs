@@ -201,3 +201,26 @@ fn a_refused_child_is_shown_and_asked_for_again() {
     lab.settle();
     assert_eq!(shows(&lab, "web"), "AllReady 1/1");
 }
+
+#[test]
+fn a_set_is_not_ready_by_what_its_children_were_before_an_edit() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "x".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "y".to_owned())));
+    lab.set("web", |spec| {
+        spec.images = entries(&["x:1"]);
+        spec.node_selector = [("pool".to_owned(), "x".to_owned())].into();
+    });
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 1/1");
+    lab.set("web", |spec| spec.node_selector = [("pool".to_owned(), "y".to_owned())].into());
+    let mut claims = 0;
+    lab.until(|lab| {
+        let status = lab.api.sets["web"].status.clone().unwrap_or_default();
+        let is_new = status.observed_generation == Some(2);
+        claims += usize::from(is_new && shows(lab, "web").starts_with("AllReady") && lab.pods_of("x:1").len() < 2);
+        is_new && shows(lab, "web") == "AllReady 1/1"
+    });
+    assert_eq!(claims, 0);
+    assert_eq!(lab.pods_of("x:1").len(), 2, "it was pulled where it is wanted now");
+}
