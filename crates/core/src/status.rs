@@ -26,15 +26,19 @@ use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, World};
 /// Ready reasons that only tell how far a roll-out is.
 const PROGRESS: [&str; 3] = ["Waiting", "Pulling", "Progressing"];
 
+/// Whether conditions only tell how far a roll-out is.
+#[must_use]
+pub fn is_progress(conditions: &[Condition]) -> bool {
+    condition::ready(conditions).is_some_and(|ready| PROGRESS.contains(&ready.reason.as_str()))
+}
+
 /// Whether conditions changed in a way that people wait for, and not only from
 /// one step of progress to another.
 #[must_use]
 pub fn is_news(before: &[Condition], after: &[Condition]) -> bool {
+    let progresses = is_progress(before) && is_progress(after);
     match (condition::ready(before), condition::ready(after)) {
-        (Some(before), Some(after)) => {
-            let progress = |condition: &Condition| PROGRESS.contains(&condition.reason.as_str());
-            before.status != after.status || (before.reason != after.reason && !(progress(before) && progress(after)))
-        }
+        (Some(before), Some(after)) => before.status != after.status || (before.reason != after.reason && !progresses),
         (before, after) => before != after,
     }
 }

@@ -224,3 +224,24 @@ fn a_set_is_not_ready_by_what_its_children_were_before_an_edit() {
     assert_eq!(claims, 0);
     assert_eq!(lab.pods_of("x:1").len(), 2, "it was pulled where it is wanted now");
 }
+
+#[test]
+fn a_set_costs_one_creation_and_one_status_for_each_image() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.policy("fast", |spec| {
+        spec.max_concurrent_nodes = 2;
+        spec.min_delay_between_pulls = lab::duration("0s");
+        spec.images_per_pod = 20;
+    });
+    lab.knobs.pull = lab::secs(0.2);
+    lab.set("web", |spec| {
+        spec.policy_ref = Some(LocalObjectReference { name: "fast".to_owned() });
+        spec.images = (0..20).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect();
+    });
+    lab.settle();
+    let count = |is: fn(&EffectKey) -> bool| lab.record.requests.iter().filter(|(_, key)| is(key)).count();
+    assert_eq!(count(|key| matches!(key, EffectKey::Child { .. })), 20);
+    assert_eq!(count(|key| matches!(key, EffectKey::Image(_))), 20);
+    assert_eq!(count(|key| matches!(key, EffectKey::CreatePod(_))), 2);
+    assert_eq!(count(|key| matches!(key, EffectKey::Tell(..))), 1, "the set tells that all is ready");
+}

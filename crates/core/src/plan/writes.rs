@@ -65,6 +65,15 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         }
         let status = status::cached_image(world, entry, now);
+        // What a set has only just made has nothing to show yet that its set does not.
+        let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
+        if is_new_child && status::is_progress(&status.conditions) {
+            let shown_at = entry.seen_at.checked_add(world.settings.progress_interval).unwrap_or(Timestamp::MAX);
+            if shown_at > now {
+                plan.wake(shown_at);
+                continue;
+            }
+        }
         let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
         if publish(world, &entry.published, status, notice, now, plan, effect) {
