@@ -174,6 +174,8 @@ pub(crate) struct Published<S> {
     /// Whether a write of it is under way.
     is_under_way: bool,
     pub(crate) written_at: Option<Timestamp>,
+    /// Whether another object shows the progress of the whole that it is a part of.
+    pub(crate) is_part: bool,
     /// Writes since the last news, which only showed progress.
     pub(crate) progress: u32,
 }
@@ -195,7 +197,7 @@ impl<S: Clone> Published<S> {
 
     /// A status that the watch shows, and that nobody has written yet.
     fn new(status: S) -> Self {
-        Self { status, is_confirmed: true, is_under_way: false, written_at: None, progress: 0 }
+        Self { status, is_confirmed: true, is_under_way: false, written_at: None, is_part: false, progress: 0 }
     }
 
     /// Takes a write as done that was only just asked for.
@@ -671,6 +673,16 @@ impl World {
     pub(crate) fn is_meant_for(&self, image: &Reference, node: &Node) -> bool {
         let wanted_by = self.wanted.get(image).into_iter().flatten();
         wanted_by.filter_map(|name| self.images.get(name)).any(|entry| entry.selects(node))
+    }
+
+    /// Whether CachedImages of a set are being created.
+    pub(crate) fn is_filled(&self, set: &Name) -> bool {
+        let first = EffectKey::Child { set: set.clone(), child: "".into() };
+        let of_set = self
+            .flights
+            .range(first..)
+            .take_while(|(key, _)| matches!(key, EffectKey::Child { set: of, .. } if of == set));
+        of_set.into_iter().any(|(_, flight)| flight.not_before.is_none())
     }
 
     /// Whether an effect about `key` may be issued at `now`.

@@ -245,3 +245,14 @@ fn a_set_costs_one_creation_and_one_status_for_each_image() {
     assert_eq!(count(|key| matches!(key, EffectKey::CreatePod(_))), 2);
     assert_eq!(count(|key| matches!(key, EffectKey::Tell(..))), 1, "the set tells that all is ready");
 }
+
+#[test]
+fn pulls_of_a_new_set_wait_until_all_its_images_are_known() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    // Answers to the creations come one after another.
+    lab.knobs.jitter = Some(lab::Rng::new(7));
+    lab.knobs.request = lab::secs(0.5);
+    lab.set("web", |spec| spec.images = (0..8).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect());
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 1, "{:?}", lab.starts());
+}

@@ -136,7 +136,11 @@ impl World {
         // Progress is shown at ever longer intervals: a roll-out that takes hours need
         // not be followed by the second.
         let progress = Backoff { initial: self.settings.progress_interval, max: self.settings.progress_interval * 6 };
-        let interval = if urgent { self.settings.status_interval } else { progress.nominal(published.progress + 1) };
+        let interval = match urgent {
+            true => self.settings.status_interval,
+            false if published.is_part => progress.max,
+            false => progress.nominal(published.progress + 1),
+        };
         published.written_at.map(|at| at.checked_add(interval).unwrap_or(Timestamp::MAX))
     }
 }

@@ -49,7 +49,7 @@ impl World {
             self.forget_standings(&name);
             self.own(&image);
             self.want(&image);
-            let published = Published::new(status);
+            let published = Published { is_part: image.set.is_some(), ..Published::new(status) };
             let entry = ImageEntry {
                 image,
                 placement: None,
