@@ -2,23 +2,24 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
-mod lab;
+mod common;
 
 use std::collections::BTreeSet;
 
+use common::Lab;
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
 use drop_api::scheduling::Toleration;
 use drop_core::effect::EffectKey;
-use lab::{Fate, Lab};
+use drop_sim::Fate;
 
 fn entries(images: &[&str]) -> Vec<ImageEntry> {
     images.iter().map(|image| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() }).collect()
 }
 
 /// The reason of a set's Ready condition, and how many images are ready.
-fn shows(lab: &Lab, set: &str) -> String {
+fn shows(lab: &drop_sim::Lab, set: &str) -> String {
     let status = lab.api.sets[set].status.clone().unwrap_or_default();
     let reason = condition::ready(&status.conditions).map(|ready| ready.reason.clone());
     format!("{} {}", reason.unwrap_or_default(), status.ready.unwrap_or_default())
@@ -157,7 +158,7 @@ fn invalid_entries_are_named_and_the_others_are_cached() {
 #[test]
 fn the_worst_child_is_named() {
     let mut lab = Lab::with_nodes(&["a"]);
-    lab.knobs.broken_images.insert("docker.io/library/bad:1".to_owned(), ("ErrImagePull", "not found"));
+    lab.knobs.broken_images.insert("docker.io/library/bad:1".to_owned(), ("ErrImagePull", "not found").into());
     lab.set("web", |spec| spec.images = entries(&["good:1", "bad:1"]));
     lab.until(|lab| shows(lab, "web") == "Degraded 1/2");
     assert!(message(&lab, "web").starts_with("docker.io/library/bad:1: ErrImagePull: a: "), "{}", message(&lab, "web"));
