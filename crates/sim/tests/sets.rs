@@ -202,3 +202,58 @@ fn a_refused_child_is_shown_and_asked_for_again() {
     lab.settle();
     assert_eq!(shows(&lab, "web"), "AllReady 1/1");
 }
+
+#[test]
+fn a_set_is_not_ready_by_what_its_children_were_before_an_edit() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "x".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "y".to_owned())));
+    lab.set("web", |spec| {
+        spec.images = entries(&["x:1"]);
+        spec.node_selector = [("pool".to_owned(), "x".to_owned())].into();
+    });
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 1/1");
+    lab.set("web", |spec| spec.node_selector = [("pool".to_owned(), "y".to_owned())].into());
+    let mut claims = 0;
+    lab.until(|lab| {
+        let status = lab.api.sets["web"].status.clone().unwrap_or_default();
+        let is_new = status.observed_generation == Some(2);
+        claims += usize::from(is_new && shows(lab, "web").starts_with("AllReady") && lab.pods_of("x:1").len() < 2);
+        is_new && shows(lab, "web") == "AllReady 1/1"
+    });
+    assert_eq!(claims, 0);
+    assert_eq!(lab.pods_of("x:1").len(), 2, "it was pulled where it is wanted now");
+}
+
+#[test]
+fn a_set_costs_one_creation_and_one_status_for_each_image() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.policy("fast", |spec| {
+        spec.max_concurrent_nodes = 2;
+        spec.min_delay_between_pulls = lab::duration("0s");
+        spec.images_per_pod = 20;
+    });
+    lab.knobs.pull = lab::secs(0.2);
+    lab.set("web", |spec| {
+        spec.policy_ref = Some(LocalObjectReference { name: "fast".to_owned() });
+        spec.images = (0..20).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect();
+    });
+    lab.settle();
+    let count = |is: fn(&EffectKey) -> bool| lab.record.requests.iter().filter(|(_, key)| is(key)).count();
+    assert_eq!(count(|key| matches!(key, EffectKey::Child { .. })), 20);
+    assert_eq!(count(|key| matches!(key, EffectKey::Image(_))), 20);
+    assert_eq!(count(|key| matches!(key, EffectKey::CreatePod(_))), 2);
+    assert_eq!(count(|key| matches!(key, EffectKey::Tell(..))), 1, "the set tells that all is ready");
+}
+
+#[test]
+fn pulls_of_a_new_set_wait_until_all_its_images_are_known() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    // Answers to the creations come one after another.
+    lab.knobs.jitter = Some(lab::Rng::new(7));
+    lab.knobs.request = lab::secs(0.5);
+    lab.set("web", |spec| spec.images = (0..8).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect());
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 1, "{:?}", lab.starts());
+}
