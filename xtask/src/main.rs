@@ -5,6 +5,7 @@
 mod bench;
 mod cluster;
 mod demo;
+mod fuzz;
 mod generate;
 mod reference;
 mod test;
@@ -26,6 +27,8 @@ enum Task {
     Demo(demo::Demo),
     /// Run all tests, those on a real cluster included.
     Test(test::Test),
+    /// Try random clusters on virtual time, from a random seed on.
+    Fuzz(fuzz::Fuzz),
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Demo(demo) => demo::run(&demo),
         Task::Test(test) => test::run(&test),
+        Task::Fuzz(fuzz) => fuzz::run(&fuzz),
         Task::Cluster(command) => cluster::run(command),
         Task::Bench(bench) => bench::run(&bench),
         Task::Gen => generate::run(),
