@@ -33,9 +33,14 @@ pub fn its_manifests_apply_unmodified(bed: &Bed) -> Result<()> {
     let _backends = serve_examples(bed)?;
     let examples = root.join("examples");
     apply_all(bed, &examples)?;
+    // Their Secrets come with the seed.
+    for policy in ["newest-applications", "popular-images"] {
+        wait_discovery(bed, policy, "SecretNotFound", |_| true)?;
+    }
     bed.wait_cached("golang-ci", 1)?;
     bed.wait_cached("alpine-3-20", 2)?;
     bed.wait_cached("builder", 2)?;
+    wait_set(bed, "toolchain", "AllReady 3/3")?;
     wait_set(bed, "what-saves-most", "AllReady 2/2")?;
     discover_from_the_command_line(bed, &examples.join(EXAMPLE))?;
 
@@ -184,6 +189,8 @@ fn apply_seed(bed: &Bed, folder: &Path) -> Result<()> {
         ("ci-build-images", "ci-image-discovery", 3),
         ("auto-cached-ci-images", "popular-build-images", 4),
         ("registry-discovered-apps", "latest-app-tags", 9),
+        ("newest-applications", "newest-applications", 6),
+        ("popular-images", "popular-images", 3),
     ];
     for (set, policy, images) in sets {
         wait_set(bed, set, &format!("AllReady {images}/{images}"))?;
