@@ -35,7 +35,7 @@ impl Health {
     /// Takes in what `node` now remembers of the image. Returns whether the
     /// newest success was on `node` and has to be looked for again.
     pub fn update(&mut self, node: &Name, record: Option<&Record>) -> bool {
-        match record.and_then(|record| record.failure.as_ref()) {
+        match record.and_then(|record| record.failure.as_deref()) {
             Some(failure) => drop(self.failing.insert(node.clone(), failure.clone())),
             None => drop(self.failing.remove(node)),
         }

@@ -36,6 +36,7 @@ pub mod reference;
 pub mod registry;
 pub mod settings;
 pub mod status;
+pub mod texts;
 pub mod verdict;
 pub mod world;
 

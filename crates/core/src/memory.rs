@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drop_api::GoDuration;
-use drop_api::node_cache::{self, FailureScope, ImageRecord, NodeCache, PullStart};
+use drop_api::node_cache::{self, FailureScope, ImageRecord, NodeCacheStatus, PullStart};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
@@ -11,6 +11,7 @@ use crate::backoff::Backoff;
 use crate::failure::{classify, shortened};
 use crate::pull_pod::{End, Outcome, PullPod};
 use crate::reference::Reference;
+use crate::texts::Texts;
 
 /// The most images that a NodeCache holds.
 pub const MAX_IMAGES: usize = 2000;
@@ -46,8 +47,8 @@ pub struct Record {
     pub size: Option<u64>,
     /// Pulls that were tried.
     pub attempts: u32,
-    /// The failures since the last success.
-    pub failure: Option<Failure>,
+    /// The failures since the last success. Boxed, because most have none.
+    pub failure: Option<Box<Failure>>,
 }
 
 /// An image that was there and was removed.
@@ -158,14 +159,14 @@ impl Memory {
                         FailureScope::Node | FailureScope::Unknown => count,
                     };
                     let wait = context.backoff.delay(count, container.image.as_str());
-                    record.failure = Some(Failure {
+                    record.failure = Some(Box::new(Failure {
                         scope: cause.scope,
                         reason,
                         message: cause.message.into(),
                         count,
                         at: context.now,
                         retry_at: context.now.checked_add(wait).ok(),
-                    });
+                    }));
                 }
                 None => {}
             }
@@ -214,18 +215,17 @@ impl Memory {
         *self == Self::default()
     }
 
-    /// Reads a NodeCache.
+    /// Reads a NodeCache's status, sharing its texts with all others.
     #[must_use]
-    pub fn from_api(object: &NodeCache) -> Self {
-        let status = object.status.clone().unwrap_or_default();
+    pub fn from_api(status: &NodeCacheStatus, texts: &mut Texts) -> Self {
         Self {
-            last_pod: status.last_pod_uid.map(Into::into),
-            starts: status.pull_starts.into_iter().map(|start| (start.policy.into(), start.at)).collect(),
-            node_failure: status.node_failure.map(Failure::from_api),
+            last_pod: status.last_pod_uid.as_deref().map(Into::into),
+            starts: status.pull_starts.iter().map(|start| (texts.share(&start.policy), start.at)).collect(),
+            node_failure: status.node_failure.as_ref().map(|failure| Failure::from_api(failure, texts)),
             images: status
                 .images
-                .into_iter()
-                .map(|image| (Reference::parse(&image.image), Record::from_api(image)))
+                .iter()
+                .map(|image| (Reference::parse(&image.image).shared(texts), Record::from_api(image, texts)))
                 .collect(),
         }
     }
@@ -241,6 +241,14 @@ impl Memory {
     pub fn pull_starts(&self) -> Vec<PullStart> {
         self.starts.iter().map(|(policy, at)| PullStart { policy: policy.to_string(), at: *at }).collect()
     }
+}
+
+/// Takes out of a NodeCache's status what a [`Memory`] holds of it.
+pub fn forget(status: &mut NodeCacheStatus) {
+    status.last_pod_uid = None;
+    status.pull_starts = Vec::new();
+    status.node_failure = None;
+    status.images = Vec::new();
 }
 
 impl Record {
@@ -268,18 +276,19 @@ impl Record {
         self.failure = None;
     }
 
-    fn from_api(image: ImageRecord) -> Self {
-        let digest = image.digest.map(Into::into);
-        let duration = image.pull_duration.map(|duration| duration.get());
+    fn from_api(image: &ImageRecord, texts: &mut Texts) -> Self {
+        let digest = image.digest.as_deref().map(|digest| texts.share(digest));
+        let duration = image.pull_duration.as_ref().map(GoDuration::get);
         Self {
             pulled: image.pulled_at.map(|at| Pulled { at, duration, digest }),
             found_at: image.found_at,
             eviction: image
                 .eviction
+                .as_ref()
                 .map(|eviction| Eviction { count: u32::try_from(eviction.count).unwrap_or_default(), at: eviction.at }),
             size: image.size_bytes.and_then(|size| u64::try_from(size).ok()),
             attempts: u32::try_from(image.attempts).unwrap_or_default(),
-            failure: image.failure.map(Failure::from_api),
+            failure: image.failure.as_ref().map(|failure| Box::new(Failure::from_api(failure, texts))),
         }
     }
 
@@ -299,17 +308,17 @@ impl Record {
             }),
             size_bytes: self.size.and_then(|size| i64::try_from(size).ok()),
             attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
-            failure: self.failure.as_ref().map(Failure::to_api),
+            failure: self.failure.as_deref().map(Failure::to_api),
         }
     }
 }
 
 impl Failure {
-    fn from_api(failure: node_cache::Failure) -> Self {
+    fn from_api(failure: &node_cache::Failure, texts: &mut Texts) -> Self {
         Self {
             scope: failure.scope,
-            reason: failure.reason.into(),
-            message: failure.message.into(),
+            reason: texts.share(&failure.reason),
+            message: texts.share(&failure.message),
             count: u32::try_from(failure.count).unwrap_or_default(),
             at: failure.at,
             retry_at: failure.retry_at,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use crate::texts::Texts;
+
 /// A full image reference, normalised as container runtimes do: with registry
 /// host and with tag or digest, so that `alpine:3.20` and
 /// `docker.io/library/alpine:3.20` compare equal.
@@ -49,6 +51,12 @@ impl Reference {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         Self::new(text, None, None)
+    }
+
+    /// The same reference, sharing its text with all others of `texts`.
+    #[must_use]
+    pub fn shared(&self, texts: &mut Texts) -> Self {
+        Self(texts.share(&self.0))
     }
 
     /// The whole text: `docker.io/library/alpine:3.20`.

@@ -7,9 +7,11 @@ use super::Plan;
 use super::pods::record;
 use crate::backoff::Backoff;
 use crate::effect::{Effect, EffectKey};
+use crate::memory::{self, Memory};
 use crate::notice::{self, Notice};
 use crate::status::{self, Status};
-use crate::world::{Published, World};
+use crate::texts::Texts;
+use crate::world::{CacheEntry, Published, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
@@ -28,8 +30,8 @@ pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
         let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
         let effect = record(world, node, memory, Vec::new(), now);
         let Effect::RecordNode { cache, .. } = &effect else { continue };
-        let current = world.caches.get(name).map(|entry| &entry.object);
-        let unchanged = current.is_some_and(|object| says_the_same(object, cache));
+        let current = world.caches.get(name);
+        let unchanged = current.is_some_and(|current| says_the_same(current, cache));
         let is_empty = cache.status.as_ref().is_none_or(|status| status.images.is_empty());
         let nothing_to_say = current.is_none() && is_empty && !long_pulls.contains(name);
         if unchanged || nothing_to_say {
@@ -40,15 +42,16 @@ pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// Whether two NodeCaches differ in nothing that is worth a write. An image's size
-/// is known a while after its pull, and goes with the next write.
-fn says_the_same(one: &NodeCache, other: &NodeCache) -> bool {
-    let without_sizes = |cache: &NodeCache| {
-        let mut status = cache.status.clone().unwrap_or_default();
-        status.images.iter_mut().for_each(|image| image.size_bytes = None);
-        status
-    };
-    one.spec == other.spec && without_sizes(one) == without_sizes(other)
+/// Whether `cache` differs from the object that is there in nothing that is worth a
+/// write. An image's size is known a while after its pull, and goes with the next write.
+fn says_the_same(current: &CacheEntry, cache: &NodeCache) -> bool {
+    let mut status = cache.status.clone().unwrap_or_default();
+    let mut memory = Memory::from_api(&status, &mut Texts::default());
+    memory::forget(&mut status);
+    for (image, record) in &mut memory.images {
+        record.size = current.memory.images.get(image).and_then(|known| known.size);
+    }
+    current.object.spec == cache.spec && current.object.status.as_ref() == Some(&status) && current.memory == memory
 }
 
 pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
@@ -62,6 +65,15 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         }
         let status = status::cached_image(world, entry, now);
+        // What a set has only just made has nothing to show yet that its set does not.
+        let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
+        if is_new_child && status::is_progress(&status.conditions) {
+            let shown_at = entry.seen_at.checked_add(world.settings.progress_interval).unwrap_or(Timestamp::MAX);
+            if shown_at > now {
+                plan.wake(shown_at);
+                continue;
+            }
+        }
         let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
         if publish(world, &entry.published, status, notice, now, plan, effect) {
@@ -124,7 +136,11 @@ impl World {
         // Progress is shown at ever longer intervals: a roll-out that takes hours need
         // not be followed by the second.
         let progress = Backoff { initial: self.settings.progress_interval, max: self.settings.progress_interval * 6 };
-        let interval = if urgent { self.settings.status_interval } else { progress.nominal(published.progress + 1) };
+        let interval = match urgent {
+            true => self.settings.status_interval,
+            false if published.is_part => progress.max,
+            false => progress.nominal(published.progress + 1),
+        };
         published.written_at.map(|at| at.checked_add(interval).unwrap_or(Timestamp::MAX))
     }
 }

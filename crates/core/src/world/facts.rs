@@ -11,7 +11,7 @@ use crate::effect::{EffectKey, PodOrder};
 use crate::event::Kind;
 use crate::health::Health;
 use crate::image::Image;
-use crate::memory::Memory;
+use crate::memory::{self, Memory};
 use crate::node::Node;
 use crate::policy::{BUILT_IN, Policy};
 use crate::pull_pod::{Container, ContainerState, PullPod, Steps};
@@ -49,13 +49,14 @@ impl World {
             self.forget_standings(&name);
             self.own(&image);
             self.want(&image);
-            let published = Published::new(status);
+            let published = Published { is_part: image.set.is_some(), ..Published::new(status) };
             let entry = ImageEntry {
                 image,
                 placement: None,
                 tally: Tally::default(),
                 rank: 0,
                 refused: None,
+                seen_at: now,
                 edited_at: None,
                 published,
             };
@@ -299,7 +300,7 @@ impl World {
         self.stale.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
     }
 
-    pub(super) fn set_cache(&mut self, object: NodeCache, seen: bool) {
+    pub(super) fn set_cache(&mut self, mut object: NodeCache, seen: bool) {
         let Some(name) = object.metadata.name.as_deref().map(Name::from) else { return };
         // The answer to a write may come before the watch shows the state that
         // the write replaced.
@@ -307,7 +308,9 @@ impl World {
         if self.caches.get(&name).is_some_and(older) {
             return;
         }
-        let memory = Memory::from_api(&object);
+        let status = object.status.get_or_insert_default();
+        let memory = Memory::from_api(status, &mut self.texts);
+        memory::forget(status);
         let unchanged =
             self.caches.get(&name).is_some_and(|known| known.memory == memory && known.object.spec == object.spec);
         for (policy, at) in &memory.starts {
