@@ -313,7 +313,7 @@ pub struct LokiParser {
     /// The kind of log lines.
     #[serde(rename = "type")]
     pub type_: LokiParserType,
-    /// The field with the Pod's name.
+    /// The field with the Pod's name. No signal depends on it.
     #[schemars(length(min = 1, max = 128))]
     pub pod_field: String,
     /// The field with the event's reason.

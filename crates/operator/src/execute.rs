@@ -55,6 +55,8 @@ pub struct Resources {
     /// The time limit of one effect: what is begun while the Lease is relied on
     /// ends before it does.
     pub time_limit: Duration,
+    /// How long sources of DiscoveryPolicies may take.
+    pub limits: Limits,
     permits: Arc<Semaphore>,
     /// Publishes Events, and counts those that say the same as one before.
     recorder: Recorder,
@@ -69,6 +71,7 @@ impl Resources {
         metrics: Arc<Metrics>,
         leadership: Leadership,
         time_limit: Duration,
+        limits: Limits,
     ) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), MANAGER.into()),
@@ -78,6 +81,7 @@ impl Resources {
             metrics,
             leadership,
             time_limit,
+            limits,
             permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
         }
     }
@@ -167,7 +171,7 @@ impl Executor {
             }
             Effect::Discover(order) => {
                 let secrets = Api::namespaced(self.resources.client.clone(), &self.resources.namespace);
-                let discovered = discover::run(order, &secrets, Limits::default()).await;
+                let discovered = discover::run(order, &secrets, self.resources.limits).await;
                 Ok(Report::Discovered(Box::new(discovered)))
             }
             Effect::PatchDiscovery { policy, status } => {

@@ -63,8 +63,15 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let ready = Arc::new(AtomicBool::new(false));
     let router = http::router(http::Context { ready: ready.clone(), queries, metrics: metrics.clone() });
     let class = args.pod_priority_class.as_deref();
-    let resources =
-        Resources::new(client, &args.pod_namespace, class, metrics, leadership.clone(), durations.request());
+    let resources = Resources::new(
+        client,
+        &args.pod_namespace,
+        class,
+        metrics,
+        leadership.clone(),
+        durations.request(),
+        args.limits(),
+    );
     tokio::select! {
         () = lead(args, &resources, &ready, &mut questions) => {}
         () = candidate.run(), if args.leader_election => {}
