@@ -75,7 +75,8 @@ pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Opt
         // While it is repaired it goes to and fro between these two, node by node.
         (State::Cached, State::Evicted) => (true, "Evicted"),
         (State::Failing, State::Cached | State::Progress) => (false, "Recovered"),
-        (State::Progress | State::Evicted | State::Idle, State::Cached) => (false, "Cached"),
+        // Of what a set has the set tells.
+        (State::Progress | State::Evicted | State::Idle, State::Cached) if image.set.is_none() => (false, "Cached"),
         _ => return None,
     };
     Some(Notice {

@@ -26,15 +26,19 @@ use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, World};
 /// Ready reasons that only tell how far a roll-out is.
 const PROGRESS: [&str; 3] = ["Waiting", "Pulling", "Progressing"];
 
+/// Whether conditions only tell how far a roll-out is.
+#[must_use]
+pub fn is_progress(conditions: &[Condition]) -> bool {
+    condition::ready(conditions).is_some_and(|ready| PROGRESS.contains(&ready.reason.as_str()))
+}
+
 /// Whether conditions changed in a way that people wait for, and not only from
 /// one step of progress to another.
 #[must_use]
 pub fn is_news(before: &[Condition], after: &[Condition]) -> bool {
+    let progresses = is_progress(before) && is_progress(after);
     match (condition::ready(before), condition::ready(after)) {
-        (Some(before), Some(after)) => {
-            let progress = |condition: &Condition| PROGRESS.contains(&condition.reason.as_str());
-            before.status != after.status || (before.reason != after.reason && !(progress(before) && progress(after)))
-        }
+        (Some(before), Some(after)) => before.status != after.status || (before.reason != after.reason && !progresses),
         (before, after) => before != after,
     }
 }
@@ -272,12 +276,18 @@ fn is_target(world: &World, node: &str, entry: &ImageEntry) -> bool {
     standing_on(world, node, entry).is_some()
 }
 
-/// The status of a CachedImageSet, from what its CachedImages show.
-pub(crate) fn cached_image_set(world: &World, entry: &SetEntry, now: Timestamp) -> CachedImageSetStatus {
+/// The status of a CachedImageSet, from what its CachedImages show. `is_current` says
+/// whether they are as the set wants them.
+pub(crate) fn cached_image_set(
+    world: &World,
+    entry: &SetEntry,
+    is_current: bool,
+    now: Timestamp,
+) -> CachedImageSetStatus {
     let owned = world.children.get(&entry.set.uid).into_iter().flatten();
     let owned: Vec<&ImageEntry> = owned.filter_map(|name| world.images.get(name)).collect();
     let number_ready = owned.iter().filter(|child| is_ready(child)).count();
-    let (reason, message) = set_reason(world, entry, &owned, number_ready);
+    let (reason, message) = set_reason(world, entry, &owned, number_ready, is_current);
     let is_ready = reason == "AllReady";
     let previous = condition::ready(&entry.published.status.conditions);
     CachedImageSetStatus {
@@ -294,12 +304,21 @@ pub(crate) fn cached_image_set(world: &World, entry: &SetEntry, now: Timestamp) 
     }
 }
 
+/// Whether a child shows that it is ready as it is now, and not as it was before an edit.
 fn is_ready(child: &ImageEntry) -> bool {
-    condition::ready(&child.published.status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True)
+    let status = &child.published.status;
+    status.observed_generation == child.image.generation
+        && condition::ready(&status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True)
 }
 
 /// The reason and message of a CachedImageSet's Ready condition.
-fn set_reason(world: &World, entry: &SetEntry, owned: &[&ImageEntry], number_ready: usize) -> (String, String) {
+fn set_reason(
+    world: &World,
+    entry: &SetEntry,
+    owned: &[&ImageEntry],
+    number_ready: usize,
+    is_current: bool,
+) -> (String, String) {
     let members = &entry.members;
     let say = |reason: &str, message: String| (reason.to_owned(), shortened(&message, 1024));
     let policy = entry.set.spec.discovery_policy_ref.as_ref().map(|policy| &policy.name);
@@ -349,7 +368,7 @@ fn set_reason(world: &World, entry: &SetEntry, owned: &[&ImageEntry], number_rea
     if !is_discovered {
         return say("Progressing", format!("{progress}; discovery has not run yet{repeated}"));
     }
-    if number_ready == owned.len() && owned.len() >= members.children.len() {
+    if is_current && number_ready == owned.len() {
         return say("AllReady", format!("{progress}{repeated}"));
     }
     let next = owned.iter().filter(|child| !is_ready(child) && child.published.status.phase.is_some());

@@ -109,6 +109,8 @@ pub(crate) struct ImageEntry {
     pub(crate) rank: usize,
     /// Set while the API server refuses its Pods.
     pub(crate) refused: Option<Refused>,
+    /// When this process first saw it.
+    pub(crate) seen_at: Timestamp,
     /// When its spec last changed while this process watched.
     edited_at: Option<Timestamp>,
     pub(crate) published: Published<CachedImageStatus>,
@@ -169,27 +171,41 @@ pub(crate) struct Published<S> {
     pub(crate) status: S,
     /// Whether the API server is known to have it: a write of it did not fail.
     pub(crate) is_confirmed: bool,
+    /// Whether a write of it is under way.
+    is_under_way: bool,
     pub(crate) written_at: Option<Timestamp>,
+    /// Whether another object shows the progress of the whole that it is a part of.
+    pub(crate) is_part: bool,
     /// Writes since the last news, which only showed progress.
     pub(crate) progress: u32,
 }
 
 impl<S: Clone> Published<S> {
-    /// Takes in what the watch shows.
+    /// Takes in what the watch shows. While a write is under way that is older.
     fn observe(&mut self, status: S) {
-        self.status = status;
-        self.is_confirmed = true;
+        if !self.is_under_way {
+            self.status = status;
+            self.is_confirmed = true;
+        }
+    }
+
+    /// Takes in the answer to a write.
+    fn answer(&mut self, is_written: bool) {
+        self.is_under_way = false;
+        self.is_confirmed = is_written;
     }
 
     /// A status that the watch shows, and that nobody has written yet.
     fn new(status: S) -> Self {
-        Self { status, is_confirmed: true, written_at: None, progress: 0 }
+        Self { status, is_confirmed: true, is_under_way: false, written_at: None, is_part: false, progress: 0 }
     }
 
     /// Takes a write as done that was only just asked for.
     fn write(&mut self, status: &S, is_news: bool, now: Timestamp) {
         self.progress = if is_news { 0 } else { self.progress.saturating_add(1) };
-        self.observe(status.clone());
+        self.status = status.clone();
+        self.is_confirmed = true;
+        self.is_under_way = true;
         self.written_at = Some(now);
     }
 }
@@ -657,6 +673,16 @@ impl World {
     pub(crate) fn is_meant_for(&self, image: &Reference, node: &Node) -> bool {
         let wanted_by = self.wanted.get(image).into_iter().flatten();
         wanted_by.filter_map(|name| self.images.get(name)).any(|entry| entry.selects(node))
+    }
+
+    /// Whether CachedImages of a set are being created.
+    pub(crate) fn is_filled(&self, set: &Name) -> bool {
+        let first = EffectKey::Child { set: set.clone(), child: "".into() };
+        let of_set = self
+            .flights
+            .range(first..)
+            .take_while(|(key, _)| matches!(key, EffectKey::Child { set: of, .. } if of == set));
+        of_set.into_iter().any(|(_, flight)| flight.not_before.is_none())
     }
 
     /// Whether an effect about `key` may be issued at `now`.

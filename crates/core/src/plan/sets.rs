@@ -20,13 +20,13 @@ pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
             plan.clean.sets.push(name.clone());
             continue;
         };
-        let is_complete = tend_children(world, entry, now, plan);
-        let status = status::cached_image_set(world, entry, now);
+        let is_current = tend_children(world, entry, now, plan);
+        let status = status::cached_image_set(world, entry, is_current, now);
         let notice = notice::of_set(&entry.set, &entry.published.status, &status);
         let is_written = writes::publish(world, &entry.published, status, notice, now, plan, |status| {
             Effect::PatchSet { set: name.clone(), status }
         });
-        if is_complete && is_written {
+        if is_current && is_written {
             plan.clean.sets.push(name.clone());
         }
     }
@@ -63,9 +63,9 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
         let (child, uid) = (image.image.name.clone(), image.image.uid.clone());
         effects.push(Effect::DeleteChild { set: set.name.clone(), child, uid });
     }
-    let is_complete = effects.is_empty();
+    let is_current = effects.is_empty();
     for effect in effects {
         plan.add(world, effect, now);
     }
-    is_complete
+    is_current
 }

@@ -65,6 +65,15 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         }
         let status = status::cached_image(world, entry, now);
+        // What a set has only just made has nothing to show yet that its set does not.
+        let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
+        if is_new_child && status::is_progress(&status.conditions) {
+            let shown_at = entry.seen_at.checked_add(world.settings.progress_interval).unwrap_or(Timestamp::MAX);
+            if shown_at > now {
+                plan.wake(shown_at);
+                continue;
+            }
+        }
         let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
         if publish(world, &entry.published, status, notice, now, plan, effect) {
@@ -127,7 +136,11 @@ impl World {
         // Progress is shown at ever longer intervals: a roll-out that takes hours need
         // not be followed by the second.
         let progress = Backoff { initial: self.settings.progress_interval, max: self.settings.progress_interval * 6 };
-        let interval = if urgent { self.settings.status_interval } else { progress.nominal(published.progress + 1) };
+        let interval = match urgent {
+            true => self.settings.status_interval,
+            false if published.is_part => progress.max,
+            false => progress.nominal(published.progress + 1),
+        };
         published.written_at.map(|at| at.checked_add(interval).unwrap_or(Timestamp::MAX))
     }
 }

@@ -49,13 +49,14 @@ impl World {
             self.forget_standings(&name);
             self.own(&image);
             self.want(&image);
-            let published = Published::new(status);
+            let published = Published { is_part: image.set.is_some(), ..Published::new(status) };
             let entry = ImageEntry {
                 image,
                 placement: None,
                 tally: Tally::default(),
                 rank: 0,
                 refused: None,
+                seen_at: now,
                 edited_at: None,
                 published,
             };

@@ -21,11 +21,14 @@ impl World {
                     let wait = backoff.delay(flight.failures, &format!("{key:?}"));
                     flight.not_before = Some(now.checked_add(wait).unwrap_or(Timestamp::MAX));
                 }
-                self.unconfirm(&key);
+                self.answered(&key, false);
             }
             // A deletion that was accepted is under way until the Pod is gone.
             Report::Done if matches!(key, EffectKey::DeletePod(_) | EffectKey::KillPod(_)) => {}
-            _ => drop(self.flights.remove(&key)),
+            _ => {
+                self.flights.remove(&key);
+                self.answered(&key, true);
+            }
         }
         match (key, report) {
             (EffectKey::CreatePod(name), Report::PodCreated { uid }) => self.pod_created(&name, uid, now),
@@ -59,29 +62,29 @@ impl World {
         }
     }
 
-    /// Takes back that a status was written.
-    pub(super) fn unconfirm(&mut self, key: &EffectKey) {
+    /// Takes in whether a status was written.
+    pub(super) fn answered(&mut self, key: &EffectKey, is_written: bool) {
         match key {
             EffectKey::Image(name) => {
                 if let Some(entry) = self.images.get_mut(name) {
-                    entry.published.is_confirmed = false;
+                    entry.published.answer(is_written);
                     self.stale.images.insert(name.clone());
                 }
             }
             EffectKey::Set(name) => {
                 if let Some(entry) = self.sets.get_mut(name) {
-                    entry.published.is_confirmed = false;
+                    entry.published.answer(is_written);
                     self.stale.sets.insert(name.clone());
                 }
             }
             EffectKey::DiscoveryStatus(name) => {
                 if let Some(entry) = self.discoveries.get_mut(name) {
-                    entry.published.is_confirmed = false;
+                    entry.published.answer(is_written);
                 }
             }
             EffectKey::Policy(name) => {
                 if let Some(entry) = self.policies.get_mut(name) {
-                    entry.published.is_confirmed = false;
+                    entry.published.answer(is_written);
                     self.stale.policies.insert(name.clone());
                 }
             }

@@ -90,7 +90,10 @@ impl World {
         let refused = match report {
             Report::Child(object) => {
                 if let Some(image) = Image::from_api(&object) {
-                    self.set_image(image, object.status.unwrap_or_default(), now);
+                    // The answer is older than a status that was written meanwhile.
+                    let known = self.images.get(&image.name).filter(|known| known.image.uid == image.uid);
+                    let known = known.map(|known| known.published.status.clone());
+                    self.set_image(image, known.or(object.status).unwrap_or_default(), now);
                 }
                 None
             }

@@ -50,13 +50,15 @@ pub fn caps_and_delays_hold_in_the_audit_log(bed: &Bed) -> Result<()> {
         let count = sent.iter().filter(|event| event.verb == verb && event.resource == resource).count();
         eprintln!("  {verb} {resource}: {count}");
     }
-    // Creation, record and deletion, once each; the statuses' share falls with the
-    // number of nodes, because they are written by the clock.
-    for (verb, resource) in [("create", "pods"), ("delete", "pods"), ("patch", "nodecaches")] {
+    // Creation and deletion once each. A record too, and a second one where the pull
+    // takes longer than ten seconds; statuses are written by the clock as well.
+    for (verb, resource, most) in
+        [("create", "pods", pairs), ("delete", "pods", pairs), ("patch", "nodecaches", 2 * pairs)]
+    {
         let count = sent.iter().filter(|event| event.verb == verb && event.resource == resource).count();
-        ensure!(count == pairs, "{count} times {verb} {resource} for {pairs} pulls");
+        ensure!((pairs..=most).contains(&count), "{count} times {verb} {resource} for {pairs} pulls");
     }
-    ensure!(sent.len() <= 5 * pairs, "{} requests for {pairs} pulls", sent.len());
+    ensure!(sent.len() <= 7 * pairs, "{} requests for {pairs} pulls", sent.len());
     Ok(())
 }
 

@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
-mod lab;
+mod common;
 
+use common::{Lab, duration};
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
@@ -12,8 +13,8 @@ use drop_api::discovery_policy::{
 };
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::EffectKey;
+use drop_sim::secs;
 use jiff::SignedDuration;
-use lab::{Lab, duration, secs};
 
 const ONE: &str = "http://one.example";
 const TWO: &str = "http://two.example";

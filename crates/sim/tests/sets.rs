@@ -2,23 +2,24 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
-mod lab;
+mod common;
 
 use std::collections::BTreeSet;
 
+use common::Lab;
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
 use drop_api::scheduling::Toleration;
 use drop_core::effect::EffectKey;
-use lab::{Fate, Lab};
+use drop_sim::Fate;
 
 fn entries(images: &[&str]) -> Vec<ImageEntry> {
     images.iter().map(|image| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() }).collect()
 }
 
 /// The reason of a set's Ready condition, and how many images are ready.
-fn shows(lab: &Lab, set: &str) -> String {
+fn shows(lab: &drop_sim::Lab, set: &str) -> String {
     let status = lab.api.sets[set].status.clone().unwrap_or_default();
     let reason = condition::ready(&status.conditions).map(|ready| ready.reason.clone());
     format!("{} {}", reason.unwrap_or_default(), status.ready.unwrap_or_default())
@@ -157,7 +158,7 @@ fn invalid_entries_are_named_and_the_others_are_cached() {
 #[test]
 fn the_worst_child_is_named() {
     let mut lab = Lab::with_nodes(&["a"]);
-    lab.knobs.broken_images.insert("docker.io/library/bad:1".to_owned(), ("ErrImagePull", "not found"));
+    lab.knobs.broken_images.insert("docker.io/library/bad:1".to_owned(), ("ErrImagePull", "not found").into());
     lab.set("web", |spec| spec.images = entries(&["good:1", "bad:1"]));
     lab.until(|lab| shows(lab, "web") == "Degraded 1/2");
     assert!(message(&lab, "web").starts_with("docker.io/library/bad:1: ErrImagePull: a: "), "{}", message(&lab, "web"));
@@ -200,4 +201,59 @@ fn a_refused_child_is_shown_and_asked_for_again() {
     lab.knobs.fate = Box::new(|_| Fate::Answered);
     lab.settle();
     assert_eq!(shows(&lab, "web"), "AllReady 1/1");
+}
+
+#[test]
+fn a_set_is_not_ready_by_what_its_children_were_before_an_edit() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "x".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "y".to_owned())));
+    lab.set("web", |spec| {
+        spec.images = entries(&["x:1"]);
+        spec.node_selector = [("pool".to_owned(), "x".to_owned())].into();
+    });
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 1/1");
+    lab.set("web", |spec| spec.node_selector = [("pool".to_owned(), "y".to_owned())].into());
+    let mut claims = 0;
+    lab.until(|lab| {
+        let status = lab.api.sets["web"].status.clone().unwrap_or_default();
+        let is_new = status.observed_generation == Some(2);
+        claims += usize::from(is_new && shows(lab, "web").starts_with("AllReady") && lab.pods_of("x:1").len() < 2);
+        is_new && shows(lab, "web") == "AllReady 1/1"
+    });
+    assert_eq!(claims, 0);
+    assert_eq!(lab.pods_of("x:1").len(), 2, "it was pulled where it is wanted now");
+}
+
+#[test]
+fn a_set_costs_one_creation_and_one_status_for_each_image() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.policy("fast", |spec| {
+        spec.max_concurrent_nodes = 2;
+        spec.min_delay_between_pulls = lab::duration("0s");
+        spec.images_per_pod = 20;
+    });
+    lab.knobs.pull = lab::secs(0.2);
+    lab.set("web", |spec| {
+        spec.policy_ref = Some(LocalObjectReference { name: "fast".to_owned() });
+        spec.images = (0..20).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect();
+    });
+    lab.settle();
+    let count = |is: fn(&EffectKey) -> bool| lab.record.requests.iter().filter(|(_, key)| is(key)).count();
+    assert_eq!(count(|key| matches!(key, EffectKey::Child { .. })), 20);
+    assert_eq!(count(|key| matches!(key, EffectKey::Image(_))), 20);
+    assert_eq!(count(|key| matches!(key, EffectKey::CreatePod(_))), 2);
+    assert_eq!(count(|key| matches!(key, EffectKey::Tell(..))), 1, "the set tells that all is ready");
+}
+
+#[test]
+fn pulls_of_a_new_set_wait_until_all_its_images_are_known() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    // Answers to the creations come one after another.
+    lab.knobs.jitter = Some(lab::Rng::new(7));
+    lab.knobs.request = lab::secs(0.5);
+    lab.set("web", |spec| spec.images = (0..8).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect());
+    lab.settle();
+    assert_eq!(lab.record.pods.len(), 1, "{:?}", lab.starts());
 }
