@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: how good Drop's decisions are, and what they cost.
 
+mod core;
 mod fleet;
 mod joins;
 mod lab;
@@ -24,6 +25,8 @@ pub(crate) enum Bench {
     ///
     /// It needs Linux, root and Go, as the demo does.
     Joins,
+    /// How long plans take at 5,000 nodes and 500 images, and how much memory they need.
+    Core,
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
@@ -31,6 +34,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Ranking => ranking::run(),
         Bench::Scale(scale) => scale::run(scale),
         Bench::Joins => joins::run(),
+        Bench::Core => core::run(),
     }
 }
 

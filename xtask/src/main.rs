@@ -6,6 +6,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod generate;
+mod image;
 mod operator;
 mod reference;
 mod test;
@@ -30,6 +31,10 @@ enum Task {
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// The operator's container image as an OCI archive.
+    ///
+    /// It needs Rust's musl target and musl-gcc, which are installed where that is possible.
+    Image(image::Image),
     /// Measure how good Drop's decisions are, and what they cost.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo::run(&demo),
         Task::Test(test) => test::run(&test),
         Task::Cluster(command) => cluster::run(command),
+        Task::Image(image) => image::run(&image),
         Task::Bench(bench) => bench::run(&bench),
         Task::Gen => generate::run(),
     };

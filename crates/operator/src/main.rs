@@ -11,6 +11,7 @@ mod metrics;
 mod observe;
 mod operator;
 mod pod;
+mod process;
 
 use clap::Parser;
 
