@@ -35,6 +35,8 @@ pub struct Plan {
 pub struct Clean {
     /// CachedImages.
     pub images: Vec<Name>,
+    /// CachedImages whose status differs and waits for its time.
+    pub looked_at: Vec<Name>,
     /// CachedImageSets.
     pub sets: Vec<Name>,
     /// Effects that were refused and are not wanted any more.

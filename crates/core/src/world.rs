@@ -109,6 +109,8 @@ pub(crate) struct ImageEntry {
     pub(crate) rank: usize,
     /// Set while the API server refuses its Pods.
     pub(crate) refused: Option<Refused>,
+    /// Before when its status is not looked at again.
+    pub(crate) look_at: Option<Timestamp>,
     /// When this process first saw it.
     pub(crate) seen_at: Timestamp,
     /// When its spec last changed while this process watched.
@@ -391,6 +393,11 @@ impl World {
     pub fn commit(&mut self, plan: &Plan, now: Timestamp) {
         for image in &plan.clean.images {
             self.stale.images.remove(image);
+        }
+        for image in &plan.clean.looked_at {
+            if let Some(entry) = self.images.get_mut(image) {
+                entry.look_at = now.checked_add(self.settings.status_interval).ok();
+            }
         }
         for set in &plan.clean.sets {
             self.stale.sets.remove(set);
