@@ -28,7 +28,7 @@ pub async fn fetch(query: &RegistryQuery, credentials: &Credentials, limits: Lim
     let client = &Client::new(address, credentials, limits)?;
     let repositories = query.repositories.iter().map(|path| async move {
         let name = if address == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path.clone() };
-        let mut listing = Listing { client, name, token: None, room: limits.body };
+        let mut listing = Listing { client, name, token: None };
         Ok(Repository { path: path.clone(), tags: listing.tags(query).await? })
     });
     let repositories = stream::iter(repositories.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
@@ -46,8 +46,6 @@ struct Listing<'a> {
     name: String,
     /// What the registry's token service issued for the repository.
     token: Option<HeaderValue>,
-    /// How many bytes all answers together may still have.
-    room: usize,
 }
 
 /// A page of tags.
@@ -112,7 +110,7 @@ impl Listing<'_> {
     async fn send(&mut self, url: Url) -> Result<Response, SourceFailure> {
         let login = self.client.credentials().authorization();
         let authorization = self.token.as_ref().or(login).filter(|_| self.client.is_own(&url));
-        self.client.send(Request { url, form: None, authorization }, &mut self.room).await
+        self.client.send(Request { url, form: None, authorization }).await
     }
 
     /// A token from the service that the registry names. User and password go there if
@@ -125,7 +123,7 @@ impl Listing<'_> {
             Some(Login::Basic(value)) if is_trusted => Some(value),
             _ => None,
         };
-        let mut response = self.client.send(Request { url, form: None, authorization }, &mut self.room).await?;
+        let mut response = self.client.send(Request { url, form: None, authorization }).await?;
         let issued: Issued = self.client.json(&mut response).await?;
         let token = issued.token.or(issued.access_token);
         let header = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
@@ -226,6 +224,17 @@ mod tests {
         let tags = ask(&RegistryQuery { repositories, ..query(&backend.url) }, &[]).await.unwrap();
         let expected: Vec<_> = (0..10).map(|at| format!("/v2/r{at}/tags/list?n=1000")).collect();
         assert_eq!(tags, expected);
+    }
+
+    #[tokio::test]
+    async fn repositories_share_the_room_of_the_query() {
+        let backend = Fake::start(|_| reply(200, &[], json!({"tags": ["t".repeat(600)]}).to_string())).await;
+        let limits = Limits { body: 1000, ..Limits::default() };
+        let mut query = query(&backend.url);
+        assert!(fetch(&query, &secret(&[]), limits).await.is_ok());
+        query.repositories.push("other".to_owned());
+        let failure = fetch(&query, &secret(&[]), limits).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::InvalidResponse);
     }
 
     #[tokio::test]
