@@ -6,6 +6,7 @@ mod bench;
 mod cluster;
 mod demo;
 mod generate;
+mod operator;
 mod reference;
 mod test;
 
@@ -29,7 +30,7 @@ enum Task {
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Measure how good Drop's decisions are.
+    /// Measure how good Drop's decisions are, and what they cost.
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Write the files that are generated from the code.

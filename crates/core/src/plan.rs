@@ -37,6 +37,8 @@ pub struct Clean {
     pub images: Vec<Name>,
     /// CachedImageSets.
     pub sets: Vec<Name>,
+    /// Effects that were refused and are not wanted any more.
+    pub flights: Vec<EffectKey>,
     /// PullPolicies.
     pub policies: Vec<Name>,
     /// Nodes, for their NodeCaches.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
+use drop_api::names::{LABEL_MANAGED_BY, LABEL_ORIGIN, MANAGER};
 use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, DiscoveryPolicy, NodeCache, PullPolicy};
 use drop_core::discovery::{Discovered, Order};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
+use drop_core::image::Origin;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -21,6 +22,7 @@ use crate::discover::{self, Limits};
 use crate::event::{self, event};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::operator::pod_name;
 use crate::pod::pod;
 
 /// The most requests under way at once.
@@ -51,13 +53,15 @@ pub struct Resources {
     /// The time limit of one effect: what is begun while the Lease is relied on
     /// ends before it does.
     pub time_limit: Duration,
+    /// How long sources of DiscoveryPolicies may take.
+    pub limits: Limits,
     permits: Arc<Semaphore>,
     /// Who writes Events.
     instance: Arc<str>,
 }
 
 impl Resources {
-    /// What executors for `namespace` share; `instance` is the Pod that they run in.
+    /// What executors for `namespace` share.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -65,16 +69,17 @@ impl Resources {
         metrics: Arc<Metrics>,
         leadership: Leadership,
         time_limit: Duration,
-        instance: &str,
+        limits: Limits,
     ) -> Self {
         Self {
-            instance: instance.into(),
+            instance: pod_name().into(),
             client,
             namespace: namespace.into(),
             priority_class: priority_class.map(Into::into),
             metrics,
             leadership,
             time_limit,
+            limits,
             permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
         }
     }
@@ -155,7 +160,7 @@ impl Executor {
             }
             Effect::PatchImage { image, status } => patch_status(&self.cached_images(), image, status).await,
             Effect::CreateChild { child, .. } => self.create_child(child).await,
-            Effect::UpdateChild { child, uid, spec, .. } => self.update_child(child, uid, spec).await,
+            Effect::UpdateChild { child, uid, spec, origin, .. } => self.update_child(child, uid, spec, *origin).await,
             Effect::DeleteChild { child, uid, .. } => {
                 let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
                 let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -164,7 +169,7 @@ impl Executor {
             }
             Effect::Discover(order) => {
                 let secrets = Api::namespaced(self.resources.client.clone(), &self.resources.namespace);
-                let discovered = discover::run(order, &secrets, Limits::default()).await;
+                let discovered = discover::run(order, &secrets, self.resources.limits).await;
                 Ok(Report::Discovered(Box::new(discovered)))
             }
             Effect::PatchDiscovery { policy, status } => {
@@ -227,12 +232,23 @@ impl Executor {
         Ok(Report::Child(Box::new(created)))
     }
 
-    async fn update_child(&self, name: &str, uid: &str, spec: &CachedImageSpec) -> Result<Report, kube::Error> {
+    async fn update_child(
+        &self,
+        name: &str,
+        uid: &str,
+        spec: &CachedImageSpec,
+        origin: Option<Origin>,
+    ) -> Result<Report, kube::Error> {
         // Not an apply: fields that somebody else has set have to go as well.
-        let patch = serde_json::from_value(serde_json::json!([
-            { "op": "test", "path": "/metadata/uid", "value": uid },
-            { "op": "replace", "path": "/spec", "value": spec },
-        ]));
+        let mut operations = vec![
+            serde_json::json!({ "op": "test", "path": "/metadata/uid", "value": uid }),
+            serde_json::json!({ "op": "replace", "path": "/spec", "value": spec }),
+        ];
+        operations.extend(origin.map(|origin| {
+            let path = format!("/metadata/labels/{}", LABEL_ORIGIN.replace('/', "~1"));
+            serde_json::json!({ "op": "replace", "path": path, "value": origin.label() })
+        }));
+        let patch = serde_json::from_value(operations.into());
         let patch = Patch::Json::<()>(patch.map_err(kube::Error::SerdeError)?);
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         match self.cached_images().patch(name, &params, &patch).await {
@@ -397,7 +413,7 @@ mod tests {
         let leadership = Leadership::unconditional();
         let limit = Duration::from_secs(30);
         let resources =
-            Resources::new(client, "drop-system", None, Arc::new(Metrics::new()), leadership, limit, "drop-0");
+            Resources::new(client, "drop-system", None, Arc::new(Metrics::new()), leadership, limit, Limits::default());
         let (sender, mut reports) = mpsc::channel(1);
         Executor::new(&resources, sender).begin(effect);
         let Some(Event::Report(_, report)) = reports.recv().await else { panic!() };
@@ -428,7 +444,7 @@ mod tests {
 
     fn update() -> Effect {
         let spec = Box::new(child("", false).spec);
-        Effect::UpdateChild { set: "set".into(), child: "child".into(), uid: "one".into(), spec }
+        Effect::UpdateChild { set: "set".into(), child: "child".into(), uid: "one".into(), spec, origin: None }
     }
 
     fn delete_pod() -> Effect {

@@ -70,7 +70,7 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         metrics,
         leadership.clone(),
         durations.request(),
-        &pod_name(),
+        args.limits(),
     );
     tokio::select! {
         () = lead(args, &resources, &ready, &mut questions) => {}
@@ -123,7 +123,7 @@ fn identity() -> String {
 }
 
 /// The Pod that this process runs in, by its host name; `drop` outside of one.
-fn pod_name() -> String {
+pub fn pod_name() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
 }
 

@@ -125,7 +125,7 @@ pub(super) fn publish<S: Status>(
 
 impl<S: PartialEq> Published<S> {
     /// Whether the API server has this status, as far as is known.
-    fn is(&self, status: &S) -> bool {
+    pub(super) fn is(&self, status: &S) -> bool {
         self.is_confirmed && self.status == *status
     }
 }

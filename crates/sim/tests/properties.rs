@@ -1,19 +1,20 @@
 //! Random clusters: what holds whatever happens.
 //!
 //! Every scenario comes from its number alone. The lab checks what must hold at
-//! every step (`lab/check.rs`); what is checked here is where it all ends.
+//! every step (`src/check.rs`); what is checked here is where it all ends.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
-mod lab;
+mod common;
 
+use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::{CachedImageSpec, PullPolicySpec};
 use drop_core::event::Event;
 use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::{Settings, World, plan};
-use lab::{Fate, Kubelet, Lab, Rng, duration, secs};
+use drop_sim::{Fate, Kubelet, Rng, secs};
 
 const NODES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const POLICIES: [&str; 2] = ["p", "q"];
@@ -67,14 +68,14 @@ fn disturbed(seed: u64) -> Lab {
     let mut rng = Rng::new(seed);
     let mut lab = Lab::new();
     lab.title = format!("seed {seed}");
-    for node in NODES.iter().take(1 + index(&mut rng, 5)) {
+    for node in NODES.iter().take(1 + rng.index(5)) {
         lab.node(node);
     }
     for name in POLICIES {
         let spec = policy(&mut rng);
         lab.policy(name, |policy| *policy = spec);
     }
-    for name in IMAGES.iter().take(1 + index(&mut rng, 6)) {
+    for name in IMAGES.iter().take(1 + rng.index(6)) {
         create_image(&mut lab, &mut rng, name);
     }
     lab.knobs.lists = rng.chance(60);
@@ -96,10 +97,6 @@ fn disturbed(seed: u64) -> Lab {
         disturb(&mut lab, &mut rng);
     }
     lab
-}
-
-fn index(rng: &mut Rng, bound: u64) -> usize {
-    usize::try_from(rng.below(bound)).unwrap()
 }
 
 fn policy(rng: &mut Rng) -> PullPolicySpec {
@@ -184,20 +181,19 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
         12 => lab.relist(),
         13 => {
             let pods: Vec<_> = lab.api.pods.keys().cloned().collect();
-            if !pods.is_empty() {
-                let pod = rng.pick(&pods);
-                lab.delete_pod(&pod);
+            if let Some(pod) = rng.choose(&pods) {
+                lab.delete_pod(pod);
             }
         }
-        14 => drop(lab.knobs.broken_images.insert(rng.pick(&FULL_REFERENCES).to_owned(), rng.pick(&FAILURES))),
+        14 => drop(lab.knobs.broken_images.insert(rng.pick(&FULL_REFERENCES).to_owned(), rng.pick(&FAILURES).into())),
         15 => lab.knobs.broken_images.clear(),
         16 => drop(lab.knobs.kubelets.insert(
             node.to_owned(),
             rng.pick(&[
                 Kubelet::Silent,
                 Kubelet::NoSandbox,
-                Kubelet::Rejects("OutOfpods", "full"),
-                Kubelet::CannotPull("ErrImagePull", "no space left on device"),
+                Kubelet::Rejects(("OutOfpods", "full").into()),
+                Kubelet::CannotPull(("ErrImagePull", "no space left on device").into()),
             ]),
         )),
         17 => lab.knobs.kubelets.clear(),

@@ -10,8 +10,10 @@ use drop_core::notice::Notice;
 use drop_core::reference::Reference;
 use jiff::Timestamp;
 
-use super::{Api, EPOCH_MILLIS};
+use crate::Api;
+use crate::lab::EPOCH;
 
+/// Everything that happened in a lab.
 #[derive(Default)]
 pub struct Record {
     /// Every Pod that there ever was.
@@ -22,8 +24,9 @@ pub struct Record {
     pub statuses: BTreeMap<String, Vec<(Timestamp, CachedImageStatus)>>,
     /// CachedImages of which a status was lost on its way to the API server.
     pub unwritten: BTreeSet<String>,
-    /// Changes of NodeCaches and of PullPolicies' statuses.
+    /// Changes of NodeCaches, by their names.
     pub cache_writes: Vec<(Timestamp, String)>,
+    /// Changes of PullPolicies' statuses, by their names.
     pub policy_writes: Vec<(Timestamp, String)>,
     /// What people were told of.
     pub told: Vec<(Timestamp, Notice)>,
@@ -42,10 +45,15 @@ pub struct Record {
 /// A Pod that was created.
 #[derive(Debug)]
 pub struct Created {
+    /// When.
     pub at: Timestamp,
+    /// Its UID.
     pub uid: Name,
+    /// What was asked for.
     pub order: PodOrder,
+    /// When its deletion was asked for.
     pub deleted_at: Option<Timestamp>,
+    /// When it was gone.
     pub gone_at: Option<Timestamp>,
     /// Nothing in the API tells of this Pod any more to an operator that was
     /// restarted.
@@ -53,10 +61,14 @@ pub struct Created {
 }
 
 impl Created {
+    /// Whether it pulls this image.
+    #[must_use]
     pub fn pulls(&self, reference: &Reference) -> bool {
         self.order.pulls.iter().any(|pull| pull.reference == *reference)
     }
 
+    /// When, in whole seconds since the lab began.
+    #[must_use]
     pub fn second(&self) -> i64 {
         second(self.at)
     }
@@ -71,16 +83,16 @@ impl fmt::Display for Created {
 
 /// The time since the lab began, in whole seconds.
 fn second(at: Timestamp) -> i64 {
-    (at.as_millisecond() - EPOCH_MILLIS).div_euclid(1000)
+    at.duration_since(EPOCH).as_secs()
+}
+
+/// A time as the lab counts it.
+pub(crate) fn clock(at: Timestamp) -> String {
+    format!("{:.2}s", at.duration_since(EPOCH).as_secs_f64())
 }
 
 impl Record {
-    /// A time as the lab counts it.
-    pub fn clock(&self, at: Timestamp) -> String {
-        format!("{:.2}s", (at.as_millisecond() - EPOCH_MILLIS) as f64 / 1000.0)
-    }
-
-    pub(super) fn created(&mut self, order: &PodOrder, uid: Name, at: Timestamp) {
+    pub(crate) fn created(&mut self, order: &PodOrder, uid: Name, at: Timestamp) {
         let order = order.clone();
         self.pods.push(Created { at, uid, order, deleted_at: None, gone_at: None, is_forgotten: false });
     }
@@ -89,19 +101,19 @@ impl Record {
         self.pods.iter_mut().find(|pod| pod.uid == *uid)
     }
 
-    pub(super) fn deleted(&mut self, uid: &Name, at: Timestamp) {
+    pub(crate) fn deleted(&mut self, uid: &Name, at: Timestamp) {
         if let Some(pod) = self.pod(uid) {
             pod.deleted_at = Some(at);
         }
     }
 
-    pub(super) fn gone(&mut self, uid: &Name, at: Timestamp) {
+    pub(crate) fn gone(&mut self, uid: &Name, at: Timestamp) {
         if let Some(pod) = self.pod(uid) {
             pod.gone_at = Some(at);
         }
     }
 
-    pub(super) fn succeeded(&mut self, node_uid: &Name, image: &Reference, wanted: bool) {
+    pub(crate) fn succeeded(&mut self, node_uid: &Name, image: &Reference, wanted: bool) {
         self.pulled.insert((node_uid.clone(), image.clone()));
         if wanted {
             self.successes.insert((node_uid.clone(), image.clone()));
@@ -109,16 +121,16 @@ impl Record {
     }
 
     /// What is wanted where has changed: what was pulled may be pulled again.
-    pub(super) fn forget_successes(&mut self) {
+    pub(crate) fn forget_successes(&mut self) {
         self.successes.clear();
     }
 
-    pub(super) fn policy_changed(&mut self, name: &str, spec: Option<PullPolicySpec>, at: Timestamp) {
+    pub(crate) fn policy_changed(&mut self, name: &str, spec: Option<PullPolicySpec>, at: Timestamp) {
         self.policies.entry(name.to_owned()).or_default().push((at, spec));
     }
 
     /// The operator was restarted: it knows of starts from Pods and NodeCaches only.
-    pub(super) fn restarted(&mut self, api: &Api, at: Timestamp) {
+    pub(crate) fn restarted(&mut self, api: &Api, at: Timestamp) {
         self.restarted_at = Some(at);
         for pod in &mut self.pods {
             let order = &pod.order;
@@ -129,7 +141,7 @@ impl Record {
         }
     }
 
-    /// The Pods that are there.
+    /// The Pods that are there, in the order of their creation.
     pub fn live(&self) -> impl Iterator<Item = &Created> {
         self.pods.iter().filter(|pod| pod.gone_at.is_none())
     }

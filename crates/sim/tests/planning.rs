@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
-mod lab;
+mod common;
 
 use std::collections::BTreeMap;
 
+use common::{Lab, duration};
 use drop_api::CachedImageSpec;
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
 use drop_api::condition::{self, ConditionStatus};
@@ -13,7 +14,7 @@ use drop_core::effect::EffectKey;
 use drop_core::event::Report;
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
-use lab::{Fate, Kubelet, Lab, duration, secs, under};
+use drop_sim::{Failure, Fate, Kubelet, schema, secs, under};
 
 const NOT_FOUND: (&str, &str) =
     ("ErrImagePull", "failed to resolve reference \"docker.io/library/nope:1\": docker.io/library/nope:1: not found");
@@ -262,7 +263,7 @@ fn a_failing_image_is_tried_by_one_node_at_a_time_and_delays_no_other() {
         policy.max_concurrent_nodes = 3;
         policy.min_delay_between_pulls = duration("0s");
     });
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.image_with("nope", "nope:1", under("p"));
     lab.image_with("zebra", "zebra", under("p"));
     lab.run(secs(2000.0));
@@ -286,8 +287,8 @@ fn a_failing_image_is_tried_by_one_node_at_a_time_and_delays_no_other() {
 #[test]
 fn a_failing_image_says_where_and_why() {
     let mut lab = nodes(1);
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
-    lab.knobs.broken_images.insert("registry.bad/x:latest".to_owned(), NO_SUCH_HOST);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
+    lab.knobs.broken_images.insert("registry.bad/x:latest".to_owned(), NO_SUCH_HOST.into());
     lab.image("nope", "nope:1");
     lab.image("lost", "registry.bad/x");
     lab.run(secs(20.0));
@@ -315,7 +316,7 @@ fn a_registry_that_fails_three_images_is_tried_by_one_pull_at_a_time() {
     });
     for n in 0..6 {
         let image = format!("registry.bad/x{n}:1");
-        lab.knobs.broken_images.insert(image.clone(), NO_SUCH_HOST);
+        lab.knobs.broken_images.insert(image.clone(), NO_SUCH_HOST.into());
         lab.image_with(&format!("bad{n}"), &image, under("p"));
     }
     lab.image_with("good", "quay.io/good:1", under("p"));
@@ -340,7 +341,7 @@ fn a_registry_that_fails_three_images_is_tried_by_one_pull_at_a_time() {
 fn after_one_success_every_node_pulls_what_failed() {
     let mut lab = nodes(4);
     lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.image_with("nope", "nope:1", under("p"));
     lab.run(secs(600.0));
     lab.repair();
@@ -358,8 +359,8 @@ fn after_one_success_every_node_pulls_what_failed() {
 #[test]
 fn a_node_that_cannot_pull_waits_and_the_others_go_on() {
     let broken = [
-        Kubelet::CannotPull("ErrImagePull", "failed to extract layer: no space left on device"),
-        Kubelet::Rejects("OutOfpods", "Node didn't have enough resource: pods"),
+        Kubelet::CannotPull(("ErrImagePull", "failed to extract layer: no space left on device").into()),
+        Kubelet::Rejects(("OutOfpods", "Node didn't have enough resource: pods").into()),
         Kubelet::Silent,
         Kubelet::NoSandbox,
     ];
@@ -376,7 +377,7 @@ fn a_node_that_cannot_pull_waits_and_the_others_go_on() {
         let expected = match &kubelet {
             Kubelet::Silent => ("Unacknowledged", "the kubelet does not acknowledge Pods"),
             Kubelet::NoSandbox => ("SandboxNotReady", "the kubelet cannot start Pods: runtime or network not ready"),
-            Kubelet::Rejects(reason, message) => (*reason, *message),
+            Kubelet::Rejects(Failure { reason, message }) => (&**reason, &**message),
             _ => ("ErrImagePull", "no space left on node"),
         };
         assert_eq!((failure.reason.as_str(), failure.message.as_str()), expected);
@@ -398,11 +399,11 @@ fn a_node_that_cannot_pull_waits_and_the_others_go_on() {
 #[test]
 fn an_image_that_failed_is_tried_again_after_its_node_failed_too() {
     let mut lab = nodes(1);
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.image("nope", "nope:1");
     lab.run(secs(20.0));
     lab.repair();
-    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects("OutOfpods", "full"));
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "full").into()));
     lab.run(secs(20.0));
     lab.repair();
     lab.settle();
@@ -669,7 +670,7 @@ fn two_objects_that_want_one_image_share_its_pulls() {
 #[test]
 fn two_objects_that_want_one_failing_image_try_it_once() {
     let mut lab = nodes(2);
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.image("one", "nope:1");
     lab.image("two", "nope:1");
     lab.run(secs(25.0));
@@ -975,14 +976,14 @@ const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
 fn followed() -> Lab {
     let mut lab = nodes(3);
     lab.policy("p", |policy| policy.repull_interval = Some(duration("5m")));
-    lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), OLD);
+    lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), OLD.to_owned());
     lab.image_with("alpine", "alpine:1", under("p"));
     lab.run(secs(60.0));
     assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 3/3", 3));
     lab
 }
 
-fn digests(lab: &Lab) -> Vec<String> {
+fn digests(lab: &drop_sim::Lab) -> Vec<String> {
     let images = lab.api.caches.values().filter_map(|cache| cache.status.as_ref()?.images.first()?.digest.clone());
     images.collect()
 }
@@ -1000,11 +1001,11 @@ fn a_tag_that_stays_costs_one_pod_per_interval_in_the_whole_cluster() {
 #[test]
 fn a_tag_that_moves_is_followed_by_all_and_a_failure_on_the_way_is_overcome() {
     let mut lab = followed();
-    lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), NEW);
+    lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), NEW.to_owned());
     lab.until(|lab| digests(lab).contains(&NEW.to_owned()));
     // The next node that follows fails once, for its registry's sake.
     let rate_limited = ("ErrImagePull", "unexpected status: 429 Too Many Requests");
-    lab.knobs.broken_images.insert("docker.io/library/alpine:1".to_owned(), rate_limited);
+    lab.knobs.broken_images.insert("docker.io/library/alpine:1".to_owned(), rate_limited.into());
     lab.run(secs(20.0));
     lab.repair();
     lab.run(secs(120.0));
@@ -1073,7 +1074,7 @@ fn a_restart_at_any_step_changes_nothing() {
 #[test]
 fn failures_are_remembered_over_a_restart() {
     let mut lab = nodes(2);
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.image("nope", "nope:1");
     lab.run(secs(200.0));
     let (status, tries) = (lab.status("nope"), lab.record.pods.len());
@@ -1125,7 +1126,7 @@ fn the_labs_checker_finds_what_the_api_server_refuses() {
     lab.image("alpine", "alpine");
     lab.settle();
     let good = serde_json::to_value(&lab.api.caches["a"]).unwrap();
-    assert_eq!(lab::schema::violations("NodeCache", &good), Vec::<String>::new());
+    assert_eq!(schema::violations("NodeCache", &good), Vec::<String>::new());
     type Spoil = fn(&mut serde_json::Value);
     let bad: [(&str, Spoil); 8] = [
         ("images[0].digest violates maxLength", |cache| cache["status"]["images"][0]["digest"] = "d".repeat(72).into()),
@@ -1146,7 +1147,7 @@ fn the_labs_checker_finds_what_the_api_server_refuses() {
     for (expected, spoil) in bad {
         let mut cache = good.clone();
         spoil(&mut cache);
-        let violations = lab::schema::violations("NodeCache", &cache);
+        let violations = schema::violations("NodeCache", &cache);
         assert!(violations.iter().any(|violation| violation.contains(expected)), "{expected}: {violations:?}");
     }
 }
@@ -1154,7 +1155,7 @@ fn the_labs_checker_finds_what_the_api_server_refuses() {
 #[test]
 fn a_long_rejection_is_shortened() {
     let mut lab = nodes(1);
-    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects("OutOfpods", long_text("full")));
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", long_text("full")).into()));
     lab.image("alpine", "alpine");
     lab.run(secs(60.0));
     let failure = lab.api.caches["a"].status.clone().unwrap().node_failure.unwrap();
@@ -1169,8 +1170,8 @@ fn a_long_reason_of_a_failed_pull_is_shortened() {
     for message in [long_text("tls: "), long_text("something new "), long_text("lookup "), long_text("dial tcp ")] {
         let mut lab = nodes(1);
         lab.title = message[..10].to_owned();
-        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), (long_text("Err"), message));
-        lab.knobs.broken_images.insert("docker.io/library/none:1".to_owned(), ("ErrImagePull", message));
+        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), (long_text("Err"), message).into());
+        lab.knobs.broken_images.insert("docker.io/library/none:1".to_owned(), ("ErrImagePull", message).into());
         lab.image("nope", "nope:1");
         lab.image("none", "none:1");
         lab.run(secs(60.0));
@@ -1214,7 +1215,7 @@ fn the_start_of_a_policy_that_is_gone_is_forgotten() {
 #[test]
 fn a_digest_of_another_kind_is_not_recorded() {
     let mut lab = nodes(1);
-    let digest = format!("sha512:{}", "ab".repeat(64)).leak();
+    let digest = format!("sha512:{}", "ab".repeat(64));
     lab.knobs.digests.insert("docker.io/library/alpine:latest".to_owned(), digest);
     lab.image("alpine", "alpine");
     lab.settle();
@@ -1259,7 +1260,7 @@ fn a_pod_has_the_secrets_of_all_who_want_its_image() {
 fn an_edit_of_the_secrets_lets_a_failing_image_be_tried_at_once() {
     let mut lab = nodes(1);
     let unauthorized = ("ErrImagePull", "failed to fetch anonymous token: 401 Unauthorized");
-    lab.knobs.broken_images.insert("private.test/x:1".to_owned(), unauthorized);
+    lab.knobs.broken_images.insert("private.test/x:1".to_owned(), unauthorized.into());
     lab.image("x", "private.test/x:1");
     lab.run(secs(1000.0));
     let tries = lab.record.pods.len();
@@ -1286,7 +1287,7 @@ fn a_skewed_kubelet_clock_lets_no_failing_image_be_tried_without_pause() {
         lab.knobs.kubelet_clock = secs(skew);
         lab.image("alpine", "alpine:1");
         lab.run(secs(20.0));
-        lab.knobs.broken_images.insert("docker.io/library/alpine:1".to_owned(), NOT_FOUND);
+        lab.knobs.broken_images.insert("docker.io/library/alpine:1".to_owned(), NOT_FOUND.into());
         lab.node("b");
         lab.run(secs(200.0));
         let tries = lab.record.pods.iter().filter(|pod| &*pod.order.node == "b").count();
@@ -1305,7 +1306,7 @@ fn after_a_success_all_nodes_pull_whatever_the_kubelets_clocks_say() {
             policy.max_concurrent_nodes = 6;
             policy.min_delay_between_pulls = duration("0s");
         });
-        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
         lab.image_with("nope", "nope:1", under("p"));
         lab.run(secs(60.0));
         lab.repair();
@@ -1416,7 +1417,7 @@ fn two_pods_on_one_node_are_each_recorded_once() {
 fn two_pods_on_one_node_that_fail_are_each_recorded_once() {
     let mut lab = nodes(1);
     for image in ["nope", "none"] {
-        lab.knobs.broken_images.insert(format!("docker.io/library/{image}:1"), NOT_FOUND);
+        lab.knobs.broken_images.insert(format!("docker.io/library/{image}:1"), NOT_FOUND.into());
         lab.image(image, &format!("{image}:1"));
     }
     lab.run(secs(0.1));
@@ -1497,7 +1498,7 @@ fn an_image_does_not_yield_to_those_of_lesser_names_for_ever() {
 fn an_overdue_retry_is_not_starved_by_a_long_roll_out() {
     let names: Vec<String> = (0..60).map(|n| format!("n{n:02}")).collect();
     let mut lab = Lab::with_nodes(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.knobs.pull = secs(60.0);
     lab.image("good", "good");
     lab.image("nope", "nope:1");
@@ -1518,7 +1519,7 @@ fn failures_side_by_side_are_one_round() {
         policy.max_concurrent_nodes = 8;
         policy.min_delay_between_pulls = duration("0s");
     });
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.image_with("nope", "nope:1", under("p"));
     lab.run(secs(25.0));
     assert_eq!(lab.starts().len(), 8);
@@ -1540,7 +1541,7 @@ fn failures_side_by_side_are_one_round() {
 #[test]
 fn a_node_that_rejects_every_pod_shows_up_in_the_status() {
     let mut lab = nodes(2);
-    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects("OutOfpods", "too many Pods"));
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "too many Pods").into()));
     lab.image("alpine", "alpine");
     lab.run(secs(1000.0));
     assert_eq!((lab.shows("alpine").as_str(), lab.message("alpine").as_str()), ("OutOfpods 1/2", "a: too many Pods"));
@@ -1561,8 +1562,8 @@ fn a_node_that_rejects_every_pod_shows_up_in_the_status() {
 #[test]
 fn a_node_whose_kubelet_works_has_not_failed_though_its_images_do() {
     let mut lab = nodes(1);
-    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND);
-    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects("OutOfpods", "full"));
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "full").into()));
     lab.image("nope", "nope:1");
     lab.run(secs(10.0));
     assert!(lab.api.caches["a"].status.as_ref().unwrap().node_failure.is_some());
@@ -1650,7 +1651,9 @@ fn told(lab: &Lab, image: &str) -> Vec<String> {
 #[test]
 fn people_are_told_of_changes_once_and_not_node_by_node() {
     let mut lab = nodes(3);
-    lab.knobs.broken_images.insert("docker.io/library/bad:latest".to_owned(), ("ErrImagePull", "bad: not found"));
+    lab.knobs
+        .broken_images
+        .insert("docker.io/library/bad:latest".to_owned(), ("ErrImagePull", "bad: not found").into());
     lab.image("bad", "bad");
     lab.image("good", "good");
     lab.run(secs(600.0));

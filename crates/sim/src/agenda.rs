@@ -1,0 +1,173 @@
+//! Virtual time: what is going to happen, and letting it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drop_core::effect::EffectKey;
+use drop_core::event::Report;
+use drop_core::{Effect, Event, Name};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::kubelet::Step;
+use crate::{Fate, Lab, secs};
+
+/// How long the executor waits for an answer.
+const TIME_LIMIT: SignedDuration = SignedDuration::from_secs(10);
+/// For how long things may go on happening.
+const LONGEST: SignedDuration = SignedDuration::from_hours(24);
+
+/// Something that is going to happen. Numbers are those of the operator's processes.
+pub(crate) enum Item {
+    /// A request reaches the API server.
+    Request(u64, Box<Effect>, Fate),
+    /// The operator gets an answer.
+    Answer(u64, EffectKey, Report),
+    /// A watch shows something.
+    Watch(u64, Event),
+    /// The kubelet takes its next step with the Pod of this UID.
+    Kubelet(Name, Step),
+    /// The node of this UID lists its images.
+    List(Name),
+    /// Kubernetes collects what the node or set of this UID owned.
+    Collect(Name),
+}
+
+impl Item {
+    /// Whether it ends with the operator's process.
+    pub(crate) fn is_operators(&self) -> bool {
+        matches!(self, Self::Request(..) | Self::Answer(..) | Self::Watch(..))
+    }
+}
+
+/// What is going to happen, and when; at the same time what was added first comes first.
+#[derive(Default)]
+pub(crate) struct Agenda {
+    items: BTreeMap<(Timestamp, u64), Item>,
+    last: u64,
+}
+
+impl Agenda {
+    /// A number that nothing else has.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    pub(crate) fn add(&mut self, at: Timestamp, item: Item) {
+        let number = self.number();
+        self.items.insert((at, number), item);
+    }
+
+    /// Takes out what is not to happen any more.
+    pub(crate) fn take(&mut self, is_meant: impl Fn(&Item) -> bool) -> Vec<Item> {
+        let (taken, rest) = std::mem::take(&mut self.items).into_iter().partition(|(_, item)| is_meant(item));
+        self.items = rest;
+        BTreeMap::into_values(taken).collect()
+    }
+
+    fn next_at(&self) -> Option<Timestamp> {
+        self.items.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// The next item whose time has come.
+    fn due(&mut self, now: Timestamp) -> Option<Item> {
+        let entry = self.items.first_entry().filter(|entry| entry.key().0 <= now)?;
+        Some(entry.remove())
+    }
+}
+
+impl Lab {
+    /// `usual`, or a random time around it.
+    pub(crate) fn jittered(&mut self, usual: SignedDuration) -> SignedDuration {
+        match &mut self.knobs.jitter {
+            Some(rng) => secs(usual.as_secs_f64() * rng.below(40) as f64 / 10.0),
+            None => usual,
+        }
+    }
+
+    fn next_at(&self) -> Option<Timestamp> {
+        let wakes = self.processes.iter().filter_map(|process| process.wake_at);
+        self.agenda.next_at().into_iter().chain(wakes).min()
+    }
+
+    /// Lets the next thing happen; `false` where nothing is left to happen.
+    pub fn step(&mut self) -> bool {
+        let Some(at) = self.next_at() else { return false };
+        self.now = self.now.max(at);
+        let now = self.now;
+        let awake = self.processes.iter().filter(|process| process.wake_at.is_some_and(|wake_at| wake_at <= now));
+        let mut heard: BTreeSet<u64> = awake.map(|process| process.id).collect();
+        while let Some(item) = self.agenda.due(now) {
+            heard.extend(self.happen(item));
+        }
+        for id in heard {
+            self.plan(id);
+        }
+        true
+    }
+
+    /// Lets an item happen. Returns the process that heard of something.
+    fn happen(&mut self, item: Item) -> Option<u64> {
+        match item {
+            Item::Request(id, effect, fate) => {
+                let (report, after) = match fate {
+                    Fate::Answered => (self.carry_out(&effect), self.jittered(self.knobs.reply)),
+                    Fate::Refused(why) => (self.refuse(&effect, why), self.jittered(self.knobs.reply)),
+                    Fate::RefusedAnyway(why) => (Report::Refused(why.to_owned()), self.jittered(self.knobs.reply)),
+                    Fate::AnswerLost => {
+                        self.carry_out(&effect);
+                        (Report::Unknown("no answer".to_owned()), TIME_LIMIT)
+                    }
+                    Fate::RequestLost => (Report::Unknown("no answer".to_owned()), TIME_LIMIT),
+                };
+                self.agenda.add(self.now + after, Item::Answer(id, effect.key(), report));
+                return None;
+            }
+            Item::Answer(id, key, report) => return self.tell(id, Event::Report(key, report)),
+            Item::Watch(id, event) => return self.tell(id, event),
+            Item::Kubelet(uid, step) => self.kubelet_step(&uid, step),
+            Item::List(node_uid) => self.list_images(&node_uid),
+            Item::Collect(owner_uid) => self.collect(&owner_uid),
+        }
+        None
+    }
+
+    fn tell(&mut self, id: u64, event: Event) -> Option<u64> {
+        let now = self.now;
+        self.process(id)?.world.apply(event, now);
+        Some(id)
+    }
+
+    /// Lets `span` pass.
+    pub fn run(&mut self, span: SignedDuration) {
+        let until = self.now + span;
+        while self.next_at().is_some_and(|at| at <= until) {
+            self.step();
+        }
+        self.now = until;
+    }
+
+    /// Runs until nothing is left to happen, and checks that the operator agrees.
+    pub fn settle(&mut self) {
+        let limit = self.now + LONGEST;
+        while self.step() {
+            if self.now > limit {
+                let explained = self.explained();
+                return self.violate(format!("still busy after a day: {explained:#?}"));
+            }
+        }
+        let left: Vec<String> = self.api.pods.keys().map(ToString::to_string).collect();
+        if !left.is_empty() {
+            self.violate(format!("Pods are left: {left:?}"));
+        }
+    }
+
+    /// Runs until `done`, for at most an hour.
+    pub fn until(&mut self, mut done: impl FnMut(&Self) -> bool) {
+        let limit = self.now + SignedDuration::from_hours(1);
+        while !done(self) {
+            if !self.step() || self.now >= limit {
+                return self.violate("it never comes to what was waited for");
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What the simulated API server has, and how watches show it.
+
+use std::collections::BTreeMap;
+
+use drop_api::{CachedImage, CachedImageSet, DiscoveryPolicy, NodeCache, PullPolicy};
+use drop_core::event::Kind;
+use drop_core::image::Image;
+use drop_core::image_set::ImageSet;
+use drop_core::node::Node;
+use drop_core::policy::Policy;
+use drop_core::pull_pod::PullPod;
+use drop_core::{Event, Name};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::agenda::Item;
+use crate::{Lab, Pass};
+
+/// How long Kubernetes takes to collect what a deleted object owned.
+const COLLECTION: SignedDuration = SignedDuration::from_secs(4);
+
+/// The API server's objects, by name.
+#[derive(Default)]
+pub struct Api {
+    /// CachedImages.
+    pub images: BTreeMap<String, CachedImage>,
+    /// CachedImageSets.
+    pub sets: BTreeMap<String, CachedImageSet>,
+    /// DiscoveryPolicies.
+    pub discoveries: BTreeMap<String, DiscoveryPolicy>,
+    /// Versions of Secrets.
+    pub secrets: BTreeMap<String, u64>,
+    /// PullPolicies.
+    pub policies: BTreeMap<String, PullPolicy>,
+    /// Nodes.
+    pub nodes: BTreeMap<String, Node>,
+    /// Pull Pods.
+    pub pods: BTreeMap<Name, LivePod>,
+    /// NodeCaches.
+    pub caches: BTreeMap<String, NodeCache>,
+    /// The last resource version; UIDs are made from it too.
+    version: u64,
+}
+
+impl Api {
+    /// A new resource version.
+    pub(crate) fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// The Pod of this UID.
+    pub(crate) fn pod_of_uid(&self, uid: &Name) -> Option<&LivePod> {
+        self.pods.values().find(|live| live.pod.uid.as_ref() == Some(uid))
+    }
+
+    /// The node of this UID.
+    pub(crate) fn node_of_uid(&self, uid: &Name) -> Option<&Node> {
+        self.nodes.values().find(|node| node.uid == *uid)
+    }
+}
+
+/// A Pod and what its kubelet is doing with it.
+#[derive(Clone, Debug)]
+pub struct LivePod {
+    /// The Pod, as the API server has it.
+    pub pod: PullPod,
+    /// The UID of the node that owns it.
+    pub node_uid: Name,
+    /// The pulls at hand.
+    pub pass: Option<Pass>,
+}
+
+impl Lab {
+    /// Lets every watch show something, in order for each kind.
+    pub(crate) fn show(&mut self, kind: Kind, event: &Event) {
+        for id in self.ids() {
+            let at = self.now + self.jittered(self.knobs.watch);
+            let Some(process) = self.process(id) else { continue };
+            let shown = process.shown.entry(kind).or_insert(at);
+            *shown = at.max(*shown);
+            let at = *shown;
+            self.agenda.add(at, Item::Watch(id, event.clone()));
+        }
+    }
+
+    pub(crate) fn show_image(&mut self, name: &str) {
+        match self.api.images.get(name).map(image_event) {
+            Some(Some(event)) => self.show(Kind::Image, &event),
+            _ => self.violate(format!("the CachedImage {name} cannot be read")),
+        }
+    }
+
+    pub(crate) fn show_pod(&mut self, name: &Name) {
+        if let Some(live) = self.api.pods.get(name) {
+            let event = Event::Pod(Box::new(live.pod.clone()));
+            self.show(Kind::Pod, &event);
+        }
+    }
+
+    /// Lets Kubernetes collect what an object owned that is gone.
+    pub(crate) fn collect_soon(&mut self, owner_uid: Name) {
+        self.agenda.add(self.now + COLLECTION, Item::Collect(owner_uid));
+    }
+
+    pub(crate) fn collect(&mut self, owner_uid: &Name) {
+        let pods = self.api.pods.values().filter(|live| live.node_uid == *owner_uid);
+        for uid in pods.filter_map(|live| live.pod.uid.clone()).collect::<Vec<_>>() {
+            self.remove_pod(&uid);
+        }
+        let is_owned = |image: &CachedImage| {
+            image.metadata.owner_references.iter().flatten().any(|owner| *owner.uid == **owner_uid)
+        };
+        let images = self.api.images.iter().filter(|(_, image)| is_owned(image));
+        for name in images.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.delete_image(&name);
+        }
+        let caches = self.api.caches.iter().filter(|(_, cache)| cache.spec.node_uid == **owner_uid);
+        for name in caches.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.api.caches.remove(&name);
+            self.show(Kind::Cache, &Event::Gone(Kind::Cache, name.as_str().into()));
+        }
+    }
+}
+
+pub(crate) fn image_event(object: &CachedImage) -> Option<Event> {
+    let image = Image::from_api(object)?;
+    Some(Event::Image(Box::new(image), Box::new(object.status.clone().unwrap_or_default())))
+}
+
+pub(crate) fn set_event(object: &CachedImageSet) -> Option<Event> {
+    let set = ImageSet::from_api(object)?;
+    Some(Event::Set(Box::new(set), Box::new(object.status.clone().unwrap_or_default())))
+}
+
+pub(crate) fn secret_event((name, version): (&String, &u64)) -> Event {
+    Event::Secret(name.as_str().into(), version.to_string().into())
+}
+
+pub(crate) fn policy_event(object: &PullPolicy) -> Option<Event> {
+    let policy = Policy::from_api(object)?;
+    Some(Event::Policy(Box::new(policy), Box::new(object.status.clone().unwrap_or_default())))
+}
+
+/// What the API server keeps of a timestamp of Kubernetes' own.
+pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}

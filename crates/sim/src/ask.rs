@@ -1,0 +1,61 @@
+//! What an onlooker asks of a lab.
+
+use drop_api::CachedImageStatus;
+use drop_api::condition;
+use drop_core::reference::Reference;
+
+use crate::{Created, Lab, LivePod};
+
+impl Lab {
+    /// The status of a CachedImage, as the API server has it.
+    #[must_use]
+    pub fn status(&self, image: &str) -> CachedImageStatus {
+        self.api.images.get(image).and_then(|image| image.status.clone()).unwrap_or_default()
+    }
+
+    /// The reason of a CachedImage's Ready condition, and how many nodes have it.
+    #[must_use]
+    pub fn shows(&self, image: &str) -> String {
+        let status = self.status(image);
+        let ready = condition::ready(&status.conditions);
+        let reason = ready.map(|ready| ready.reason.clone()).unwrap_or_default();
+        format!("{reason} {}", status.ready.unwrap_or_default())
+    }
+
+    /// The message of a CachedImage's Ready condition.
+    #[must_use]
+    pub fn message(&self, image: &str) -> String {
+        let status = self.status(image);
+        condition::ready(&status.conditions).map(|ready| ready.message.clone()).unwrap_or_default()
+    }
+
+    /// The reasons that a CachedImage's Ready condition has had, one after another.
+    #[must_use]
+    pub fn reasons(&self, image: &str) -> Vec<String> {
+        let statuses = self.record.statuses.get(image).into_iter().flatten();
+        let mut reasons: Vec<String> =
+            statuses.filter_map(|(_, status)| Some(condition::ready(&status.conditions)?.reason.clone())).collect();
+        reasons.dedup();
+        reasons
+    }
+
+    /// When Pods were created, in whole seconds, where, and of which CachedImages:
+    /// `10s b: alpine`.
+    #[must_use]
+    pub fn starts(&self) -> Vec<String> {
+        self.record.pods.iter().map(Created::to_string).collect()
+    }
+
+    /// The Pods that there ever were with this image.
+    #[must_use]
+    pub fn pods_of(&self, reference: &str) -> Vec<&Created> {
+        let reference = Reference::parse(reference);
+        self.record.pods.iter().filter(|pod| pod.pulls(&reference)).collect()
+    }
+
+    /// The pull Pod on a node.
+    #[must_use]
+    pub fn live(&self, node: &str) -> Option<&LivePod> {
+        self.api.pods.values().find(|live| &*live.pod.node == node)
+    }
+}

@@ -1,0 +1,201 @@
+//! What the specification promises, checked against the lab's own record.
+//!
+//! Every function here returns what is wrong, as sentences; none if all is well.
+
+use std::collections::BTreeSet;
+
+use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::{CachedImageStatus, NodeCache, PullPolicySpec};
+use drop_core::Effect;
+use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::pull_pod::{Expectations, PullPod, Steps};
+use drop_core::reference::Reference;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{Lab, secs};
+
+/// How long after a change of a policy the operator may not know of it.
+const HEARSAY: SignedDuration = SignedDuration::from_secs(2);
+
+/// What does not hold.
+#[derive(Default)]
+struct Faults(Vec<String>);
+
+impl Faults {
+    fn unless(&mut self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(what());
+        }
+    }
+
+    /// What is wrong, and where.
+    fn at(self, place: impl FnOnce() -> String) -> Vec<String> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        let place = place();
+        self.0.into_iter().map(|what| format!("{what}; {place}")).collect()
+    }
+}
+
+impl Lab {
+    /// A Pod is about to come into being: may it?
+    pub(crate) fn faults_of_start(&self, order: &PodOrder) -> Vec<String> {
+        let mut faults = Faults::default();
+        let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let is_label = order.name.len() <= 63
+            && order.name.starts_with(is_alphanumeric)
+            && order.name.ends_with(is_alphanumeric)
+            && order.name.chars().all(|c| is_alphanumeric(c) || c == '-');
+        faults.unless(is_label, || "a Pod's name is a DNS label".to_owned());
+        faults.unless(!order.pulls.is_empty(), || "a Pod pulls something".to_owned());
+        let on_node = self.record.live().find(|pod| pod.order.node_uid == order.node_uid);
+        faults.unless(on_node.is_none(), || format!("one Pod per node, beside {on_node:?}"));
+        let policies = self.policies_in_force(&order.policy, self.now);
+        let is_looked_up_again = policies.iter().any(|policy| policy.repull_interval.is_some());
+        for pull in &order.pulls {
+            let done = self.record.successes.contains(&(order.node_uid.clone(), pull.reference.clone()));
+            faults.unless(!done || is_looked_up_again, || format!("{} was pulled already", pull.reference));
+        }
+        let is_open = policies.iter().any(|policy| !policy.paused);
+        faults.unless(is_open, || "the policy is paused or missing".to_owned());
+        // A request that was lost is made again under the limits of its first time.
+        let key = EffectKey::CreatePod(order.name.clone());
+        let first = self.record.requests.iter().find(|(_, other)| *other == key).map(|(at, _)| *at);
+        let policies = self.policies_in_force(&order.policy, first.unwrap_or(self.now));
+        let refusals: Vec<String> = policies.iter().map_while(|policy| self.refuses(policy, order)).collect();
+        faults.unless(refusals.len() < policies.len(), || format!("{refusals:?}"));
+        if !order.begins_turn {
+            let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node == order.node);
+            let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
+            faults.unless(goes_on, || "a turn goes on that never began".to_owned());
+        }
+        faults.at(|| {
+            let earlier = self.record.pods.iter().filter(|pod| pod.order.node == order.node);
+            let earlier: Vec<String> = earlier.map(|pod| format!("{pod}, {}", pod.order.name)).collect();
+            format!("after {earlier:#?}: {order:#?}")
+        })
+    }
+
+    /// Whether the operator may have given up on a Pod before it hears of its end.
+    pub(crate) fn is_given_up(&self, pod: &PullPod) -> bool {
+        let cache = self.api.caches.get(&*pod.node).and_then(|cache| cache.status.as_ref());
+        if cache.is_some_and(|status| status.last_pod_uid.as_deref() == pod.uid.as_deref()) {
+            return true;
+        }
+        let policies = self.policies_in_force(&pod.policy, self.now);
+        let timeout = policies.iter().map(|policy| policy.pull_timeout.get()).min();
+        let expected = Expectations {
+            pull_timeout: timeout.unwrap_or(SignedDuration::ZERO),
+            tells_sandbox: true,
+            settings: &self.settings,
+        };
+        let now = self.now + HEARSAY;
+        // The operator goes by its own clock.
+        let mut pod = pod.clone();
+        for step in [&mut pod.acknowledged_at, &mut pod.sandbox_up_at] {
+            *step = step.map(|at| at - self.knobs.kubelet_clock);
+        }
+        pod.end(&Steps::see(&pod, None, now), &expected, now).is_some()
+    }
+
+    /// What the policy says, or has said since a moment before `at`.
+    fn policies_in_force(&self, name: &str, at: Timestamp) -> Vec<PullPolicySpec> {
+        if name.is_empty() {
+            return vec![self.settings.built_in_policy.clone()];
+        }
+        let history = self.record.policies.get(name).into_iter().flatten().rev();
+        let mut in_force = Vec::new();
+        for (since, spec) in history {
+            in_force.extend(spec.clone());
+            if at.duration_since(*since) > HEARSAY {
+                break;
+            }
+        }
+        in_force
+    }
+
+    /// Why a policy does not allow a Pod beside those that are there, if so.
+    fn refuses(&self, policy: &PullPolicySpec, order: &PodOrder) -> Option<String> {
+        let over = |limit: Option<i32>, count: usize| {
+            limit.is_some_and(|limit| usize::try_from(limit).is_ok_and(|limit| count > limit))
+        };
+        let live: Vec<_> = self.record.live().filter(|pod| pod.order.policy == order.policy).collect();
+        let mut nodes: BTreeSet<_> = live.iter().map(|pod| &pod.order.node_uid).collect();
+        nodes.insert(&order.node_uid);
+        if over(Some(policy.max_concurrent_nodes), nodes.len()) {
+            return Some(format!("{} nodes pull", nodes.len()));
+        }
+        if over(policy.max_concurrent_pulls, live.len() + 1) {
+            return Some(format!("{} Pods pull already", live.len()));
+        }
+        let hosts: BTreeSet<&str> = order.pulls.iter().map(|pull| pull.reference.host()).collect();
+        for host in hosts {
+            let is_busy = |pod: &drop_core::Name| {
+                self.api.pods.get(pod).is_some_and(|live| live.pod.busy_hosts().any(|busy| busy == host))
+            };
+            let pulling = live.iter().filter(|pod| is_busy(&pod.order.name)).count();
+            if over(policy.max_concurrent_pulls_per_registry, pulling + 1) {
+                return Some(format!("{pulling} Pods pull from {host} already"));
+            }
+        }
+        if over(Some(policy.images_per_pod), order.pulls.len()) {
+            return Some("too many images in one Pod".to_owned());
+        }
+        let begins = self.record.pods.iter().filter(|pod| pod.order.begins_turn && !pod.is_forgotten);
+        let mut elsewhere = begins.filter(|pod| pod.order.policy == order.policy && pod.order.node != order.node);
+        let delay = policy.min_delay_between_pulls.get();
+        let other = elsewhere.find(|pod| self.now.duration_since(pod.at) < delay).filter(|_| order.begins_turn);
+        other.map(|other| format!("too soon after {other}"))
+    }
+
+    /// A NodeCache is about to be written: is it true?
+    pub(crate) fn faults_of_cache(&self, cache: &NodeCache) -> Vec<String> {
+        let name = cache.metadata.name.as_deref().unwrap_or_default();
+        let images = cache.status.iter().flat_map(|status| &status.images);
+        let pulled = images.filter(|image| image.pulled_at.is_some());
+        let untrue = pulled.filter(|image| {
+            let what = (cache.spec.node_uid.as_str().into(), Reference::parse(&image.image));
+            !self.record.pulled.contains(&what)
+        });
+        untrue.map(|image| format!("{} was never pulled onto {name}", image.image)).collect()
+    }
+
+    /// A status is about to be written: does it make sense?
+    pub(crate) fn faults_of_status(&self, image: &str, status: &CachedImageStatus) -> Vec<String> {
+        let mut faults = Faults::default();
+        faults.unless(status.nodes_ready <= status.nodes_targeted, || "more nodes are ready than targeted".to_owned());
+        let counted = Some(format!("{}/{}", status.nodes_ready, status.nodes_targeted));
+        faults.unless(status.ready == counted, || "READY is what the counts say".to_owned());
+        faults.unless(status.failures.len() <= 10, || "more than 10 failures".to_owned());
+        let Some(ready) = condition::ready(&status.conditions) else {
+            faults.unless(false, || "there is no condition Ready".to_owned());
+            return faults.at(|| format!("{image}: {status:#?}"));
+        };
+        let is_cached = ready.status == ConditionStatus::True;
+        faults.unless(is_cached == (ready.reason == "Cached"), || "Ready and its reason differ".to_owned());
+        let all_there = status.nodes_targeted > 0 && status.nodes_ready == status.nodes_targeted;
+        faults.unless(!is_cached || all_there, || "Cached, but not everywhere".to_owned());
+        faults.unless(!ready.message.is_empty(), || "Ready has no message".to_owned());
+        let object = self.api.images.get(image).and_then(|object| object.status.as_ref());
+        let before = object.and_then(|status| condition::ready(&status.conditions));
+        // A status that was lost may have changed it in between.
+        let comparable = |before: &&Condition| before.status == ready.status && !self.record.unwritten.contains(image);
+        let moved = before.filter(comparable).is_some_and(|it| it.last_transition_time != ready.last_transition_time);
+        faults.unless(!moved, || "lastTransitionTime moved although status did not change".to_owned());
+        faults.at(|| format!("{image}: {status:#?}"))
+    }
+
+    /// One object's status is written at most once a second.
+    pub(crate) fn faults_of_pace(&self, effect: &Effect) -> Vec<String> {
+        if !matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
+            return Vec::new();
+        }
+        let key = effect.key();
+        let since = self.record.restarted_at.max(self.record.created_at.get(&key).copied());
+        let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
+        let last = last.filter(|(at, _)| since.is_none_or(|since| since < *at));
+        let is_early = last.is_some_and(|(at, _)| self.now.duration_since(*at) < secs(1.0));
+        is_early.then(|| format!("{key:?} is written too often")).into_iter().collect()
+    }
+}

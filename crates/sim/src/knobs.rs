@@ -1,0 +1,90 @@
+//! How long things take in a lab, and what goes wrong.
+
+use std::collections::BTreeMap;
+
+use drop_core::discovery::{Answer, SourceFailure};
+use drop_core::{Effect, Name};
+use jiff::SignedDuration;
+
+use crate::{Kubelet, Rng, secs};
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is carried out, and answered.
+    Answered,
+    /// The API server refuses it.
+    Refused(&'static str),
+    /// The API server refuses it, even where an earlier one like it was carried out:
+    /// admission comes before the look whether the object exists.
+    RefusedAnyway(&'static str),
+    /// It is carried out, but the answer is lost.
+    AnswerLost,
+    /// It never arrives.
+    RequestLost,
+}
+
+/// Why a kubelet does not pull or start something, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Such as `ErrImagePull`.
+    pub reason: Name,
+    /// What the runtime says.
+    pub message: Name,
+}
+
+impl From<(&str, &str)> for Failure {
+    fn from((reason, message): (&str, &str)) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// How long things take, and what goes wrong.
+pub struct Knobs {
+    /// From the plan until a request takes effect.
+    pub request: SignedDuration,
+    /// From there until its answer arrives.
+    pub reply: SignedDuration,
+    /// From a change until a watch shows it.
+    pub watch: SignedDuration,
+    /// How long a pull takes.
+    pub pull: SignedDuration,
+    /// How long a pull takes of these references.
+    pub pulls: BTreeMap<String, SignedDuration>,
+    /// References that cannot be pulled, and why.
+    pub broken_images: BTreeMap<String, Failure>,
+    /// What runtimes tell of references, if it is not a sha256 digest.
+    pub digests: BTreeMap<String, String>,
+    /// What sources answer, by their addresses.
+    pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
+    /// By how much the kubelets' clocks are ahead.
+    pub kubelet_clock: SignedDuration,
+    /// Nodes whose kubelets do not work as they should.
+    pub kubelets: BTreeMap<String, Kubelet>,
+    /// Whether nodes list their images.
+    pub lists: bool,
+    /// What becomes of each request.
+    pub fate: Box<dyn FnMut(&Effect) -> Fate>,
+    /// Delays and fates of requests are drawn from this, if set.
+    pub jitter: Option<Rng>,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Self {
+            request: secs(0.01),
+            reply: secs(0.01),
+            watch: secs(0.05),
+            pull: secs(5.0),
+            pulls: BTreeMap::new(),
+            broken_images: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            kubelet_clock: SignedDuration::ZERO,
+            kubelets: BTreeMap::new(),
+            lists: false,
+            fate: Box::new(|_| Fate::Answered),
+            jitter: None,
+        }
+    }
+}

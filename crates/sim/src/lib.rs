@@ -1,0 +1,42 @@
+//! A small cluster on virtual time.
+//!
+//! [`Lab`] drives a [`World`](drop_core::World) the way the operator does, against a
+//! simulated API server, kubelets and registries, and keeps its own [`Record`] of what
+//! happened. After every plan it checks the plan (`audit`, the same plan twice, a wake-up
+//! in the future), and at every request it checks, from its own record, what the
+//! specification promises: caps, delays, nothing pulled twice, statuses that make sense.
+//! What does not hold is a [`Violation`], kept in [`Lab::violations`].
+//!
+//! There is no clock and no randomness but [`Rng`], so whatever is made from a seed
+//! happens again in the same way.
+
+mod agenda;
+mod api;
+mod ask;
+mod check;
+mod disk;
+mod knobs;
+mod kubelet;
+mod lab;
+mod process;
+mod record;
+mod requests;
+mod rng;
+pub mod schema;
+mod users;
+
+pub use api::{Api, LivePod};
+pub use knobs::{Failure, Fate, Knobs};
+pub use kubelet::{Kubelet, Pass};
+pub use lab::{Lab, Violation};
+pub use record::{Created, Record};
+pub use rng::Rng;
+pub use users::under;
+
+use jiff::SignedDuration;
+
+/// A duration of so many seconds.
+#[must_use]
+pub fn secs(secs: f64) -> SignedDuration {
+    SignedDuration::from_secs_f64(secs)
+}

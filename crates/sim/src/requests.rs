@@ -1,0 +1,215 @@
+//! How the API server carries out requests.
+
+use drop_api::names::LABEL_ORIGIN;
+use drop_api::{
+    CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPolicyStatus, NodeCache, PullPolicyStatus,
+};
+use drop_core::discovery::{Backend, Discovered, Order, SourceFailure, SourceOutcome};
+use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::event::{Kind, Report};
+use drop_core::image::Image;
+use drop_core::reference::Reference;
+use drop_core::{Effect, Event, Name};
+
+use crate::api::{policy_event, set_event};
+use crate::{Lab, secs};
+
+impl Lab {
+    /// Refuses a request, except where it has been carried out before.
+    pub(crate) fn refuse(&mut self, effect: &Effect, why: &str) -> Report {
+        match effect {
+            Effect::CreatePod(order) if self.api.pods.contains_key(&order.name) => self.carry_out(effect),
+            _ => Report::Refused(why.to_owned()),
+        }
+    }
+
+    /// Does what a request asks for.
+    pub(crate) fn carry_out(&mut self, effect: &Effect) -> Report {
+        self.attempt(effect).unwrap_or_else(|error| {
+            self.violate(format!("{:?} cannot be read: {error}", effect.key()));
+            Report::Refused(error.to_string())
+        })
+    }
+
+    fn attempt(&mut self, effect: &Effect) -> serde_json::Result<Report> {
+        Ok(match effect {
+            Effect::CreatePod(order) => self.create_pod(order),
+            Effect::DeletePod { pod, uid, .. } => match self.api.pods.get(pod) {
+                Some(live) if uid.is_none() || live.pod.uid == *uid => {
+                    self.terminate(pod);
+                    Report::Done
+                }
+                _ => Report::PodGone { uid: uid.clone() },
+            },
+            Effect::CheckPod { pod } if self.api.pods.contains_key(pod) => Report::Done,
+            Effect::CheckPod { .. } => Report::PodGone { uid: None },
+            Effect::RecordNode { cache, .. } => self.record_node(*through_json(cache)?),
+            Effect::PatchImage { image, status } => {
+                let status: CachedImageStatus = *through_json(status)?;
+                self.violate_all(self.faults_of_status(image, &status));
+                self.record.unwritten.remove(&**image);
+                if let Some(object) = self.api.images.get_mut(&**image)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status.clone());
+                    self.record.statuses.entry(image.to_string()).or_default().push((self.now, status));
+                    self.show_image(image);
+                }
+                Report::Done
+            }
+            Effect::CreateChild { child, .. } => self.create_child(*through_json(child)?),
+            Effect::UpdateChild { child, uid, spec, origin, .. } => {
+                match self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone()) {
+                    None => Report::Done,
+                    Some(found) if *found != **uid => Report::Refused("another UID".to_owned()),
+                    Some(_) => {
+                        let spec = *through_json(spec)?;
+                        if let (Some(origin), Some(image)) = (origin, self.api.images.get_mut(&**child)) {
+                            let labels = image.metadata.labels.get_or_insert_default();
+                            labels.insert(LABEL_ORIGIN.to_owned(), origin.label().to_owned());
+                        }
+                        self.edit_image(child, |before| *before = spec);
+                        let now = self.api.images.get(&**child).cloned();
+                        now.map_or(Report::Done, |now| Report::Child(Box::new(now)))
+                    }
+                }
+            }
+            Effect::DeleteChild { child, uid, .. } => {
+                let found = self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone());
+                if found.is_some_and(|found| *found == **uid) {
+                    self.delete_image(child);
+                }
+                Report::Done
+            }
+            Effect::PatchSet { set, status } => {
+                let status: CachedImageSetStatus = *through_json(status)?;
+                if let Some(object) = self.api.sets.get_mut(&**set)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status);
+                    let event = set_event(object);
+                    event.into_iter().for_each(|event| self.show(Kind::Set, &event));
+                }
+                Report::Done
+            }
+            Effect::Discover(order) => self.discover(order),
+            Effect::PatchDiscovery { policy, status } => {
+                let status: DiscoveryPolicyStatus = *through_json(status)?;
+                if let Some(object) = self.api.discoveries.get_mut(&**policy)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status);
+                    let event = Event::Discovery(Box::new(object.clone()));
+                    self.show(Kind::Discovery, &event);
+                }
+                Report::Done
+            }
+            Effect::PatchPolicy { policy, status } => {
+                let status: PullPolicyStatus = *through_json(status)?;
+                if let Some(object) = self.api.policies.get_mut(&**policy)
+                    && object.status.as_ref() != Some(&status)
+                {
+                    object.status = Some(status);
+                    self.record.policy_writes.push((self.now, policy.to_string()));
+                    let event = policy_event(object);
+                    event.into_iter().for_each(|event| self.show(Kind::Policy, &event));
+                }
+                Report::Done
+            }
+            Effect::Tell(notice) => {
+                self.record.told.push((self.now, (**notice).clone()));
+                Report::Done
+            }
+        })
+    }
+
+    fn create_pod(&mut self, order: &PodOrder) -> Report {
+        if let Some(live) = self.api.pods.get(&order.name) {
+            return Report::PodCreated { uid: live.pod.uid.clone().unwrap_or_default() };
+        }
+        self.violate_all(self.faults_of_start(order));
+        let images = order.pulls.iter().map(|pull| pull.reference.clone());
+        let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
+        let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images);
+        self.record.created(order, uid.clone(), self.now);
+        if self.api.nodes.get(&*order.node).is_none_or(|node| node.uid != order.node_uid) {
+            self.collect_soon(order.node_uid.clone());
+        }
+        Report::PodCreated { uid }
+    }
+
+    fn record_node(&mut self, mut cache: NodeCache) -> Report {
+        self.violate_all(self.faults_of_cache(&cache));
+        let name = cache.metadata.name.clone().unwrap_or_default();
+        match self.api.caches.get(&name) {
+            Some(before) if before.spec == cache.spec && before.status == cache.status => cache = before.clone(),
+            _ => {
+                cache.metadata.resource_version = Some(self.api.next_version().to_string());
+                self.record.cache_writes.push((self.now, name.clone()));
+                self.api.caches.insert(name.clone(), cache.clone());
+                self.show(Kind::Cache, &Event::Cache(Box::new(cache.clone())));
+            }
+        }
+        if self.api.nodes.get(&name).is_none_or(|node| *node.uid != *cache.spec.node_uid) {
+            self.collect_soon(cache.spec.node_uid.as_str().into());
+        }
+        Report::Recorded(Box::new(cache))
+    }
+
+    fn create_child(&mut self, mut child: CachedImage) -> Report {
+        let name = child.metadata.name.clone().unwrap_or_default();
+        match self.api.images.get(&name) {
+            Some(found) if found.metadata.owner_references == child.metadata.owner_references => {
+                Report::Child(Box::new(found.clone()))
+            }
+            Some(_) => Report::Refused("it is there already".to_owned()),
+            None => {
+                child.metadata.uid = Some(format!("image-{}", self.api.next_version()));
+                child.metadata.generation = Some(1);
+                self.record.created_at.insert(EffectKey::Image(name.as_str().into()), self.now);
+                self.api.images.insert(name.clone(), child.clone());
+                self.show_image(&name);
+                Report::Child(Box::new(child))
+            }
+        }
+    }
+
+    /// Asks the sources of a DiscoveryPolicy, as the operator does.
+    fn discover(&mut self, order: &Order) -> Report {
+        let address = |backend: &Backend| match backend {
+            Backend::Prometheus(query) => query.endpoint.clone(),
+            Backend::Loki(query) => query.endpoint.clone(),
+            Backend::Registry(query) => query.url.clone(),
+        };
+        let mut measured = Vec::new();
+        for (at, query) in order.pipeline.queries().iter().enumerate() {
+            let address = address(&query.backend);
+            let Some(answer) = self.knobs.sources.get(&address).cloned() else {
+                let refused = format!("there is no source at {address}");
+                self.violate(refused.clone());
+                return Report::Refused(refused);
+            };
+            measured.push(answer.map(|answer| order.pipeline.measure(at, answer, self.now)));
+        }
+        let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
+        let images = order.pipeline.rank(&answered, |_| order.nodes).images;
+        let sources = measured.iter().map(|measured| SourceOutcome {
+            elapsed: secs(0.1),
+            result: measured.as_ref().map(|measured| measured.image_count()).map_err(SourceFailure::clone),
+        });
+        Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
+    }
+
+    /// Whether some CachedImage wants `reference` on the node of this UID.
+    pub(crate) fn is_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
+        let mut images = self.api.images.values().filter_map(Image::from_api);
+        self.api.node_of_uid(node_uid).is_some_and(|node| {
+            images.any(|image| image.reference == *reference && image.placement.selects(node).is_ok())
+        })
+    }
+}
+
+/// What is left of an object after its way to the API server and back.
+fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(object: &T) -> serde_json::Result<T> {
+    serde_json::from_str(&serde_json::to_string(object)?)
+}

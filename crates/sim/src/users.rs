@@ -1,0 +1,230 @@
+//! What users, administrators and autoscalers do.
+
+use drop_api::cached_image::LocalObjectReference;
+use drop_api::{
+    CachedImage, CachedImageSet, CachedImageSetSpec, CachedImageSpec, DiscoveryPolicy, DiscoveryPolicySpec, PullPolicy,
+    PullPolicySpec,
+};
+use drop_core::effect::EffectKey;
+use drop_core::event::Kind;
+use drop_core::node::Node;
+use drop_core::pull_pod::{Container, ContainerState, PullPod};
+use drop_core::reference::Reference;
+use drop_core::{Event, Name};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use crate::api::{policy_event, secret_event, set_event, whole_seconds};
+use crate::{Lab, LivePod};
+
+/// Refers a CachedImage to a policy.
+pub fn under(policy: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
+    let name = policy.to_owned();
+    move |spec| spec.policy_ref = Some(LocalObjectReference { name })
+}
+
+/// An object named here that does not exist is a [`Violation`](crate::Violation) too.
+impl Lab {
+    /// Creates a CachedImage of this reference under the built-in policy.
+    pub fn image(&mut self, name: &str, reference: &str) {
+        self.image_with(name, reference, |_| {});
+    }
+
+    /// Creates a CachedImage of this reference.
+    pub fn image_with(&mut self, name: &str, reference: &str, edit: impl FnOnce(&mut CachedImageSpec)) {
+        let mut spec = CachedImageSpec { image: reference.to_owned(), ..CachedImageSpec::default() };
+        edit(&mut spec);
+        let mut image = CachedImage::new(name, spec);
+        image.metadata.generation = Some(1);
+        image.metadata.uid = Some(format!("image-{}", self.api.next_version()));
+        self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
+        self.api.images.insert(name.to_owned(), image);
+        self.show_image(name);
+    }
+
+    /// Creates a CachedImage that belongs to a CachedImageSet.
+    pub fn image_of_set(&mut self, set: &str, name: &str, reference: &str, edit: impl FnOnce(&mut CachedImageSpec)) {
+        self.image_with(name, reference, edit);
+        let owner = OwnerReference {
+            api_version: "drop.corewire.io/v1alpha1".to_owned(),
+            kind: "CachedImageSet".to_owned(),
+            name: set.to_owned(),
+            uid: format!("uid-of-{set}"),
+            controller: Some(true),
+            block_owner_deletion: Some(true),
+        };
+        if let Some(image) = self.api.images.get_mut(name) {
+            image.metadata.owner_references = Some(vec![owner]);
+        }
+        self.show_image(name);
+    }
+
+    /// Changes a CachedImage.
+    pub fn edit_image(&mut self, name: &str, edit: impl FnOnce(&mut CachedImageSpec)) {
+        let Some(image) = self.api.images.get_mut(name) else { return self.misses("CachedImage", name) };
+        edit(&mut image.spec);
+        image.metadata.generation = image.metadata.generation.map(|generation| generation + 1);
+        self.record.forget_successes();
+        self.show_image(name);
+    }
+
+    /// Deletes a CachedImage.
+    pub fn delete_image(&mut self, name: &str) {
+        if self.api.images.remove(name).is_none() {
+            return self.misses("CachedImage", name);
+        }
+        self.record.forget_successes();
+        self.show(Kind::Image, &Event::Gone(Kind::Image, name.into()));
+    }
+
+    /// Creates or changes a CachedImageSet.
+    pub fn set(&mut self, name: &str, edit: impl FnOnce(&mut CachedImageSetSpec)) {
+        let version = self.api.next_version();
+        let set = self.api.sets.entry(name.to_owned()).or_insert_with(|| {
+            self.record.created_at.insert(EffectKey::Set(name.into()), self.now);
+            let mut set = CachedImageSet::new(name, CachedImageSetSpec::default());
+            set.metadata.generation = Some(0);
+            set.metadata.uid = Some(format!("set-{version}"));
+            set
+        });
+        edit(&mut set.spec);
+        set.metadata.generation = set.metadata.generation.map(|generation| generation + 1);
+        let event = set_event(set);
+        self.record.forget_successes();
+        event.into_iter().for_each(|event| self.show(Kind::Set, &event));
+    }
+
+    /// Deletes a CachedImageSet; Kubernetes collects its CachedImages a little later.
+    pub fn delete_set(&mut self, name: &str) {
+        let Some(set) = self.api.sets.remove(name) else { return self.misses("CachedImageSet", name) };
+        self.show(Kind::Set, &Event::Gone(Kind::Set, name.into()));
+        self.collect_soon(set.metadata.uid.unwrap_or_default().into());
+    }
+
+    /// Creates or changes a DiscoveryPolicy.
+    pub fn discovery(&mut self, name: &str, edit: impl FnOnce(&mut DiscoveryPolicySpec)) {
+        let version = self.api.next_version();
+        let policy = self.api.discoveries.entry(name.to_owned()).or_insert_with(|| {
+            let mut policy = DiscoveryPolicy::new(name, DiscoveryPolicySpec::default());
+            policy.metadata.generation = Some(0);
+            policy.metadata.uid = Some(format!("discovery-{version}"));
+            policy
+        });
+        edit(&mut policy.spec);
+        policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
+        let event = Event::Discovery(Box::new(policy.clone()));
+        self.show(Kind::Discovery, &event);
+    }
+
+    /// Deletes a DiscoveryPolicy.
+    pub fn delete_discovery(&mut self, name: &str) {
+        if self.api.discoveries.remove(name).is_none() {
+            return self.misses("DiscoveryPolicy", name);
+        }
+        self.show(Kind::Discovery, &Event::Gone(Kind::Discovery, name.into()));
+    }
+
+    /// Creates or changes a Secret.
+    pub fn secret(&mut self, name: &str) {
+        let version = self.api.next_version();
+        self.api.secrets.insert(name.to_owned(), version);
+        self.show(Kind::Secret, &secret_event((&name.to_owned(), &version)));
+    }
+
+    /// Creates or changes a PullPolicy.
+    pub fn policy(&mut self, name: &str, edit: impl FnOnce(&mut PullPolicySpec)) {
+        let policy = self.api.policies.entry(name.to_owned()).or_insert_with(|| {
+            self.record.created_at.insert(EffectKey::Policy(name.into()), self.now);
+            let mut policy = PullPolicy::new(name, PullPolicySpec::default());
+            policy.metadata.generation = Some(0);
+            policy
+        });
+        edit(&mut policy.spec);
+        policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
+        self.record.policy_changed(name, Some(policy.spec.clone()), self.now);
+        let event = policy_event(policy);
+        event.into_iter().for_each(|event| self.show(Kind::Policy, &event));
+    }
+
+    /// Deletes a PullPolicy.
+    pub fn delete_policy(&mut self, name: &str) {
+        if self.api.policies.remove(name).is_none() {
+            return self.misses("PullPolicy", name);
+        }
+        self.record.policy_changed(name, None, self.now);
+        self.show(Kind::Policy, &Event::Gone(Kind::Policy, name.into()));
+    }
+
+    /// Adds a node, with a UID of its own.
+    pub fn node(&mut self, name: &str) {
+        let uid = format!("node-{}", self.api.next_version());
+        let node =
+            Node { name: name.into(), uid: uid.as_str().into(), platform: "linux/amd64".into(), ..Node::default() };
+        self.api.nodes.insert(name.to_owned(), node.clone());
+        self.show(Kind::Node, &Event::Node(Box::new(node)));
+    }
+
+    /// Changes a node.
+    pub fn edit_node(&mut self, name: &str, edit: impl FnOnce(&mut Node)) {
+        let Some(node) = self.api.nodes.get_mut(name) else { return self.misses("Node", name) };
+        let labels = node.labels.clone();
+        edit(node);
+        if node.labels != labels {
+            self.record.forget_successes();
+        }
+        let event = Event::Node(Box::new(node.clone()));
+        self.show(Kind::Node, &event);
+    }
+
+    /// Removes a node; Kubernetes collects its Pods and its NodeCache a little later.
+    pub fn remove_node(&mut self, name: &str) {
+        let Some(node) = self.api.nodes.remove(name) else { return self.misses("Node", name) };
+        self.show(Kind::Node, &Event::Gone(Kind::Node, name.into()));
+        self.collect_soon(node.uid);
+    }
+
+    /// Deletes a Pod, as a user may.
+    pub fn delete_pod(&mut self, name: &Name) {
+        self.record.forget_successes();
+        self.terminate(name);
+    }
+
+    /// Puts a Pod onto a node that nobody asked for, made like Drop's own.
+    pub fn stray_pod(&mut self, name: &str, node: &str, reference: &str) {
+        let Some(node_uid) = self.api.nodes.get(node).map(|node| node.uid.clone()) else {
+            return self.misses("Node", node);
+        };
+        let images = [Reference::parse(reference)];
+        self.add_pod(name.into(), node.into(), node_uid, "".into(), images);
+    }
+
+    /// Adds a Pod that pulls these images. Returns its UID.
+    pub(crate) fn add_pod(
+        &mut self,
+        name: Name,
+        node: Name,
+        node_uid: Name,
+        policy: Name,
+        images: impl IntoIterator<Item = Reference>,
+    ) -> Name {
+        let uid: Name = format!("pod-{}", self.api.next_version()).into();
+        let waiting = || ContainerState::Waiting { reason: "".into(), message: "".into() };
+        let containers = images.into_iter().map(|image| Container { image, image_id: None, state: waiting() });
+        let pod = PullPod {
+            name: name.clone(),
+            uid: Some(uid.clone()),
+            node,
+            node_uid: node_uid.clone(),
+            policy,
+            created_at: whole_seconds(self.now),
+            terminating: false,
+            acknowledged_at: None,
+            sandbox_up_at: None,
+            rejection: None,
+            containers: containers.collect(),
+        };
+        self.api.pods.insert(name.clone(), LivePod { pod, node_uid, pass: None });
+        self.show_pod(&name);
+        self.kubelet_sees(&uid);
+        uid
+    }
+}

@@ -1,0 +1,56 @@
+//! A lab that fails its test where something happened that should not have.
+
+use std::ops::{Deref, DerefMut};
+
+use drop_api::GoDuration;
+use drop_core::Settings;
+
+/// A lab of a test.
+#[derive(Default)]
+pub struct Lab(drop_sim::Lab);
+
+impl Lab {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn with(settings: Settings) -> Self {
+        Self(drop_sim::Lab::new(settings))
+    }
+
+    /// A cluster with these nodes.
+    pub fn with_nodes(nodes: &[&str]) -> Self {
+        let mut lab = Self::new();
+        nodes.iter().for_each(|node| lab.node(node));
+        lab
+    }
+}
+
+impl Deref for Lab {
+    type Target = drop_sim::Lab;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl DerefMut for Lab {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let violations: Vec<String> = self.violations.iter().map(ToString::to_string).collect();
+        if std::thread::panicking() {
+            violations.iter().for_each(|violation| eprintln!("{}: {violation}", self.title));
+        } else {
+            assert!(violations.is_empty(), "{}: {}", self.title, violations.join("\n"));
+        }
+    }
+}
+
+pub fn duration(text: &str) -> GoDuration {
+    text.parse().unwrap()
+}
