@@ -1,5 +1,6 @@
 //! A cluster with an operator.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -245,13 +246,15 @@ impl Bed {
     ///
     /// # Errors
     /// If they are not in time.
-    pub fn wait_events(&self, name: &str, events: &[(&str, i32)]) -> Result<()> {
-        let of_image = |sight: &Sight| -> Vec<(String, i32)> {
-            let of_image = sight.events.values().filter(|event| event.object == name);
-            of_image.map(|event| (event.reason.clone(), event.count)).collect()
+    pub fn wait_events(&self, name: &str, events: &[(&str, usize)]) -> Result<()> {
+        let of_image = |sight: &Sight| {
+            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+            for event in sight.events.values().filter(|event| event.object == name) {
+                *counts.entry(event.reason.clone()).or_default() += 1;
+            }
+            counts
         };
-        let expected = events.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
-        let expected: Vec<_> = expected.collect();
+        let expected = events.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         let found = self.wait("events", |sight| (of_image(sight) == expected).then_some(()));
         found.with_context(|| format!("{name}: {:?}, not {expected:?}", of_image(&self.look())))
     }

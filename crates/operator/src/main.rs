@@ -4,6 +4,7 @@ mod cli;
 mod convert;
 mod discover;
 mod engine;
+mod event;
 mod execute;
 mod http;
 mod lease;

@@ -121,8 +121,12 @@ async fn lead(
 
 /// What tells this process from every other one.
 fn identity() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "drop".to_owned());
-    format!("{host}_{}_{}", std::process::id(), jiff::Timestamp::now().as_nanosecond())
+    format!("{}_{}_{}", pod_name(), std::process::id(), jiff::Timestamp::now().as_nanosecond())
+}
+
+/// The Pod that this process runs in, by its host name; `drop` outside of one.
+pub fn pod_name() -> String {
+    std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
 }
 
 async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {

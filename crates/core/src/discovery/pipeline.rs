@@ -233,7 +233,7 @@ fn samples(reader: &mut Reader, series: impl Iterator<Item = (String, Vec<Sample
 /// more of both.
 fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTreeMap<String, Sample>, Vec<LeftOut>) {
     let mut positions: BTreeMap<String, Sample> = BTreeMap::new();
-    let mut left_out = Vec::new();
+    let mut left_out: Vec<_> = repositories.iter().filter_map(|repository| tags.beyond(repository)).collect();
     for repository in repositories {
         let (images, others) = tags.images(repository);
         left_out.extend(others);
