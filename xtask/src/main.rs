@@ -7,6 +7,7 @@ mod cluster;
 mod demo;
 mod generate;
 mod image;
+mod operator;
 mod reference;
 mod test;
 
@@ -34,7 +35,7 @@ enum Task {
     ///
     /// It needs Rust's musl target and musl-gcc, which are installed where that is possible.
     Image(image::Image),
-    /// Measure how good Drop's decisions are.
+    /// Measure how good Drop's decisions are, and what they cost.
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Write the files that are generated from the code.

@@ -35,8 +35,12 @@ pub struct Plan {
 pub struct Clean {
     /// CachedImages.
     pub images: Vec<Name>,
+    /// CachedImages whose status differs and waits for its time.
+    pub looked_at: Vec<Name>,
     /// CachedImageSets.
     pub sets: Vec<Name>,
+    /// Effects that were refused and are not wanted any more.
+    pub flights: Vec<EffectKey>,
     /// PullPolicies.
     pub policies: Vec<Name>,
     /// Nodes, for their NodeCaches.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drop_api::names::{API_VERSION, LABEL_MANAGED_BY, MANAGER};
+use drop_api::names::{API_VERSION, LABEL_MANAGED_BY, LABEL_ORIGIN, MANAGER};
 use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, DiscoveryPolicy, NodeCache, PullPolicy};
 use drop_core::discovery::{Discovered, Order};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
+use drop_core::image::Origin;
 use drop_core::notice::Notice;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -54,6 +55,8 @@ pub struct Resources {
     /// The time limit of one effect: what is begun while the Lease is relied on
     /// ends before it does.
     pub time_limit: Duration,
+    /// How long sources of DiscoveryPolicies may take.
+    pub limits: Limits,
     permits: Arc<Semaphore>,
     /// Publishes Events, and counts those that say the same as one before.
     recorder: Recorder,
@@ -68,6 +71,7 @@ impl Resources {
         metrics: Arc<Metrics>,
         leadership: Leadership,
         time_limit: Duration,
+        limits: Limits,
     ) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), MANAGER.into()),
@@ -77,6 +81,7 @@ impl Resources {
             metrics,
             leadership,
             time_limit,
+            limits,
             permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
         }
     }
@@ -157,7 +162,7 @@ impl Executor {
             }
             Effect::PatchImage { image, status } => patch_status(&self.cached_images(), image, status).await,
             Effect::CreateChild { child, .. } => self.create_child(child).await,
-            Effect::UpdateChild { child, uid, spec, .. } => self.update_child(child, uid, spec).await,
+            Effect::UpdateChild { child, uid, spec, origin, .. } => self.update_child(child, uid, spec, *origin).await,
             Effect::DeleteChild { child, uid, .. } => {
                 let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
                 let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -166,7 +171,7 @@ impl Executor {
             }
             Effect::Discover(order) => {
                 let secrets = Api::namespaced(self.resources.client.clone(), &self.resources.namespace);
-                let discovered = discover::run(order, &secrets, Limits::default()).await;
+                let discovered = discover::run(order, &secrets, self.resources.limits).await;
                 Ok(Report::Discovered(Box::new(discovered)))
             }
             Effect::PatchDiscovery { policy, status } => {
@@ -228,12 +233,23 @@ impl Executor {
         Ok(Report::Child(Box::new(created)))
     }
 
-    async fn update_child(&self, name: &str, uid: &str, spec: &CachedImageSpec) -> Result<Report, kube::Error> {
+    async fn update_child(
+        &self,
+        name: &str,
+        uid: &str,
+        spec: &CachedImageSpec,
+        origin: Option<Origin>,
+    ) -> Result<Report, kube::Error> {
         // Not an apply: fields that somebody else has set have to go as well.
-        let patch = serde_json::from_value(serde_json::json!([
-            { "op": "test", "path": "/metadata/uid", "value": uid },
-            { "op": "replace", "path": "/spec", "value": spec },
-        ]));
+        let mut operations = vec![
+            serde_json::json!({ "op": "test", "path": "/metadata/uid", "value": uid }),
+            serde_json::json!({ "op": "replace", "path": "/spec", "value": spec }),
+        ];
+        operations.extend(origin.map(|origin| {
+            let path = format!("/metadata/labels/{}", LABEL_ORIGIN.replace('/', "~1"));
+            serde_json::json!({ "op": "replace", "path": path, "value": origin.label() })
+        }));
+        let patch = serde_json::from_value(operations.into());
         let patch = Patch::Json::<()>(patch.map_err(kube::Error::SerdeError)?);
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let child = self.cached_images().patch(name, &params, &patch).await?;

@@ -65,8 +65,15 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         http::Context { ready: ready.clone(), queries, metrics: metrics.clone(), leadership: leadership.clone() };
     let router = http::router(context);
     let class = args.pod_priority_class.as_deref();
-    let resources =
-        Resources::new(client, &args.pod_namespace, class, metrics, leadership.clone(), durations.request());
+    let resources = Resources::new(
+        client,
+        &args.pod_namespace,
+        class,
+        metrics,
+        leadership.clone(),
+        durations.request(),
+        args.limits(),
+    );
     tokio::select! {
         () = lead(args, &resources, &ready, &mut questions) => {}
         () = candidate.run(), if args.leader_election => {}

@@ -16,6 +16,7 @@ use crate::dns::Dns;
 use crate::home::{Home, in_use, try_lock};
 use crate::image::ImageSpec;
 use crate::kubeconfig::Access;
+use crate::kwok::Kwok;
 use crate::node::{Node, NodeOptions, SANDBOX_IMAGE, Shared};
 use crate::paths::Dirs;
 use crate::process::send;
@@ -51,6 +52,12 @@ impl ClusterOptions {
             api_for_pods: false,
             daemon: false,
         }
+    }
+
+    /// The same for nodes that may be silent for a day.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { node_monitor_grace_period: Duration::from_secs(24 * 3600), ..self }
     }
 }
 
@@ -303,6 +310,24 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.locked_nodes().clone()
+    }
+
+    /// Builds kwok if need be and runs it: nodes without a machine, on which the pull of an image
+    /// takes `pull_time`.
+    ///
+    /// # Errors
+    /// If it does not build or start.
+    pub fn start_kwok(&self, pull_time: Duration, progress: Progress<'_>) -> Result<Kwok> {
+        let tools = Tools::with(&["kwok"], progress)?;
+        Kwok::start(&self.home, &self.control_plane.kubectl, &tools, pull_time)
+    }
+
+    /// How many bytes etcd has written to its log so far: all that it was asked to store.
+    ///
+    /// # Errors
+    /// If etcd does not tell.
+    pub fn etcd_written(&self) -> Result<u64> {
+        self.control_plane.etcd_written()
     }
 
     /// Every request that the API server has answered so far.

@@ -19,7 +19,7 @@ use crate::process::{Process, Program};
 use crate::state::StateFile;
 use crate::tools::Tools;
 use crate::wait::{wait_for, wait_for_port};
-use crate::{cleanup, cluster::ClusterOptions};
+use crate::{cleanup, cluster::ClusterOptions, http};
 
 const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 const SCHEDULER: &str = "system:kube-scheduler";
@@ -105,6 +105,16 @@ impl ControlPlane {
 
     pub(crate) fn audit_log(&self) -> Result<String> {
         fs::read_to_string(&self.audit_log).with_context(|| self.audit_log.display().to_string())
+    }
+
+    pub(crate) fn etcd_written(&self) -> Result<u64> {
+        const METRIC: &str = "etcd_disk_wal_write_bytes_total ";
+        let reply = http::client().get(format!("http://{}/metrics", self.etcd_address)).call()?;
+        let metrics = http::succeeded(reply)?.body_mut().read_to_string()?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(METRIC));
+        // Large numbers come as 1.2345e+07.
+        let bytes: f64 = value.context("etcd does not tell what it has written")?.parse()?;
+        Ok(bytes as u64)
     }
 
     pub(crate) fn stop_api_server(&self) -> Result<()> {
@@ -246,6 +256,9 @@ fn controller_manager_command(dirs: &Dirs, options: &ClusterOptions) -> Vec<Stri
         format!("--kubeconfig={}", kubeconfig.display()),
         "--secure-port=0".to_owned(),
         "--leader-elect=false".to_owned(),
+        // Thousands of nodes may join at once.
+        "--kube-api-qps=1000".to_owned(),
+        "--kube-api-burst=1000".to_owned(),
         // Its roles are made for a separate account of each controller.
         "--use-service-account-credentials=true".to_owned(),
         format!("--service-account-private-key-file={}", service_account_key(dirs).display()),

@@ -110,12 +110,6 @@ impl Pipeline {
         !matches!(self.ranking, Ranking::Highest)
     }
 
-    /// The longest list.
-    #[must_use]
-    pub fn max_images(&self) -> usize {
-        self.max_images
-    }
-
     /// What is asked, in the order of the spec.
     #[must_use]
     pub fn queries(&self) -> &[Query] {

@@ -64,6 +64,12 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             // It is about to be out of date: the report of the creation follows.
             continue;
         }
+        // One that was not to be written a moment ago is looked at again a little later:
+        // with every Pod's step that would be work for nothing.
+        if let Some(at) = entry.look_at.filter(|at| *at > now) {
+            plan.wake(at);
+            continue;
+        }
         let status = status::cached_image(world, entry, now);
         // What a set has only just made has nothing to show yet that its set does not.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
@@ -78,6 +84,8 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
         if publish(world, &entry.published, status, notice, now, plan, effect) {
             plan.clean.images.push(name.clone());
+        } else {
+            plan.clean.looked_at.push(name.clone());
         }
     }
 }
@@ -125,7 +133,7 @@ pub(super) fn publish<S: Status>(
 
 impl<S: PartialEq> Published<S> {
     /// Whether the API server has this status, as far as is known.
-    fn is(&self, status: &S) -> bool {
+    pub(super) fn is(&self, status: &S) -> bool {
         self.is_confirmed && self.status == *status
     }
 }

@@ -56,6 +56,7 @@ impl World {
                 tally: Tally::default(),
                 rank: 0,
                 refused: None,
+                look_at: None,
                 seen_at: now,
                 edited_at: None,
                 published,
