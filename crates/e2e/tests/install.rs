@@ -211,17 +211,17 @@ fn granted(cluster: &Cluster) -> Result<BTreeSet<Permission>> {
     let selector = "app.kubernetes.io/instance=drop";
     let roles = cluster.kubectl(&["get", "clusterroles,roles", "-A", "-l", selector, "-o", "json"])?;
     let roles: Value = serde_json::from_str(&roles)?;
-    let words = |value: &Value| -> Vec<String> {
-        let words = value.as_array().into_iter().flatten();
+    let words = |rule: &Value, field: &str| -> Vec<String> {
+        let words = rule.get(field).and_then(Value::as_array).into_iter().flatten();
         words.filter_map(Value::as_str).map(str::to_owned).collect()
     };
     let mut granted = BTreeSet::new();
-    for role in roles.get("items").and_then(serde_json::Value::as_array).context("no roles")? {
+    for role in roles.get("items").and_then(Value::as_array).context("no roles")? {
         let namespace = role.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
-        for rule in role["rules"].as_array().context("no rules")? {
-            for group in words(&rule["apiGroups"]) {
-                for resource in words(&rule["resources"]) {
-                    for verb in words(&rule["verbs"]) {
+        for rule in role.get("rules").and_then(Value::as_array).context("no rules")? {
+            for group in words(rule, "apiGroups") {
+                for resource in words(rule, "resources") {
+                    for verb in words(rule, "verbs") {
                         let (namespace, group, resource) = (namespace.to_owned(), group.clone(), resource.clone());
                         granted.insert(Permission { namespace, group, resource, verb });
                     }
