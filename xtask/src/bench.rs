@@ -1,16 +1,30 @@
-//! `cargo xtask bench`: how good and how fast Drop's decisions are.
+//! `cargo xtask bench`: how good Drop's decisions are, and what they cost.
 
 mod core;
 mod fleet;
+mod joins;
+mod lab;
+mod plan_time;
 mod ranking;
+mod requests;
+mod scale;
+mod usage;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
     /// How much pull time each ranking saves on a synthetic CI fleet; writes the tables of docs/ranking.md.
     Ranking,
+    /// What the operator costs on up to 5,000 nodes without machines; writes the table of docs/scale.md.
+    ///
+    /// It needs Linux, root and Go, as the demo does.
+    Scale(scale::Scale),
+    /// How soon 100 nodes that join within a second get their first Pod; writes the table of docs/scale.md.
+    ///
+    /// It needs Linux, root and Go, as the demo does.
+    Joins,
     /// How long plans take at 5,000 nodes and 500 images, and how much memory they need.
     Core,
 }
@@ -18,6 +32,15 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Ranking => ranking::run(),
+        Bench::Scale(scale) => scale::run(scale),
+        Bench::Joins => joins::run(),
         Bench::Core => core::run(),
     }
+}
+
+/// `page` with `table` between the marks.
+fn with_table(page: &str, [start, end]: [&str; 2], table: &str) -> Result<String> {
+    let parts = page.split_once(start).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
+    let (before, after) = parts.context("the marks of the table are missing")?;
+    Ok(format!("{before}{start}{table}{end}{after}"))
 }

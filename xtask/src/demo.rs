@@ -1,15 +1,15 @@
 //! `cargo xtask demo`: the quickstart on a real cluster, to watch and to play with.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use clap::Args;
 use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::operator::{self, Operator, Profile};
 use crate::root;
 
 #[derive(Args)]
@@ -20,26 +20,15 @@ pub(crate) struct Demo {
 }
 
 const NAME: &str = "demo";
+/// Where the operator serves what the demo tells the user to look at.
+const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
 /// How long the image may take to be cached.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Ends with its value.
-struct Operator(Child);
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub(crate) fn run(demo: &Demo) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let root = root()?;
     say("building the operator");
-    let built = Command::new(env!("CARGO")).args(["build", "--package", "drop"]).current_dir(&root).status()?;
-    ensure!(built.success(), "the operator does not build");
+    let binary = operator::build(Profile::Dev)?;
 
     let cluster = Cluster::start(ClusterOptions::new(NAME), &say)?;
     say("starting two nodes");
@@ -47,14 +36,11 @@ pub(crate) fn run(demo: &Demo) -> Result<()> {
     // 150 MB, so that there is something to see.
     let alpine = ImageSpec::runnable().layer(150 << 20);
     cluster.registry().push("library/alpine", "3.20", &alpine)?;
-    cluster.kubectl(&["apply", "-f", &path(&root, "deploy/crds")])?;
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
-    cluster.kubectl(&["create", "namespace", "drop-system"])?;
-    let log = cluster.kubeconfig().with_file_name("operator.log");
-    let operator = Operator(start_operator(&root, cluster.kubeconfig(), &log)?);
+    operator::install(&cluster)?;
+    let operator = Operator::start(&binary, &cluster, LISTEN)?;
 
     say("kubectl apply -f examples/quickstart.yaml");
-    cluster.kubectl(&["apply", "-f", &path(&root, "examples/quickstart.yaml")])?;
+    cluster.kubectl(&["apply", "-f", &root()?.join("examples/quickstart.yaml").display().to_string()])?;
     say("kubectl get cachedimages");
     watch(&cluster)?;
     say("kubectl get nodecaches");
@@ -71,26 +57,13 @@ pub(crate) fn run(demo: &Demo) -> Result<()> {
              for in a registry of the demo, which has library/alpine:3.20 only. The operator logs to\n  {}",
             cluster.kubeconfig().display(),
             cluster.kubectl_path().display(),
-            log.display(),
+            operator.log().display(),
         );
         signals.forever().next();
         say("stopping");
     }
     drop(operator);
     cluster.stop()
-}
-
-fn start_operator(root: &Path, kubeconfig: &Path, log: &Path) -> Result<Child> {
-    let file = std::fs::File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let binary = std::env::current_exe()?.with_file_name("drop");
-    Command::new(&binary)
-        .args(["operator", "--listen", "127.0.0.1:8080", "--log-format", "text"])
-        .env("KUBECONFIG", kubeconfig)
-        .env("NO_COLOR", "1")
-        .current_dir(root)
-        .stderr(file)
-        .spawn()
-        .with_context(|| format!("cannot start {}", binary.display()))
 }
 
 /// Prints the table whenever it changes, until the image is on both nodes.
@@ -116,10 +89,6 @@ fn watch(cluster: &Cluster) -> Result<()> {
         std::thread::sleep(Duration::from_millis(500));
     }
     bail!("the image is not cached after {LIMIT:?}: see the operator's log beside {}", cluster.kubeconfig().display())
-}
-
-fn path(root: &Path, file: &str) -> String {
-    PathBuf::from(root).join(file).display().to_string()
 }
 
 fn say(line: &str) {

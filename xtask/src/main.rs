@@ -7,6 +7,8 @@ mod cluster;
 mod demo;
 mod fuzz;
 mod generate;
+mod image;
+mod operator;
 mod reference;
 mod test;
 
@@ -32,7 +34,11 @@ enum Task {
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Measure how good and how fast Drop's decisions are.
+    /// The operator's container image as an OCI archive.
+    ///
+    /// It needs Rust's musl target and musl-gcc, which are installed where that is possible.
+    Image(image::Image),
+    /// Measure how good Drop's decisions are, and what they cost.
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Write the files that are generated from the code.
@@ -45,6 +51,7 @@ fn main() -> ExitCode {
         Task::Test(test) => test::run(&test),
         Task::Fuzz(fuzz) => fuzz::run(&fuzz),
         Task::Cluster(command) => cluster::run(command),
+        Task::Image(image) => image::run(&image),
         Task::Bench(bench) => bench::run(&bench),
         Task::Gen => generate::run(),
     };

@@ -313,7 +313,7 @@ pub struct LokiParser {
     /// The kind of log lines.
     #[serde(rename = "type")]
     pub type_: LokiParserType,
-    /// The field with the Pod's name.
+    /// The field with the Pod's name. No signal depends on it.
     #[schemars(length(min = 1, max = 128))]
     pub pod_field: String,
     /// The field with the event's reason.
@@ -793,8 +793,8 @@ pub struct DiscoveryPolicyStatus {
     /// `Ready`: the list is up to date.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The images, best first. What a source that fails has found last stays.
-    #[schemars(length(max = 500))]
+    /// The images, best first: `maxImages`, and what sources that fail have found last.
+    #[schemars(length(max = 1000))]
     pub discovered_images: Vec<DiscoveredImage>,
     /// How many images there are.
     pub image_count: i32,
@@ -803,7 +803,7 @@ pub struct DiscoveryPolicyStatus {
     /// How each source or query fared.
     #[schemars(length(max = 16))]
     pub query_results: Vec<QueryResult>,
-    /// When sources were last asked.
+    /// When the list was last brought up to date.
     pub last_sync_time: Option<Timestamp>,
     /// When they are asked next.
     pub next_sync_time: Option<Timestamp>,

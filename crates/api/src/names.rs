@@ -12,6 +12,13 @@ pub const LABEL_MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub const LABEL_CACHED_IMAGE: &str = "drop.corewire.io/cachedimage";
 /// On a pull Pod and on a child CachedImage: the CachedImageSet.
 pub const LABEL_IMAGE_SET: &str = "drop.corewire.io/imageset";
+/// On a child CachedImage: whether it is in its set's list, [`ORIGIN_STATIC`], or only
+/// discovered, [`ORIGIN_DISCOVERED`].
+pub const LABEL_ORIGIN: &str = "drop.corewire.io/origin";
+/// Value of [`LABEL_ORIGIN`].
+pub const ORIGIN_STATIC: &str = "static";
+/// Value of [`LABEL_ORIGIN`].
+pub const ORIGIN_DISCOVERED: &str = "discovered";
 /// On a pull Pod: the node it pulls onto.
 pub const LABEL_NODE: &str = "drop.corewire.io/node";
 /// Prefix of the label keys that a pull Pod carries, one per CachedImage.

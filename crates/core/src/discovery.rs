@@ -26,6 +26,7 @@ pub use left_out::{LeftOut, Why};
 pub use pipeline::{MOST_IMAGES, Measured, Pipeline, Ranked, RankedImage, score_text};
 pub use query::{Backend, Query};
 pub use sync::{Discovered, Order, SourceOutcome, SpecId};
+pub use tags::registry_name;
 
 /// The spec says something that cannot be done: reason `InvalidSpec`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

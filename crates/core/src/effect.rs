@@ -8,7 +8,7 @@ use drop_api::{
 
 use crate::Name;
 use crate::discovery::Order;
-use crate::image::ImagePullPolicy;
+use crate::image::{ImagePullPolicy, Origin};
 use crate::memory::Settlement;
 use crate::notice::Notice;
 use crate::reference::Reference;
@@ -66,6 +66,8 @@ pub enum Effect {
         uid: Name,
         /// The whole spec.
         spec: Box<CachedImageSpec>,
+        /// What its label of origin is to say, if it has one.
+        origin: Option<Origin>,
     },
     /// Delete the CachedImage of an image that a set has no more.
     DeleteChild {

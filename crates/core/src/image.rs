@@ -2,6 +2,7 @@
 
 use drop_api::CachedImage;
 pub use drop_api::cached_image::ImagePullPolicy;
+use drop_api::names::{LABEL_ORIGIN, ORIGIN_DISCOVERED, ORIGIN_STATIC};
 
 use crate::Name;
 use crate::placement::Placement;
@@ -29,8 +30,30 @@ pub struct Image {
     pub priority: i32,
     /// The CachedImageSet that owns it; images of one set share Pods.
     pub set: Option<Owner>,
+    /// Where its set has it from, if that is known.
+    pub origin: Option<Origin>,
     /// Its PullPolicy; empty for the built-in one.
     pub policy: Name,
+}
+
+/// Where a set has an image from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Its list.
+    Static,
+    /// Only its DiscoveryPolicy.
+    Discovered,
+}
+
+impl Origin {
+    /// The value of the label that says so.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Static => ORIGIN_STATIC,
+            Self::Discovered => ORIGIN_DISCOVERED,
+        }
+    }
 }
 
 /// The object that another belongs to.
@@ -52,9 +75,22 @@ impl Image {
     /// Whether its spec asks for the same as the spec of `other`.
     #[must_use]
     pub fn asks_for_the_same_as(&self, other: &Self) -> bool {
-        let Self { name: _, uid: _, generation: _, set: _, reference, pull, secrets, placement, priority, policy } =
-            self;
-        *reference == other.reference
+        let Self {
+            name: _,
+            uid: _,
+            generation: _,
+            set: _,
+            origin,
+            reference,
+            pull,
+            secrets,
+            placement,
+            priority,
+            policy,
+        } = self;
+        // One whose label somebody has removed stays as it is.
+        (origin.is_none() || *origin == other.origin)
+            && *reference == other.reference
             && *pull == other.pull
             && *secrets == other.secrets
             && *placement == other.placement
@@ -88,6 +124,11 @@ impl Image {
             set: owner
                 .filter(|owner| owner.kind == "CachedImageSet")
                 .map(|owner| Owner { name: owner.name.as_str().into(), uid: owner.uid.as_str().into() }),
+            origin: meta.labels.as_ref().and_then(|labels| match labels.get(LABEL_ORIGIN)?.as_str() {
+                ORIGIN_STATIC => Some(Origin::Static),
+                ORIGIN_DISCOVERED => Some(Origin::Discovered),
+                _ => None,
+            }),
             policy: spec.policy_ref.as_ref().map_or(BUILT_IN, |policy| &policy.name).into(),
         })
     }

@@ -6,13 +6,14 @@ use std::sync::LazyLock;
 use drop_api::cached_image::{DIGEST, IMAGE_NAME, TAG};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::discovery_policy::DiscoveredImage;
-use drop_api::names::{LABEL_IMAGE_SET, bounded, label_value, short_hash};
+use drop_api::names::{LABEL_IMAGE_SET, LABEL_ORIGIN, bounded, label_value, short_hash};
 use drop_api::{CachedImage, CachedImageSet, CachedImageSetSpec, CachedImageSpec, GROUP};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 use regex::Regex;
 
 use crate::Name;
+use crate::image::{Image, Origin};
 use crate::reference::Reference;
 
 /// The longest name of an object, in bytes.
@@ -34,12 +35,21 @@ pub struct ImageSet {
 /// The CachedImages that a set asks for, in the order in which they are pulled.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Members {
-    /// One for each distinct image, as they are to be.
-    pub children: Vec<CachedImage>,
+    /// One for each distinct image.
+    pub children: Vec<Child>,
     /// Entries of `images` that are not valid, as sentences.
     pub invalid: Vec<String>,
     /// Entries of `images` that repeat others, as sentences.
     pub repeated: Vec<String>,
+}
+
+/// A CachedImage as a set wants it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Child {
+    /// The whole object.
+    pub object: CachedImage,
+    /// What planning needs of it.
+    pub image: Image,
 }
 
 impl ImageSet {
@@ -71,27 +81,28 @@ impl ImageSet {
             }
             let reference = Reference::new(&entry.image, entry.tag.as_deref(), entry.digest.as_deref());
             if seen.insert(reference.clone()) {
-                members.children.push(self.child(&reference, entry.clone()));
+                members.children.extend(self.child(&reference, entry.clone(), Origin::Static));
             } else {
                 members.repeated.push(format!("images[{index}] repeats {reference}"));
             }
         }
         for image in discovered {
             let reference = Reference::parse(&image.image);
-            let entry = ImageEntry {
-                image: reference.repository().to_owned(),
-                tag: reference.tag().map(str::to_owned),
-                digest: reference.digest().map(str::to_owned),
-            };
-            if check(&entry).is_ok() && seen.insert(reference.clone()) {
-                members.children.push(self.child(&reference, entry));
+            if check(&entry_of(&reference)).is_ok() && seen.insert(reference.clone()) {
+                members.children.extend(self.discovered(&reference));
             }
         }
         members
     }
 
+    /// The CachedImage for an image that is not in the list.
+    #[must_use]
+    pub fn discovered(&self, reference: &Reference) -> Option<Child> {
+        self.child(reference, entry_of(reference), Origin::Discovered)
+    }
+
     /// The CachedImage for one image.
-    fn child(&self, reference: &Reference, entry: ImageEntry) -> CachedImage {
+    fn child(&self, reference: &Reference, entry: ImageEntry, origin: Origin) -> Option<Child> {
         let ImageEntry { image, tag, digest } = entry;
         let spec = CachedImageSpec {
             image,
@@ -106,7 +117,8 @@ impl ImageSet {
             policy_ref: self.spec.policy_ref.clone(),
         };
         let mut child = CachedImage::new(&self.child_name(reference), spec);
-        child.metadata.labels = Some([(LABEL_IMAGE_SET.to_owned(), label_value(&self.name))].into());
+        let labels = [(LABEL_IMAGE_SET, label_value(&self.name)), (LABEL_ORIGIN, origin.label().to_owned())];
+        child.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value)).into());
         child.metadata.owner_references = Some(vec![OwnerReference {
             api_version: format!("{GROUP}/v1alpha1"),
             kind: CachedImageSet::kind(&()).into_owned(),
@@ -115,7 +127,7 @@ impl ImageSet {
             controller: Some(true),
             block_owner_deletion: Some(true),
         }]);
-        child
+        Some(Child { image: Image::from_api(&child)?, object: child })
     }
 
     /// `<set>-<last path segment>-<tag>-<hash of the full reference>`: readable, and the
@@ -134,6 +146,15 @@ impl ImageSet {
         let name = name.replace("..", "-").replace(".-", "-").replace("-.", "-");
         let hash = short_hash(reference.as_str().as_bytes());
         bounded(&format!("{}-{hash}", name.trim_end_matches(['-', '.'])), NAME_MAX)
+    }
+}
+
+/// The entry that stands for a reference.
+fn entry_of(reference: &Reference) -> ImageEntry {
+    ImageEntry {
+        image: reference.repository().to_owned(),
+        tag: reference.tag().map(str::to_owned),
+        digest: reference.digest().map(str::to_owned),
     }
 }
 
@@ -174,7 +195,7 @@ mod tests {
     }
 
     fn names(members: &Members) -> Vec<&str> {
-        members.children.iter().filter_map(|child| child.metadata.name.as_deref()).collect()
+        members.children.iter().map(|child| &*child.image.name).collect()
     }
 
     #[test]
@@ -225,8 +246,11 @@ mod tests {
         let discovered = |image: &str| DiscoveredImage { image: image.to_owned(), ..DiscoveredImage::default() };
         let members =
             set("s", &["alpine:3"]).members(&[discovered("b.example/z:1"), discovered("alpine:3"), discovered("c:2")]);
-        let specs: Vec<_> =
-            members.children.iter().map(|child| (&*child.spec.image, child.spec.tag.as_deref())).collect();
+        let specs: Vec<_> = members
+            .children
+            .iter()
+            .map(|child| (&*child.object.spec.image, child.object.spec.tag.as_deref()))
+            .collect();
         assert_eq!(specs, [("alpine:3", None), ("b.example/z", Some("1")), ("docker.io/library/c", Some("2"))]);
     }
 }

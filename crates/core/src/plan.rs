@@ -44,8 +44,12 @@ pub(crate) struct Deferred {
 pub struct Clean {
     /// CachedImages.
     pub images: Vec<Name>,
+    /// CachedImages whose status differs and waits for its time.
+    pub looked_at: Vec<Name>,
     /// CachedImageSets.
     pub sets: Vec<Name>,
+    /// Effects that were refused and are not wanted any more.
+    pub flights: Vec<EffectKey>,
     /// PullPolicies.
     pub policies: Vec<Name>,
     /// Nodes, for their NodeCaches.

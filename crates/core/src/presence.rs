@@ -132,6 +132,7 @@ mod tests {
             placement: Placement::default(),
             priority: 0,
             set: None,
+            origin: None,
             policy: "".into(),
         }
     }

@@ -14,6 +14,7 @@ use kube::core::ObjectMeta;
 
 use crate::budget::Budget;
 use crate::discovery::sync;
+use crate::effect::EffectKey;
 use crate::explain::verdict;
 use crate::failure::shortened;
 use crate::health::Health;
@@ -345,11 +346,18 @@ fn set_reason(
         }
     }
     let foreign = members.children.iter().filter_map(|child| {
-        let image = &world.images.get(child.metadata.name.as_deref()?)?.image;
+        let image = &world.images.get(&child.image.name)?.image;
+        // One of an earlier set of the name is about to go.
+        if image.set.as_ref().is_some_and(|owner| owner.name == entry.set.name && *owner.uid != *entry.set.uid) {
+            return None;
+        }
         (!image.is_owned_by(&entry.set.uid))
             .then(|| format!("CachedImage {} is there and not the set's: rename or delete it", image.name))
     });
-    let refused = entry.refused.iter().map(|(child, why)| format!("CachedImage {child} was refused: {why}"));
+    let refused = world.flights_of(&entry.set.name).filter_map(|(key, flight)| match (key, &flight.refusal) {
+        (EffectKey::Child { child, .. }, Some(why)) => Some(format!("CachedImage {child} was refused: {why}")),
+        _ => None,
+    });
     let wrong: Vec<String> = members.invalid.iter().cloned().chain(foreign).chain(refused).collect();
     if !wrong.is_empty() {
         return say("Degraded", wrong.join("; "));
@@ -370,7 +378,10 @@ fn set_reason(
         return say("Degraded", format!("{}{others}", told(worst)));
     }
     let repeated = members.repeated.iter().map(|repeated| format!("; {repeated}")).collect::<String>();
-    let progress = format!("{number_ready} of {} are on all their nodes", plural(members.children.len(), "image"));
+    let progress = format!(
+        "{number_ready} of {} are on all their nodes",
+        plural(members.children.len().max(owned.len()), "image")
+    );
     let is_discovered = discovery.is_none_or(|(policy, _)| {
         policy.is_some_and(|policy| condition::ready(&policy.published.status.conditions).is_some())
     });

@@ -111,6 +111,8 @@ pub(crate) struct ImageEntry {
     pub(crate) rank: usize,
     /// Set while the API server refuses its Pods.
     pub(crate) refused: Option<Refused>,
+    /// Before when its status is not looked at again.
+    pub(crate) look_at: Option<Timestamp>,
     /// When this process first saw it.
     pub(crate) seen_at: Timestamp,
     /// When its spec last changed while this process watched.
@@ -155,8 +157,6 @@ pub(crate) struct SetEntry {
     pub(crate) set: ImageSet,
     /// What it asks for.
     pub(crate) members: Members,
-    /// CachedImages that the API server refuses, and why.
-    pub(crate) refused: BTreeMap<Name, Name>,
     pub(crate) published: Published<CachedImageSetStatus>,
 }
 
@@ -282,6 +282,14 @@ pub(crate) struct Flight {
     pub(crate) in_doubt: bool,
     /// The earliest next try; `None` while it is under way.
     pub(crate) not_before: Option<Timestamp>,
+    /// What the API server says against it.
+    pub(crate) refusal: Option<Name>,
+}
+
+impl Flight {
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.not_before.is_none()
+    }
 }
 
 /// What may have to be written.
@@ -366,7 +374,7 @@ impl World {
         match event {
             Event::Image(image, status) => self.set_image(*image, *status, now),
             Event::Set(set, status) => self.set_set(*set, *status),
-            Event::Discovery(policy) => self.set_discovery(*policy, now),
+            Event::Discovery(policy) => self.set_discovery(*policy),
             Event::Secret(name, version) => self.set_secret(name, version),
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
             Event::Node(node) => self.set_node(*node),
@@ -387,6 +395,32 @@ impl World {
 
     /// Takes the plan's effects as done, until their reports come.
     pub fn commit(&mut self, plan: &Plan, now: Timestamp) {
+        for image in &plan.clean.images {
+            self.stale.images.remove(image);
+        }
+        for image in &plan.clean.looked_at {
+            if let Some(entry) = self.images.get_mut(image) {
+                entry.look_at = now.checked_add(self.settings.status_interval).ok();
+            }
+        }
+        for (image, at) in &plan.deferred.images {
+            self.stale.images.defer(image.clone(), *at);
+        }
+        for (policy, at) in &plan.deferred.policies {
+            self.stale.policies.defer(policy.clone(), *at);
+        }
+        for set in &plan.clean.sets {
+            self.stale.sets.remove(set);
+        }
+        for key in &plan.clean.flights {
+            self.flights.remove(key);
+        }
+        for policy in &plan.clean.policies {
+            self.stale.policies.remove(policy);
+        }
+        for cache in &plan.clean.caches {
+            self.stale.caches.remove(cache);
+        }
         for effect in &plan.effects {
             let flight = self.flights.entry(effect.key()).or_default();
             flight.not_before = None;
@@ -430,24 +464,6 @@ impl World {
                 | Effect::DeleteChild { .. }
                 | Effect::Tell(_) => {}
             }
-        }
-        for image in &plan.clean.images {
-            self.stale.images.remove(image);
-        }
-        for (image, at) in &plan.deferred.images {
-            self.stale.images.defer(image.clone(), *at);
-        }
-        for (policy, at) in &plan.deferred.policies {
-            self.stale.policies.defer(policy.clone(), *at);
-        }
-        for set in &plan.clean.sets {
-            self.stale.sets.remove(set);
-        }
-        for policy in &plan.clean.policies {
-            self.stale.policies.remove(policy);
-        }
-        for cache in &plan.clean.caches {
-            self.stale.caches.remove(cache);
         }
     }
 
@@ -683,14 +699,17 @@ impl World {
         wanted_by.filter_map(|name| self.images.get(name)).any(|entry| entry.selects(node))
     }
 
-    /// Whether CachedImages of a set are being created.
-    pub(crate) fn is_filled(&self, set: &Name) -> bool {
+    /// The effects about a set's CachedImages that are under way or failed.
+    pub(crate) fn flights_of<'a>(&'a self, set: &'a Name) -> impl Iterator<Item = (&'a EffectKey, &'a Flight)> {
         let first = EffectKey::Child { set: set.clone(), child: "".into() };
-        let of_set = self
-            .flights
+        self.flights
             .range(first..)
-            .take_while(|(key, _)| matches!(key, EffectKey::Child { set: of, .. } if of == set));
-        of_set.into_iter().any(|(_, flight)| flight.not_before.is_none())
+            .take_while(move |(key, _)| matches!(key, EffectKey::Child { set: of, .. } if of == set))
+    }
+
+    /// Whether CachedImages of a set are being created.
+    pub(crate) fn is_being_filled(&self, set: &Name) -> bool {
+        self.flights_of(set).any(|(_, flight)| flight.is_under_way())
     }
 
     /// Whether an effect about `key` may be issued at `now`.

@@ -3,7 +3,8 @@
 
 use drop_api::scheduling::NodeSelector;
 use drop_core::discovery::{
-    Answer, Backend, MOST_IMAGES, Measured, Pipeline, PullEvent, Ranked, Repository, Sample, Series, Why, score_text,
+    Answer, Backend, LeftOut, MOST_IMAGES, Measured, Pipeline, PullEvent, Ranked, Repository, Sample, Series, Why,
+    score_text,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
@@ -34,7 +35,7 @@ fn pull(time: &str, image: &str, secs: f64) -> PullEvent {
 }
 
 fn repository(path: &str, tags: &[&str]) -> Repository {
-    Repository { path: path.to_owned(), tags: tags.iter().map(|&tag| tag.to_owned()).collect() }
+    Repository { path: path.to_owned(), tags: tags.iter().map(|&tag| tag.to_owned()).collect(), is_cut: false }
 }
 
 /// The ranking of `answers`, one per query, on as many nodes.
@@ -569,6 +570,7 @@ fn tags_become_images_by_the_template() {
         ("https://registry.example.com:5000/", Value::Null, "registry.example.com:5000/team/app:v1"),
         ("https://registry-1.docker.io", Value::Null, "docker.io/team/app:v1"),
         ("https://index.docker.io/", Value::Null, "docker.io/team/app:v1"),
+        ("https://hub.docker.com", Value::Null, "docker.io/team/app:v1"),
         (
             "http://127.0.0.1:5000/base",
             json!("{{ .Registry }}/{{.Repository}}:{{ .Tag}}"),
@@ -583,6 +585,16 @@ fn tags_become_images_by_the_template() {
     for (url, template, expected) in cases {
         assert_eq!(named(url, template), expected);
     }
+}
+
+#[test]
+fn a_repository_that_was_not_read_to_its_end_is_named() {
+    let policy = compile(registry(&json!({ "url": "https://ghcr.io" })));
+    let whole = repository("whole", &["v1"]);
+    let cut = Repository { is_cut: true, ..repository("cut", &["v1"]) };
+    let ranked = rank_on(1, &policy, vec![Answer::Tags(vec![whole, cut])]);
+    let expected = LeftOut { image: "ghcr.io/cut".into(), why: Why::MaxScan };
+    assert_eq!((ranked.images.len(), ranked.left_out), (2, vec![expected]));
 }
 
 #[test]

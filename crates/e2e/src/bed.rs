@@ -1,13 +1,19 @@
 //! A cluster with an operator.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use drop_api::condition::{self, Condition};
 use drop_api::{CachedImage, CachedImageStatus};
-use drop_testbed::{AuditEvent, Cluster, ClusterOptions, Node, NodeOptions};
+use drop_testbed::{
+    AuditEvent, Authority, Clients, Cluster, ClusterOptions, ForwardProxy, Node, NodeOptions, TlsFront,
+};
 use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -28,6 +34,11 @@ pub struct Bed {
     pub cluster: Cluster,
     operator: Mutex<Option<Operator>>,
     binary: PathBuf,
+    /// By this the binary finds the hosts that tests serve.
+    proxy: ForwardProxy,
+    /// The one that the binary trusts.
+    authority: Authority,
+    authority_file: PathBuf,
     flags: Vec<String>,
     watched: Watched,
     runtime: Runtime,
@@ -50,7 +61,11 @@ impl Bed {
         let client = runtime.block_on(client(cluster.kubeconfig()))?;
         let watched = Watched::start(&client, NAMESPACE, runtime.handle());
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let bed = Self { cluster, operator: Mutex::default(), binary, flags, watched, runtime };
+        let (proxy, authority) = (ForwardProxy::start()?, Authority::new()?);
+        let authority_file = cluster.kubeconfig().with_file_name("authority.crt");
+        fs::write(&authority_file, authority.certificate())?;
+        let operator = Mutex::default();
+        let bed = Self { cluster, operator, binary, proxy, authority, authority_file, flags, watched, runtime };
         bed.start_operator()?;
         Ok(bed)
     }
@@ -77,9 +92,30 @@ impl Bed {
     /// # Errors
     /// If it cannot be started.
     pub fn start_replica_as(&self, kubeconfig: &Path) -> Result<Operator> {
-        let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let log = self.cluster.kubeconfig().with_file_name("operator.log");
-        Operator::start(&self.binary, kubeconfig, &flags, &log)
+        Operator::start(self.drop_command(), kubeconfig, &self.flags, &log)
+    }
+
+    /// The binary, which finds the hosts of [`Bed::serve`] and trusts them.
+    pub fn drop_command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .env("HTTPS_PROXY", self.proxy.url())
+            .env("HTTP_PROXY", self.proxy.url())
+            .env("NO_PROXY", "127.0.0.1")
+            .env("SSL_CERT_FILE", &self.authority_file);
+        command
+    }
+
+    /// Serves `https://HOST` by the HTTP server at `upstream`, as long as the value that is
+    /// returned lives; until then there is no such host.
+    ///
+    /// # Errors
+    /// If it is not the name of a host.
+    pub fn serve(&self, host: &str, upstream: SocketAddr) -> Result<TlsFront> {
+        let front = TlsFront::start(&self.authority, &[host], Clients::Anybody, upstream)?;
+        self.proxy.route(&format!("{host}:443"), front.address());
+        Ok(front)
     }
 
     /// The operator's process.
@@ -210,13 +246,15 @@ impl Bed {
     ///
     /// # Errors
     /// If they are not in time.
-    pub fn wait_events(&self, name: &str, events: &[(&str, i32)]) -> Result<()> {
-        let of_image = |sight: &Sight| -> Vec<(String, i32)> {
-            let of_image = sight.events.values().filter(|event| event.object == name);
-            of_image.map(|event| (event.reason.clone(), event.count)).collect()
+    pub fn wait_events(&self, name: &str, events: &[(&str, usize)]) -> Result<()> {
+        let of_image = |sight: &Sight| {
+            let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+            for event in sight.events.values().filter(|event| event.object == name) {
+                *counts.entry(event.reason.clone()).or_default() += 1;
+            }
+            counts
         };
-        let expected = events.iter().map(|(reason, count)| ((*reason).to_owned(), *count));
-        let expected: Vec<_> = expected.collect();
+        let expected = events.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
         let found = self.wait("events", |sight| (of_image(sight) == expected).then_some(()));
         found.with_context(|| format!("{name}: {:?}, not {expected:?}", of_image(&self.look())))
     }

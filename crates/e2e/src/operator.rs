@@ -27,18 +27,16 @@ pub(crate) fn build() -> Result<PathBuf> {
 }
 
 impl Operator {
-    /// Starts `binary` with extra `flags`; it logs to `log`.
-    pub(crate) fn start(binary: &Path, kubeconfig: &Path, flags: &[&str], log: &Path) -> Result<Self> {
+    /// Starts the binary of `drop` with extra `flags`; it logs to `log`.
+    pub(crate) fn start(mut drop: Command, kubeconfig: &Path, flags: &[String], log: &Path) -> Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
         let log = File::options().create(true).append(true).open(log)?;
-        let child = Command::new(binary)
-            .args(["operator", "--log-format", "text", "--listen", &address])
+        drop.args(["operator", "--log-format", "text", "--listen", &address])
             .args(flags)
             .env("KUBECONFIG", kubeconfig)
             .env("NO_COLOR", "1")
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {}", binary.display()))?;
+            .stderr(log);
+        let child = drop.spawn().with_context(|| format!("cannot start {}", drop.get_program().display()))?;
         Ok(Self { child, address })
     }
 

@@ -34,7 +34,7 @@ pub struct Sight {
     pub pods: BTreeMap<String, Pod>,
     /// Every pull Pod that ever was.
     pub all_pods: BTreeMap<String, SeenPod>,
-    /// Events about Drop's objects: those of one object by their time.
+    /// Events about Drop's objects.
     pub events: BTreeMap<String, SeenEvent>,
     /// Every status that a CachedImage ever had, as name, reason and READY.
     pub history: Vec<(String, String, String)>,
@@ -47,8 +47,6 @@ pub struct SeenEvent {
     pub object: String,
     /// What happened.
     pub reason: String,
-    /// How often.
-    pub count: i32,
 }
 
 /// A pull Pod that was seen.
@@ -103,7 +101,6 @@ impl Watched {
                 let seen = SeenEvent {
                     object: event.regarding.and_then(|object| object.name).unwrap_or_default(),
                     reason: event.reason.unwrap_or_default(),
-                    count: event.series.map_or(1, |series| series.count),
                 };
                 sight.events.insert(name, seen);
             }

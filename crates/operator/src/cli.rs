@@ -8,6 +8,8 @@ use drop_api::pull_policy::FailureBackoff;
 use drop_api::{GoDuration, PullPolicySpec};
 use drop_core::Settings;
 
+use crate::discover::Limits;
+
 /// Pre-pulls container images onto Kubernetes nodes.
 #[derive(Debug, Parser)]
 #[command(version, name = "drop")]
@@ -171,6 +173,9 @@ struct Timing {
     /// Wait before sources of a DiscoveryPolicy that failed are asked again
     #[arg(long, env = "DROP_DISCOVERY_RETRY", default_value = "30s")]
     discovery_retry: GoDuration,
+    /// How long a source of a DiscoveryPolicy may take to answer a request
+    #[arg(long, env = "DROP_DISCOVERY_TIMEOUT", default_value = "60s")]
+    discovery_timeout: GoDuration,
     /// Wait before an image that was removed from a node is pulled again
     #[arg(long, env = "DROP_REPAIR_INITIAL", default_value = "1m")]
     repair_initial: GoDuration,
@@ -211,6 +216,14 @@ impl OperatorArgs {
             },
             ..Settings::default()
         }
+    }
+
+    /// How long sources may take to answer.
+    pub fn limits(&self) -> Limits {
+        let limits = Limits::default();
+        // A duration is never negative.
+        let request = self.timing.discovery_timeout.get().unsigned_abs();
+        Limits { connect: limits.connect.min(request), request, ..limits }
     }
 }
 

@@ -15,7 +15,7 @@ mod run;
 mod transport;
 
 #[cfg(test)]
-mod fake;
+pub mod fake;
 
 use drop_core::discovery::{Answer, Backend, SourceFailure, SourceReason};
 use jiff::Timestamp;

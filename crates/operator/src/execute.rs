@@ -4,27 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use drop_api::names::{API_VERSION, LABEL_MANAGED_BY, MANAGER};
+use drop_api::names::{LABEL_MANAGED_BY, LABEL_ORIGIN, MANAGER};
 use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, DiscoveryPolicy, NodeCache, PullPolicy};
 use drop_core::discovery::{Discovered, Order};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
-use drop_core::notice::Notice;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use drop_core::image::Origin;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::runtime::events::{self, EventType, Recorder};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
 use crate::discover::{self, Limits};
+use crate::event::{self, event};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
+use crate::operator::pod_name;
 use crate::pod::pod;
-
-/// What Drop does with what its Events are about.
-const ACTION: &str = "Cache";
 
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
@@ -54,9 +53,11 @@ pub struct Resources {
     /// The time limit of one effect: what is begun while the Lease is relied on
     /// ends before it does.
     pub time_limit: Duration,
+    /// How long sources of DiscoveryPolicies may take.
+    pub limits: Limits,
     permits: Arc<Semaphore>,
-    /// Publishes Events, and counts those that say the same as one before.
-    recorder: Recorder,
+    /// Who writes Events.
+    instance: Arc<str>,
 }
 
 impl Resources {
@@ -68,15 +69,17 @@ impl Resources {
         metrics: Arc<Metrics>,
         leadership: Leadership,
         time_limit: Duration,
+        limits: Limits,
     ) -> Self {
         Self {
-            recorder: Recorder::new(client.clone(), MANAGER.into()),
+            instance: pod_name().into(),
             client,
             namespace: namespace.into(),
             priority_class: priority_class.map(Into::into),
             metrics,
             leadership,
             time_limit,
+            limits,
             permits: Arc::new(Semaphore::new(MAX_REQUESTS)),
         }
     }
@@ -157,7 +160,7 @@ impl Executor {
             }
             Effect::PatchImage { image, status } => patch_status(&self.cached_images(), image, status).await,
             Effect::CreateChild { child, .. } => self.create_child(child).await,
-            Effect::UpdateChild { child, uid, spec, .. } => self.update_child(child, uid, spec).await,
+            Effect::UpdateChild { child, uid, spec, origin, .. } => self.update_child(child, uid, spec, *origin).await,
             Effect::DeleteChild { child, uid, .. } => {
                 let preconditions = Some(Preconditions { uid: Some(uid.to_string()), resource_version: None });
                 let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -166,7 +169,7 @@ impl Executor {
             }
             Effect::Discover(order) => {
                 let secrets = Api::namespaced(self.resources.client.clone(), &self.resources.namespace);
-                let discovered = discover::run(order, &secrets, Limits::default()).await;
+                let discovered = discover::run(order, &secrets, self.resources.limits).await;
                 Ok(Report::Discovered(Box::new(discovered)))
             }
             Effect::PatchDiscovery { policy, status } => {
@@ -182,9 +185,11 @@ impl Executor {
                 patch_status(&api, policy, status).await
             }
             Effect::Tell(notice) => {
+                let event = event(notice, &self.resources.instance, Timestamp::now());
+                let events = Api::namespaced(self.resources.client.clone(), event::NAMESPACE);
                 // Nothing depends on it.
-                match self.resources.recorder.publish(&event(notice), &object(notice)).await {
-                    Ok(()) => info!(kind = notice.kind, name = %notice.name, reason = notice.reason, "event written"),
+                match events.create(&post(), &event).await {
+                    Ok(_) => info!(kind = notice.kind, name = %notice.name, reason = notice.reason, "event written"),
                     Err(error) => warn!(kind = notice.kind, name = %notice.name, %error, "an event is lost"),
                 }
                 Ok(Report::Done)
@@ -194,8 +199,7 @@ impl Executor {
 
     async fn create_pod(&self, order: &PodOrder) -> Result<Report, kube::Error> {
         let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
-        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let created = match self.pods().create(&params, &pod).await {
+        let created = match self.pods().create(&post(), &pod).await {
             // An earlier request, whose answer was lost, may have created it.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 match self.pods().get_opt(&order.name).await? {
@@ -213,11 +217,11 @@ impl Executor {
     }
 
     async fn create_child(&self, child: &CachedImage) -> Result<Report, kube::Error> {
-        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let created = match self.cached_images().create(&params, child).await {
+        let created = match self.cached_images().create(&post(), child).await {
             // An earlier request, whose answer was lost, may have created it.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 match self.cached_images().get_opt(&child.name_any()).await? {
+                    Some(found) if found.metadata.deletion_timestamp.is_some() => return Ok(being_deleted()),
                     Some(found) if found.owner_references() == child.owner_references() => found,
                     Some(_) => return Ok(Report::Refused("it is there already and not the set's".to_owned())),
                     None => return Ok(Report::Unknown("one of that name has just gone".to_owned())),
@@ -228,16 +232,35 @@ impl Executor {
         Ok(Report::Child(Box::new(created)))
     }
 
-    async fn update_child(&self, name: &str, uid: &str, spec: &CachedImageSpec) -> Result<Report, kube::Error> {
+    async fn update_child(
+        &self,
+        name: &str,
+        uid: &str,
+        spec: &CachedImageSpec,
+        origin: Option<Origin>,
+    ) -> Result<Report, kube::Error> {
         // Not an apply: fields that somebody else has set have to go as well.
-        let patch = serde_json::from_value(serde_json::json!([
-            { "op": "test", "path": "/metadata/uid", "value": uid },
-            { "op": "replace", "path": "/spec", "value": spec },
-        ]));
+        let mut operations = vec![
+            serde_json::json!({ "op": "test", "path": "/metadata/uid", "value": uid }),
+            serde_json::json!({ "op": "replace", "path": "/spec", "value": spec }),
+        ];
+        operations.extend(origin.map(|origin| {
+            let path = format!("/metadata/labels/{}", LABEL_ORIGIN.replace('/', "~1"));
+            serde_json::json!({ "op": "replace", "path": path, "value": origin.label() })
+        }));
+        let patch = serde_json::from_value(operations.into());
         let patch = Patch::Json::<()>(patch.map_err(kube::Error::SerdeError)?);
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let child = self.cached_images().patch(name, &params, &patch).await?;
-        Ok(Report::Child(Box::new(child)))
+        match self.cached_images().patch(name, &params, &patch).await {
+            Ok(child) if child.metadata.deletion_timestamp.is_some() => Ok(being_deleted()),
+            Ok(child) => Ok(Report::Child(Box::new(child))),
+            // Either the spec is invalid, or the test failed: the answers differ in their words only.
+            Err(kube::Error::Api(status)) if status.code == 422 => match self.cached_images().get_opt(name).await? {
+                Some(found) if found.metadata.uid.as_deref() == Some(uid) => Err(kube::Error::Api(status)),
+                _ => Ok(Report::Unknown("another one has the name by now".to_owned())),
+            },
+            Err(error) => Err(error),
+        }
     }
 
     async fn delete_pod(&self, name: &str, uid: Option<&str>, force: bool) -> Result<Report, kube::Error> {
@@ -247,6 +270,11 @@ impl Executor {
         match self.pods().delete(name, &params).await {
             Ok(_) => Ok(Report::Done),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(Report::PodGone { uid: uid.map(Into::into) }),
+            // Another Pod may have the name by now.
+            Err(kube::Error::Api(status)) if status.code == 409 => match self.pods().get_opt(name).await? {
+                Some(pod) if uid.is_none() || pod.metadata.uid.as_deref() == uid => Err(kube::Error::Api(status)),
+                _ => Ok(Report::PodGone { uid: uid.map(Into::into) }),
+            },
             Err(error) => Err(error),
         }
     }
@@ -262,6 +290,9 @@ impl Executor {
     /// What a failed request means for the effect.
     fn failed(&self, effect: &Effect, error: kube::Error) -> Report {
         match error {
+            // A server that is slow or busy, or an object that has changed meanwhile: the next
+            // attempt may well succeed.
+            kube::Error::Api(status) if matches!(status.code, 408 | 409 | 429) => Report::Unknown(status.message),
             kube::Error::Api(status) if (400..500).contains(&status.code) => {
                 let needless =
                     !matches!(effect, Effect::CreatePod(_) | Effect::RecordNode { .. } | Effect::CreateChild { .. });
@@ -311,23 +342,24 @@ impl Executor {
             }
             Effect::Discover(order) => {
                 if let Report::Discovered(discovered) = report {
-                    log_sources(order, discovered);
+                    self.answered(order, discovered);
                 }
             }
             Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),
             Effect::Tell(_) => {}
         }
     }
-}
 
-/// Logs what the sources of a policy answered.
-fn log_sources(order: &Order, discovered: &Discovered) {
-    let policy = &order.policy;
-    for (query, outcome) in order.pipeline.queries().iter().zip(&discovered.sources) {
-        let (source, elapsed) = (&query.name, outcome.elapsed);
-        match &outcome.result {
-            Ok(images) => info!(%policy, source, images, %elapsed, "source asked"),
-            Err(failure) => warn!(%policy, source, %failure, %elapsed, "source failed"),
+    /// Logs and counts what the sources of a policy answered.
+    fn answered(&self, order: &Order, discovered: &Discovered) {
+        let policy = &order.policy;
+        for (query, outcome) in order.pipeline.queries().iter().zip(&discovered.sources) {
+            let (source, elapsed) = (&query.name, outcome.elapsed);
+            self.resources.metrics.answered(policy, source, elapsed);
+            match &outcome.result {
+                Ok(images) => info!(%policy, source, images, %elapsed, "source asked"),
+                Err(failure) => warn!(%policy, source, %failure, %elapsed, "source failed"),
+            }
         }
     }
 }
@@ -339,25 +371,12 @@ fn is_ours(pod: &Pod, order: &PodOrder) -> bool {
     node == Some(&order.node) && manager.is_some_and(|manager| manager == MANAGER)
 }
 
-fn event(notice: &Notice) -> events::Event {
-    events::Event {
-        type_: if notice.is_warning { EventType::Warning } else { EventType::Normal },
-        reason: notice.reason.clone(),
-        note: Some(notice.message.clone()),
-        action: ACTION.to_owned(),
-        secondary: None,
-    }
+fn being_deleted() -> Report {
+    Report::Unknown("one of that name is being deleted".to_owned())
 }
 
-/// What an Event is about. It has no namespace, so the Event goes to `default`.
-fn object(notice: &Notice) -> ObjectReference {
-    ObjectReference {
-        api_version: Some(API_VERSION.to_owned()),
-        kind: Some(notice.kind.to_owned()),
-        name: Some(notice.name.to_string()),
-        uid: Some(notice.uid.to_string()),
-        ..ObjectReference::default()
-    }
+fn post() -> PostParams {
+    PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
 }
 
 async fn patch_status<K>(api: &Api<K>, name: &str, status: &impl Serialize) -> Result<Report, kube::Error>
@@ -369,4 +388,146 @@ where
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     api.patch_status(name, &params, &patch).await?;
     Ok(Report::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use drop_api::names::API_VERSION;
+    use drop_core::notice::Notice;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::discover::fake::{Fake, Got, reply};
+
+    /// What `effect` is reported as where the API server answers so to the method of a
+    /// request, and how many requests that took.
+    async fn report(effect: Effect, answers: &[(&str, u16, Value)]) -> (Report, usize) {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let answers: Vec<_> =
+            answers.iter().map(|(method, status, body)| ((*method).to_owned(), *status, body.to_string())).collect();
+        let server = Fake::start(move |got: &Got| {
+            let (_, status, body) = answers.iter().find(|(method, ..)| *method == got.method).unwrap();
+            reply(*status, &[("content-type", "application/json")], body.clone())
+        })
+        .await;
+        let client = Client::try_from(kube::Config::new(server.url.parse().unwrap())).unwrap();
+        let leadership = Leadership::unconditional();
+        let limit = Duration::from_secs(30);
+        let resources =
+            Resources::new(client, "drop-system", None, Arc::new(Metrics::new()), leadership, limit, Limits::default());
+        let (sender, mut reports) = mpsc::channel(1);
+        Executor::new(&resources, sender).begin(effect);
+        let Some(Event::Report(_, report)) = reports.recv().await else { panic!() };
+        (report, server.got().len())
+    }
+
+    fn status(code: u16, reason: &str) -> Value {
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "so", "reason": reason, "code": code})
+    }
+
+    fn child(uid: &str, deleting: bool) -> CachedImage {
+        serde_json::from_value(json!({
+            "apiVersion": API_VERSION,
+            "kind": "CachedImage",
+            "metadata": {
+                "name": "child",
+                "uid": uid,
+                "deletionTimestamp": deleting.then_some("2026-01-01T00:00:00Z"),
+            },
+            "spec": {"image": "alpine:3"},
+        }))
+        .unwrap()
+    }
+
+    fn create() -> Effect {
+        Effect::CreateChild { set: "set".into(), child: Box::new(child("", false)) }
+    }
+
+    fn update() -> Effect {
+        let spec = Box::new(child("", false).spec);
+        Effect::UpdateChild { set: "set".into(), child: "child".into(), uid: "one".into(), spec, origin: None }
+    }
+
+    fn delete_pod() -> Effect {
+        Effect::DeletePod { pod: "pod".into(), uid: Some("one".into()), force: false }
+    }
+
+    fn pod(uid: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod", "uid": uid}})
+    }
+
+    fn json_of(child: &CachedImage) -> Value {
+        serde_json::to_value(child).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_being_deleted_is_not_the_sets() {
+        let deleting = json_of(&child("one", true));
+        let exists = ("POST", 409, status(409, "AlreadyExists"));
+        for (effect, answers) in [
+            (create(), vec![exists.clone(), ("GET", 200, deleting.clone())]),
+            (update(), vec![("PATCH", 200, deleting)]),
+        ] {
+            let (report, _) = report(effect, &answers).await;
+            assert!(matches!(&report, Report::Unknown(why) if why.contains("is being deleted")), "{report:?}");
+        }
+        let (report, _) = report(create(), &[exists, ("GET", 200, json_of(&child("one", false)))]).await;
+        assert!(matches!(report, Report::Child(_)), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn what_may_succeed_next_time_is_no_refusal() {
+        let cases = [
+            (408, "Timeout", false),
+            (409, "Conflict", false),
+            (429, "TooManyRequests", false),
+            (500, "InternalError", false),
+            (400, "BadRequest", true),
+            (403, "Forbidden", true),
+            (422, "Invalid", true),
+        ];
+        for (code, reason, is_refused) in cases {
+            let (report, _) = report(create(), &[("POST", code, status(code, reason))]).await;
+            assert_eq!(matches!(report, Report::Refused(_)), is_refused, "{code}: {report:?}");
+            assert_eq!(matches!(report, Report::Unknown(_)), !is_refused, "{code}: {report:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_another_has_replaced_is_not_refused_its_spec() {
+        let invalid = ("PATCH", 422, status(422, "Invalid"));
+        let (report, _) = report(update(), &[invalid.clone(), ("GET", 200, json_of(&child("two", false)))]).await;
+        assert!(matches!(report, Report::Unknown(_)), "{report:?}");
+        let (report, _) = self::report(update(), &[invalid, ("GET", 200, json_of(&child("one", false)))]).await;
+        assert!(matches!(report, Report::Refused(_)), "{report:?}");
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_name_another_has_is_gone() {
+        let conflict = ("DELETE", 409, status(409, "Conflict"));
+        let gone = |report: &Report| matches!(report, Report::PodGone { uid: Some(uid) } if &**uid == "one");
+        for (answer, expected) in
+            [((200, pod("two")), true), ((404, status(404, "NotFound")), true), ((200, pod("one")), false)]
+        {
+            let (report, requests) = report(delete_pod(), &[conflict.clone(), ("GET", answer.0, answer.1)]).await;
+            assert_eq!((gone(&report), requests), (expected, 2), "{report:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_notice_is_one_request() {
+        let notice = Notice {
+            kind: "CachedImage",
+            name: "a".into(),
+            uid: "uid".into(),
+            is_warning: true,
+            reason: "Evicted".to_owned(),
+            message: "removed from a node".to_owned(),
+        };
+        let event = event(&notice, "drop-0", Timestamp::UNIX_EPOCH);
+        let answers = [("POST", 201, serde_json::to_value(event).unwrap())];
+        let (report, requests) = report(Effect::Tell(Box::new(notice)), &answers).await;
+        assert!(matches!(report, Report::Done), "{report:?}");
+        assert_eq!(requests, 1);
+    }
 }

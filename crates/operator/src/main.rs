@@ -4,6 +4,7 @@ mod cli;
 mod convert;
 mod discover;
 mod engine;
+mod event;
 mod execute;
 mod http;
 mod lease;
@@ -11,6 +12,7 @@ mod metrics;
 mod observe;
 mod operator;
 mod pod;
+mod process;
 
 use clap::Parser;
 

@@ -61,10 +61,19 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let candidate = Candidate::new(client.clone(), &args.pod_namespace, &identity(), durations, leadership.clone());
     let (queries, mut questions) = mpsc::channel(8);
     let ready = Arc::new(AtomicBool::new(false));
-    let router = http::router(http::Context { ready: ready.clone(), queries, metrics: metrics.clone() });
+    let context =
+        http::Context { ready: ready.clone(), queries, metrics: metrics.clone(), leadership: leadership.clone() };
+    let router = http::router(context);
     let class = args.pod_priority_class.as_deref();
-    let resources =
-        Resources::new(client, &args.pod_namespace, class, metrics, leadership.clone(), durations.request());
+    let resources = Resources::new(
+        client,
+        &args.pod_namespace,
+        class,
+        metrics,
+        leadership.clone(),
+        durations.request(),
+        args.limits(),
+    );
     tokio::select! {
         () = lead(args, &resources, &ready, &mut questions) => {}
         () = candidate.run(), if args.leader_election => {}
@@ -112,8 +121,12 @@ async fn lead(
 
 /// What tells this process from every other one.
 fn identity() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "drop".to_owned());
-    format!("{host}_{}_{}", std::process::id(), jiff::Timestamp::now().as_nanosecond())
+    format!("{}_{}_{}", pod_name(), std::process::id(), jiff::Timestamp::now().as_nanosecond())
+}
+
+/// The Pod that this process runs in, by its host name; `drop` outside of one.
+pub fn pod_name() -> String {
+    std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
 }
 
 async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {

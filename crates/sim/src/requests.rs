@@ -1,5 +1,6 @@
 //! How the API server carries out requests.
 
+use drop_api::names::LABEL_ORIGIN;
 use drop_api::{
     CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPolicyStatus, NodeCache, PullPolicyStatus,
 };
@@ -57,12 +58,16 @@ impl Lab {
                 Report::Done
             }
             Effect::CreateChild { child, .. } => self.create_child(*through_json(child)?),
-            Effect::UpdateChild { child, uid, spec, .. } => {
+            Effect::UpdateChild { child, uid, spec, origin, .. } => {
                 match self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone()) {
                     None => Report::Done,
                     Some(found) if *found != **uid => Report::Refused("another UID".to_owned()),
                     Some(_) => {
                         let spec = *through_json(spec)?;
+                        if let (Some(origin), Some(image)) = (origin, self.api.images.get_mut(&**child)) {
+                            let labels = image.metadata.labels.get_or_insert_default();
+                            labels.insert(LABEL_ORIGIN.to_owned(), origin.label().to_owned());
+                        }
                         self.edit_image(child, |before| *before = spec);
                         let now = self.api.images.get(&**child).cloned();
                         now.map_or(Report::Done, |now| Report::Child(Box::new(now)))

@@ -267,3 +267,60 @@ fn a_set_without_its_policy_any_more_keeps_only_static_images() {
     assert_eq!(reason_of_set(&lab), "AllReady 1/1");
     assert_eq!(lab.api.images.values().next().unwrap().spec.image, "static:1");
 }
+
+#[test]
+fn a_ranking_without_a_result_keeps_the_list() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    // It names an image, but a negative score never ranks.
+    answer(&mut lab, ONE, &[("y:1", -1.0)]);
+    lab.run(minutes(35));
+    assert_eq!(found(&lab), ("EmptyResult".to_owned(), vec!["docker.io/library/x:1 1".to_owned()]));
+    assert_eq!(reason_of_set(&lab), "EmptyResult 1/1");
+}
+
+#[test]
+fn images_of_a_failing_source_are_not_crowded_out() {
+    let mut lab = lab_with(&[ONE, TWO]);
+    lab.discovery("ci", |spec| spec.max_images = 3);
+    answer(&mut lab, ONE, &[("x:1", 10.0)]);
+    answer(&mut lab, TWO, &[("y:1", 2.0), ("z:1", 2.0)]);
+    lab.run(minutes(1));
+    fail(&mut lab, TWO, SourceReason::Timeout);
+    answer(&mut lab, ONE, &[("x:1", 10.0), ("n:1", 10.0), ("m:1", 10.0)]);
+    lab.run(minutes(35));
+    assert_eq!(reason_of_set(&lab), "AllReady 5/5");
+    answer(&mut lab, TWO, &[("y:1", 2.0), ("z:1", 2.0)]);
+    lab.run(minutes(35));
+    assert_eq!(reason_of_set(&lab), "AllReady 3/3");
+}
+
+#[test]
+fn edits_reach_children_whose_discovery_is_gone_and_removed_entries_go() {
+    let mut lab = lab_with(&[ONE]);
+    lab.set("web", |spec| spec.images = vec![ImageEntry { image: "static:1".to_owned(), ..ImageEntry::default() }]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    lab.delete_discovery("ci");
+    lab.set("web", |spec| {
+        spec.priority = 9;
+        spec.images.clear();
+    });
+    lab.run(minutes(1));
+    let left: Vec<_> = lab.api.images.values().map(|image| (&*image.spec.image, image.spec.priority)).collect();
+    assert_eq!(left, [("docker.io/library/x", 9)]);
+}
+
+#[test]
+fn an_entry_that_is_discovered_too_is_protected_when_it_leaves_the_list() {
+    let mut lab = lab_with(&[ONE]);
+    lab.set("web", |spec| spec.images = vec![ImageEntry { image: "x:1".to_owned(), ..ImageEntry::default() }]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    lab.set("web", |spec| spec.images.clear());
+    lab.run(minutes(1));
+    lab.delete_discovery("ci");
+    lab.run(minutes(1));
+    assert_eq!(reason_of_set(&lab), "DiscoveryPolicyNotFound 1/1");
+}

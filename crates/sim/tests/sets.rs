@@ -6,13 +6,14 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use common::Lab;
+use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
 use drop_api::scheduling::Toleration;
+use drop_core::Effect;
 use drop_core::effect::EffectKey;
-use drop_sim::Fate;
+use drop_sim::{Fate, Rng, secs};
 
 fn entries(images: &[&str]) -> Vec<ImageEntry> {
     images.iter().map(|image| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() }).collect()
@@ -231,10 +232,10 @@ fn a_set_costs_one_creation_and_one_status_for_each_image() {
     let mut lab = Lab::with_nodes(&["a", "b"]);
     lab.policy("fast", |spec| {
         spec.max_concurrent_nodes = 2;
-        spec.min_delay_between_pulls = lab::duration("0s");
+        spec.min_delay_between_pulls = duration("0s");
         spec.images_per_pod = 20;
     });
-    lab.knobs.pull = lab::secs(0.2);
+    lab.knobs.pull = secs(0.2);
     lab.set("web", |spec| {
         spec.policy_ref = Some(LocalObjectReference { name: "fast".to_owned() });
         spec.images = (0..20).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect();
@@ -251,9 +252,45 @@ fn a_set_costs_one_creation_and_one_status_for_each_image() {
 fn pulls_of_a_new_set_wait_until_all_its_images_are_known() {
     let mut lab = Lab::with_nodes(&["a"]);
     // Answers to the creations come one after another.
-    lab.knobs.jitter = Some(lab::Rng::new(7));
-    lab.knobs.request = lab::secs(0.5);
+    lab.knobs.jitter = Some(Rng::new(7));
+    lab.knobs.request = secs(0.5);
     lab.set("web", |spec| spec.images = (0..8).map(|image| entries(&[&format!("x{image}:1")]).remove(0)).collect());
     lab.settle();
     assert_eq!(lab.record.pods.len(), 1, "{:?}", lab.starts());
+}
+
+#[test]
+fn what_was_refused_is_forgotten_when_it_is_not_wanted_any_more() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.set("web", |spec| spec.images = entries(&["x:1", "y:1"]));
+    lab.settle();
+    lab.knobs.fate = Box::new(|effect| match effect {
+        Effect::UpdateChild { .. } | Effect::CreateChild { .. } => Fate::Refused("a policy says no"),
+        _ => Fate::Answered,
+    });
+    lab.set("web", |spec| spec.priority = 5);
+    lab.until(|lab| shows(lab, "web") == "Degraded 2/2");
+    lab.set("web", |spec| spec.priority = 0);
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 2/2");
+    lab.set("web", |spec| spec.images.extend(entries(&["refused:1"])));
+    lab.until(|lab| shows(lab, "web") == "Degraded 2/2");
+    lab.set("web", |spec| spec.images.truncate(1));
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 1/1");
+}
+
+#[test]
+fn a_set_that_is_made_anew_waits_for_the_children_of_the_old_one_to_go() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.set("web", |spec| spec.images = entries(&["x:1"]));
+    lab.settle();
+    lab.delete_set("web");
+    lab.set("web", |spec| spec.images = entries(&["x:1"]));
+    let mut reasons = BTreeSet::new();
+    lab.until(|lab| {
+        reasons.insert(shows(lab, "web").split(' ').next().unwrap().to_owned());
+        shows(lab, "web") == "AllReady 1/1"
+    });
+    assert!(!reasons.contains("Degraded"), "{reasons:?}");
 }

@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 
+use crate::api_service::ApiService;
 use crate::audit::{self, AuditEvent};
 use crate::control_plane::ControlPlane;
 use crate::dns::Dns;
 use crate::home::{Home, in_use, try_lock};
 use crate::image::ImageSpec;
 use crate::kubeconfig::Access;
+use crate::kwok::Kwok;
 use crate::node::{Node, NodeOptions, SANDBOX_IMAGE, Shared};
 use crate::paths::Dirs;
 use crate::process::send;
@@ -34,6 +36,8 @@ pub struct ClusterOptions {
     /// How long a node may be silent before it is NotReady; nodes tell that they live every
     /// 3 s. In whole seconds.
     pub node_monitor_grace_period: Duration,
+    /// Whether Pods reach the API server, as operators in a cluster do.
+    pub api_for_pods: bool,
     /// Whether this process exists only to keep the cluster, so that [`Cluster::down`] may end
     /// it.
     pub daemon: bool,
@@ -42,7 +46,18 @@ pub struct ClusterOptions {
 impl ClusterOptions {
     /// The defaults.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), node_monitor_grace_period: Duration::from_secs(20), daemon: false }
+        Self {
+            name: name.into(),
+            node_monitor_grace_period: Duration::from_secs(20),
+            api_for_pods: false,
+            daemon: false,
+        }
+    }
+
+    /// The same for nodes that may be silent for a day.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { node_monitor_grace_period: Duration::from_secs(24 * 3600), ..self }
     }
 }
 
@@ -88,7 +103,8 @@ impl Cluster {
         let (repository, tag) = SANDBOX_IMAGE;
         mirror.push(repository, tag, &ImageSpec::runnable())?;
         progress("starting the control plane");
-        let control_plane = ControlPlane::start(&options, &tools, dirs, state)?;
+        let service = if options.api_for_pods { Some(ApiService::start(&dns, state)?) } else { None };
+        let control_plane = ControlPlane::start(&options, service.as_ref(), &tools, dirs, state)?;
         progress("control plane is ready");
         let shared = Shared {
             dirs: dirs.clone(),
@@ -98,6 +114,7 @@ impl Cluster {
             access: control_plane.access.clone(),
             slot: dns.slot(),
             network: dns.network(),
+            api_for_pods: service.map(|service| service.address),
         };
         Ok(Self {
             control_plane,
@@ -293,6 +310,24 @@ impl Cluster {
     #[must_use]
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.locked_nodes().clone()
+    }
+
+    /// Builds kwok if need be and runs it: nodes without a machine, on which the pull of an image
+    /// takes `pull_time`.
+    ///
+    /// # Errors
+    /// If it does not build or start.
+    pub fn start_kwok(&self, pull_time: Duration, progress: Progress<'_>) -> Result<Kwok> {
+        let tools = Tools::with(&["kwok"], progress)?;
+        Kwok::start(&self.home, &self.control_plane.kubectl, &tools, pull_time)
+    }
+
+    /// How many bytes etcd has written to its log so far: all that it was asked to store.
+    ///
+    /// # Errors
+    /// If etcd does not tell.
+    pub fn etcd_written(&self) -> Result<u64> {
+        self.control_plane.etcd_written()
     }
 
     /// Every request that the API server has answered so far.

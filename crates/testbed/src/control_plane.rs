@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::api_service::ApiService;
 use crate::image::random_hex;
 use crate::kubeconfig::Access;
 use crate::kubectl::Kubectl;
@@ -18,7 +19,7 @@ use crate::process::{Process, Program};
 use crate::state::StateFile;
 use crate::tools::Tools;
 use crate::wait::{wait_for, wait_for_port};
-use crate::{cleanup, cluster::ClusterOptions};
+use crate::{cleanup, cluster::ClusterOptions, http};
 
 const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
 const SCHEDULER: &str = "system:kube-scheduler";
@@ -37,7 +38,15 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub(crate) fn start(options: &ClusterOptions, tools: &Tools, dirs: &Dirs, state: &Arc<StateFile>) -> Result<Self> {
+    /// The API server listens at `service` if Pods shall reach it, else at any port of this
+    /// machine's own.
+    pub(crate) fn start(
+        options: &ClusterOptions,
+        service: Option<&ApiService>,
+        tools: &Tools,
+        dirs: &Dirs,
+        state: &Arc<StateFile>,
+    ) -> Result<Self> {
         let start = |name: &str, command: Vec<String>| {
             let program = Program { name: name.to_owned(), command, log: dirs.logs().join(format!("{name}.log")) };
             Process::start_new(program, state)
@@ -47,9 +56,12 @@ impl ControlPlane {
         wait_for_port(&etcd, etcd_address)?;
 
         let tokens = Tokens::write(dirs)?;
-        let api_address = free_address()?;
+        let (api_address, services) = match service {
+            Some(service) => (SocketAddr::from((service.address, 443)), service.network()),
+            None => (free_address()?, "10.96.0.0/16".to_owned()),
+        };
         let audit_log = dirs.logs().join("audit.log");
-        let command = api_server_command(dirs, etcd_address, api_address)?;
+        let command = api_server_command(dirs, etcd_address, api_address, &services)?;
         let api_server = start("kube-apiserver", command)?;
         wait_for_port(&api_server, api_address)?;
 
@@ -93,6 +105,16 @@ impl ControlPlane {
 
     pub(crate) fn audit_log(&self) -> Result<String> {
         fs::read_to_string(&self.audit_log).with_context(|| self.audit_log.display().to_string())
+    }
+
+    pub(crate) fn etcd_written(&self) -> Result<u64> {
+        const METRIC: &str = "etcd_disk_wal_write_bytes_total ";
+        let reply = http::client().get(format!("http://{}/metrics", self.etcd_address)).call()?;
+        let metrics = http::succeeded(reply)?.body_mut().read_to_string()?;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(METRIC));
+        // Large numbers come as 1.2345e+07.
+        let bytes: f64 = value.context("etcd does not tell what it has written")?.parse()?;
+        Ok(bytes as u64)
     }
 
     pub(crate) fn stop_api_server(&self) -> Result<()> {
@@ -183,7 +205,7 @@ fn etcd_command(dirs: &Dirs, client: SocketAddr) -> Result<Vec<String>> {
     ])
 }
 
-fn api_server_command(dirs: &Dirs, etcd: SocketAddr, address: SocketAddr) -> Result<Vec<String>> {
+fn api_server_command(dirs: &Dirs, etcd: SocketAddr, address: SocketAddr, services: &str) -> Result<Vec<String>> {
     let etc = dirs.etc();
     let key = service_account_key(dirs);
     cleanup::run(
@@ -208,9 +230,9 @@ fn api_server_command(dirs: &Dirs, etcd: SocketAddr, address: SocketAddr) -> Res
         format!("--secure-port={}", address.port()),
         format!("--advertise-address={}", address.ip()),
         format!("--cert-dir={}", dirs.data().join("pki").display()),
-        // No Pod reaches the API server, so it needs no endpoints.
+        // Nothing translates addresses of Services, so they need no endpoints.
         "--endpoint-reconciler-type=none".to_owned(),
-        "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+        format!("--service-cluster-ip-range={services}"),
         format!("--token-auth-file={etc}/tokens.csv"),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
@@ -234,6 +256,9 @@ fn controller_manager_command(dirs: &Dirs, options: &ClusterOptions) -> Vec<Stri
         format!("--kubeconfig={}", kubeconfig.display()),
         "--secure-port=0".to_owned(),
         "--leader-elect=false".to_owned(),
+        // Thousands of nodes may join at once.
+        "--kube-api-qps=1000".to_owned(),
+        "--kube-api-burst=1000".to_owned(),
         // Its roles are made for a separate account of each controller.
         "--use-service-account-credentials=true".to_owned(),
         format!("--service-account-private-key-file={}", service_account_key(dirs).display()),

@@ -16,6 +16,7 @@
 //! It needs Linux, root and Go; see the crate's README.md.
 
 mod answer;
+mod api_service;
 mod audit;
 mod authority;
 mod cleanup;
@@ -31,6 +32,7 @@ mod http;
 mod image;
 mod kubeconfig;
 mod kubectl;
+mod kwok;
 mod listener;
 mod loki;
 mod node;
@@ -56,8 +58,10 @@ pub use fake::{FakeServer, Request};
 pub use forward_proxy::ForwardProxy;
 pub use home::Home;
 pub use image::{ImageSpec, Platforms};
+pub use kwok::Kwok;
 pub use loki::Loki;
 pub use node::{Node, NodeOptions};
+pub use prerequisites::ensure_programs;
 pub use prometheus::{Prometheus, PrometheusOptions, Series};
 pub use proxy::{Fault, Proxy};
 pub use registry::{

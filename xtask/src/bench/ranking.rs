@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::fleet::{Fleet, IMAGES, NODES, Placement};
+use super::with_table;
 use crate::root;
 
 /// The policy that is measured, and the others with it: they differ in `ranking`.
@@ -30,15 +31,7 @@ pub(super) fn run() -> Result<()> {
     print!("{table}");
     let path = root()?.join(PAGE);
     let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;
-    fs::write(&path, with_table(&page, &table)?).with_context(|| format!("cannot write {PAGE}"))
-}
-
-/// `page` with `table` between the marks.
-fn with_table(page: &str, table: &str) -> Result<String> {
-    let [start, end] = MARKS;
-    let parts = page.split_once(start).and_then(|(before, rest)| Some((before, rest.split_once(end)?.1)));
-    let (before, after) = parts.with_context(|| format!("{PAGE} lacks the marks of its table"))?;
-    Ok(format!("{before}{start}{table}{end}{after}"))
+    fs::write(&path, with_table(&page, MARKS, &table).context(PAGE)?).with_context(|| format!("cannot write {PAGE}"))
 }
 
 /// One row per way to choose, for both placements.
@@ -182,6 +175,6 @@ mod tests {
     #[test]
     fn the_checked_in_table_is_up_to_date() {
         let page = fs::read_to_string(root().unwrap().join(PAGE)).unwrap();
-        assert!(with_table(&page, &table().unwrap()).unwrap() == page, "run `cargo xtask bench ranking`");
+        assert!(with_table(&page, MARKS, &table().unwrap()).unwrap() == page, "run `cargo xtask bench ranking`");
     }
 }

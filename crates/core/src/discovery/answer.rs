@@ -51,4 +51,6 @@ pub struct Repository {
     pub path: String,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Whether `maxScan` ended the list, so that the registry may have more.
+    pub is_cut: bool,
 }

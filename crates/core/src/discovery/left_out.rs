@@ -26,6 +26,8 @@ pub enum Why {
     ImageFilter,
     /// `tagFilter` does not match.
     TagFilter,
+    /// It is a repository of which no more than `maxScan` tags were read.
+    MaxScan,
     /// Newer tags of its repository fill `topX`.
     TopX,
     /// No sample of it is a finite number within the window.
@@ -50,6 +52,7 @@ impl fmt::Display for Why {
             Self::NotAnImage => "it is not an image name",
             Self::ImageFilter => "imageFilter does not match",
             Self::TagFilter => "tagFilter does not match",
+            Self::MaxScan => "maxScan is reached, newer tags may lie beyond: raise it, or set tagSeek",
             Self::TopX => "newer tags fill topX",
             Self::NoValue => "none of its samples is a finite number within the window",
             Self::NoSignal(signal) => return write!(f, "it has no value for the signal {signal:?}"),

@@ -110,12 +110,6 @@ impl Pipeline {
         !matches!(self.ranking, Ranking::Highest)
     }
 
-    /// The longest list.
-    #[must_use]
-    pub fn max_images(&self) -> usize {
-        self.max_images
-    }
-
     /// What is asked, in the order of the spec.
     #[must_use]
     pub fn queries(&self) -> &[Query] {
@@ -239,7 +233,7 @@ fn samples(reader: &mut Reader, series: impl Iterator<Item = (String, Vec<Sample
 /// more of both.
 fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTreeMap<String, Sample>, Vec<LeftOut>) {
     let mut positions: BTreeMap<String, Sample> = BTreeMap::new();
-    let mut left_out = Vec::new();
+    let mut left_out: Vec<_> = repositories.iter().filter_map(|repository| tags.beyond(repository)).collect();
     for repository in repositories {
         let (images, others) = tags.images(repository);
         left_out.extend(others);

@@ -11,6 +11,9 @@ use super::{InvalidSpec, Pipeline, RankedImage, SourceFailure, SourceReason, sco
 use crate::Name;
 use crate::failure::shortened;
 
+/// The most images of a list, those included that stay for sources that fail.
+const MOST_LISTED: usize = 1000;
+
 /// What is to be asked.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -103,7 +106,12 @@ pub(crate) fn outcome(
         1 => "; the last good image stays".to_owned(),
         number => format!("; the last {number} good images stay"),
     };
+    let is_emptied = failed.is_empty() && discovered.images.is_empty() && !before.discovered_images.is_empty();
     let (ready, reason, message) = match first_failure {
+        None if is_emptied => {
+            let reason = SourceReason::EmptyResult.as_str();
+            (false, reason, format!("the sources answer, but no image of theirs has a score{kept}"))
+        }
         None => {
             let plural = if images.len() == 1 { "image" } else { "images" };
             (true, "Synced", format!("{} {plural}", images.len()))
@@ -176,14 +184,15 @@ fn merge(
     failed: &BTreeSet<usize>,
     same_spec: bool,
 ) -> Vec<DiscoveredImage> {
-    // A ranking of some signals only would be another ranking.
-    if !failed.is_empty() && pipeline.is_ranked() && !before.discovered_images.is_empty() {
+    // A ranking of some signals only would be another ranking; and one of no image is none.
+    if (ranked.is_empty() || !failed.is_empty() && pipeline.is_ranked()) && !before.discovered_images.is_empty() {
         return before.discovered_images.clone();
     }
     let mut images: BTreeMap<&str, (f64, BTreeSet<usize>)> = BTreeMap::new();
     for image in ranked {
         images.insert(&image.image, (image.score, image.found_by.iter().copied().collect()));
     }
+    // These may go over the limit: what cannot be asked about is not to be crowded out.
     for image in before.discovered_images.iter().filter(|_| !failed.is_empty()) {
         let kept: BTreeSet<usize> = match same_spec {
             true => found_by(image).filter(|by| failed.contains(by)).collect(),
@@ -202,7 +211,7 @@ fn merge(
     images.sort_by(|(left_image, (left, _)), (right_image, (right, _))| {
         right.total_cmp(left).then_with(|| left_image.cmp(right_image))
     });
-    images.truncate(pipeline.max_images());
+    images.truncate(MOST_LISTED);
     let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let discovered =
         |(position, (image, (score, found_by))): (usize, (&str, (f64, BTreeSet<usize>)))| DiscoveredImage {

@@ -40,7 +40,7 @@ impl Tags {
         let top = query.top_x.map(|top| usize::try_from(top).ok().filter(|top| *top > 0));
         let template = query.image_template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
         Ok(Self {
-            registry: registry_name(&query.url),
+            registry: registry_name(&query.url).to_owned(),
             filter: query.tag_filter.as_deref().map(|pattern| regex(&field("tagFilter"), pattern)).transpose()?,
             versions: Versions::compile(&field("versionPattern"), query.version_pattern.as_deref())?,
             top: top
@@ -71,6 +71,12 @@ impl Tags {
         (images, left_out)
     }
 
+    /// That a repository may have newer tags, which were not read.
+    pub fn beyond(&self, repository: &Repository) -> Option<LeftOut> {
+        let name = || format!("{}/{}", self.registry, repository.path);
+        repository.is_cut.then(|| LeftOut { image: name().into(), why: Why::MaxScan })
+    }
+
     fn image(&self, repository: &str, tag: &str) -> String {
         let text = |part: &'_ Part| match part {
             Part::Text(text) => text.clone(),
@@ -82,13 +88,13 @@ impl Tags {
     }
 }
 
-/// How images name the registry at `url`. Docker Hub's API has other hosts than its images.
-fn registry_name(url: &str) -> String {
+/// How images name the registry at `url`, by its host and port. Docker Hub has several.
+#[must_use]
+pub fn registry_name(url: &str) -> &str {
     match host(url).unwrap_or_default() {
-        "registry-1.docker.io" | "index.docker.io" => "docker.io",
+        "registry-1.docker.io" | "index.docker.io" | "hub.docker.com" => "docker.io",
         host => host,
     }
-    .to_owned()
 }
 
 fn parse_template(path: &str, template: &str) -> Result<Vec<Part>, InvalidSpec> {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::{Plan, writes};
-use crate::discovery::Order;
+use crate::discovery::{Order, sync};
 use crate::effect::Effect;
 use crate::notice;
 use crate::world::World;
@@ -24,10 +24,14 @@ pub(super) fn tend_discoveries(world: &World, now: Timestamp, plan: &mut Plan) {
                 plan.add(world, Effect::Discover(Box::new(order)), now);
             }
         }
-        if let Some(status) = &entry.outcome {
-            let effect = |status| Effect::PatchDiscovery { policy: name.clone(), status };
-            let notice = notice::of_discovery(name, &entry.id, &entry.published.status, status);
-            writes::publish(world, &entry.published, status.clone(), notice, now, plan, effect);
-        }
+        let status = match (&entry.pipeline, &entry.outcome) {
+            (Err(error), _) => sync::invalid(error, &entry.id, &entry.published.status, now),
+            (Ok(_), Some(status)) if entry.published.is(status) => continue,
+            (Ok(_), Some(status)) => status.clone(),
+            (Ok(_), None) => continue,
+        };
+        let notice = notice::of_discovery(name, &entry.id, &entry.published.status, &status);
+        let effect = |status| Effect::PatchDiscovery { policy: name.clone(), status };
+        writes::publish(world, &entry.published, status, notice, now, plan, effect);
     }
 }

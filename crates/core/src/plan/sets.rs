@@ -6,9 +6,11 @@ use jiff::Timestamp;
 
 use super::writes::Publication;
 use super::{Plan, writes};
+use crate::Name;
 use crate::discovery::sync;
-use crate::effect::Effect;
-use crate::image::Image;
+use crate::effect::{Effect, EffectKey};
+use crate::image::{Image, Origin};
+use crate::image_set::{Child, ImageSet};
 use crate::notice;
 use crate::status;
 use crate::world::{SetEntry, World};
@@ -34,40 +36,52 @@ pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// Returns whether nothing is left to be done.
+/// Returns whether the set's CachedImages are as it wants them.
 fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Plan) -> bool {
     let set = &entry.set;
-    let mut effects = Vec::new();
-    for child in &entry.members.children {
-        let Some(wanted) = Image::from_api(child) else { continue };
-        match world.images.get(&wanted.name).map(|entry| &entry.image) {
-            None => effects.push(Effect::CreateChild { set: set.name.clone(), child: Box::new(child.clone()) }),
-            // It is somebody else's, and stays as it is.
-            Some(image) if !image.is_owned_by(&set.uid) => {}
-            Some(image) if !image.asks_for_the_same_as(&wanted) => effects.push(Effect::UpdateChild {
-                set: set.name.clone(),
-                child: image.name.clone(),
-                uid: image.uid.clone(),
-                spec: Box::new(child.spec.clone()),
-            }),
-            Some(_) => {}
-        }
-    }
-    let wanted: BTreeSet<&str> =
-        entry.members.children.iter().filter_map(|child| child.metadata.name.as_deref()).collect();
     // What discovery has not named any more, or could not be asked about, is not gone.
     let is_exhaustive = match world.discovery_of(set) {
         None => true,
         Some(discovery) => discovery.is_some_and(|discovery| sync::is_exhaustive(&discovery.published.status)),
     };
-    let owned = world.children.get(&set.uid).into_iter().flatten().filter(|_| is_exhaustive);
-    for image in owned.filter(|name| !wanted.contains(&***name)).filter_map(|name| world.images.get(name)) {
-        let (child, uid) = (image.image.name.clone(), image.image.uid.clone());
-        effects.push(Effect::DeleteChild { set: set.name.clone(), child, uid });
+    let mut effects: Vec<Effect> = Vec::new();
+    for child in &entry.members.children {
+        match world.images.get(&child.image.name).map(|entry| &entry.image) {
+            None => effects.push(Effect::CreateChild { set: set.name.clone(), child: Box::new(child.object.clone()) }),
+            // It is somebody else's, and stays as it is.
+            Some(image) if !image.is_owned_by(&set.uid) => {}
+            Some(image) => effects.extend(update(set, image, child)),
+        }
+    }
+    let wanted: BTreeSet<&Name> = entry.members.children.iter().map(|child| &child.image.name).collect();
+    let owned = world.children.get(&set.uid).into_iter().flatten();
+    for image in owned.filter(|name| !wanted.contains(name)).filter_map(|name| world.images.get(name)) {
+        let image = &image.image;
+        if is_exhaustive || image.origin == Some(Origin::Static) {
+            let (child, uid) = (image.name.clone(), image.uid.clone());
+            effects.push(Effect::DeleteChild { set: set.name.clone(), child, uid });
+        } else if let Some(child) = set.discovered(&image.reference) {
+            effects.extend(update(set, image, &child));
+        }
     }
     let is_current = effects.is_empty();
+    let keys: BTreeSet<EffectKey> = effects.iter().map(Effect::key).collect();
+    // What was refused is not wanted any more.
+    let others = world.flights_of(&set.name).filter(|(key, flight)| !keys.contains(key) && !flight.is_under_way());
+    plan.clean.flights.extend(others.map(|(key, _)| key.clone()));
     for effect in effects {
         plan.add(world, effect, now);
     }
     is_current
+}
+
+/// What makes `image` ask for the same as `child`, unless it does.
+fn update(set: &ImageSet, image: &Image, child: &Child) -> Option<Effect> {
+    (!image.asks_for_the_same_as(&child.image)).then(|| Effect::UpdateChild {
+        set: set.name.clone(),
+        child: image.name.clone(),
+        uid: image.uid.clone(),
+        spec: Box::new(child.object.spec.clone()),
+        origin: image.origin.and(child.image.origin),
+    })
 }

@@ -120,7 +120,7 @@ fn batch<'a>(
             Some((world.urgency(node, image, *standing, now).0, image))
         })
         // A set that is being filled starts when all its images are known: they share Pods.
-        .filter(|(_, image)| image.set.as_ref().is_none_or(|set| !world.is_filled(&set.name)))
+        .filter(|(_, image)| image.set.as_ref().is_none_or(|set| !world.is_being_filled(&set.name)))
         .filter(|(_, image)| image.policy == policy.name && budget.admit_host(policy, image.reference.host()).is_ok())
         .collect();
     images.sort_by(|(a, _), (b, _)| a.cmp(b));

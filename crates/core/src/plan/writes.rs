@@ -67,6 +67,12 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             // It is about to be out of date: the report of the creation follows.
             continue;
         }
+        // One that was not to be written a moment ago is looked at again a little later:
+        // with every Pod's step that would be work for nothing.
+        if let Some(at) = entry.look_at.filter(|at| *at > now) {
+            plan.wake(at);
+            continue;
+        }
         let key = EffectKey::Image(name.clone());
         if !world.is_free(&key, now) {
             plan.wake_for(world, &key);
@@ -87,8 +93,11 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
         match publish(world, &entry.published, status, notice, now, plan, effect) {
             Publication::Needless => plan.clean.images.push(name.clone()),
-            Publication::Later(at) => plan.deferred.images.push((name.clone(), at)),
-            Publication::Now => {}
+            Publication::Later(at) => {
+                plan.clean.looked_at.push(name.clone());
+                plan.deferred.images.push((name.clone(), at));
+            }
+            Publication::Now => plan.clean.looked_at.push(name.clone()),
         }
     }
 }
@@ -151,7 +160,7 @@ pub(super) fn publish<S: Status>(
 
 impl<S: PartialEq> Published<S> {
     /// Whether the API server has this status, as far as is known.
-    fn is(&self, status: &S) -> bool {
+    pub(super) fn is(&self, status: &S) -> bool {
         self.is_confirmed && self.status == *status
     }
 }

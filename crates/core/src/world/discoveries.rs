@@ -31,7 +31,7 @@ pub(crate) struct DiscoveryEntry {
 }
 
 impl World {
-    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy, now: Timestamp) {
+    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy) {
         let meta = object.metadata;
         let (Some(name), Some(uid)) = (meta.name.map(Name::from), meta.uid.map(Name::from)) else { return };
         if meta.deletion_timestamp.is_some() {
@@ -41,14 +41,20 @@ impl World {
         let status = object.status.unwrap_or_default();
         match self.discoveries.get_mut(&name) {
             Some(entry) if entry.id == id => {
-                if entry.published.status == status {
+                let is_new = entry.published.status != status;
+                entry.published.observe(status);
+                // Another replica leads, and has asked.
+                let is_own = entry.outcome.as_ref() == Some(&entry.published.status);
+                if is_new && !is_own && entry.next_at.is_some() {
+                    entry.outcome = None;
+                    entry.next_at = Some(entry.published.status.next_sync_time.unwrap_or(Timestamp::MIN));
+                }
+                if !is_new {
                     return;
                 }
-                entry.published.observe(status);
             }
             known => {
                 let pipeline = Pipeline::compile(&object.spec).map(Arc::new);
-                let outcome = pipeline.as_ref().err().map(|error| sync::invalid(error, &id, &status, now));
                 // Sources that were asked before a restart are not asked again for it.
                 let planned = status.next_sync_time.filter(|_| status.observed_generation == id.generation);
                 let next_at = if known.is_some() { None } else { planned };
@@ -57,7 +63,7 @@ impl World {
                     spec: object.spec,
                     pipeline,
                     published: Published::new(status),
-                    outcome,
+                    outcome: None,
                     next_at: Some(next_at.unwrap_or(Timestamp::MIN)),
                     failures: 0,
                 };
@@ -70,6 +76,7 @@ impl World {
     pub(super) fn remove_discovery(&mut self, name: &Name) {
         if self.discoveries.remove(name).is_some() {
             self.flights.remove(&EffectKey::Discovery(name.clone()));
+            self.flights.remove(&EffectKey::DiscoveryStatus(name.clone()));
             self.discovery_changed(name);
         }
     }
@@ -122,7 +129,8 @@ impl World {
         }
         let mut status = sync::outcome(pipeline, &discovered, &entry.published.status, now);
         let interval = entry.spec.sync_interval.get();
-        let is_well = status.query_results.iter().all(|result| result.reason.is_none());
+        let is_well =
+            sync::trouble(&status).is_none() && status.query_results.iter().all(|result| result.reason.is_none());
         entry.failures = if is_well { 0 } else { entry.failures.saturating_add(1) };
         let wait = match entry.failures {
             0 => interval,

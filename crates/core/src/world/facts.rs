@@ -50,12 +50,14 @@ impl World {
             self.own(&image);
             self.want(&image);
             let published = Published { is_part: image.set.is_some(), ..Published::new(status) };
+            let rank = self.rank_of(&image);
             let entry = ImageEntry {
                 image,
                 placement: None,
                 tally: Tally::default(),
-                rank: 0,
+                rank,
                 refused: None,
+                look_at: None,
                 seen_at: now,
                 edited_at: None,
                 published,

@@ -18,6 +18,9 @@ impl World {
                 if let Some(flight) = self.flights.get_mut(&key) {
                     flight.failures = flight.failures.saturating_add(1);
                     flight.in_doubt |= matches!(report, Report::Unknown(_));
+                    if let Report::Refused(message) = &report {
+                        flight.refusal = Some(shortened(message, 512).into());
+                    }
                     let wait = backoff.delay(flight.failures, &format!("{key:?}"));
                     flight.not_before = Some(now.checked_add(wait).unwrap_or(Timestamp::MAX));
                 }

@@ -7,7 +7,6 @@ use super::{Published, SetEntry, World};
 use crate::Name;
 use crate::effect::EffectKey;
 use crate::event::{Kind, Report};
-use crate::failure::shortened;
 use crate::image::Image;
 use crate::image_set::{ImageSet, Members};
 
@@ -25,7 +24,7 @@ impl World {
             }
             None => {
                 let published = Published::new(status);
-                let entry = SetEntry { set, members: Members::default(), refused: Default::default(), published };
+                let entry = SetEntry { set, members: Members::default(), published };
                 self.sets.insert(name.clone(), entry);
             }
         }
@@ -37,6 +36,8 @@ impl World {
             self.asked_by.retain(|_, set| set != name);
             self.stale.sets.remove(name);
             self.flights.remove(&EffectKey::Set(name.clone()));
+            let of_set: Vec<EffectKey> = self.flights_of(name).map(|(key, _)| key.clone()).collect();
+            of_set.iter().for_each(|key| drop(self.flights.remove(key)));
         }
     }
 
@@ -44,9 +45,15 @@ impl World {
     pub(super) fn own(&mut self, image: &Image) {
         if let Some(set) = &image.set {
             self.children.entry(set.uid.clone()).or_default().insert(image.name.clone());
-            self.dirty.sets.insert(set.name.clone());
             self.stale.sets.insert(set.name.clone());
         }
+    }
+
+    /// The place of a CachedImage among those of its set.
+    pub(super) fn rank_of(&self, image: &Image) -> usize {
+        let set = image.set.as_ref().and_then(|set| self.sets.get(&set.name));
+        let place = set.and_then(|set| set.members.children.iter().position(|child| child.image.name == image.name));
+        place.unwrap_or_default()
     }
 
     /// Takes in that a CachedImage does not belong to its set any more.
@@ -68,9 +75,7 @@ impl World {
         let discovery = policy.and_then(|policy| self.discoveries.get(policy.name.as_str()));
         let discovered = discovery.map(|entry| &*entry.published.status.discovered_images);
         entry.members = entry.set.members(discovered.unwrap_or_default());
-        let children: Vec<Name> =
-            entry.members.children.iter().filter_map(|child| child.metadata.name.as_deref().map(Name::from)).collect();
-        entry.refused.retain(|child, _| children.contains(child));
+        let children: Vec<Name> = entry.members.children.iter().map(|child| child.image.name.clone()).collect();
         self.asked_by.retain(|_, set| set != name);
         self.asked_by.extend(children.iter().map(|child| (child.clone(), name.clone())));
         for (rank, child) in children.iter().enumerate() {
@@ -87,7 +92,7 @@ impl World {
     /// Takes in how the creation, change or deletion of a set's CachedImage ended.
     pub(super) fn child_reported(&mut self, set: &Name, child: &Name, report: Report, now: Timestamp) {
         self.stale.sets.insert(set.clone());
-        let refused = match report {
+        match report {
             Report::Child(object) => {
                 if let Some(image) = Image::from_api(&object) {
                     // The answer is older than a status that was written meanwhile.
@@ -95,20 +100,9 @@ impl World {
                     let known = known.map(|known| known.published.status.clone());
                     self.set_image(image, known.or(object.status).unwrap_or_default(), now);
                 }
-                None
             }
-            Report::Done => {
-                self.remove(Kind::Image, child);
-                None
-            }
-            Report::Refused(message) => Some(shortened(&message, 512).into()),
-            _ => return,
-        };
-        if let Some(entry) = self.sets.get_mut(set) {
-            match refused {
-                Some(message) => drop(entry.refused.insert(child.clone(), message)),
-                None => drop(entry.refused.remove(child)),
-            }
+            Report::Done => self.remove(Kind::Image, child),
+            _ => {}
         }
     }
 }

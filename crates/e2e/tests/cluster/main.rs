@@ -4,6 +4,7 @@
 //! own, which it selects by label. `alone` has two nodes, for what concerns the
 //! operator as a whole: its scenarios run one after another.
 
+mod discovery;
 mod edits;
 mod failures;
 mod nodes;
@@ -25,7 +26,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 25] = [
+const SHARED: [(&str, Scenario); 30] = [
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
@@ -50,6 +51,14 @@ const SHARED: [(&str, Scenario); 25] = [
         "presence::a_list_that_is_full_tells_of_large_images_only",
         presence::a_list_that_is_full_tells_of_large_images_only,
     ),
+    ("discovery::real_backends_tell_which_images_matter", discovery::real_backends_tell_which_images_matter),
+    (
+        "discovery::a_registry_with_tokens_and_pages_tells_the_newest_versions",
+        discovery::a_registry_with_tokens_and_pages_tells_the_newest_versions,
+    ),
+    ("discovery::an_outage_empties_no_list", discovery::an_outage_empties_no_list),
+    ("discovery::a_secret_is_used_as_soon_as_it_is_there", discovery::a_secret_is_used_as_soon_as_it_is_there),
+    ("discovery::credentials_stay_with_their_host", discovery::credentials_stay_with_their_host),
     ("nodes::a_lost_kubelet_holds_no_slot", nodes::a_lost_kubelet_holds_no_slot),
     ("presence::what_a_node_has_already_needs_no_pod", presence::what_a_node_has_already_needs_no_pod),
     ("nodes::a_node_without_a_network_is_warmed_over_its_own", nodes::a_node_without_a_network_is_warmed_over_its_own),
@@ -72,8 +81,15 @@ const SHARED: [(&str, Scenario); 25] = [
 ];
 
 /// Time constants that would make tests slow. An image must be listed within a
-/// minute here: kubelets take up to half of one.
-const SHORTENED: [&str; 3] = ["--listed-within=60s", "--repair-initial=3s", "--lost-within=5s"];
+/// minute here: kubelets take up to half of one. Discovery is retried so late that
+/// what comes sooner was not a retry.
+const SHORTENED: [&str; 5] = [
+    "--listed-within=60s",
+    "--repair-initial=3s",
+    "--lost-within=5s",
+    "--discovery-timeout=10s",
+    "--discovery-retry=10m",
+];
 
 const ALONE: [(&str, Scenario); 7] = [
     ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
@@ -99,7 +115,7 @@ fn main() -> ExitCode {
     }
     let (shared, alone) = std::thread::scope(|scope| {
         let shared = scope.spawn(|| Bed::start("e2e-shared", &SHORTENED));
-        let alone = Bed::start("e2e-alone", &["--lease-duration=6s"]);
+        let alone = Bed::start("e2e-alone", &["--lease-duration=6s", "--discovery-retry=1s"]);
         (shared.join(), alone)
     });
     match (shared, alone) {

@@ -8,7 +8,7 @@ use drop_e2e::{Bed, Sight};
 use drop_testbed::ImageSpec;
 
 /// The CachedImages that a set owns.
-fn children(sight: &Sight, set: &str) -> Vec<CachedImage> {
+pub fn children(sight: &Sight, set: &str) -> Vec<CachedImage> {
     let owned = |image: &&CachedImage| {
         let owners = image.metadata.owner_references.iter().flatten();
         owners.into_iter().any(|owner| owner.kind == "CachedImageSet" && owner.name == set)

@@ -1,5 +1,6 @@
 //! HTTP with one backend: who gets the credentials, and how much of an answer is read.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use drop_core::discovery::{SourceFailure, SourceReason};
@@ -31,7 +32,7 @@ pub struct Limits {
     pub request: Duration,
     /// For all requests of a query.
     pub query: Duration,
-    /// For an answer, in bytes after decompression.
+    /// For all answers to a query, in bytes after decompression.
     pub body: usize,
 }
 
@@ -46,7 +47,7 @@ impl Default for Limits {
     }
 }
 
-/// A backend at its address.
+/// A backend at its address, for one query.
 ///
 /// Client certificate and custom headers are shown to its origin only. That is scheme,
 /// host and port, so that nothing secret leaves TLS either.
@@ -54,6 +55,8 @@ pub struct Client<'a> {
     address: Url,
     credentials: &'a Credentials,
     limits: Limits,
+    /// How much more the answers to the query may have, in bytes.
+    room: AtomicUsize,
     own: reqwest::Client,
     elsewhere: reqwest::Client,
 }
@@ -103,7 +106,7 @@ impl<'a> Client<'a> {
                 .map_err(|error| transport::failure(&error, &host(&address)))
         };
         let (own, elsewhere) = (client(&credentials.tls)?, client(&credentials.tls_elsewhere)?);
-        Ok(Self { address, credentials, limits, own, elsewhere })
+        Ok(Self { address, credentials, limits, room: AtomicUsize::new(limits.body), own, elsewhere })
     }
 
     /// The URL of `path` below the backend's address, with what is asked for.
@@ -126,13 +129,12 @@ impl<'a> Client<'a> {
         self.credentials
     }
 
-    /// Sends a request and reads the answer to it, which takes from the `room` that
-    /// several answers may share, in bytes. Redirects are followed, without
+    /// Sends a request and reads the answer to it. Redirects are followed, without
     /// credentials where they lead to another origin.
     ///
     /// # Errors
-    /// No answer, or too long a one. Every status is an answer.
-    pub async fn send(&self, request: Request<'_>, room: &mut usize) -> Result<Response, SourceFailure> {
+    /// No answer, or more of them than the query has room for. Every status is an answer.
+    pub async fn send(&self, request: Request<'_>) -> Result<Response, SourceFailure> {
         let origin = request.url.origin();
         let mut url = request.url;
         for _ in 0..=MAX_REDIRECTS {
@@ -156,7 +158,7 @@ impl<'a> Client<'a> {
                 Some(next) => url = next,
                 None => {
                     let held_back = self.credentials.login.is_some() && authorization.is_none();
-                    return self.read(response, url, room, held_back).await;
+                    return self.read(response, url, held_back).await;
                 }
             }
         }
@@ -167,27 +169,31 @@ impl<'a> Client<'a> {
         &self,
         mut response: reqwest::Response,
         url: Url,
-        room: &mut usize,
         held_back: bool,
     ) -> Result<Response, SourceFailure> {
         let (status, headers) = (response.status(), response.headers().clone());
         let is_success = status.is_success();
-        let limit = if is_success { *room } else { MAX_ERROR_BODY };
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| transport::failure(&error, &host(&url)))? {
-            if body.len() + chunk.len() <= limit {
-                body.extend_from_slice(&chunk);
-            } else if is_success {
-                let most = self.limits.body >> 20;
-                return Err(invalid(format!("{} answers with more than {most} MiB: ask for less", host(&url))));
-            } else {
+            if is_success {
+                self.take(chunk.len(), &url)?;
+            } else if body.len() + chunk.len() > MAX_ERROR_BODY {
+                // Nothing of it is repeated: it might be cut in the midst of a secret.
+                body.clear();
                 break;
             }
-        }
-        if is_success {
-            *room -= body.len();
+            body.extend_from_slice(&chunk);
         }
         Ok(Response { url, status, headers, body, held_back })
+    }
+
+    /// Takes what `url` has sent from the room of the query.
+    fn take(&self, bytes: usize, url: &Url) -> Result<(), SourceFailure> {
+        let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
+        taken.map(drop).map_err(|_| {
+            let most = self.limits.body >> 20;
+            invalid(format!("{} answers with more than {most} MiB: ask for less", host(url)))
+        })
     }
 
     /// The content of an answer, whose body is used up.
@@ -206,9 +212,8 @@ impl<'a> Client<'a> {
         let parsed =
             tokio::task::spawn_blocking(move || serde_json::from_slice(&body).map_err(|error| error.to_string()));
         parsed.await.unwrap_or_else(|error| Err(error.to_string())).map_err(|error| {
-            let error = shorten(&error).unwrap_or_default();
-            let message = format!("the answer of {} is not what it should be: {error}", host(&response.url));
-            invalid(self.credentials.redact(&message))
+            let error = self.excerpt(&error).unwrap_or_default();
+            invalid(format!("the answer of {} is not what it should be: {error}", host(&response.url)))
         })
     }
 
@@ -239,11 +244,21 @@ impl<'a> Client<'a> {
             SourceReason::NotFound => format!("not found: {host}{}", response.url.path()),
             _ => format!("{host} answers {status}"),
         };
-        let message = match excerpt(response) {
-            Some(said) => format!("{what}: {}", self.credentials.redact(&said)),
+        let message = match complaint(response).and_then(|said| self.excerpt(&said)) {
+            Some(said) => format!("{what}: {said}"),
             None => what,
         };
         SourceFailure { reason, message }
+    }
+
+    /// What can be repeated of a backend's words: the first line, without control
+    /// characters, of bounded length. What is secret goes first, or a cut would leave the
+    /// beginning of it.
+    pub fn excerpt(&self, said: &str) -> Option<String> {
+        let said = self.credentials.redact(said);
+        let line = said.trim().lines().next()?.chars().filter(|c| !c.is_control());
+        let line: String = line.take(MAX_EXCERPT).collect();
+        (!line.is_empty()).then_some(line)
     }
 }
 
@@ -287,8 +302,8 @@ struct RegistryError {
     message: String,
 }
 
-/// What an answer says for people, in one line: not whole web pages.
-fn excerpt(response: &Response) -> Option<String> {
+/// What an answer says for people: not web pages.
+fn complaint(response: &Response) -> Option<String> {
     let is_text = response
         .headers
         .get(header::CONTENT_TYPE)
@@ -304,13 +319,7 @@ fn excerpt(response: &Response) -> Option<String> {
         Err(_) if is_text => String::from_utf8_lossy(&response.body).into_owned(),
         Err(_) => return None,
     };
-    shorten(&said)
-}
-
-/// The first line of `text`, without control characters and of bounded length.
-pub fn shorten(text: &str) -> Option<String> {
-    let line: String = text.trim().lines().next()?.chars().filter(|c| !c.is_control()).take(MAX_EXCERPT).collect();
-    (!line.is_empty()).then_some(line)
+    Some(said)
 }
 
 #[cfg(test)]
@@ -337,7 +346,7 @@ mod tests {
     async fn get(url: &str, credentials: &Credentials, limits: Limits) -> Result<Response, SourceFailure> {
         let client = Client::new(url, credentials, limits)?;
         let request = Request { url: client.url("api", &[]), form: None, authorization: credentials.authorization() };
-        let response = client.send(request, &mut { limits.body }).await?;
+        let response = client.send(request).await?;
         if response.status.is_success() { Ok(response) } else { Err(client.refusal(&response)) }
     }
 
@@ -382,6 +391,28 @@ mod tests {
             let backend = Fake::start(move |_| reply(400, &[("content-type", kind)], body)).await;
             let (_, message) = reason(&backend.url, &[("token", "s3cr3t")]).await;
             assert!(message.ends_with(expected), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_part_of_a_secret_is_left_by_a_cut() {
+        let token = "s3cr3t".repeat(100);
+        let padding = "p".repeat(MAX_EXCERPT - 36);
+        let long = format!("{padding}{token}");
+        let cases = [
+            (400, "application/json", format!(r#"{{"error":"{long}"}}"#)),
+            (400, "text/plain", long.clone()),
+            (400, "text/plain", format!("{}{}", " ".repeat(MAX_ERROR_BODY - 6), token)),
+            (200, "application/json", format!(r#""{long}""#)),
+        ];
+        for (status, kind, body) in cases {
+            let backend = Fake::start(move |_| reply(status, &[("content-type", kind)], body.clone())).await;
+            let credentials = secret(&[("token", &token)]);
+            let client = Client::new(&backend.url, &credentials, LIMITS).unwrap();
+            let request = Request { url: client.url("api", &[]), form: None, authorization: None };
+            let mut response = client.send(request).await.unwrap();
+            let failure = client.json::<Vec<u8>>(&mut response).await.unwrap_err();
+            assert!(!failure.message.contains("s3c"), "{failure}");
         }
     }
 

@@ -48,7 +48,7 @@ pub async fn fetch(
         ];
         let url = client.url("loki/api/v1/query_range", &parameters);
         let request = Request { url, form: None, authorization: credentials.authorization() };
-        let mut response = client.send(request, &mut { limits.body }).await?;
+        let mut response = client.send(request).await?;
         let envelope: Envelope<Data> = client.json(&mut response).await?;
         let streams = match envelope.content(&client, &response.url)? {
             Data::Streams(streams) => streams,
@@ -190,6 +190,19 @@ mod tests {
             assert_eq!(failure.reason, SourceReason::InvalidResponse);
             assert!(failure.message.contains(says), "{}", failure.message);
         }
+    }
+
+    #[tokio::test]
+    async fn pages_share_the_room_of_the_query() {
+        let start = i128::from(NOW - 3600) * 1_000_000_000;
+        let lines: Vec<_> = (0..12_000).map(|at| (start + at, "x".to_owned())).collect();
+        let backend = Fake::start(move |got| page(&lines, got)).await;
+        // A page has about 150 kB.
+        let limits = Limits { body: 256 << 10, ..Limits::default() };
+        let now = Timestamp::from_second(NOW).unwrap();
+        let failure = fetch(&query(&backend.url), &secret(&[]), now, limits).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::InvalidResponse);
+        assert!(failure.message.contains("ask for less") && backend.got().len() == 2, "{failure}");
     }
 
     #[tokio::test]

@@ -2,14 +2,16 @@
 //!
 //! The API: <https://prometheus.io/docs/prometheus/latest/querying/api/>.
 
+use std::fmt;
+
 use drop_api::discovery_policy::{PrometheusQuery, QueryType};
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
 
-use super::client::{Client, Limits, Request, host, invalid, shorten};
+use super::client::{Client, Limits, Request, host, invalid};
 use super::credentials::Credentials;
 
 /// Prometheus refuses range queries with more points per series. A longer range is
@@ -30,11 +32,10 @@ pub async fn fetch(
 ) -> Result<Answer, SourceFailure> {
     let client = Client::new(&query.endpoint, credentials, limits)?;
     let mut series = Vec::new();
-    let mut room = limits.body;
     match query.query_type {
         QueryType::Instant => {
             let parameters = [("query", query.query.clone()), ("time", seconds(now))];
-            series.extend(ask(&client, "api/v1/query", &parameters, &mut room).await?);
+            series.extend(ask(&client, "api/v1/query", &parameters).await?);
         }
         QueryType::Range => {
             let step = query.step.get().max(SignedDuration::from_millis(1));
@@ -45,7 +46,7 @@ pub async fn fetch(
                     ("end", seconds(end)),
                     ("step", step.as_secs_f64().to_string()),
                 ];
-                series.extend(ask(&client, "api/v1/query_range", &parameters, &mut room).await?);
+                series.extend(ask(&client, "api/v1/query_range", &parameters).await?);
             }
         }
     }
@@ -74,13 +75,8 @@ fn seconds(time: Timestamp) -> String {
     format!("{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000))
 }
 
-/// One request; its answer takes from the `room` that all answers share.
-async fn ask(
-    client: &Client<'_>,
-    path: &str,
-    parameters: &[(&str, String)],
-    room: &mut usize,
-) -> Result<Vec<Series>, SourceFailure> {
+/// One request.
+async fn ask(client: &Client<'_>, path: &str, parameters: &[(&str, String)]) -> Result<Vec<Series>, SourceFailure> {
     let whole = client.url(path, parameters);
     let encoded = whole.query().unwrap_or_default();
     let (url, form) = if encoded.len() <= MAX_URL_QUERY {
@@ -90,7 +86,7 @@ async fn ask(
         (client.url(path, &[]), Some(form))
     };
     let authorization = client.credentials().authorization();
-    let mut response = client.send(Request { url, form, authorization }, room).await?;
+    let mut response = client.send(Request { url, form, authorization }).await?;
     let envelope: Envelope<Data> = client.json(&mut response).await?;
     match envelope.content(client, &response.url)? {
         Data::Matrix(series) | Data::Vector(series) => images(series, &response.url),
@@ -115,9 +111,9 @@ impl<T> Envelope<T> {
         match self.data {
             Some(data) if self.status == "success" => Ok(data),
             _ => {
-                let said = self.error.as_deref().and_then(shorten);
+                let said = self.error.as_deref().and_then(|error| client.excerpt(error));
                 let said = said.unwrap_or_else(|| "an answer without data".to_owned());
-                Err(invalid(client.credentials().redact(&format!("{} reports an error: {said}", host(url)))))
+                Err(invalid(format!("{} reports an error: {said}", host(url))))
             }
         }
     }
@@ -148,30 +144,55 @@ struct Labels {
     image: String,
 }
 
-/// Seconds since 1970, and a number as text.
+/// Seconds since 1970, and a number as text. There may be millions: it is read without
+/// memory of its own.
 #[derive(Deserialize)]
-struct Point(f64, String);
+#[serde(try_from = "(f64, Number)")]
+struct Point(Sample);
+
+impl TryFrom<(f64, Number)> for Point {
+    type Error = String;
+
+    fn try_from((at, Number(value)): (f64, Number)) -> Result<Self, String> {
+        let since = SignedDuration::try_from_secs_f64(at).ok();
+        let at = since.and_then(|since| Timestamp::from_duration(since).ok()).ok_or(format!("{at} is no time"))?;
+        Ok(Self(Sample { at, value }))
+    }
+}
+
+struct Number(f64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number as text")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Number, E> {
+                text.parse().map(Number).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
 
 /// The series by their label `image`, which is empty where there is none.
 ///
 /// # Errors
-/// There are series, and none has the label; or a point is no number at a time.
+/// There are series, and none has the label.
 pub fn images(series: Vec<Labelled>, url: &Url) -> Result<Vec<Series>, SourceFailure> {
     if !series.is_empty() && series.iter().all(|series| series.metric.image.is_empty()) {
         return Err(without_image(url));
     }
-    let series = series.into_iter().map(|Labelled { metric, values, value }| {
-        let samples = values.into_iter().chain(value).map(|point| sample(&point)).collect::<Option<_>>();
-        let samples =
-            samples.ok_or_else(|| invalid(format!("a point in the answer of {} is no number at a time", host(url))))?;
-        Ok(Series { image: metric.image, samples })
+    let series = series.into_iter().map(|Labelled { metric, values, value }| Series {
+        image: metric.image,
+        samples: values.into_iter().chain(value).map(|Point(sample)| sample).collect(),
     });
-    series.collect()
-}
-
-fn sample(Point(at, value): &Point) -> Option<Sample> {
-    let since = SignedDuration::try_from_secs_f64(*at).ok()?;
-    Some(Sample { at: Timestamp::from_duration(since).ok()?, value: value.parse().ok()? })
+    Ok(series.collect())
 }
 
 fn without_image(url: &Url) -> SourceFailure {
@@ -332,11 +353,11 @@ mod tests {
             ),
             (
                 r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"image":"x"},"value":[1,"one"]}]}}"#,
-                "no number",
+                "expected a number as text",
             ),
             (
-                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"image":"x"},"value":[1e300,"1"]}]}}"#,
-                "no number",
+                r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"image":"x"},"value":[1e20,"1"]}]}}"#,
+                "100000000000000000000 is no time",
             ),
         ];
         for (body, says) in cases {

@@ -4,12 +4,13 @@
 //! Tokens: <https://distribution.github.io/distribution/spec/auth/token/>.
 
 use drop_api::discovery_policy::RegistryQuery;
-use drop_core::discovery::{Answer, Repository, SourceFailure};
+use drop_core::discovery::{Answer, Repository, SourceFailure, registry_name};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
 use reqwest::Url;
 use serde::Deserialize;
+use tracing::warn;
 
 use super::client::{Client, Limits, Request, Response, host, invalid};
 use super::credentials::{Credentials, Login};
@@ -19,7 +20,9 @@ use super::link;
 const AT_ONCE: usize = 4;
 /// Tags per page: the most that registries commonly allow.
 const PAGE: usize = 1000;
-/// Where Docker Hub's registry is, which goes by other names in image references.
+/// How images name Docker Hub.
+const DOCKER_HUB_NAME: &str = "docker.io";
+/// Where its registry is.
 const DOCKER_HUB: &str = "https://registry-1.docker.io";
 
 /// The tags of all repositories, up to `maxScan` of each.
@@ -28,16 +31,19 @@ pub async fn fetch(query: &RegistryQuery, credentials: &Credentials, limits: Lim
     let client = &Client::new(address, credentials, limits)?;
     let repositories = query.repositories.iter().map(|path| async move {
         let name = if address == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path.clone() };
-        let mut listing = Listing { client, name, token: None, room: limits.body };
-        Ok(Repository { path: path.clone(), tags: listing.tags(query).await? })
+        let (tags, is_cut) = Listing { client, name, token: None }.tags(query).await?;
+        Ok(Repository { path: path.clone(), tags, is_cut })
     });
-    let repositories = stream::iter(repositories.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
+    let repositories: Vec<_> = stream::iter(repositories.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
+    for repository in repositories.iter().filter(|repository| repository.is_cut) {
+        let (registry, repository, max_scan) = (&query.url, &repository.path, query.max_scan);
+        warn!(registry, repository, max_scan, "maxScan is reached: newer tags may lie beyond");
+    }
     Ok(Answer::Tags(repositories))
 }
 
 fn address(url: &str) -> &str {
-    let host = url.trim_start_matches("https://").trim_end_matches('/');
-    if matches!(host, "docker.io" | "index.docker.io" | "hub.docker.com") { DOCKER_HUB } else { url }
+    if registry_name(url) == DOCKER_HUB_NAME { DOCKER_HUB } else { url }
 }
 
 /// The tags of one repository on their way.
@@ -46,8 +52,6 @@ struct Listing<'a> {
     name: String,
     /// What the registry's token service issued for the repository.
     token: Option<HeaderValue>,
-    /// How many bytes all answers together may still have.
-    room: usize,
 }
 
 /// A page of tags.
@@ -71,23 +75,24 @@ struct Challenge {
 }
 
 impl Listing<'_> {
-    async fn tags(&mut self, query: &RegistryQuery) -> Result<Vec<String>, SourceFailure> {
+    /// Up to `maxScan` tags, and whether there are more.
+    async fn tags(&mut self, query: &RegistryQuery) -> Result<(Vec<String>, bool), SourceFailure> {
         let most = usize::try_from(query.max_scan).unwrap_or_default();
         let mut parameters = vec![("n", most.min(PAGE).to_string())];
         parameters.extend(query.tag_seek.clone().map(|tag| ("last", tag)));
         let mut url = self.client.url(&format!("v2/{}/tags/list", self.name), &parameters);
         let mut tags = Vec::new();
-        loop {
+        let is_cut = loop {
             let mut response = self.ask(url).await?;
             let page: Page = self.client.json(&mut response).await?;
             tags.extend(page.tags.unwrap_or_default());
             match next(&response) {
                 Some(next) if tags.len() < most => url = next,
-                _ => break,
+                next => break next.is_some() || tags.len() > most,
             }
-        }
+        };
         tags.truncate(most);
-        Ok(tags)
+        Ok((tags, is_cut))
     }
 
     /// Asks for a page, and for a token when the registry wants one.
@@ -112,7 +117,7 @@ impl Listing<'_> {
     async fn send(&mut self, url: Url) -> Result<Response, SourceFailure> {
         let login = self.client.credentials().authorization();
         let authorization = self.token.as_ref().or(login).filter(|_| self.client.is_own(&url));
-        self.client.send(Request { url, form: None, authorization }, &mut self.room).await
+        self.client.send(Request { url, form: None, authorization }).await
     }
 
     /// A token from the service that the registry names. User and password go there if
@@ -125,7 +130,7 @@ impl Listing<'_> {
             Some(Login::Basic(value)) if is_trusted => Some(value),
             _ => None,
         };
-        let mut response = self.client.send(Request { url, form: None, authorization }, &mut self.room).await?;
+        let mut response = self.client.send(Request { url, form: None, authorization }).await?;
         let issued: Issued = self.client.json(&mut response).await?;
         let token = issued.token.or(issued.access_token);
         let header = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
@@ -207,6 +212,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_listing_that_max_scan_ends_is_told_from_a_whole_one() {
+        let whole = Fake::start(|_| reply(200, &[], r#"{"tags":["a","b"]}"#)).await;
+        let linked = Fake::start(|_| reply(200, &[("link", "</more>; rel=next")], r#"{"tags":["a","b"]}"#)).await;
+        for (backend, max_scan, expected) in [(&whole, 2, false), (&whole, 1, true), (&linked, 2, true)] {
+            let query = RegistryQuery { max_scan, ..query(&backend.url) };
+            let answer = fetch(&query, &secret(&[]), Limits::default()).await.unwrap();
+            let Answer::Tags(repositories) = answer else { panic!() };
+            assert_eq!(repositories[0].is_cut, expected, "{max_scan}");
+        }
+    }
+
+    #[tokio::test]
     async fn the_last_page_has_no_link_and_a_repository_may_be_empty() {
         let backend = Fake::start(|got| match got.target.as_str() {
             "/v2/team/app/tags/list?n=1000" => reply(200, &[("link", "</more>; rel=next")], r#"{"tags":["a"]}"#),
@@ -226,6 +243,17 @@ mod tests {
         let tags = ask(&RegistryQuery { repositories, ..query(&backend.url) }, &[]).await.unwrap();
         let expected: Vec<_> = (0..10).map(|at| format!("/v2/r{at}/tags/list?n=1000")).collect();
         assert_eq!(tags, expected);
+    }
+
+    #[tokio::test]
+    async fn repositories_share_the_room_of_the_query() {
+        let backend = Fake::start(|_| reply(200, &[], json!({"tags": ["t".repeat(600)]}).to_string())).await;
+        let limits = Limits { body: 1000, ..Limits::default() };
+        let mut query = query(&backend.url);
+        assert!(fetch(&query, &secret(&[]), limits).await.is_ok());
+        query.repositories.push("other".to_owned());
+        let failure = fetch(&query, &secret(&[]), limits).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::InvalidResponse);
     }
 
     #[tokio::test]
@@ -373,7 +401,12 @@ mod tests {
 
     #[test]
     fn docker_hub_goes_by_several_names() {
-        for url in ["https://docker.io", "https://index.docker.io/", "https://hub.docker.com"] {
+        for url in [
+            "https://docker.io",
+            "https://index.docker.io/v1/",
+            "https://hub.docker.com",
+            "https://registry-1.docker.io/",
+        ] {
             assert_eq!(address(url), DOCKER_HUB);
         }
         assert_eq!(address("https://ghcr.io"), "https://ghcr.io");

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use drop_core::discovery::{Discovered, Measured, Order, Pipeline, Query, SourceFailure, SourceOutcome, SourceReason};
 use futures::future::join_all;
@@ -55,7 +56,7 @@ pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discov
     let credentials = order.pipeline.queries().iter().map(|query| async {
         match &query.secret {
             None => Credentials::none(),
-            Some(name) => Credentials::from_secret(&secret(name, secrets).await?),
+            Some(name) => Credentials::from_secret(&secret(name, secrets, limits.request).await?),
         }
     });
     let credentials = join_all(credentials).await;
@@ -68,11 +69,37 @@ pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discov
     Discovered { spec: order.spec.clone(), sources: sources.collect(), images }
 }
 
-/// The data of a Secret.
-async fn secret(name: &str, secrets: &Api<Secret>) -> Result<BTreeMap<String, Vec<u8>>, SourceFailure> {
+/// The data of a Secret, which is waited for no longer than `limit`: the cluster's
+/// client would wait for ever.
+async fn secret(
+    name: &str,
+    secrets: &Api<Secret>,
+    limit: Duration,
+) -> Result<BTreeMap<String, Vec<u8>>, SourceFailure> {
     let failure = |message: String| SourceFailure { reason: SourceReason::SecretNotFound, message };
-    let found = secrets.get_opt(name).await.map_err(|error| failure(format!("Secret {name}: {error}")))?;
+    let found = tokio::time::timeout(limit, secrets.get_opt(name)).await.map_err(|_| SourceFailure {
+        reason: SourceReason::Timeout,
+        message: format!("Secret {name}: no answer of the API server within {limit:?}"),
+    })?;
+    let found = found.map_err(|error| failure(format!("Secret {name}: {error}")))?;
     let secret =
         found.ok_or_else(|| failure(format!("there is no Secret {name} in the pod namespace: create it there")))?;
     Ok(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::raw;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_secret_is_not_waited_for_without_end() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let mute = raw(b"", false).await;
+        let client = kube::Client::try_from(kube::Config::new(format!("http://{mute}").parse().unwrap())).unwrap();
+        let secrets = Api::namespaced(client, "drop-system");
+        let failure = secret("login", &secrets, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::Timeout);
+        assert!(failure.message.starts_with("Secret login: "), "{failure}");
+    }
 }

@@ -1,0 +1,104 @@
+//! The operator as a process of its own, on a cluster of the testbed.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use drop_testbed::Cluster;
+
+use crate::root;
+
+/// The namespace of pull Pods.
+pub(crate) const NAMESPACE: &str = "drop-system";
+/// How long the operator may take to see everything.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How the operator is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds the operator and returns its path.
+pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
+    let (name, directory) = match profile {
+        Profile::Dev => ("dev", "debug"),
+        Profile::Release => ("release", "release"),
+    };
+    let mut cargo = Command::new(env!("CARGO"));
+    let built = cargo.args(["build", "--package", "drop", "--profile", name]).current_dir(root()?).status()?;
+    ensure!(built.success(), "the operator does not build");
+    // This program lies in `target/PROFILE`.
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(2).context("this program lies in target/PROFILE")?;
+    Ok(target.join(directory).join("drop"))
+}
+
+/// Makes the cluster know Drop's kinds, and the namespace.
+pub(crate) fn install(cluster: &Cluster) -> Result<()> {
+    let crds = root()?.join("deploy/crds").display().to_string();
+    cluster.kubectl(&["apply", "-f", &crds])?;
+    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
+    cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    Ok(())
+}
+
+/// A running operator; killed when it is dropped.
+pub(crate) struct Operator {
+    child: Child,
+    listen: SocketAddr,
+    log: PathBuf,
+}
+
+impl Operator {
+    /// Starts `binary` as the cluster's administrator and waits until it has seen everything.
+    pub(crate) fn start(binary: &Path, cluster: &Cluster, listen: SocketAddr) -> Result<Self> {
+        let log = cluster.kubeconfig().with_file_name("operator.log");
+        let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let child = Command::new(binary)
+            .args(["operator", "--listen", &listen.to_string(), "--log-format", "text"])
+            .env("KUBECONFIG", cluster.kubeconfig())
+            .env("NO_COLOR", "1")
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let operator = Self { child, listen, log };
+        let began = Instant::now();
+        while operator.get("readyz").is_err() {
+            ensure!(began.elapsed() < READY_WITHIN, "the operator is not ready: see {}", operator.log.display());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(operator)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it logs to.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// What it answers at this path.
+    pub(crate) fn get(&self, path: &str) -> Result<String> {
+        let url = format!("http://{}/{path}", self.listen);
+        let client = ureq::Agent::config_builder().proxy(None).build().new_agent();
+        match client.get(&url).call() {
+            Ok(mut reply) => Ok(reply.body_mut().read_to_string()?),
+            Err(error) => bail!("{url}: {error}"),
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
