@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{reference, root};
 
@@ -26,13 +26,23 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
     // Through JSON, so that the keys are in one order.
     let crds: Vec<Value> = drop_api::crds().into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
     let mut files = vec![(root.join("docs/reference.md"), reference::page(&crds)?)];
-    for crd in crds {
+    for mut crd in crds {
         let plural = crd.pointer("/spec/names/plural").and_then(Value::as_str).context("a CRD has a plural")?;
-        let path = root.join("deploy/crds").join(format!("{plural}.yaml"));
-        let yaml = serde_saphyr::to_string(&crd)?;
-        files.push((path, format!("# Generated from crates/api by `cargo xtask gen`.\n{yaml}")));
+        let file = format!("{plural}.yaml");
+        files.push((root.join("deploy/crds").join(&file), yaml(&crd)?));
+        let metadata = crd.get_mut("metadata").and_then(Value::as_object_mut).context("a CRD has metadata")?;
+        // Without its definition every object of a kind would go, too.
+        metadata.insert("annotations".to_owned(), json!({ "helm.sh/resource-policy": "keep" }));
+        metadata.insert("labels".to_owned(), json!({ "app.kubernetes.io/part-of": "drop" }));
+        for chart in ["charts/drop-crds", "charts/drop"] {
+            files.push((root.join(chart).join("files/crds").join(&file), yaml(&crd)?));
+        }
     }
     Ok(files)
+}
+
+fn yaml(crd: &Value) -> Result<String> {
+    Ok(format!("# Generated from crates/api by `cargo xtask gen`.\n{}", serde_saphyr::to_string(crd)?))
 }
 
 #[cfg(test)]

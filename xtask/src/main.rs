@@ -5,7 +5,9 @@
 mod bench;
 mod cluster;
 mod demo;
+mod fuzz;
 mod generate;
+mod image;
 mod operator;
 mod reference;
 mod test;
@@ -27,9 +29,15 @@ enum Task {
     Demo(demo::Demo),
     /// Run all tests, those on a real cluster included.
     Test(test::Test),
+    /// Try random clusters on virtual time, from a random seed on.
+    Fuzz(fuzz::Fuzz),
     /// A real Kubernetes on this machine, without Docker: start it, end it.
     #[command(subcommand)]
     Cluster(cluster::Command),
+    /// The operator's container image as an OCI archive.
+    ///
+    /// It needs Rust's musl target and musl-gcc, which are installed where that is possible.
+    Image(image::Image),
     /// Measure how good Drop's decisions are, and what they cost.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -41,7 +49,9 @@ fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Demo(demo) => demo::run(&demo),
         Task::Test(test) => test::run(&test),
+        Task::Fuzz(fuzz) => fuzz::run(&fuzz),
         Task::Cluster(command) => cluster::run(command),
+        Task::Image(image) => image::run(&image),
         Task::Bench(bench) => bench::run(&bench),
         Task::Gen => generate::run(),
     };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use drop_api::discovery_policy::QueryStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -152,6 +153,19 @@ pub struct Summary {
     pub waiting: BTreeMap<(Name, &'static str), usize>,
     /// By CachedImage.
     pub images: BTreeMap<Name, ImageCounts>,
+    /// Every image that is wanted, with its size in bytes once a node lists it.
+    pub sizes: BTreeMap<Reference, Option<u64>>,
+    /// By DiscoveryPolicy.
+    pub discoveries: BTreeMap<Name, DiscoveryCounts>,
+}
+
+/// One DiscoveryPolicy's numbers, as its status tells them.
+#[derive(Debug, Default)]
+pub struct DiscoveryCounts {
+    /// Images that it has found.
+    pub images: usize,
+    /// Per source whether its last answer was good.
+    pub sources: BTreeMap<Name, bool>,
 }
 
 /// One CachedImage's numbers.
@@ -176,6 +190,20 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
     for entry in world.pods.values() {
         let open = entry.pod.containers.iter().filter(|container| container.outcome().is_none()).count();
         *summary.active.entry(entry.pod.policy.clone()).or_default() += open;
+    }
+    for (policy, entry) in &world.discoveries {
+        let status = &entry.published.status;
+        let sources = status.query_results.iter();
+        let counts = DiscoveryCounts {
+            images: status.discovered_images.len(),
+            sources: sources
+                .map(|result| (result.name.as_str().into(), result.status == QueryStatus::Success))
+                .collect(),
+        };
+        summary.discoveries.insert(policy.clone(), counts);
+    }
+    for image in world.wanted.keys() {
+        summary.sizes.insert(image.clone(), world.sizes.get(image).copied());
     }
     for entry in world.images.values() {
         let counts = ImageCounts {

@@ -4,6 +4,7 @@
 //! kubelet's `nodeStatusMaxImages` allows (50 unless configured), with all their
 //! names. It follows the node within about a minute.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::reference::Reference;
@@ -53,19 +54,41 @@ impl Inventory {
         &self.0
     }
 
+    /// The inventory by name, for many questions.
+    #[must_use]
+    pub fn index(&self) -> Index<'_> {
+        let by_name = self.0.iter().rev().flat_map(|listed| listed.names.iter().map(move |name| (name, &**listed)));
+        Index {
+            by_name: by_name.collect(),
+            length: self.0.len(),
+            smallest: self.0.iter().map(|listed| listed.size).min(),
+        }
+    }
+}
+
+/// An [`Inventory`] by name.
+#[derive(Debug)]
+pub struct Index<'a> {
+    by_name: BTreeMap<&'a Reference, &'a Listed>,
+    length: usize,
+    /// In bytes.
+    smallest: Option<u64>,
+}
+
+impl<'a> Index<'a> {
     /// What the list says of `image`, whose size is `size` bytes, if that is known.
     /// A list of `limit` images or more may have been cut.
     #[must_use]
-    pub fn sight(&self, image: &Reference, size: Option<u64>, limit: usize) -> Sighting<'_> {
-        if let Some(listed) = self.0.iter().find(|listed| listed.names.contains(image)) {
+    pub fn sight(&self, image: &Reference, size: Option<u64>, limit: usize) -> Sighting<'a> {
+        if let Some(listed) = self.by_name.get(image) {
             return Sighting::Present(listed);
         }
         // The largest images are listed: whatever is as large as the smallest of
         // them would be, too.
-        match self.0.iter().map(|listed| listed.size).min() {
+        match self.smallest {
             // Virtual kubelets and nodes that have just joined list nothing.
             None => Sighting::Unknown,
-            Some(_) if self.0.len() < limit => Sighting::Absent,
+            Some(_) if self.length < limit => Sighting::Absent,
             // A size of zero means that the runtime does not tell.
             Some(smallest) if smallest > 0 && size.is_some_and(|size| size >= smallest) => Sighting::Absent,
             Some(_) => Sighting::Unknown,
@@ -89,7 +112,7 @@ mod tests {
     #[test]
     fn a_list_tells_as_much_as_it_can() {
         let inventory = inventory();
-        let sight = |image, size, limit| inventory.sight(&Reference::parse(image), size, limit).clone();
+        let sight = |image, size, limit| inventory.index().sight(&Reference::parse(image), size, limit).clone();
         let cases: [(&str, Option<u64>, usize, &str); 7] = [
             ("alpine:3.20", None, 2, "present"),
             ("docker.io/alpine:3.20", Some(1), 50, "present"),
@@ -108,7 +131,7 @@ mod tests {
             assert_eq!(found, expected, "{image} of {size:?} bytes in a list of at most {limit}");
         }
         let empty = Inventory::default();
-        assert_eq!(empty.sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
+        assert_eq!(empty.index().sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
     }
 
     #[test]
@@ -116,7 +139,9 @@ mod tests {
         let inventory = inventory();
         let digest = format!("sha256:{}", "a".repeat(64));
         for image in [Reference::parse("alpine:3.20"), Reference::new("alpine", None, Some(&digest))] {
-            let Sighting::Present(listed) = inventory.sight(&image, None, 50) else { panic!("{image} is listed") };
+            let Sighting::Present(listed) = inventory.index().sight(&image, None, 50) else {
+                panic!("{image} is listed")
+            };
             assert_eq!(listed.digests(&image).collect::<Vec<_>>(), [digest.as_str()]);
         }
     }

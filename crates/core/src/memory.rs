@@ -91,6 +91,8 @@ pub struct Failure {
 /// One image's result, for metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settlement {
+    /// The image.
+    pub image: Reference,
     /// How long the pull took; `Err` holds the failure's reason.
     pub result: Result<Option<SignedDuration>, Name>,
 }
@@ -136,7 +138,7 @@ impl Memory {
                     let duration =
                         at.zip(began_at).map(|(at, began)| at.duration_since(began).max(SignedDuration::ZERO));
                     began_at = at.or(began_at);
-                    settlements.push(Settlement { result: Ok(duration) });
+                    settlements.push(Settlement { image: container.image.clone(), result: Ok(duration) });
                     record.failure = None;
                     record.found_at = None;
                     // By Drop's clock, as failures are, so that the two can be compared.
@@ -148,7 +150,7 @@ impl Memory {
                         node_failure = Some((reason.clone(), cause.message.clone()));
                     }
                     let reason = plain(&reason);
-                    settlements.push(Settlement { result: Err(reason.clone()) });
+                    settlements.push(Settlement { image: container.image.clone(), result: Err(reason.clone()) });
                     let count = record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
                     let count = match cause.scope {
                         // Nodes that fail side by side are one round.

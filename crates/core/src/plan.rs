@@ -24,10 +24,19 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Objects that were found to be written as they should be.
     pub clean: Clean,
+    /// Objects that are to be written later.
+    pub(crate) deferred: Deferred,
     /// What the effects are about.
     keys: BTreeSet<EffectKey>,
     /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.
     long_pulls: BTreeSet<Name>,
+}
+
+/// Objects that need not be looked at before these times, unless something changes.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred {
+    pub(crate) images: Vec<(Name, Timestamp)>,
+    pub(crate) policies: Vec<(Name, Timestamp)>,
 }
 
 /// Objects whose written state is as it should be.
@@ -35,6 +44,8 @@ pub struct Plan {
 pub struct Clean {
     /// CachedImages.
     pub images: Vec<Name>,
+    /// CachedImages whose status differs and waits for its time.
+    pub looked_at: Vec<Name>,
     /// CachedImageSets.
     pub sets: Vec<Name>,
     /// Effects that were refused and are not wanted any more.
@@ -104,6 +115,8 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     discoveries::tend_discoveries(world, now, &mut plan);
     sets::tend_sets(world, now, &mut plan);
     writes::publish_policies(world, now, &mut plan);
+    let stale = [&world.stale.images, &world.stale.policies, &world.stale.caches];
+    stale.into_iter().filter_map(|stale| stale.next_after(now)).for_each(|at| plan.wake(at));
     for (at, _) in world.alarms.first().into_iter().chain(world.judgements.first()) {
         plan.wake(*at);
     }

@@ -1,5 +1,6 @@
 //! What the API shows: statuses as projections of the [`World`].
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use drop_api::cached_image::{CachedImageStatus, ImagePullPolicy, MAX_FAILURES, NodeFailure, Phase};
@@ -113,7 +114,14 @@ impl Status for PullPolicyStatus {
 }
 
 /// The status of a CachedImage.
-pub(crate) fn cached_image(world: &World, entry: &ImageEntry, now: Timestamp) -> CachedImageStatus {
+///
+/// `budget` is made when it is first needed, and serves for all images of a plan.
+pub(crate) fn cached_image<'a>(
+    world: &'a World,
+    entry: &ImageEntry,
+    budget: &OnceCell<Budget<'a>>,
+    now: Timestamp,
+) -> CachedImageStatus {
     let image = &entry.image;
     let tally = entry.tally;
     let nothing = Health::default();
@@ -136,7 +144,7 @@ pub(crate) fn cached_image(world: &World, entry: &ImageEntry, now: Timestamp) ->
         .collect();
     failures.sort_by_key(|(node, failure)| (std::cmp::Reverse(failure.at), *node));
 
-    let (reason, message) = reason(world, entry, health, &pulling, &failures, now);
+    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget, now);
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
@@ -174,12 +182,13 @@ pub(crate) fn cached_image(world: &World, entry: &ImageEntry, now: Timestamp) ->
 }
 
 /// The reason and message of a CachedImage's Ready condition.
-fn reason(
-    world: &World,
+fn reason<'a>(
+    world: &'a World,
     entry: &ImageEntry,
     health: &Health,
     pulling: &[&crate::Name],
     failures: &[(&crate::Name, &Failure)],
+    budget: &OnceCell<Budget<'a>>,
     now: Timestamp,
 ) -> (String, String) {
     let image = &entry.image;
@@ -226,7 +235,7 @@ fn reason(
     let missing =
         world.nodes.values().find(|node| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there()));
     let why = missing.map(|node| {
-        let verdict = verdict(world, node, entry, &Budget::new(world), now);
+        let verdict = verdict(world, node, entry, budget.get_or_init(|| Budget::new(world)), now);
         match verdict {
             // These change with every Pod; people need the pace, not the moment.
             Verdict::Next
@@ -425,12 +434,13 @@ pub(crate) fn pull_policy(
 /// The NodeCache of a node with this memory.
 pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: Timestamp) -> NodeCache {
     let name = &node.node.name;
+    let index = node.node.inventory.index();
     let standings: BTreeMap<&Reference, Standing> = node
         .standings
         .keys()
         .filter_map(|image| world.images.get(image))
         .map(|entry| {
-            let evidence = world.evidence(&node.node, &entry.image, Some(memory));
+            let evidence = world.evidence(&node.node, &index, &entry.image, Some(memory));
             (&entry.image.reference, standing(&evidence, now).0)
         })
         .collect();

@@ -9,6 +9,7 @@ mod discoveries;
 mod facts;
 mod reports;
 mod sets;
+mod stale;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +25,7 @@ use crate::event::{Event, Kind};
 use crate::health::Health;
 use crate::image::Image;
 use crate::image_set::{ImageSet, Members};
-use crate::inventory::Sighting;
+use crate::inventory::{Index, Sighting};
 use crate::memory::{Failure, Memory, Record};
 use crate::node::{Node, Readiness};
 use crate::order::Candidate;
@@ -41,6 +42,7 @@ use crate::texts::Texts;
 use crate::verdict::Verdict;
 
 pub(crate) use discoveries::DiscoveryEntry;
+use stale::Stale;
 
 /// Everything that planning knows.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ pub struct World {
     pub(crate) flights: BTreeMap<EffectKey, Flight>,
 
     /// Objects whose written state may differ from what it should be.
-    pub(crate) stale: Stale,
+    pub(crate) stale: Writes,
     dirty: Dirty,
 }
 
@@ -109,6 +111,8 @@ pub(crate) struct ImageEntry {
     pub(crate) rank: usize,
     /// Set while the API server refuses its Pods.
     pub(crate) refused: Option<Refused>,
+    /// Before when its status is not looked at again.
+    pub(crate) look_at: Option<Timestamp>,
     /// When this process first saw it.
     pub(crate) seen_at: Timestamp,
     /// When its spec last changed while this process watched.
@@ -290,13 +294,13 @@ impl Flight {
 
 /// What may have to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Stale {
-    pub(crate) images: BTreeSet<Name>,
+pub(crate) struct Writes {
+    pub(crate) images: Stale,
     /// CachedImageSets, for their CachedImages too.
     pub(crate) sets: BTreeSet<Name>,
-    pub(crate) policies: BTreeSet<Name>,
-    /// NodeCaches, and since when.
-    pub(crate) caches: BTreeMap<Name, Timestamp>,
+    pub(crate) policies: Stale,
+    /// Nodes, for their NodeCaches.
+    pub(crate) caches: Stale,
 }
 
 /// What [`World::settle`] has to look at.
@@ -304,8 +308,10 @@ pub(crate) struct Stale {
 struct Dirty {
     /// Sets that may ask for other images.
     sets: BTreeSet<Name>,
-    /// Images to be judged on every node.
+    /// Images whose placement, place in the queues and standings may have changed.
     images: BTreeSet<Name>,
+    /// Images of which something is known that may change their standings.
+    standings: BTreeSet<Name>,
     /// Nodes on which every image is to be judged.
     nodes: BTreeSet<Name>,
     /// Nodes whose places in the queues may have changed.
@@ -347,7 +353,7 @@ impl World {
             starts: BTreeMap::new(),
             texts: Texts::default(),
             flights: BTreeMap::new(),
-            stale: Stale::default(),
+            stale: Writes::default(),
             dirty: Dirty::default(),
         }
     }
@@ -391,6 +397,17 @@ impl World {
     pub fn commit(&mut self, plan: &Plan, now: Timestamp) {
         for image in &plan.clean.images {
             self.stale.images.remove(image);
+        }
+        for image in &plan.clean.looked_at {
+            if let Some(entry) = self.images.get_mut(image) {
+                entry.look_at = now.checked_add(self.settings.status_interval).ok();
+            }
+        }
+        for (image, at) in &plan.deferred.images {
+            self.stale.images.defer(image.clone(), *at);
+        }
+        for (policy, at) in &plan.deferred.policies {
+            self.stale.policies.defer(policy.clone(), *at);
         }
         for set in &plan.clean.sets {
             self.stale.sets.remove(set);
@@ -475,19 +492,10 @@ impl World {
         for set in std::mem::take(&mut self.dirty.sets) {
             self.gather(&set);
         }
-        for image in std::mem::take(&mut self.dirty.images) {
-            self.place_image(&image, now);
-        }
-        for node in std::mem::take(&mut self.dirty.nodes) {
-            let images: Vec<Name> = self.images.keys().cloned().collect();
-            for image in images {
-                self.judge(&node, &image, now);
-            }
-            self.dirty.places.insert(node);
-        }
+        self.judge_all(now);
         for node in std::mem::take(&mut self.dirty.caches) {
             if self.nodes.contains_key(&node) {
-                self.stale.caches.entry(node).or_insert(now);
+                self.cache_is_stale(node, now);
             }
         }
         for node in std::mem::take(&mut self.dirty.places) {
@@ -592,12 +600,18 @@ impl World {
     }
 
     /// What an image on a node is judged by, if `memory` is what is remembered.
-    pub(crate) fn evidence<'a>(&'a self, node: &'a Node, image: &'a Image, memory: Option<&'a Memory>) -> Evidence<'a> {
+    pub(crate) fn evidence<'a>(
+        &'a self,
+        node: &'a Node,
+        listed: &Index<'a>,
+        image: &'a Image,
+        memory: Option<&'a Memory>,
+    ) -> Evidence<'a> {
         let reference = &image.reference;
         let record = memory.and_then(|memory| memory.images.get(reference));
         // Its size here, or the least that it has anywhere: it may differ by platform.
         let size = record.and_then(|record| record.size).or(self.sizes.get(reference).copied());
-        let sighting = match (node.inventory.sight(reference, size, self.settings.listed_images), node.readiness) {
+        let sighting = match (listed.sight(reference, size, self.settings.listed_images), node.readiness) {
             // The list of a kubelet that does not report is an old one.
             (Sighting::Absent, Readiness::Lost { .. }) => Sighting::Unknown,
             (sighting, _) => sighting,
@@ -634,9 +648,10 @@ impl World {
     /// that were found, and those that were evicted. Returns how many were evicted.
     pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
         let mut evictions = 0;
+        let index = node.node.inventory.index();
         for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
             let reference = &entry.image.reference;
-            let evidence = self.evidence(&node.node, &entry.image, Some(&memory));
+            let evidence = self.evidence(&node.node, &index, &entry.image, Some(&memory));
             let is_there = standing(&evidence, now).0;
             let size = match evidence.sighting {
                 Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),

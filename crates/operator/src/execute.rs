@@ -342,23 +342,24 @@ impl Executor {
             }
             Effect::Discover(order) => {
                 if let Report::Discovered(discovered) = report {
-                    log_sources(order, discovered);
+                    self.answered(order, discovered);
                 }
             }
             Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),
             Effect::Tell(_) => {}
         }
     }
-}
 
-/// Logs what the sources of a policy answered.
-fn log_sources(order: &Order, discovered: &Discovered) {
-    let policy = &order.policy;
-    for (query, outcome) in order.pipeline.queries().iter().zip(&discovered.sources) {
-        let (source, elapsed) = (&query.name, outcome.elapsed);
-        match &outcome.result {
-            Ok(images) => info!(%policy, source, images, %elapsed, "source asked"),
-            Err(failure) => warn!(%policy, source, %failure, %elapsed, "source failed"),
+    /// Logs and counts what the sources of a policy answered.
+    fn answered(&self, order: &Order, discovered: &Discovered) {
+        let policy = &order.policy;
+        for (query, outcome) in order.pipeline.queries().iter().zip(&discovered.sources) {
+            let (source, elapsed) = (&query.name, outcome.elapsed);
+            self.resources.metrics.answered(policy, source, elapsed);
+            match &outcome.result {
+                Ok(images) => info!(%policy, source, images, %elapsed, "source asked"),
+                Err(failure) => warn!(%policy, source, %failure, %elapsed, "source failed"),
+            }
         }
     }
 }

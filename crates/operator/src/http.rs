@@ -11,6 +11,7 @@ use axum::routing::get;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Query;
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
 /// What the handlers answer from.
@@ -22,6 +23,8 @@ pub struct Context {
     pub queries: mpsc::Sender<Query>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// Whether this replica works.
+    pub leadership: Leadership,
 }
 
 /// The paths that are served.
@@ -52,7 +55,7 @@ async fn readyz(State(context): State<Context>) -> Response {
 
 async fn metrics(State(context): State<Context>) -> Response {
     let Some(summary) = context.ask(Query::Summarize).await else { return not_running() };
-    match context.metrics.encode(&summary) {
+    match context.metrics.encode(&summary, context.leadership.is_held()) {
         Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, content_type)], text).into_response()

@@ -12,6 +12,7 @@ mod metrics;
 mod observe;
 mod operator;
 mod pod;
+mod process;
 
 use clap::Parser;
 

@@ -1,11 +1,15 @@
 //! What Prometheus sees.
 
-use std::sync::atomic::AtomicU64;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use drop_core::Name;
 use drop_core::explain::Summary;
 use drop_core::memory::Settlement;
 use drop_core::policy::BUILT_IN;
+use drop_core::reference::Reference;
+use jiff::SignedDuration;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -14,6 +18,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use crate::process::Process;
 
 /// Label names with their values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +45,9 @@ pub struct Metrics {
     pulls: Family<Labels, Counter>,
     pull_errors: Family<Labels, Counter>,
     pull_duration: Histogram,
+    pull_bytes: Counter,
+    /// Pulls whose image no node has listed yet, so that their size is not known.
+    unweighed: Mutex<BTreeMap<Reference, u64>>,
     evictions: Counter,
     plan_duration: Histogram,
     api_requests: Family<Labels, Counter>,
@@ -47,7 +56,12 @@ pub struct Metrics {
     nodes_targeted: Family<Labels, Gauge<i64>>,
     nodes_cached: Family<Labels, Gauge<i64>>,
     consecutive_failures: Family<Labels, Gauge<i64>>,
-    start_time: Gauge<f64, AtomicU64>,
+    discovery_health: Family<Labels, Gauge<i64>>,
+    discovery_images: Family<Labels, Gauge<i64>>,
+    discovery_latency: Family<Labels, Histogram>,
+    /// The policies and sources that `discovery_latency` has series of.
+    asked: Mutex<BTreeSet<(Name, Name)>>,
+    leading: Gauge<i64>,
 }
 
 impl Metrics {
@@ -57,10 +71,12 @@ impl Metrics {
         let pull_buckets = [1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0];
         let plan_buckets = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0];
         let mut metrics = Self {
-            registry: Registry::with_prefix("drop"),
+            registry: Registry::default(),
             pulls: Family::default(),
             pull_errors: Family::default(),
             pull_duration: Histogram::new(pull_buckets),
+            pull_bytes: Counter::default(),
+            unweighed: Mutex::default(),
             evictions: Counter::default(),
             plan_duration: Histogram::new(plan_buckets),
             api_requests: Family::default(),
@@ -69,19 +85,32 @@ impl Metrics {
             nodes_targeted: Family::default(),
             nodes_cached: Family::default(),
             consecutive_failures: Family::default(),
-            start_time: Gauge::default(),
+            discovery_health: Family::default(),
+            discovery_images: Family::default(),
+            discovery_latency: Family::new_with_constructor(latency),
+            asked: Mutex::default(),
+            leading: Gauge::default(),
         };
-        metrics.start_time.set(jiff::Timestamp::now().as_duration().as_secs_f64());
+        // What has not happened yet has happened zero times: rates need a start.
+        for result in [SUCCESS, FAILURE] {
+            metrics.pulls.get_or_create(&labels([("result", result)])).inc_by(0);
+        }
         metrics.register();
         metrics
     }
 
     fn register(&mut self) {
-        let registry = &mut self.registry;
+        self.registry.register_collector(Box::new(Process::started_now()));
+        let registry = self.registry.sub_registry_with_prefix("drop");
         // The encoder adds `_total` to counters and `_info` to infos.
         registry.register("pulls", "Image pulls that ended, by result", self.pulls.clone());
         registry.register("pull_errors", "Image pulls that failed, by the kubelet's reason", self.pull_errors.clone());
         registry.register("pull_duration_seconds", "How long image pulls took", self.pull_duration.clone());
+        registry.register(
+            "pull_bytes",
+            "Sizes of the images that were pulled, once nodes list them",
+            self.pull_bytes.clone(),
+        );
         registry.register(
             "evictions",
             "Images that were removed from nodes that should have them",
@@ -103,10 +132,17 @@ impl Metrics {
             self.consecutive_failures.clone(),
         );
         registry.register(
-            "start_time_seconds",
-            "When the operator started, in seconds since 1970",
-            self.start_time.clone(),
+            "discovery_source_health",
+            "Whether a source of a DiscoveryPolicy answered well when it was last asked",
+            self.discovery_health.clone(),
         );
+        registry.register("discovery_images", "Images that a DiscoveryPolicy has found", self.discovery_images.clone());
+        registry.register(
+            "discovery_latency_seconds",
+            "How long a source of a DiscoveryPolicy took to answer",
+            self.discovery_latency.clone(),
+        );
+        registry.register("leading", "Whether this replica holds the Lease, and so works", self.leading.clone());
         let version = Info::new(labels([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("build", "The operator's version", version);
     }
@@ -118,11 +154,13 @@ impl Metrics {
                 if let Some(duration) = duration {
                     self.pull_duration.observe(duration.as_secs_f64());
                 }
-                "success"
+                let mut unweighed = self.unweighed.lock().unwrap_or_else(PoisonError::into_inner);
+                *unweighed.entry(settlement.image.clone()).or_default() += 1;
+                SUCCESS
             }
             Err(reason) => {
                 self.pull_errors.get_or_create(&labels([("reason", reason)])).inc();
-                "failure"
+                FAILURE
             }
         };
         self.pulls.get_or_create(&labels([("result", result)])).inc();
@@ -144,17 +182,30 @@ impl Metrics {
         self.api_requests.get_or_create(&labels([("verb", verb), ("resource", resource)])).inc();
     }
 
-    /// All metrics in the text format, with gauges as of `summary`.
+    /// Notes how long a source took to answer.
+    pub fn answered(&self, policy: &Name, source: &str, elapsed: SignedDuration) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.insert((policy.clone(), source.into()));
+        self.discovery_latency.get_or_create(&source_labels(policy, source)).observe(elapsed.as_secs_f64());
+    }
+
+    /// All metrics in the text format, with gauges as of `summary` and of whether this
+    /// replica leads.
     ///
     /// # Errors
     /// None in practice: text is written to memory.
-    pub fn encode(&self, summary: &Summary) -> Result<String, std::fmt::Error> {
+    pub fn encode(&self, summary: &Summary, leads: bool) -> Result<String, std::fmt::Error> {
+        self.leading.set(leads.into());
+        self.weigh(summary);
+        self.forget_sources(summary);
         for family in [
             &self.active_pulls,
             &self.waiting_pulls,
             &self.nodes_targeted,
             &self.nodes_cached,
             &self.consecutive_failures,
+            &self.discovery_health,
+            &self.discovery_images,
         ] {
             // Series go with their objects.
             family.clear();
@@ -172,10 +223,54 @@ impl Metrics {
             self.nodes_cached.get_or_create(&labels).set(gauge(counts.cached));
             self.consecutive_failures.get_or_create(&labels).set(gauge(counts.consecutive_failures));
         }
+        for (policy, counts) in &summary.discoveries {
+            self.discovery_images.get_or_create(&labels([("policy", policy)])).set(gauge(counts.images));
+            for (source, is_well) in &counts.sources {
+                self.discovery_health.get_or_create(&source_labels(policy, source)).set((*is_well).into());
+            }
+        }
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+
+    /// Counts the bytes of pulls whose image is listed by now, and forgets those whose
+    /// image nobody wants any more.
+    fn weigh(&self, summary: &Summary) {
+        let mut unweighed = self.unweighed.lock().unwrap_or_else(PoisonError::into_inner);
+        unweighed.retain(|image, pulls| match summary.sizes.get(image) {
+            Some(Some(size)) => {
+                self.pull_bytes.inc_by(pulls.saturating_mul(*size));
+                false
+            }
+            size => size.is_some(),
+        });
+    }
+
+    /// Ends the series of sources that are gone.
+    fn forget_sources(&self, summary: &Summary) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|(policy, source)| {
+            let stays = summary.discoveries.get(policy).is_some_and(|counts| counts.sources.contains_key(source));
+            if !stays {
+                self.discovery_latency.remove(&source_labels(policy, source));
+            }
+            stays
+        });
+    }
+}
+
+/// Values of the label `result`.
+const SUCCESS: &str = "success";
+const FAILURE: &str = "failure";
+
+/// In seconds: from a registry nearby to a query over weeks.
+fn latency() -> Histogram {
+    Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
+}
+
+fn source_labels(policy: &str, source: &str) -> Labels {
+    labels([("policy", policy), ("source", source)])
 }
 
 fn gauge(count: usize) -> i64 {
@@ -239,7 +334,119 @@ mod tests {
         let metrics = Metrics::new();
         let mut summary = Summary::default();
         summary.images.insert("alpine".into(), Default::default());
-        assert!(metrics.encode(&summary).unwrap().contains(r#"drop_nodes_cached{cachedimage="alpine"} 0"#));
-        assert!(!metrics.encode(&Summary::default()).unwrap().contains("alpine"));
+        let counts = summary.discoveries.entry("ci".into()).or_default();
+        counts.sources.insert("loki".into(), true);
+        metrics.answered(&"ci".into(), "loki", SignedDuration::from_secs(2));
+        let text = metrics.encode(&summary, true).unwrap();
+        assert!(text.contains(r#"drop_nodes_cached{cachedimage="alpine"} 0"#));
+        assert!(text.contains(r#"drop_discovery_source_health{policy="ci",source="loki"} 1"#));
+        assert!(text.contains(r#"drop_discovery_latency_seconds_sum{policy="ci",source="loki"} 2"#));
+        let text = metrics.encode(&Summary::default(), true).unwrap();
+        assert!(!text.contains("alpine") && !text.contains("loki"), "{text}");
+    }
+
+    #[test]
+    fn bytes_are_counted_once_when_the_size_is_known() {
+        let metrics = Metrics::new();
+        let image = Reference::parse("alpine:3.20");
+        let settlement = Settlement { image: image.clone(), result: Ok(None) };
+        let bytes = |size| {
+            let sizes = [(image.clone(), size)].into();
+            let text = metrics.encode(&Summary { sizes, ..Summary::default() }, true).unwrap();
+            let line = text.lines().find(|line| line.starts_with("drop_pull_bytes_total")).unwrap();
+            line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        metrics.settled(&settlement);
+        metrics.settled(&settlement);
+        assert_eq!(bytes(None), 0);
+        assert_eq!(bytes(Some(7)), 14);
+        assert_eq!(bytes(Some(7)), 14);
+        metrics.settled(&settlement);
+        assert_eq!(bytes(Some(7)), 21);
+    }
+
+    /// Everything that there is to tell, told once.
+    fn eventful() -> String {
+        let metrics = Metrics::new();
+        let image = Reference::parse("alpine:3.20");
+        let name = || Name::from("a");
+        metrics.settled(&Settlement { image: image.clone(), result: Ok(Some(SignedDuration::from_secs(1))) });
+        metrics.settled(&Settlement { image: image.clone(), result: Err("ErrImagePull".into()) });
+        metrics.evicted(1);
+        metrics.planned(Duration::from_millis(1));
+        metrics.requested(&Method::GET, &"/api/v1/nodes".parse().unwrap());
+        metrics.answered(&name(), "a", SignedDuration::from_secs(1));
+        let mut summary = Summary::default();
+        summary.active.insert(name(), 1);
+        summary.waiting.insert((name(), "Next"), 1);
+        summary.images.insert(name(), Default::default());
+        summary.sizes.insert(image, Some(1));
+        summary.discoveries.entry(name()).or_default().sources.insert(name(), true);
+        metrics.encode(&summary, true).unwrap()
+    }
+
+    /// The names of metrics in a text of any kind.
+    fn names(text: &str) -> BTreeSet<String> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let words = words.filter(|word| word.starts_with("drop_") || word.starts_with("process_"));
+        let plain = |word: &str| {
+            let suffix = ["_bucket", "_sum", "_count"].into_iter().find_map(|suffix| word.strip_suffix(suffix));
+            suffix.unwrap_or(word).to_owned()
+        };
+        words.map(plain).collect()
+    }
+
+    fn samples() -> Vec<String> {
+        eventful().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
+    fn file(path: &str) -> String {
+        std::fs::read_to_string(format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    #[test]
+    fn every_metric_that_is_registered_is_written() {
+        let written = names(&samples().join("\n"));
+        for line in eventful().lines() {
+            let Some(registered) = line.strip_prefix("# TYPE ") else { continue };
+            let (name, kind) = registered.split_once(' ').unwrap();
+            let sample = match kind {
+                "counter" => format!("{name}_total"),
+                "info" => format!("{name}_info"),
+                _ => name.to_owned(),
+            };
+            assert!(written.contains(&sample), "{line}: no sample in\n{}", eventful());
+        }
+    }
+
+    #[test]
+    fn labels_are_bounded_by_objects_and_by_words_of_the_code() {
+        let known = ["cachedimage", "le", "policy", "reason", "resource", "result", "source", "verb", "version"];
+        for sample in samples() {
+            let Some((_, rest)) = sample.split_once('{') else { continue };
+            let (labels, _) = rest.rsplit_once('}').unwrap();
+            for pair in labels.split(',') {
+                let (label, _) = pair.split_once('=').unwrap();
+                assert!(known.contains(&label), "{sample}: {label}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_dashboard_and_the_docs_name_every_metric_and_no_other() {
+        let written = names(&samples().join("\n"));
+        assert_eq!(
+            names(&file("charts/drop/files/dashboard.json")),
+            written,
+            "the dashboard's (left) and the operator's"
+        );
+        assert_eq!(names(&file("docs/metrics.md")), written, "those of docs/metrics.md (left) and the operator's");
+    }
+
+    #[test]
+    fn the_alerts_name_metrics_that_there_are() {
+        let written = names(&samples().join("\n"));
+        let alerted = names(&file("charts/drop/files/alerts.yaml"));
+        assert!(alerted.len() > 5 && alerted.is_subset(&written), "{:?}", alerted.difference(&written));
     }
 }

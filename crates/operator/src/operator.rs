@@ -61,7 +61,9 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let candidate = Candidate::new(client.clone(), &args.pod_namespace, &identity(), durations, leadership.clone());
     let (queries, mut questions) = mpsc::channel(8);
     let ready = Arc::new(AtomicBool::new(false));
-    let router = http::router(http::Context { ready: ready.clone(), queries, metrics: metrics.clone() });
+    let context =
+        http::Context { ready: ready.clone(), queries, metrics: metrics.clone(), leadership: leadership.clone() };
+    let router = http::router(context);
     let class = args.pod_priority_class.as_deref();
     let resources = Resources::new(
         client,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drop_core::discovery::{Answer, SourceFailure};
-use drop_core::{Effect, Name};
+use drop_core::{Effect, Name, Plan};
 use jiff::SignedDuration;
 
 use crate::{Kubelet, Rng, secs};
@@ -65,6 +65,8 @@ pub struct Knobs {
     pub lists: bool,
     /// What becomes of each request.
     pub fate: Box<dyn FnMut(&Effect) -> Fate>,
+    /// What a broken planner would make of each plan, to see that it is noticed.
+    pub tamper: Box<dyn FnMut(&mut Plan)>,
     /// Delays and fates of requests are drawn from this, if set.
     pub jitter: Option<Rng>,
 }
@@ -84,6 +86,7 @@ impl Default for Knobs {
             kubelets: BTreeMap::new(),
             lists: false,
             fate: Box::new(|_| Fate::Answered),
+            tamper: Box::new(|_| {}),
             jitter: None,
         }
     }

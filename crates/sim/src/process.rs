@@ -109,17 +109,20 @@ impl Lab {
     /// Lets a process plan, checks the plan, and sends its requests.
     pub(crate) fn plan(&mut self, id: u64) {
         let now = self.now;
-        let Some(process) = self.process(id).filter(|process| process.leads.contains(&now)) else { return };
+        let is_meant = |process: &&mut Process| process.id == id && process.leads.contains(&now);
+        let Some(process) = self.processes.iter_mut().find(is_meant) else { return };
         let world = &mut process.world;
         world.settle(now);
-        let first = plan(world, now);
+        let mut first = plan(world, now);
         let second = plan(world, now);
-        let mut violations = audit(world, &first, now);
-        world.commit(&first, now);
-        process.wake_at = first.wake_at;
+        let mut violations = Vec::new();
         if (&first.effects, first.wake_at) != (&second.effects, second.wake_at) {
             violations.push("planning twice makes two plans".to_owned());
         }
+        (self.knobs.tamper)(&mut first);
+        violations.extend(audit(world, &first, now));
+        world.commit(&first, now);
+        process.wake_at = first.wake_at;
         if let Some(at) = first.wake_at.filter(|at| *at <= now) {
             violations.push(format!("the plan wakes at {at}, which is over"));
         }

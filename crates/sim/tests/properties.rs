@@ -2,10 +2,13 @@
 //!
 //! Every scenario comes from its number alone. The lab checks what must hold at
 //! every step (`src/check.rs`); what is checked here is where it all ends.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod common;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
@@ -34,11 +37,32 @@ const FAILURES: [(&str, &str); 4] = [
     ("ErrImagePull", "something that nobody has seen before"),
 ];
 
+/// How many random clusters there are, unless `cargo xtask fuzz` asks for more.
+const CLUSTERS: u64 = 10_000;
+
 #[test]
 fn random_clusters_keep_every_promise_and_converge() {
-    for seed in 0..80 {
-        converge(&mut disturbed(seed));
-    }
+    let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect(variable));
+    let first = number("DROP_SEED").unwrap_or(0);
+    let minutes = number("DROP_FUZZ_MINUTES");
+    let until = minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
+    let count = if std::env::var_os("DROP_SEED").is_some() && minutes.is_none() { 1 } else { CLUSTERS };
+    let next = AtomicU64::new(first);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if until.map_or(seed >= first + count, |until| Instant::now() >= until) {
+                return;
+            }
+            converge(&mut disturbed(seed));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    println!("{} clusters, from seed {first} on", next.load(Ordering::Relaxed) - first);
 }
 
 #[test]
@@ -67,7 +91,7 @@ fn the_order_in_which_objects_are_listed_does_not_matter() {
 fn disturbed(seed: u64) -> Lab {
     let mut rng = Rng::new(seed);
     let mut lab = Lab::new();
-    lab.title = format!("seed {seed}");
+    lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
     for node in NODES.iter().take(1 + rng.index(5)) {
         lab.node(node);
     }

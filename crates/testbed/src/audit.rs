@@ -12,6 +12,8 @@ pub struct AuditEvent {
     pub user_agent: String,
     /// `get`, `list`, `watch`, `create`, `patch`, ...
     pub verb: String,
+    /// API group of the resource; empty for the core group and for paths.
+    pub group: String,
     /// Plural name of the resource; empty for a path such as `/readyz`.
     pub resource: String,
     /// `status`, `binding`, ...; empty if none.
@@ -56,8 +58,9 @@ struct User {
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct ObjectRef {
+    api_group: String,
     resource: String,
     subresource: String,
     namespace: String,
@@ -76,6 +79,7 @@ impl From<Line> for AuditEvent {
             user: line.impersonated_user.unwrap_or(line.user).username,
             user_agent: line.user_agent,
             verb: line.verb,
+            group: line.object_ref.api_group,
             resource: line.object_ref.resource,
             subresource: line.object_ref.subresource,
             namespace: line.object_ref.namespace,
@@ -102,6 +106,7 @@ mod tests {
             user: "system:node:a".to_owned(),
             user_agent: "kubelet/v1.36.3".to_owned(),
             verb: "patch".to_owned(),
+            group: String::new(),
             resource: "pods".to_owned(),
             subresource: "status".to_owned(),
             namespace: "drop-system".to_owned(),

@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -67,6 +68,19 @@ pub(crate) fn node(run: &Path) -> Result<()> {
     })?;
     remove_cgroups(run)?;
     remove(run)
+}
+
+/// Makes a bridge on which the machine has an address of a /24 network.
+pub(crate) fn add_bridge(name: &str, address: Ipv4Addr) -> Result<()> {
+    let address = format!("{address}/24");
+    for arguments in [
+        &["link", "add", name, "type", "bridge"][..],
+        &["address", "add", &address, "dev", name],
+        &["link", "set", name, "up"],
+    ] {
+        run(Command::new("ip").args(arguments))?;
+    }
+    Ok(())
 }
 
 /// A bridge, gone or not.

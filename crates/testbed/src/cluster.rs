@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 
+use crate::api_service::ApiService;
 use crate::audit::{self, AuditEvent};
 use crate::control_plane::ControlPlane;
 use crate::dns::Dns;
@@ -35,6 +36,8 @@ pub struct ClusterOptions {
     /// How long a node may be silent before it is NotReady; nodes tell that they live every
     /// 3 s. In whole seconds.
     pub node_monitor_grace_period: Duration,
+    /// Whether Pods reach the API server, as operators in a cluster do.
+    pub api_for_pods: bool,
     /// Whether this process exists only to keep the cluster, so that [`Cluster::down`] may end
     /// it.
     pub daemon: bool,
@@ -43,7 +46,12 @@ pub struct ClusterOptions {
 impl ClusterOptions {
     /// The defaults.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), node_monitor_grace_period: Duration::from_secs(20), daemon: false }
+        Self {
+            name: name.into(),
+            node_monitor_grace_period: Duration::from_secs(20),
+            api_for_pods: false,
+            daemon: false,
+        }
     }
 
     /// The same for nodes that may be silent for a day.
@@ -95,7 +103,8 @@ impl Cluster {
         let (repository, tag) = SANDBOX_IMAGE;
         mirror.push(repository, tag, &ImageSpec::runnable())?;
         progress("starting the control plane");
-        let control_plane = ControlPlane::start(&options, &tools, dirs, state)?;
+        let service = if options.api_for_pods { Some(ApiService::start(&dns, state)?) } else { None };
+        let control_plane = ControlPlane::start(&options, service.as_ref(), &tools, dirs, state)?;
         progress("control plane is ready");
         let shared = Shared {
             dirs: dirs.clone(),
@@ -105,6 +114,7 @@ impl Cluster {
             access: control_plane.access.clone(),
             slot: dns.slot(),
             network: dns.network(),
+            api_for_pods: service.map(|service| service.address),
         };
         Ok(Self {
             control_plane,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use crate::api_service::ApiService;
 use crate::image::random_hex;
 use crate::kubeconfig::Access;
 use crate::kubectl::Kubectl;
@@ -37,7 +38,15 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    pub(crate) fn start(options: &ClusterOptions, tools: &Tools, dirs: &Dirs, state: &Arc<StateFile>) -> Result<Self> {
+    /// The API server listens at `service` if Pods shall reach it, else at any port of this
+    /// machine's own.
+    pub(crate) fn start(
+        options: &ClusterOptions,
+        service: Option<&ApiService>,
+        tools: &Tools,
+        dirs: &Dirs,
+        state: &Arc<StateFile>,
+    ) -> Result<Self> {
         let start = |name: &str, command: Vec<String>| {
             let program = Program { name: name.to_owned(), command, log: dirs.logs().join(format!("{name}.log")) };
             Process::start_new(program, state)
@@ -47,9 +56,12 @@ impl ControlPlane {
         wait_for_port(&etcd, etcd_address)?;
 
         let tokens = Tokens::write(dirs)?;
-        let api_address = free_address()?;
+        let (api_address, services) = match service {
+            Some(service) => (SocketAddr::from((service.address, 443)), service.network()),
+            None => (free_address()?, "10.96.0.0/16".to_owned()),
+        };
         let audit_log = dirs.logs().join("audit.log");
-        let command = api_server_command(dirs, etcd_address, api_address)?;
+        let command = api_server_command(dirs, etcd_address, api_address, &services)?;
         let api_server = start("kube-apiserver", command)?;
         wait_for_port(&api_server, api_address)?;
 
@@ -193,7 +205,7 @@ fn etcd_command(dirs: &Dirs, client: SocketAddr) -> Result<Vec<String>> {
     ])
 }
 
-fn api_server_command(dirs: &Dirs, etcd: SocketAddr, address: SocketAddr) -> Result<Vec<String>> {
+fn api_server_command(dirs: &Dirs, etcd: SocketAddr, address: SocketAddr, services: &str) -> Result<Vec<String>> {
     let etc = dirs.etc();
     let key = service_account_key(dirs);
     cleanup::run(
@@ -218,9 +230,9 @@ fn api_server_command(dirs: &Dirs, etcd: SocketAddr, address: SocketAddr) -> Res
         format!("--secure-port={}", address.port()),
         format!("--advertise-address={}", address.ip()),
         format!("--cert-dir={}", dirs.data().join("pki").display()),
-        // No Pod reaches the API server, so it needs no endpoints.
+        // Nothing translates addresses of Services, so they need no endpoints.
         "--endpoint-reconciler-type=none".to_owned(),
-        "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
+        format!("--service-cluster-ip-range={services}"),
         format!("--token-auth-file={etc}/tokens.csv"),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),

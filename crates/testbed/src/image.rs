@@ -1,7 +1,9 @@
 //! Images made up for tests.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -113,6 +115,27 @@ pub(crate) fn build(spec: &ImageSpec, program: &[u8]) -> Result<Image> {
         }
     }
     Ok(image)
+}
+
+/// Reads the only image of a tar file of the OCI image layout
+/// (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>).
+pub(crate) fn read(archive: &Path) -> Result<Image> {
+    let mut files = BTreeMap::new();
+    for file in tar::Archive::new(File::open(archive)?).entries()? {
+        let mut file = file?;
+        let path = file.path()?.display().to_string();
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        files.insert(path, content);
+    }
+    let index: Value = serde_json::from_slice(files.get("index.json").context("no index.json")?)?;
+    let digest = index.pointer("/manifests/0/digest").and_then(Value::as_str).context("no manifest")?;
+    let manifest = files.remove(&format!("blobs/{}", digest.replace(':', "/"))).context("no manifest")?;
+    let blobs = files.into_iter().filter(|(path, _)| path.starts_with("blobs/"));
+    Ok(Image {
+        blobs: blobs.map(|(_, content)| Blob::new(content)).collect(),
+        manifests: vec![(Blob::new(manifest), MANIFEST)],
+    })
 }
 
 impl Blob {

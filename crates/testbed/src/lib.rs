@@ -16,6 +16,7 @@
 //! It needs Linux, root and Go; see the crate's README.md.
 
 mod answer;
+mod api_service;
 mod audit;
 mod authority;
 mod cleanup;
@@ -60,6 +61,7 @@ pub use image::{ImageSpec, Platforms};
 pub use kwok::Kwok;
 pub use loki::Loki;
 pub use node::{Node, NodeOptions};
+pub use prerequisites::ensure_programs;
 pub use prometheus::{Prometheus, PrometheusOptions, Series};
 pub use proxy::{Fault, Proxy};
 pub use registry::{

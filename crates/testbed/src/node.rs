@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) slot: u8,
     /// X of the cluster's 10.X.0.0/16.
     pub(crate) network: u8,
+    /// Where Pods reach the API server, if they do.
+    pub(crate) api_for_pods: Option<Ipv4Addr>,
 }
 
 /// A node of a cluster; stopped with it.
@@ -95,7 +98,9 @@ impl Node {
         let files = Files::new(&options.name, index, shared);
         files.prepare(&options)?;
         shared.state.add(&Entry::Bridge(files.bridge.clone()))?;
-        files.add_bridge()?;
+        // The bridge has the node's address before the kubelet starts, which wants one of the
+        // machine's that is not a loopback address.
+        cleanup::add_bridge(&files.bridge, files.address())?;
         let containerd = Process::start_new(files.containerd(), &shared.state)?;
         wait_for("containerd listens", Duration::from_secs(60), || {
             containerd.check()?;
@@ -283,8 +288,8 @@ impl<'a> Files<'a> {
     }
 
     /// Address of the node on its bridge.
-    fn address(&self) -> String {
-        format!("10.{}.{}.1", self.shared.network, self.index)
+    fn address(&self) -> Ipv4Addr {
+        Ipv4Addr::new(10, self.shared.network, self.index, 1)
     }
 
     fn prepare(&self, options: &NodeOptions) -> Result<()> {
@@ -306,24 +311,16 @@ impl<'a> Files<'a> {
         Ok(())
     }
 
-    /// The bridge gets the node's address before the kubelet starts, which wants one of the
-    /// machine's that is not a loopback address.
-    fn add_bridge(&self) -> Result<()> {
-        let address = format!("{}/24", self.address());
-        let bridge = self.bridge.as_str();
-        for arguments in [
-            &["link", "add", bridge, "type", "bridge"][..],
-            &["address", "add", &address, "dev", bridge],
-            &["link", "set", bridge, "up"],
-        ] {
-            cleanup::run(Command::new("ip").args(arguments))?;
-        }
-        Ok(())
-    }
-
-    /// Pods get an address and no route beyond their bridge: nothing that runs in them leaves
-    /// the machine.
+    /// Pods get an address and no route beyond their bridge, except to the API server: nothing
+    /// that runs in them leaves the machine.
     fn write_cni(&self) -> Result<()> {
+        let gateway = self.address();
+        let routes: Vec<Value> = self
+            .shared
+            .api_for_pods
+            .iter()
+            .map(|address| json!({ "dst": format!("{address}/32"), "gw": gateway }))
+            .collect();
         let subnet = format!("10.{}.{}.0/24", self.shared.network, self.index);
         let config = json!({
             "cniVersion": "1.0.0",
@@ -331,7 +328,7 @@ impl<'a> Files<'a> {
             "plugins": [{
                 "type": "bridge",
                 "bridge": self.bridge,
-                "ipam": { "type": "host-local", "ranges": [[{ "subnet": subnet }]] },
+                "ipam": { "type": "host-local", "ranges": [[{ "subnet": subnet }]], "routes": routes },
             }],
         });
         // Moved into place whole, for containerd watches the directory.

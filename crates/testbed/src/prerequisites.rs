@@ -33,17 +33,8 @@ pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the testbed runs containers: it needs root (try sudo)");
     }
-    let mut missing = packages();
-    if !missing.is_empty() && exists("apt-get") {
-        progress(&format!("installing {}", missing.join(" ")));
-        install(&missing)?;
-        missing = packages();
-    }
     let mut wanted = Vec::new();
-    if !missing.is_empty() {
-        let names = missing.join(" ");
-        wanted.push(format!("programs of these packages: {names} (apt-get install {names})"));
-    }
+    wanted.extend(install_missing(&PROGRAMS, progress)?);
     match go_version() {
         Some(found) if at_least(&found, needed_go) => {}
         found => wanted.push(format!(
@@ -60,6 +51,31 @@ pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
         bail!("the testbed needs\n  {}", wanted.join("\n  "));
     }
     Ok(())
+}
+
+/// Makes sure of programs, each with the Debian package that has it, installing what is missing
+/// where that is possible.
+///
+/// # Errors
+/// If one is missing and cannot be installed; tells how to.
+pub fn ensure_programs(programs: &[(&str, &str)], progress: Progress<'_>) -> Result<()> {
+    match install_missing(programs, progress)? {
+        None => Ok(()),
+        Some(missing) => bail!("missing: {missing}"),
+    }
+}
+
+/// Installs the packages of missing programs where that is possible; returns what is missing
+/// then.
+fn install_missing(programs: &[(&str, &str)], progress: Progress<'_>) -> Result<Option<String>> {
+    let mut missing = packages(programs);
+    if !missing.is_empty() && exists("apt-get") {
+        progress(&format!("installing {}", missing.join(" ")));
+        install(&missing)?;
+        missing = packages(programs);
+    }
+    let names = missing.join(" ");
+    Ok((!missing.is_empty()).then(|| format!("programs of these packages: {names} (apt-get install {names})")))
 }
 
 /// Lets many kubelets run side by side; until the next boot.
@@ -89,9 +105,9 @@ pub(crate) fn at_least(found: &str, needed: &str) -> bool {
 }
 
 /// The packages of the missing programs.
-fn packages() -> Vec<&'static str> {
+fn packages<'a>(programs: &[(&str, &'a str)]) -> Vec<&'a str> {
     let mut packages: Vec<_> =
-        PROGRAMS.iter().filter(|(program, _)| !exists(program)).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| !exists(program)).map(|(_, package)| *package).collect();
     packages.sort_unstable();
     packages.dedup();
     packages

@@ -161,7 +161,10 @@ impl Registry {
     /// # Errors
     /// If the registry refuses it.
     pub fn push_tags(&self, repository: &str, tags: &[&str], spec: &ImageSpec) -> Result<String> {
-        let image = image::build(spec, &self.program)?;
+        self.push_image(repository, tags, &image::build(spec, &self.program)?)
+    }
+
+    fn push_image(&self, repository: &str, tags: &[&str], image: &image::Image) -> Result<String> {
         for blob in &image.blobs {
             self.push_blob(repository, blob).with_context(|| format!("push a blob of {repository}"))?;
         }
@@ -173,6 +176,16 @@ impl Registry {
             self.put_manifest(repository, tag, media_type, &last.bytes)?;
         }
         Ok(last.digest.clone())
+    }
+
+    /// Pushes an image from a tar file of the OCI image layout and lets `tag` point to it; returns
+    /// its digest.
+    ///
+    /// # Errors
+    /// If the file holds no image, or the registry refuses it.
+    pub fn push_archive(&self, repository: &str, tag: &str, archive: &Path) -> Result<String> {
+        let image = image::read(archive).with_context(|| archive.display().to_string())?;
+        self.push_image(repository, &[tag], &image)
     }
 
     /// Lets the tag `to` point to what `from`, a tag or digest, points to.

@@ -68,6 +68,7 @@ mod tests {
             user: "admin".to_owned(),
             user_agent: "drop/1".to_owned(),
             verb: verb.to_owned(),
+            group: String::new(),
             resource: "pods".to_owned(),
             subresource: String::new(),
             namespace: "drop-system".to_owned(),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::writes::Publication;
 use super::{Plan, writes};
 use crate::Name;
 use crate::discovery::sync;
@@ -25,10 +26,11 @@ pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
         let is_current = tend_children(world, entry, now, plan);
         let status = status::cached_image_set(world, entry, is_current, now);
         let notice = notice::of_set(&entry.set, &entry.published.status, &status);
-        let is_written = writes::publish(world, &entry.published, status, notice, now, plan, |status| {
-            Effect::PatchSet { set: name.clone(), status }
+        let written = writes::publish(world, &entry.published, status, notice, now, plan, |status| Effect::PatchSet {
+            set: name.clone(),
+            status,
         });
-        if is_current && is_written {
+        if is_current && matches!(written, Publication::Needless) {
             plan.clean.sets.push(name.clone());
         }
     }

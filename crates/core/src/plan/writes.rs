@@ -1,10 +1,14 @@
 //! What to write: NodeCaches and statuses.
 
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+
 use drop_api::NodeCache;
 use jiff::Timestamp;
 
 use super::Plan;
 use super::pods::record;
+use crate::Name;
 use crate::backoff::Backoff;
 use crate::effect::{Effect, EffectKey};
 use crate::memory::{self, Memory};
@@ -16,15 +20,13 @@ use crate::world::{CacheEntry, Published, World};
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
     let long_pulls = std::mem::take(&mut plan.long_pulls);
-    let stale =
-        world.stale.caches.keys().chain(long_pulls.iter().filter(|name| !world.stale.caches.contains_key(*name)));
-    for name in stale {
-        let recording = plan.keys.contains(&EffectKey::Record(name.clone()));
+    let due: BTreeSet<&Name> = world.stale.caches.due(now).chain(&long_pulls).collect();
+    for name in due {
+        let key = EffectKey::Record(name.clone());
+        let recording = plan.keys.contains(&key);
         let Some(node) = world.nodes.get(name).filter(|_| !recording) else { continue };
-        let since = world.stale.caches.get(name).filter(|_| !long_pulls.contains(name));
-        let due = since.map(|since| since.checked_add(world.settings.record_within).unwrap_or(Timestamp::MAX));
-        if let Some(due) = due.filter(|due| *due > now) {
-            plan.wake(due);
+        if !world.is_free(&key, now) {
+            plan.wake_for(world, &key);
             continue;
         }
         let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
@@ -55,7 +57,8 @@ fn says_the_same(current: &CacheEntry, cache: &NodeCache) -> bool {
 }
 
 pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
-    for name in &world.stale.images {
+    let budget = OnceCell::new();
+    for name in world.stale.images.due(now) {
         let Some(entry) = world.images.get(name) else {
             plan.clean.images.push(name.clone());
             continue;
@@ -64,40 +67,69 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             // It is about to be out of date: the report of the creation follows.
             continue;
         }
-        let status = status::cached_image(world, entry, now);
+        // One that was not to be written a moment ago is looked at again a little later:
+        // with every Pod's step that would be work for nothing.
+        if let Some(at) = entry.look_at.filter(|at| *at > now) {
+            plan.wake(at);
+            continue;
+        }
+        let key = EffectKey::Image(name.clone());
+        if !world.is_free(&key, now) {
+            plan.wake_for(world, &key);
+            continue;
+        }
+        let status = status::cached_image(world, entry, &budget, now);
         // What a set has only just made has nothing to show yet that its set does not.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
         if is_new_child && status::is_progress(&status.conditions) {
             let shown_at = entry.seen_at.checked_add(world.settings.progress_interval).unwrap_or(Timestamp::MAX);
             if shown_at > now {
                 plan.wake(shown_at);
+                plan.deferred.images.push((name.clone(), shown_at));
                 continue;
             }
         }
         let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
-        if publish(world, &entry.published, status, notice, now, plan, effect) {
-            plan.clean.images.push(name.clone());
+        match publish(world, &entry.published, status, notice, now, plan, effect) {
+            Publication::Needless => plan.clean.images.push(name.clone()),
+            Publication::Later(at) => {
+                plan.clean.looked_at.push(name.clone());
+                plan.deferred.images.push((name.clone(), at));
+            }
+            Publication::Now => plan.clean.looked_at.push(name.clone()),
         }
     }
 }
 
 pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
-    for name in &world.stale.policies {
+    for name in world.stale.policies.due(now) {
         let Some(entry) = world.policies.get(name).filter(|_| !name.is_empty()) else {
             plan.clean.policies.push(name.clone());
             continue;
         };
         let status = status::pull_policy(world, &entry.policy, &entry.published.status, now);
         let effect = |status| Effect::PatchPolicy { policy: name.clone(), status };
-        if publish(world, &entry.published, status, None, now, plan, effect) {
-            plan.clean.policies.push(name.clone());
+        match publish(world, &entry.published, status, None, now, plan, effect) {
+            Publication::Needless => plan.clean.policies.push(name.clone()),
+            Publication::Later(at) => plan.deferred.policies.push((name.clone(), at)),
+            Publication::Now => {}
         }
     }
 }
 
+/// When a status is written.
+pub(super) enum Publication {
+    /// It is as it should be.
+    Needless,
+    /// With this plan, unless a write is under way.
+    Now,
+    /// From then on.
+    Later(Timestamp),
+}
+
 /// Writes `status` where it differs, when its time has come, and tells of what has
-/// changed. Returns whether there was nothing to be written.
+/// changed.
 pub(super) fn publish<S: Status>(
     world: &World,
     published: &Published<S>,
@@ -106,21 +138,24 @@ pub(super) fn publish<S: Status>(
     now: Timestamp,
     plan: &mut Plan,
     effect: impl FnOnce(Box<S>) -> Effect,
-) -> bool {
+) -> Publication {
     if published.is(&status) {
-        return true;
+        return Publication::Needless;
     }
     match world.next_write(published, status.is_urgent_after(&published.status)).filter(|at| *at > now) {
-        Some(at) => plan.wake(at),
+        Some(at) => {
+            plan.wake(at);
+            Publication::Later(at)
+        }
         None => {
             let patch = effect(Box::new(status));
             if let Some(notice) = notice.filter(|_| world.is_free(&patch.key(), now)) {
                 plan.add(world, Effect::Tell(Box::new(notice)), now);
             }
             plan.add(world, patch, now);
+            Publication::Now
         }
     }
-    false
 }
 
 impl<S: PartialEq> Published<S> {

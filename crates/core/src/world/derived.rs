@@ -1,6 +1,6 @@
 //! What follows from the facts: who is where, and who comes next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -11,8 +11,37 @@ use crate::order::{Candidate, Urgency};
 use crate::presence::{Standing, standing};
 
 impl World {
-    /// Derives an image's placement anew and judges it on every node.
-    pub(super) fn place_image(&mut self, name: &Name, now: Timestamp) {
+    /// Derives anew which nodes are targets of which images, and how these stand there, where
+    /// that may have changed.
+    pub(super) fn judge_all(&mut self, now: Timestamp) {
+        let placed = std::mem::take(&mut self.dirty.images);
+        for image in &placed {
+            self.place_image(image);
+        }
+        let nodes = std::mem::take(&mut self.dirty.nodes);
+        let mut images = std::mem::take(&mut self.dirty.standings);
+        images.extend(placed.iter().cloned());
+        if !images.is_empty() {
+            let others: Vec<Name> = self.nodes.keys().filter(|node| !nodes.contains(*node)).cloned().collect();
+            for node in others {
+                let is_changed = self.judge(&node, &images, now);
+                if is_changed || !placed.is_empty() {
+                    self.dirty.places.insert(node);
+                }
+            }
+        }
+        if !nodes.is_empty() {
+            // Those that are gone are among the images that were placed.
+            images.extend(self.images.keys().cloned());
+        }
+        for node in nodes {
+            self.judge(&node, &images, now);
+            self.dirty.places.insert(node);
+        }
+    }
+
+    /// Derives an image's placement anew.
+    fn place_image(&mut self, name: &Name) {
         if let Some(entry) = self.images.get(name) {
             let policy = self.policy_of(&entry.image);
             let placement = policy.map(|policy| {
@@ -34,41 +63,58 @@ impl World {
                 entry.placement = placement;
             }
         }
-        let nodes: Vec<Name> = self.nodes.keys().cloned().collect();
-        for node in nodes {
-            self.judge(&node, name, now);
-            self.dirty.places.insert(node);
-        }
         self.stale.images.insert(name.clone());
     }
 
-    /// Judges one image on one node, and counts it.
-    pub(super) fn judge(&mut self, node: &Name, image: &Name, now: Timestamp) {
-        let Some(entry) = self.nodes.get(node) else { return };
-        let standing = self.images.get(image).and_then(|wanted| {
-            wanted.place_on(&entry.node).ok()?;
-            Some(standing(&self.evidence(&entry.node, &wanted.image, self.memory_of(&entry.node)), now))
-        });
-        let (standing, judge_at) = standing.map_or((None, None), |(standing, at)| (Some(standing), at));
+    /// Judges images on a node, and counts them. Returns whether anything changed.
+    fn judge(&mut self, node: &Name, images: &BTreeSet<Name>, now: Timestamp) -> bool {
+        let Some(entry) = self.nodes.get(node) else { return false };
+        let memory = self.memory_of(&entry.node);
+        let index = entry.node.inventory.index();
+        let mut changes = Vec::new();
+        let mut nowhere = Vec::new();
+        let mut judge_at: Option<Timestamp> = None;
+        for name in images {
+            let wanted = self.images.get(name);
+            let standing = wanted.filter(|wanted| wanted.place_on(&entry.node).is_ok()).map(|wanted| {
+                let (standing, at) = standing(&self.evidence(&entry.node, &index, &wanted.image, memory), now);
+                judge_at = at.into_iter().chain(judge_at).min();
+                standing
+            });
+            let before = entry.standings.get(name).copied();
+            if standing.is_none() && wanted.is_some_and(ImageEntry::is_nowhere) {
+                // Its status says why by the example of some node.
+                nowhere.push(name.clone());
+            }
+            if before != standing {
+                changes.push((name.clone(), before, standing));
+            }
+        }
+        self.stale.images.extend(nowhere);
         if let Some(at) = judge_at {
             self.judgements.insert((at, node.clone()));
         }
-        let Some(entry) = self.nodes.get_mut(node) else { return };
-        let before = match standing {
-            Some(standing) => entry.standings.insert(image.clone(), standing),
-            None => entry.standings.remove(image),
-        };
-        if standing.is_none() && self.images.get(image).is_some_and(ImageEntry::is_nowhere) {
-            // Its status says why by the example of some node.
-            self.stale.images.insert(image.clone());
-        }
-        if before != standing {
-            self.count(image, before, standing);
+        for (image, before, standing) in &changes {
+            if let Some(entry) = self.nodes.get_mut(node) {
+                match standing {
+                    Some(standing) => entry.standings.insert(image.clone(), *standing),
+                    None => entry.standings.remove(image),
+                };
+            }
+            self.count(image, *before, *standing);
             // An eviction is recorded at once, because its repair waits for that.
-            let since = if standing == Some(Standing::Evicted) { Timestamp::MIN } else { now };
-            let stale = self.stale.caches.entry(node.clone()).or_insert(since);
-            *stale = (*stale).min(since);
+            match standing {
+                Some(Standing::Evicted) => self.stale.caches.insert(node.clone()),
+                _ => self.cache_is_stale(node.clone(), now),
+            }
         }
+        !changes.is_empty()
+    }
+
+    /// A NodeCache may differ from what it should be, in nothing that is urgent.
+    pub(super) fn cache_is_stale(&mut self, node: Name, now: Timestamp) {
+        let at = now.checked_add(self.settings.record_within).unwrap_or(Timestamp::MAX);
+        self.stale.caches.insert_at(node, at);
     }
 
     pub(super) fn count(&mut self, image: &Name, before: Option<Standing>, after: Option<Standing>) {

@@ -50,12 +50,14 @@ impl World {
             self.own(&image);
             self.want(&image);
             let published = Published { is_part: image.set.is_some(), ..Published::new(status) };
+            let rank = self.rank_of(&image);
             let entry = ImageEntry {
                 image,
                 placement: None,
                 tally: Tally::default(),
-                rank: 0,
+                rank,
                 refused: None,
+                look_at: None,
                 seen_at: now,
                 edited_at: None,
                 published,
@@ -96,7 +98,7 @@ impl World {
         let known = self.sizes.get(image).copied();
         if size > 0 && known.is_none_or(|known| size < known) {
             self.sizes.insert(image.clone(), size);
-            self.dirty.images.extend(self.wanted.get(image).into_iter().flatten().cloned());
+            self.dirty.standings.extend(self.wanted.get(image).into_iter().flatten().cloned());
         }
     }
 
@@ -352,8 +354,11 @@ impl World {
             }
             self.registry_changed(reference, &health);
             self.mark_images_of(reference);
-            if failing_before != (self.open_rounds(reference) > 0) || newest_before != newest(self) {
-                self.dirty.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
+            let wanted_by = self.wanted.get(reference).into_iter().flatten().cloned();
+            if failing_before != (self.open_rounds(reference) > 0) {
+                self.dirty.images.extend(wanted_by);
+            } else if newest_before != newest(self) {
+                self.dirty.standings.extend(wanted_by);
             }
         }
         self.end_recorded_pulls(node);

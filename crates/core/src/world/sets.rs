@@ -45,9 +45,15 @@ impl World {
     pub(super) fn own(&mut self, image: &Image) {
         if let Some(set) = &image.set {
             self.children.entry(set.uid.clone()).or_default().insert(image.name.clone());
-            self.dirty.sets.insert(set.name.clone());
             self.stale.sets.insert(set.name.clone());
         }
+    }
+
+    /// The place of a CachedImage among those of its set.
+    pub(super) fn rank_of(&self, image: &Image) -> usize {
+        let set = image.set.as_ref().and_then(|set| self.sets.get(&set.name));
+        let place = set.and_then(|set| set.members.children.iter().position(|child| child.image.name == image.name));
+        place.unwrap_or_default()
     }
 
     /// Takes in that a CachedImage does not belong to its set any more.

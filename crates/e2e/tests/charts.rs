@@ -1,0 +1,191 @@
+//! The charts as Helm renders them, without a cluster.
+//!
+//! `BLESS=1 cargo test --package drop-e2e --test charts` writes anew what is compared with.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+
+use drop_testbed::Tools;
+use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, networking::v1 as networking, policy::v1 as policy};
+use k8s_openapi::api::{rbac::v1 as rbac, scheduling::v1 as scheduling};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+static TOOLS: LazyLock<Tools> =
+    LazyLock::new(|| Tools::with(&["helm", "prometheus"], &|line| eprintln!("{line}")).unwrap());
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// What a tool prints; `Err` holds what it complains of.
+fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(TOOLS.path(tool)).args(arguments).current_dir(root()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// What the chart `drop` makes of a file of values.
+fn render(values: &str) -> String {
+    let values = format!("crates/e2e/tests/charts/{values}.yaml");
+    run("helm", &["template", "drop", "charts/drop", "--namespace", "drop-system", "--values", &values]).unwrap()
+}
+
+fn objects(manifests: &str) -> Vec<Value> {
+    let objects: Vec<Value> = serde_saphyr::from_multiple(manifests).unwrap();
+    objects.into_iter().filter(|object| !object.is_null()).collect()
+}
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The paths of all that is in `given` and is lost when it is read as a `T`.
+fn lost<T: DeserializeOwned + Serialize>(given: &Value) -> Vec<String> {
+    let read: T = serde_json::from_value(given.clone()).unwrap_or_else(|error| panic!("{error}:\n{given:#}"));
+    let mut lost = Vec::new();
+    compare(given, &serde_json::to_value(read).unwrap(), "", &mut lost);
+    lost
+}
+
+fn compare(given: &Value, read: &Value, path: &str, lost: &mut Vec<String>) {
+    match given {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                compare(value, &read[key], &format!("{path}.{key}"), lost);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                compare(item, &read[index], &format!("{path}[{index}]"), lost);
+            }
+        }
+        value if value == read => {}
+        value => lost.push(format!("{path}: {value} is read as {read}")),
+    }
+}
+
+/// What Kubernetes would not know of the object; kinds of others are left to their owners.
+fn unknown_fields(object: &Value) -> Vec<String> {
+    match text(object, "/kind") {
+        "ClusterRole" => lost::<rbac::ClusterRole>(object),
+        "ClusterRoleBinding" => lost::<rbac::ClusterRoleBinding>(object),
+        "ConfigMap" => lost::<core::ConfigMap>(object),
+        "CustomResourceDefinition" => lost::<CustomResourceDefinition>(object),
+        "Deployment" => lost::<apps::Deployment>(object),
+        "NetworkPolicy" => lost::<networking::NetworkPolicy>(object),
+        "PodDisruptionBudget" => lost::<policy::PodDisruptionBudget>(object),
+        "PriorityClass" => lost::<scheduling::PriorityClass>(object),
+        "Role" => lost::<rbac::Role>(object),
+        "RoleBinding" => lost::<rbac::RoleBinding>(object),
+        "Service" => lost::<core::Service>(object),
+        "ServiceAccount" => lost::<core::ServiceAccount>(object),
+        "PrometheusRule" | "ServiceMonitor" => Vec::new(),
+        kind => panic!("nothing is known of {kind}"),
+    }
+}
+
+#[test]
+fn helm_finds_nothing_wrong_with_the_charts() {
+    for chart in ["charts/drop", "charts/drop-crds"] {
+        run("helm", &["lint", "--strict", chart]).unwrap();
+    }
+}
+
+#[test]
+fn each_file_of_values_renders_as_recorded() {
+    for values in ["default", "minimal", "everything"] {
+        let rendered = render(values);
+        let path = root().join(format!("crates/e2e/tests/charts/{values}.rendered.yaml"));
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&path, &rendered).unwrap();
+        }
+        assert!(fs::read_to_string(&path).unwrap_or_default() == rendered, "{} differs", path.display());
+    }
+}
+
+#[test]
+fn objects_have_only_fields_that_kubernetes_knows() {
+    for values in ["default", "minimal", "everything"] {
+        for object in objects(&render(values)) {
+            let name = text(&object, "/metadata/name");
+            assert_eq!(unknown_fields(&object), Vec::<String>::new(), "{values}: {} {name}", object["kind"]);
+        }
+    }
+}
+
+#[test]
+fn a_plain_install_has_the_definitions_and_keeps_them() {
+    for (chart, with_operator) in [("charts/drop", true), ("charts/drop-crds", false)] {
+        let objects = objects(&run("helm", &["template", "any-name", chart]).unwrap());
+        let (definitions, others): (Vec<_>, Vec<_>) =
+            objects.iter().partition(|object| object["kind"] == "CustomResourceDefinition");
+        let names: Vec<&str> = definitions.iter().map(|object| text(object, "/spec/names/plural")).collect();
+        assert_eq!(names, ["cachedimages", "cachedimagesets", "discoverypolicies", "nodecaches", "pullpolicies"]);
+        for definition in definitions {
+            assert_eq!(text(definition, "/metadata/annotations/helm.sh~1resource-policy"), "keep");
+        }
+        assert_eq!(!others.is_empty(), with_operator, "{chart}: {others:#?}");
+    }
+}
+
+#[test]
+fn bad_values_are_refused_with_a_remedy() {
+    let cases = [
+        ("replicas=3", "additional properties 'replicas' not allowed"),
+        ("crds.install=maybe", "got string, want boolean"),
+        ("defaultPolicy.pullTimeout=soon", "defaultPolicy/pullTimeout"),
+        ("leaderElection.enabled=false", "only one replica may run, so set replicaCount=1"),
+        ("serviceMonitor.enabled=true,metrics.enabled=false", "so set metrics.enabled=true"),
+        ("serviceAccount.create=false", "or set serviceAccount.create=true"),
+        ("caBundle.secret=a,caBundle.configMap=b", "set either configMap or secret"),
+    ];
+    for (values, expected) in cases {
+        let error = run("helm", &["template", "drop", "charts/drop", "--set", values]).unwrap_err();
+        assert!(error.contains(expected), "{values}: {error}");
+    }
+}
+
+#[test]
+fn names_follow_the_release_and_stay_valid() {
+    for (release, expected) in [("drop", "drop"), ("my", "my-drop"), ("dropper", "dropper")] {
+        let objects = objects(&run("helm", &["template", release, "charts/drop"]).unwrap());
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        assert_eq!(text(deployment, "/metadata/name"), expected);
+    }
+    let long = "x".repeat(53);
+    for object in objects(&run("helm", &["template", &long, "charts/drop"]).unwrap()) {
+        assert!(text(&object, "/metadata/name").len() <= 63, "{object:#}");
+    }
+}
+
+#[test]
+fn the_dashboard_reaches_grafana_as_it_is() {
+    let set = ["--set", "dashboard.enabled=true,dashboard.annotations.grafana_folder=Drop"];
+    let objects = objects(&run("helm", &[&["template", "drop", "charts/drop"][..], &set].concat()).unwrap());
+    let map = objects.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
+    assert_eq!(unknown_fields(map), Vec::<String>::new());
+    assert_eq!(text(map, "/metadata/labels/grafana_dashboard"), "1");
+    assert_eq!(text(map, "/metadata/annotations/grafana_folder"), "Drop");
+    let file = fs::read_to_string(root().join("charts/drop/files/dashboard.json")).unwrap();
+    assert_eq!(text(map, "/data/drop.json"), file);
+}
+
+#[test]
+fn alerts_fire_when_they_should_and_only_then() {
+    let rules = "charts/drop/files/alerts.yaml";
+    let tests = "crates/e2e/tests/charts/alerts.yaml";
+    run("promtool", &["check", "rules", "--lint=all", "--lint-fatal", rules]).unwrap();
+    run("promtool", &["test", "rules", tests]).unwrap();
+    let tests = fs::read_to_string(root().join(tests)).unwrap();
+    let rules: Value = serde_saphyr::from_str(&fs::read_to_string(root().join(rules)).unwrap()).unwrap();
+    for rule in rules.pointer("/groups/0/rules").and_then(Value::as_array).unwrap() {
+        let name = text(rule, "/alert");
+        assert!(tests.contains(&format!("alertname=\"{name}\"")), "no test lets {name} fire");
+    }
+}

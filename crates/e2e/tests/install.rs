@@ -1,0 +1,244 @@
+//! The charts and the image on a real cluster: install, work, upgrade, uninstall.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use drop_testbed::{AuditEvent, Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
+use serde_json::Value;
+
+const NAMESPACE: &str = "drop-system";
+const ACCOUNT: &str = "system:serviceaccount:drop-system:drop";
+const QUICKSTART: &str = include_str!("../../../examples/quickstart.yaml");
+
+/// Makes the operator use what its roles grant.
+const WORK: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: login, namespace: drop-system}
+stringData: {token: secret}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: quick}
+spec: {maxConcurrentNodes: 2, minDelayBetweenPulls: 1s}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: DiscoveryPolicy
+metadata: {name: nobody-answers}
+spec:
+  sources:
+    - {type: prometheus, prometheus: {endpoint: "http://127.0.0.1:9", query: up}, secretRef: {name: login}}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImageSet
+metadata: {name: tools}
+spec:
+  policyRef: {name: quick}
+  images:
+    - {image: docker.io/library/alpine, tag: "3.20"}
+    - {image: docker.io/library/node, tag: "20"}
+"#;
+
+/// What is granted although a run without mishaps does not show it in the audit log, and why.
+const UNSEEN: [(&str, &str, &str); 5] = [
+    ("cachedimagesets/finalizers", "update", "an admission plugin asks for it"),
+    ("nodecaches", "create", "an apply that creates is logged as a patch"),
+    ("pods", "get", "after a creation whose answer was lost"),
+    ("cachedimages", "get", "after a creation whose answer was lost"),
+    ("events", "patch", "when the same happens again"),
+];
+
+/// A verb on a resource; the namespace is empty for the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Permission {
+    namespace: String,
+    group: String,
+    resource: String,
+    verb: String,
+}
+
+#[test]
+fn the_charts_install_the_operator_which_needs_what_its_roles_grant_and_no_more() {
+    let cluster = start().unwrap();
+    let result = install(&cluster)
+        .and_then(|()| quickstart(&cluster))
+        .and_then(|()| work(&cluster))
+        .and_then(|()| foreign_secrets_are_out_of_reach(&cluster))
+        .and_then(|()| upgrade(&cluster))
+        .and_then(|()| roles_grant_what_is_needed(&cluster))
+        .and_then(|()| uninstall(&cluster));
+    if let Err(error) = result {
+        let pods = cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]).unwrap_or_default();
+        let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "deployment/drop"]).unwrap_or_default();
+        panic!("{error:#}\n{pods}\n{log}");
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A cluster with two nodes, and a registry that has the operator's image.
+fn start() -> Result<Cluster> {
+    let archive = root().join("target/drop-image.tar");
+    let built = Command::new(env!("CARGO")).args(["xtask", "image"]).current_dir(root()).status()?;
+    ensure!(built.success(), "the image does not build");
+    let options = ClusterOptions { api_for_pods: true, ..ClusterOptions::new("e2e-install") };
+    let cluster = Cluster::start(options, &|line| eprintln!("[e2e-install] {line}"))?;
+    cluster.registry().push_archive("corewire/drop", env!("CARGO_PKG_VERSION"), &archive)?;
+    for (repository, tag) in [("library/alpine", "3.20"), ("library/node", "20")] {
+        cluster.registry().push(repository, tag, &ImageSpec::runnable())?;
+    }
+    cluster.add_nodes(vec![NodeOptions::new("node-1"), NodeOptions::new("node-2")])?;
+    Ok(cluster)
+}
+
+fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+    let tools = Tools::with(&["helm"], &|line| eprintln!("[e2e-install] {line}"))?;
+    let output = Command::new(tools.path("helm"))
+        .args(arguments)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .current_dir(root())
+        .output()?;
+    ensure!(output.status.success(), "helm {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The seed's commands, in a namespace under Pod Security "restricted".
+fn install(cluster: &Cluster) -> Result<()> {
+    helm(cluster, &["install", "drop-crds", "charts/drop-crds"])?;
+    cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    cluster.kubectl(&["label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted"])?;
+    let arguments = ["install", "drop", "charts/drop", "--namespace", NAMESPACE, "--create-namespace"];
+    let notes = helm(cluster, &[&arguments[..], &["--set", "crds.install=false"]].concat())?;
+    ensure!(notes.contains("kubectl get cachedimages"), "{notes}");
+    roll_out(cluster)
+}
+
+fn roll_out(cluster: &Cluster) -> Result<()> {
+    cluster.kubectl(&["-n", NAMESPACE, "rollout", "status", "deployment/drop", "--timeout=180s"])?;
+    Ok(())
+}
+
+fn wait(cluster: &Cluster, condition: &str, object: &str) -> Result<()> {
+    cluster.kubectl(&["wait", &format!("--for={condition}"), object, "--timeout=180s"])?;
+    Ok(())
+}
+
+fn quickstart(cluster: &Cluster) -> Result<()> {
+    cluster.apply(QUICKSTART)?;
+    wait(cluster, "condition=Ready", "cachedimage/alpine-3-20")?;
+    let table = cluster.kubectl(&["get", "cachedimages"])?;
+    eprintln!("{table}");
+    ensure!(table.contains("Cached") && table.contains("2/2"), "{table}");
+    Ok(())
+}
+
+fn work(cluster: &Cluster) -> Result<()> {
+    cluster.apply(WORK)?;
+    wait(cluster, "condition=Ready", "cachedimageset/tools")?;
+    wait(cluster, "jsonpath={.status.conditions[0].reason}=ConnectionRefused", "discoverypolicy/nobody-answers")?;
+    // Children change with their set, and go with their images.
+    let patch = r#"{"spec": {"priority": 7, "images": [{"image": "docker.io/library/node", "tag": "20"}]}}"#;
+    cluster.kubectl(&["patch", "cachedimageset", "tools", "--type=merge", "--patch", patch])?;
+    wait(cluster, "jsonpath={.status.imagesManaged}=1", "cachedimageset/tools")?;
+    let child = ["get", "cachedimages", "-l", "drop.corewire.io/imageset=tools", "-o", "name"];
+    wait(cluster, "jsonpath={.spec.priority}=7", cluster.kubectl(&child)?.trim())
+}
+
+fn foreign_secrets_are_out_of_reach(cluster: &Cluster) -> Result<()> {
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:drop-system", "system:authenticated"];
+    let kubeconfig = cluster.kubeconfig_for(ACCOUNT, &groups)?;
+    let kubeconfig = kubeconfig.display().to_string();
+    let read = |namespace| cluster.kubectl(&["--kubeconfig", &kubeconfig, "-n", namespace, "get", "secret", "login"]);
+    cluster.kubectl(&["create", "secret", "generic", "login", "--from-literal=token=foreign"])?;
+    read(NAMESPACE).context("its own namespace's Secret")?;
+    let refused = format!("{:#}", read("default").err().context("a foreign Secret was read")?);
+    ensure!(refused.contains("Forbidden"), "{refused}");
+    Ok(())
+}
+
+/// A leader hands over, and nothing is pulled again.
+fn upgrade(cluster: &Cluster) -> Result<()> {
+    let pulled = || cluster.kubectl(&["get", "cachedimage/alpine-3-20", "-o", "jsonpath={.status.lastPulledAt}"]);
+    let before = pulled()?;
+    let arguments = ["upgrade", "drop", "charts/drop", "--namespace", NAMESPACE, "--set", "crds.install=false"];
+    helm(cluster, &[&arguments[..], &["--set", "log.level=debug"]].concat())?;
+    roll_out(cluster)?;
+    // The new leader answers for what is new.
+    cluster.kubectl(&["patch", "pullpolicy", "quick", "--type=merge", "--patch", r#"{"spec": {"paused": true}}"#])?;
+    cluster.kubectl(&["delete", "cachedimageset", "tools"])?;
+    wait(cluster, "jsonpath={.status.observedGeneration}=2", "pullpolicy/quick")?;
+    ensure!(pulled()? == before, "pulled again by the upgrade");
+    Ok(())
+}
+
+fn roles_grant_what_is_needed(cluster: &Cluster) -> Result<()> {
+    let audit = cluster.audit()?;
+    let requests = || audit.iter().filter(|event| event.user == ACCOUNT && !event.resource.is_empty());
+    let forbidden: Vec<&AuditEvent> =
+        requests().filter(|event| event.code == 403 && event.user_agent.starts_with("drop/")).collect();
+    ensure!(forbidden.is_empty(), "refused: {forbidden:#?}");
+    let needed: BTreeSet<Permission> =
+        requests().filter(|event| event.user_agent.starts_with("drop/")).map(needed).collect();
+    let granted = granted(cluster)?;
+    let missing: Vec<_> = needed.difference(&granted).collect();
+    ensure!(missing.is_empty(), "asked for and not granted: {missing:#?}");
+    for permission in granted.difference(&needed) {
+        let known =
+            |(resource, verb, _): &&(&str, &str, &str)| *resource == permission.resource && *verb == permission.verb;
+        let (.., why) = UNSEEN.iter().find(known).with_context(|| format!("granted in vain: {permission:?}"))?;
+        eprintln!("granted and not seen: {} {}: {why}", permission.verb, permission.resource);
+    }
+    eprintln!("{} permissions are needed, {} are granted:\n{granted:#?}", needed.len(), granted.len());
+    Ok(())
+}
+
+fn needed(event: &AuditEvent) -> Permission {
+    let subresource = if event.subresource.is_empty() { String::new() } else { format!("/{}", event.subresource) };
+    Permission {
+        namespace: event.namespace.clone(),
+        group: event.group.clone(),
+        resource: format!("{}{subresource}", event.resource),
+        verb: event.verb.clone(),
+    }
+}
+
+/// What the release's roles grant.
+fn granted(cluster: &Cluster) -> Result<BTreeSet<Permission>> {
+    let selector = "app.kubernetes.io/instance=drop";
+    let roles = cluster.kubectl(&["get", "clusterroles,roles", "-A", "-l", selector, "-o", "json"])?;
+    let roles: Value = serde_json::from_str(&roles)?;
+    let words = |rule: &Value, field: &str| -> Vec<String> {
+        let words = rule.get(field).and_then(Value::as_array).into_iter().flatten();
+        words.filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    let mut granted = BTreeSet::new();
+    for role in roles.get("items").and_then(Value::as_array).context("no roles")? {
+        let namespace = role.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+        for rule in role.get("rules").and_then(Value::as_array).context("no rules")? {
+            for group in words(rule, "apiGroups") {
+                for resource in words(rule, "resources") {
+                    for verb in words(rule, "verbs") {
+                        let (namespace, group, resource) = (namespace.to_owned(), group.clone(), resource.clone());
+                        granted.insert(Permission { namespace, group, resource, verb });
+                    }
+                }
+            }
+        }
+    }
+    Ok(granted)
+}
+
+/// What users have made stays; the operator and all that is its goes.
+fn uninstall(cluster: &Cluster) -> Result<()> {
+    helm(cluster, &["uninstall", "drop", "--namespace", NAMESPACE, "--wait"])?;
+    helm(cluster, &["uninstall", "drop-crds"])?;
+    let images = cluster.kubectl(&["get", "cachedimages"])?;
+    ensure!(images.contains("alpine-3-20"), "{images}");
+    let left = cluster.kubectl(&["get", "clusterroles,clusterrolebindings,priorityclasses,roles,deployments", "-A"])?;
+    ensure!(!left.lines().any(|line| line.contains("/drop")), "{left}");
+    Ok(())
+}
