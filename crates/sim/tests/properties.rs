@@ -62,7 +62,7 @@ fn random_clusters_keep_every_promise_and_converge() {
             scope.spawn(work);
         }
     });
-    println!("{} clusters, from seed {first} on", next.load(Ordering::Relaxed) - first);
+    eprintln!("{} clusters, from seed {first} on", next.load(Ordering::Relaxed) - first);
 }
 
 #[test]
