@@ -60,6 +60,7 @@ struct Permission {
 }
 
 #[test]
+#[ignore = "it compiles a release for musl: run it with -- --ignored"]
 fn the_charts_install_the_operator_which_needs_what_its_roles_grant_and_no_more() {
     let cluster = start().unwrap();
     let result = install(&cluster)

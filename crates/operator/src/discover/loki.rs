@@ -197,8 +197,8 @@ mod tests {
         let start = i128::from(NOW - 3600) * 1_000_000_000;
         let lines: Vec<_> = (0..12_000).map(|at| (start + at, "x".to_owned())).collect();
         let backend = Fake::start(move |got| page(&lines, got)).await;
-        // A page has about 150 kB.
-        let limits = Limits { body: 256 << 10, ..Limits::default() };
+        // Enough for one page of 5000 lines at 25 bytes, not for two.
+        let limits = Limits { body: 200 << 10, ..Limits::default() };
         let now = Timestamp::from_second(NOW).unwrap();
         let failure = fetch(&query(&backend.url), &secret(&[]), now, limits).await.unwrap_err();
         assert_eq!(failure.reason, SourceReason::InvalidResponse);
