@@ -22,6 +22,7 @@ pub mod failure;
 pub mod health;
 pub mod image;
 pub mod image_set;
+pub mod interner;
 pub mod inventory;
 pub mod memory;
 pub mod node;
@@ -36,7 +37,6 @@ pub mod reference;
 pub mod registry;
 pub mod settings;
 pub mod status;
-pub mod texts;
 pub mod verdict;
 pub mod world;
 

@@ -9,9 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::Name;
 use crate::backoff::Backoff;
 use crate::failure::{classify, shortened};
+use crate::interner::Texts;
 use crate::pull_pod::{End, Outcome, PullPod};
 use crate::reference::Reference;
-use crate::texts::Texts;
 
 /// The most images that a NodeCache holds.
 pub const MAX_IMAGES: usize = 2000;
@@ -222,7 +222,7 @@ impl Memory {
     pub fn from_api(status: &NodeCacheStatus, texts: &mut Texts) -> Self {
         Self {
             last_pod: status.last_pod_uid.as_deref().map(Into::into),
-            starts: status.pull_starts.iter().map(|start| (texts.share(&start.policy), start.at)).collect(),
+            starts: status.pull_starts.iter().map(|start| (texts.share(start.policy.as_str()), start.at)).collect(),
             node_failure: status.node_failure.as_ref().map(|failure| Failure::from_api(failure, texts)),
             images: status
                 .images
@@ -319,8 +319,8 @@ impl Failure {
     fn from_api(failure: &node_cache::Failure, texts: &mut Texts) -> Self {
         Self {
             scope: failure.scope,
-            reason: texts.share(&failure.reason),
-            message: texts.share(&failure.message),
+            reason: texts.share(failure.reason.as_str()),
+            message: texts.share(failure.message.as_str()),
             count: u32::try_from(failure.count).unwrap_or_default(),
             at: failure.at,
             retry_at: failure.retry_at,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use crate::texts::Texts;
+use crate::interner::Texts;
 
 /// A full image reference, normalised as container runtimes do: with registry
 /// host and with tag or digest, so that `alpine:3.20` and
@@ -56,7 +56,7 @@ impl Reference {
     /// The same reference, sharing its text with all others of `texts`.
     #[must_use]
     pub fn shared(&self, texts: &mut Texts) -> Self {
-        Self(texts.share(&self.0))
+        Self(texts.share(&*self.0))
     }
 
     /// The whole text: `docker.io/library/alpine:3.20`.

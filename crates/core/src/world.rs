@@ -25,6 +25,7 @@ use crate::event::{Event, Kind};
 use crate::health::Health;
 use crate::image::Image;
 use crate::image_set::{ImageSet, Members};
+use crate::interner::Texts;
 use crate::inventory::{Index, Sighting};
 use crate::memory::{Failure, Memory, Record};
 use crate::node::{Node, Readiness};
@@ -38,7 +39,6 @@ use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::status::is_news;
-use crate::texts::Texts;
 use crate::verdict::Verdict;
 
 pub(crate) use discoveries::DiscoveryEntry;

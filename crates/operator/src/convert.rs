@@ -1,11 +1,9 @@
 //! From Kubernetes objects to what planning needs of them. The rest of each
 //! object is dropped here, which bounds the operator's memory.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use drop_api::names::ANNOTATION_POLICY;
 use drop_api::scheduling::TaintEffect;
+use drop_core::interner::Interner;
 use drop_core::inventory::{Inventory, Listed};
 use drop_core::node::{Node, Readiness, Taint};
 use drop_core::policy::BUILT_IN;
@@ -20,37 +18,18 @@ const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
 const LABEL_TYPE: &str = "type";
 
-/// Images that nodes list, each kept once however many nodes list it.
-#[derive(Debug, Default)]
-pub struct Interner {
-    images: BTreeSet<Arc<Listed>>,
-    /// How many there were when those that no node lists any more were last dropped.
-    kept: usize,
-}
-
-impl Interner {
-    fn intern(&mut self, image: k8s::ContainerImage) -> Arc<Listed> {
-        // Docker lists images without a name as `<none>@<none>`.
-        let names = image.names.unwrap_or_default().into_iter().filter(|name| !name.contains('<'));
-        let listed = Listed {
-            names: names.map(|name| Reference::parse(&name)).collect(),
-            size: image.size_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
-        };
-        if let Some(known) = self.images.get(&listed) {
-            return known.clone();
-        }
-        if self.images.len() > 2 * self.kept + 1000 {
-            self.images.retain(|image| Arc::strong_count(image) > 1);
-            self.kept = self.images.len();
-        }
-        let listed = Arc::new(listed);
-        self.images.insert(listed.clone());
-        listed
+/// What a node says of an image on its disk.
+fn listed(image: k8s::ContainerImage) -> Listed {
+    // Docker lists images without a name as `<none>@<none>`.
+    let names = image.names.unwrap_or_default().into_iter().filter(|name| !name.contains('<'));
+    Listed {
+        names: names.map(|name| Reference::parse(&name)).collect(),
+        size: image.size_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
     }
 }
 
 /// Reads a Node; `None` where it lacks a name or UID.
-pub fn node(object: k8s::Node, interner: &mut Interner) -> Option<Node> {
+pub fn node(object: k8s::Node, images: &mut Interner<Listed>) -> Option<Node> {
     let meta = object.metadata;
     let spec = object.spec.unwrap_or_default();
     let status = object.status.unwrap_or_default();
@@ -59,7 +38,7 @@ pub fn node(object: k8s::Node, interner: &mut Interner) -> Option<Node> {
     let is_virtual = labels.get(LABEL_TYPE).is_some_and(|value| value == "virtual-kubelet")
         || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET);
     let info = status.node_info.unwrap_or_default();
-    let listed = status.images.unwrap_or_default().into_iter().map(|image| interner.intern(image));
+    let listed = status.images.unwrap_or_default().into_iter().map(|image| images.share(listed(image)));
     let inventory = Inventory::new(listed.collect());
     let conditions = status.conditions.unwrap_or_default();
     Some(Node {
@@ -201,6 +180,8 @@ fn container(container: k8s::Container, status: Option<k8s::ContainerStatus>) ->
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use drop_core::pull_pod::Outcome;
     use serde_json::json;

@@ -9,6 +9,7 @@ use drop_core::Name;
 use drop_core::event::{Event, Kind};
 use drop_core::image::Image;
 use drop_core::image_set::ImageSet;
+use drop_core::interner::Interner;
 use drop_core::policy::Policy;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1 as k8s;
@@ -31,8 +32,8 @@ pub const WRITTEN_BY_LEADERS: [Kind; 2] = [Kind::Pod, Kind::Cache];
 pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Event>, relist: watch::Receiver<()>) {
     let everything = watcher::Config::default;
     let pull_pods = everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGER}"));
-    let mut interner = convert::Interner::default();
-    let node = move |object| convert::node(object, &mut interner).map(|node| Event::Node(Box::new(node)));
+    let mut images = Interner::default();
+    let node = move |object| convert::node(object, &mut images).map(|node| Event::Node(Box::new(node)));
     let send = |event| send(&events, event);
     let secrets: Api<PartialObjectMeta<k8s::Secret>> = Api::namespaced(client.clone(), &namespace);
     tokio::join!(

@@ -11,10 +11,10 @@ use super::pods::record;
 use crate::Name;
 use crate::backoff::Backoff;
 use crate::effect::{Effect, EffectKey};
+use crate::interner::Texts;
 use crate::memory::{self, Memory};
 use crate::notice::{self, Notice};
 use crate::status::{self, Status};
-use crate::texts::Texts;
 use crate::world::{CacheEntry, Published, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.

@@ -1,0 +1,58 @@
+//! Values that many objects share, each kept once.
+
+use std::borrow::Borrow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The fewest values that are looked through for those that nobody uses any more.
+const FEW: usize = 1000;
+
+/// Values in use. Five thousand nodes that list or remember the same image hold it once.
+#[derive(Debug)]
+pub struct Interner<T: ?Sized> {
+    values: BTreeSet<Arc<T>>,
+    /// How many there were when those that nobody used were last dropped.
+    kept: usize,
+}
+
+/// Texts, such as references and digests.
+pub type Texts = Interner<str>;
+
+impl<T: ?Sized> Default for Interner<T> {
+    fn default() -> Self {
+        Self { values: BTreeSet::new(), kept: 0 }
+    }
+}
+
+impl<T: ?Sized + Ord> Interner<T> {
+    /// The one copy of `value`.
+    pub fn share<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
+        if let Some(known) = self.values.get(value.borrow()) {
+            return known.clone();
+        }
+        if self.values.len() > 2 * self.kept + FEW {
+            self.values.retain(|value| Arc::strong_count(value) > 1);
+            self.kept = self.values.len();
+        }
+        let value = value.into();
+        self.values.insert(value.clone());
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_kept_once_and_for_as_long_as_it_is_used() {
+        let mut texts = Texts::default();
+        let one = texts.share("alpine");
+        assert!(Arc::ptr_eq(&one, &texts.share("alpine")));
+        for number in 0..10 * FEW {
+            texts.share(number.to_string().as_str());
+        }
+        assert!(texts.values.len() <= 2 * FEW, "{}", texts.values.len());
+        assert!(Arc::ptr_eq(&one, &texts.share("alpine")));
+    }
+}
