@@ -1510,6 +1510,32 @@ fn an_overdue_retry_is_not_starved_by_a_long_roll_out() {
     assert!(lab.status("good").nodes_ready >= 40, "and the roll-out goes on: {}", lab.shows("good"));
 }
 
+#[test]
+fn retries_that_take_all_the_time_there_is_do_not_starve_what_was_never_tried() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| {
+        policy.min_delay_between_pulls = duration("0s");
+        policy.failure_backoff.initial = duration("1s");
+        policy.failure_backoff.max = duration("2s");
+    });
+    let on_a = |spec: &mut CachedImageSpec| {
+        spec.policy_ref = Some(LocalObjectReference { name: "p".to_owned() });
+        spec.node_selector.insert("on".to_owned(), "a".to_owned());
+    };
+    lab.edit_node("a", |node| drop(node.labels.insert("on".to_owned(), "a".to_owned())));
+    for n in 0..20 {
+        let image = format!("registry-{n}.example/nope:1");
+        lab.knobs.broken_images.insert(image.clone(), NOT_FOUND.into());
+        lab.image_with(&format!("nope-{n}"), &image, on_a);
+    }
+    lab.run(secs(120.0));
+    lab.image_with("good", "good", under("p"));
+    lab.run(secs(120.0));
+    assert_eq!(lab.shows("good"), "Cached 2/2", "{:?}", lab.starts());
+    let retries = lab.pods_of("registry-7.example/nope:1");
+    assert!(retries.len() >= 4, "and every retry has its turn: {retries:?}");
+}
+
 // ---- Rounds of failures -------------------------------------------------------
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which pulls to start.
 
-use std::collections::btree_set;
+use std::collections::{BTreeMap, btree_set};
 
 use drop_api::names::short_hash;
 use drop_api::pull_policy::HostNetwork;
@@ -10,6 +10,7 @@ use super::Plan;
 use crate::Name;
 use crate::budget::Budget;
 use crate::effect::{Effect, PodOrder, Pull};
+use crate::health::Health;
 use crate::image::{Image, ImagePullPolicy};
 use crate::node::Readiness;
 use crate::order::{Candidate, Urgency};
@@ -23,9 +24,8 @@ use crate::world::{ImageEntry, NodeEntry, Start, World};
 /// by urgency, then probes of images that fail.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
-    for image in &world.probed {
-        probe(world, image, Probe::Overdue, now, &mut budget, plan);
-    }
+    let (overdue, due) = probes(world, now, plan);
+    let mut overdue = overdue.into_iter().peekable();
     let mut queues: Vec<Queue<'_>> = world
         .queues
         .iter()
@@ -35,13 +35,17 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
             Some(Queue { policy, next: rest.next(), rest })
         })
         .collect();
-    // Over all policies the most urgent candidate goes first, because two of
-    // them may want the same node.
-    while let Some((queue, candidate)) = queues
-        .iter_mut()
-        .filter_map(|queue| queue.next.map(|candidate| (queue, candidate)))
-        .min_by_key(|(_, candidate)| *candidate)
-    {
+    loop {
+        // Over all policies the most urgent candidate goes first, because two of
+        // them may want the same node.
+        let waiting = queues.iter_mut().filter_map(|queue| queue.next.map(|candidate| (queue, candidate)));
+        let first = waiting.min_by_key(|(_, candidate)| *candidate);
+        let candidate = first.as_ref().map(|(_, candidate)| *candidate);
+        if let Some((_, image)) = overdue.next_if(|(probe, _)| candidate.is_none_or(|candidate| probe < candidate)) {
+            probe(world, image, now, &mut budget, plan);
+            continue;
+        }
+        let Some((queue, candidate)) = first else { break };
         queue.next = queue.rest.next();
         match start(world, queue.policy, candidate, &budget, now) {
             Ok(Some(order)) => commit_start(order, &mut budget, plan),
@@ -61,8 +65,8 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
             }
         }
     }
-    for image in &world.probed {
-        probe(world, image, Probe::Due, now, &mut budget, plan);
+    for image in due {
+        probe(world, image, now, &mut budget, plan);
     }
     for entry in world.images.values() {
         ask_for_tag(world, entry, now, &mut budget, plan);
@@ -181,37 +185,61 @@ fn pod_name(what: &str, identity: &str) -> Name {
     format!("{}-{}", prefix.trim_end_matches('-'), short_hash(identity.as_bytes())).into()
 }
 
-/// Which probes are to be started.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Probe {
-    /// Those that are due.
-    Due,
-    /// Those that have been due for longer than the longest backoff.
-    Overdue,
+/// The images that fail and are to be tried again: those that have been due for longer
+/// than the longest backoff, with their places among the nodes that wait, and the others.
+///
+/// Retries yield to all others, but not for ever: one that is overdue goes first, if none
+/// under its policy has failed for the longest backoff. Any further one stands in line with
+/// those that were never tried, so that many of them do not take all the time there is.
+fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> (Vec<(Candidate, &'a Name)>, Vec<&'a Name>) {
+    let (mut overdue, mut due) = (Vec::new(), Vec::new());
+    let mut last_failures: BTreeMap<&Name, Timestamp> = BTreeMap::new();
+    for (name, entry) in world.probed.iter().filter_map(|name| Some((name, world.images.get(name)?))) {
+        let image = &entry.image;
+        let Some(policy) = world.policy_of(image) else { continue };
+        let last_failure = world.health.get(&image.reference).and_then(Health::last_open_failure);
+        let last_of_policy = last_failures.entry(&policy.name).or_insert(Timestamp::MIN);
+        *last_of_policy = last_failure.unwrap_or(Timestamp::MIN).max(*last_of_policy);
+        if policy.paused || image.pull == ImagePullPolicy::Never || world.is_tried(&image.reference, plan) {
+            continue;
+        }
+        let of_registry = world.registry_probe_at(&image.reference, policy);
+        if of_registry.is_some() && world.is_registry_tried(&image.reference) {
+            continue;
+        }
+        let refused = entry.refused.as_ref().map(|refused| refused.until);
+        let Some(at) = world.probe_at(image, policy).max(of_registry) else { continue };
+        let at = refused.map_or(at, |until| until.max(at));
+        let waiting_since = at.checked_add(policy.backoff.max).unwrap_or(Timestamp::MAX);
+        if at > now {
+            plan.wake(at);
+        } else if waiting_since > now {
+            due.push(name);
+        } else {
+            let priority = image.priority;
+            let place =
+                Candidate { begins_turn: true, retry: false, priority, waiting_since, node: image.name.clone() };
+            overdue.push((place, name, policy));
+        }
+    }
+    overdue.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    for (place, _, policy) in &mut overdue {
+        if let Some(last) = last_failures.remove(&policy.name) {
+            place.begins_turn = last.checked_add(policy.backoff.max).unwrap_or(Timestamp::MAX) > now;
+        }
+    }
+    let mut overdue: Vec<_> = overdue.into_iter().map(|(place, name, _)| (place, name)).collect();
+    overdue.sort();
+    (overdue, due)
 }
 
-/// Lets one node try an image that fails, when its backoff has passed.
-fn probe(world: &World, name: &Name, which: Probe, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
-    let Some(entry) = world.images.get(name) else { return };
-    let image = &entry.image;
+/// Lets one node try an image that fails, as its time has come.
+fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
+    let Some(ImageEntry { image, .. }) = world.images.get(name) else { return };
     let Some(policy) = world.policy_of(image) else { return };
-    if policy.paused || image.pull == ImagePullPolicy::Never || world.is_tried(&image.reference, plan) {
-        return;
-    }
-    let of_registry = world.registry_probe_at(&image.reference, policy);
-    if of_registry.is_some() && (world.is_registry_tried(&image.reference) || plan.tries_registry(&image.reference)) {
-        return;
-    }
-    let refused = entry.refused.as_ref().map(|refused| refused.until);
-    let Some(at) = world.probe_at(image, policy).max(of_registry) else { return };
-    let at = refused.map_or(at, |until| until.max(at));
-    if at > now {
-        plan.wake(at);
-        return;
-    }
-    // Retries yield to all others, but not for ever.
-    let overdue_at = at.checked_add(policy.backoff.max).unwrap_or(Timestamp::MAX);
-    if which == Probe::Overdue && overdue_at > now {
+    let is_paused = world.is_registry_paused(&image.reference);
+    // Another probe of this plan may do.
+    if world.is_tried(&image.reference, plan) || (is_paused && plan.tries_registry(&image.reference)) {
         return;
     }
     let last_try = |node: &Name| {
