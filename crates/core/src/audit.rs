@@ -4,6 +4,7 @@
 //! every plan of a running operator. It counts anew from the facts and shares
 //! no code with the budget that it checks.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,6 +14,7 @@ use crate::effect::{Effect, PodOrder};
 use crate::image::ImagePullPolicy;
 use crate::plan::Plan;
 use crate::presence::Standing;
+use crate::status;
 use crate::world::{Stage, World};
 
 /// Every invariant that `plan` violates, as sentences; none if all is well.
@@ -60,7 +62,22 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
             violations.extend(audit_deletion(world, pod).map(|what| format!("deletion of {pod}: {what}")));
         }
     }
+    if world.is_synced() {
+        violations.extend(audit_statuses(world, now));
+    }
     violations
+}
+
+/// What is not to be looked at again shows what is true now.
+fn audit_statuses(world: &World, now: Timestamp) -> Vec<String> {
+    let budget = OnceCell::new();
+    let clean = world.images.iter().filter(|(name, _)| !world.stale.images.contains(name));
+    let differing = clean.filter_map(|(name, entry)| {
+        let status = status::cached_image(world, entry, &budget, now);
+        let shown = &entry.published.status;
+        (status != *shown).then(|| format!("CachedImage {name} shows {shown:?}, and should {status:?}"))
+    });
+    differing.collect()
 }
 
 /// A Pod pulls only what is wanted, allowed and missing.

@@ -179,6 +179,18 @@ fn a_deletion_before_the_outcome_is_recorded() {
 }
 
 #[test]
+fn a_status_that_is_not_kept_up_to_date() {
+    let noticed = noticed(|plan| {
+        for effect in plan.effects.extract_if(.., |effect| matches!(effect, Effect::PatchImage { .. })) {
+            if let Effect::PatchImage { image, .. } = effect {
+                plan.clean.images.push(image);
+            }
+        }
+    });
+    assert_says(&noticed, "CachedImage alpine shows");
+}
+
+#[test]
 fn two_effects_about_the_same() {
     let noticed = noticed(|plan| {
         let again = plan.effects.clone();

@@ -153,7 +153,11 @@ impl World {
                 if entry.node.uid != node.uid {
                     entry.turn = None;
                 }
+                let is_hindered = entry.node.readiness != node.readiness;
                 entry.node = node;
+                if is_hindered {
+                    self.hinder(&name);
+                }
             }
             None => {
                 let entry = NodeEntry {
@@ -169,6 +173,13 @@ impl World {
             }
         }
         self.dirty.nodes.insert(name);
+    }
+
+    /// Takes in that a node's pulls wait for another reason than before.
+    fn hinder(&mut self, node: &Name) {
+        let standings = self.nodes.get(node).into_iter().flat_map(|entry| &entry.standings);
+        let waiting = standings.filter(|(_, standing)| !standing.is_there());
+        self.stale.images.extend(waiting.map(|(image, _)| image.clone()));
     }
 
     pub(super) fn set_pod(&mut self, pod: PullPod, now: Timestamp) {
@@ -331,6 +342,9 @@ impl World {
         match &after.node_failure {
             Some(failure) => drop(self.troubled.insert(node.clone(), failure.clone())),
             None => drop(self.troubled.remove(node)),
+        }
+        if before.node_failure != after.node_failure {
+            self.hinder(node);
         }
         let references: BTreeSet<&Reference> = before.images.keys().chain(after.images.keys()).collect();
         for reference in references {

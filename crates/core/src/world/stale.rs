@@ -41,6 +41,11 @@ impl Stale {
         }
     }
 
+    /// Whether it is to be looked at, now or later.
+    pub(crate) fn contains(&self, name: &Name) -> bool {
+        self.due.contains_key(name)
+    }
+
     pub(crate) fn extend(&mut self, names: impl IntoIterator<Item = Name>) {
         names.into_iter().for_each(|name| self.insert(name));
     }
