@@ -136,6 +136,9 @@ fn report(kind: Kind, error: &watcher::Error) {
         Some(404) => {
             warn!(?kind, "not served by the API server: install Drop's CustomResourceDefinitions (deploy/crds)")
         }
+        Some(401) => {
+            warn!(?kind, "watch unauthorized: the token or certificate has expired, or is not this cluster's")
+        }
         Some(403) => warn!(?kind, %error, "watch forbidden: grant the operator's role"),
         _ => warn!(?kind, %error, "watch interrupted: it is resumed"),
     }

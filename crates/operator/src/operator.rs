@@ -51,7 +51,7 @@ fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
 
 async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
-    let client = client(&metrics).await?;
+    let client = client(&metrics, args.max_silence()).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "started");
 
@@ -129,11 +129,12 @@ pub fn pod_name() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
 }
 
-async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
+async fn client(metrics: &Arc<Metrics>, max_silence: Duration) -> anyhow::Result<Client> {
     // One provider for the whole process; that it is set already is no error.
     drop(rustls::crypto::ring::default_provider().install_default());
     let mut config =
         Config::infer().await.context("no cluster: set KUBECONFIG, or run in a Pod with a service account")?;
+    end_silence(&mut config, max_silence);
     config.headers.push((::http::header::USER_AGENT, ::http::HeaderValue::from_static(USER_AGENT)));
     // Every effect is tried again by plan, with what is known by then.
     config.default_retry = false;
@@ -148,6 +149,15 @@ async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
         .build())
 }
 
+/// Lets connections end over which the API server has said nothing for so long although it was
+/// asked. The watcher's own limit is five minutes, and holds for watches that have begun: lists,
+/// and requests for a watch, have none.
+fn end_silence(config: &mut Config, after: Duration) {
+    config.read_timeout = Some(after);
+    // Counted from the request, not from when its connection fell idle.
+    config.reset_reader_on_write = true;
+}
+
 /// Ends when the process is told to stop.
 async fn stop_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -157,4 +167,44 @@ async fn stop_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use drop_api::PullPolicy;
+    use futures::StreamExt;
+    use kube::Api;
+    use kube::runtime::{WatchStreamExt, watcher};
+
+    use super::*;
+    use crate::discover::fake::{Fake, Got, reply};
+
+    #[tokio::test]
+    async fn lists_and_watches_that_fall_silent_are_begun_anew() {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let lists = std::sync::atomic::AtomicUsize::new(0);
+        let lists = Arc::new(lists);
+        let server = Fake::start(move |got: &Got| {
+            let silence = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+            let is_list = !got.target.contains("watch=true");
+            if is_list && lists.fetch_add(1, Ordering::Relaxed) > 0 {
+                let list = r#"{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":"7"},"items":[]}"#;
+                return reply(200, &[], list);
+            }
+            reply(200, &[], silence)
+        })
+        .await;
+        let mut config = Config::new(server.url.parse().unwrap());
+        end_silence(&mut config, Duration::from_millis(50));
+        let policies: Api<PullPolicy> = Api::all(Client::try_from(config).unwrap());
+        let mut events = Box::pin(watcher(policies, watcher::Config::default()).default_backoff());
+        let watches = || server.got().iter().filter(|got| got.target.contains("resourceVersion=7")).count();
+        let resumed = async {
+            while watches() < 2 {
+                events.next().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), resumed).await.expect("nothing ends the silence");
+    }
 }
