@@ -152,7 +152,7 @@ async fn client(metrics: &Arc<Metrics>, max_silence: Duration) -> anyhow::Result
 /// Lets connections end over which the API server has said nothing for so long although it was
 /// asked. The watcher's own limit is five minutes, and holds for watches that have begun: lists,
 /// and requests for a watch, have none.
-fn end_silence(config: &mut Config, after: Duration) {
+pub fn end_silence(config: &mut Config, after: Duration) {
     config.read_timeout = Some(after);
     // Counted from the request, not from when its connection fell idle.
     config.reset_reader_on_write = true;
@@ -167,44 +167,4 @@ async fn stop_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use axum::body::Body;
-    use drop_api::PullPolicy;
-    use futures::StreamExt;
-    use kube::Api;
-    use kube::runtime::{WatchStreamExt, watcher};
-
-    use super::*;
-    use crate::discover::fake::{Fake, Got, reply};
-
-    #[tokio::test]
-    async fn lists_and_watches_that_fall_silent_are_begun_anew() {
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let lists = std::sync::atomic::AtomicUsize::new(0);
-        let lists = Arc::new(lists);
-        let server = Fake::start(move |got: &Got| {
-            let silence = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-            let is_list = !got.target.contains("watch=true");
-            if is_list && lists.fetch_add(1, Ordering::Relaxed) > 0 {
-                let list = r#"{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":"7"},"items":[]}"#;
-                return reply(200, &[], list);
-            }
-            reply(200, &[], silence)
-        })
-        .await;
-        let mut config = Config::new(server.url.parse().unwrap());
-        end_silence(&mut config, Duration::from_millis(50));
-        let policies: Api<PullPolicy> = Api::all(Client::try_from(config).unwrap());
-        let mut events = Box::pin(watcher(policies, watcher::Config::default()).default_backoff());
-        let watches = || server.got().iter().filter(|got| got.target.contains("resourceVersion=7")).count();
-        let resumed = async {
-            while watches() < 2 {
-                events.next().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), resumed).await.expect("nothing ends the silence");
-    }
 }
