@@ -314,6 +314,8 @@ struct Dirty {
     standings: BTreeSet<Name>,
     /// Nodes on which every image is to be judged.
     nodes: BTreeSet<Name>,
+    /// Per node the images that are to be judged there.
+    pairs: BTreeMap<Name, BTreeSet<Name>>,
     /// Nodes whose places in the queues may have changed.
     places: BTreeSet<Name>,
     /// Nodes whose NodeCaches may have to be written.

@@ -58,6 +58,10 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             settings: &world.settings,
         };
         match pod.end(&entry.steps, &expected, now).or(is_lost.then_some(End::Lost)) {
+            // What is under way is not made anew with every plan.
+            Some(_) if !world.is_free(&EffectKey::Record(pod.node.clone()), now) => {
+                plan.wake_for(world, &EffectKey::Record(pod.node.clone()));
+            }
             Some(end) => plan.add(world, record_pod(world, node, entry, policy, &end, now), now),
             None => {
                 plan.wake(PullPod::deadline(&entry.steps, &expected).0);

@@ -30,6 +30,11 @@ impl World {
                 }
             }
         }
+        for (node, images) in std::mem::take(&mut self.dirty.pairs) {
+            if !nodes.contains(&node) {
+                self.judge(&node, &images, now);
+            }
+        }
         if !nodes.is_empty() {
             // Those that are gone are among the images that were placed.
             images.extend(self.images.keys().cloned());
