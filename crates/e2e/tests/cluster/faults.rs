@@ -18,7 +18,6 @@ const NODES: usize = 3;
 const POLICY: &str = "{maxConcurrentNodes: 2, minDelayBetweenPulls: 2s}";
 /// How long the operator lets a watch be silent here.
 const SILENCE: Duration = Duration::from_secs(5);
-
 /// How long anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -54,6 +53,10 @@ fn requests_and_answers_are_lost_or_refused(bed: &Bed, proxy: &ApiProxy) -> Resu
         for status in [409, 429, 500] {
             proxy.fail(ApiFault::Answer(status), Odds::Percent(4), is_it);
         }
+    }
+    let is_any = |request: &ApiRequest| WRITES.contains(&(request.verb, request.resource.as_str()));
+    for status in [409, 429, 500] {
+        proxy.fail(ApiFault::Answer(status), Odds::Times(1), is_any);
     }
     roll_out(bed, proxy, "lost")?;
     proxy.heal();
@@ -162,13 +165,11 @@ fn ensure_pulled_once(bed: &Bed, fleet: &Fleet<'_>) -> Result<()> {
     let turns = requests::first_on_each_node(&lives);
     let gap = requests::shortest_gap(&turns);
     ensure!(gap >= SignedDuration::from_secs(2), "two nodes began {gap:#} apart: {turns:#?}");
+    let mut created = bed.requests()?;
+    created.retain(|event| (&*event.verb, &*event.resource, event.code) == ("create", "pods", 201));
     for life in &lives {
-        let created = bed.requests()?.into_iter().filter(|event| {
-            (event.verb.as_str(), event.resource.as_str(), event.code) == ("create", "pods", 201)
-                && event.name == life.pod
-        });
-        let created = created.count();
-        ensure!(created == 1, "{} was created {created} times", life.pod);
+        let times = created.iter().filter(|event| event.name == life.pod).count();
+        ensure!(times == 1, "{} was created {times} times", life.pod);
     }
     for image in 0..fleet.images {
         let pulls = bed.cluster.registry().pulls(&fleet.repository(image));
