@@ -158,8 +158,8 @@ fn taint(taint: k8s::Taint) -> Option<Taint> {
 
 /// Whether a node can run Pods; one that does not tell can.
 fn readiness(node: &k8s::Node) -> Readiness {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    match conditions.filter(|condition| condition.type_ == "Ready").last() {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    match conditions.find(|condition| condition.type_ == "Ready") {
         Some(ready) if ready.status != "True" => Readiness::NotReady { network: false },
         _ => Readiness::Ready,
     }
