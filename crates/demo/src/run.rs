@@ -119,7 +119,7 @@ mod tests {
         // AGE follows from every delay in the cluster.
         let tables = table::all().into_iter().map(|table| {
             let table = table.ageless();
-            [vec![table.command()], table.lines(&lab), vec![String::new()]].concat().join("\n")
+            [vec![table.command()], table.lines(&lab, usize::MAX), vec![String::new()]].concat().join("\n")
         });
         let shown = tables.collect::<Vec<_>>().join("\n");
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/demo.golden");

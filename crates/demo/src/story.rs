@@ -20,6 +20,8 @@ use crate::Args;
 
 /// The demo that is shown where nobody asks for another.
 const DEMO: &str = include_str!("demo.yaml");
+/// The name of a file that stands for it.
+const STANDARD_INPUT: &str = "-";
 /// How many nodes there are where nobody says so.
 const NODES: u16 = 3;
 /// The taint of a node that is not Ready; the control plane sets it with two effects.
@@ -96,7 +98,10 @@ impl Story {
     pub fn new(args: &Args) -> anyhow::Result<Self> {
         let mut story = Self::default();
         for path in &args.files {
-            story.add(&read(path)?).with_context(|| path.display().to_string())?;
+            let name =
+                if path.as_os_str() == STANDARD_INPUT { "standard input".into() } else { path.to_string_lossy() };
+            let text = read(path).with_context(|| format!("cannot read {name}"))?;
+            story.add(&text).with_context(|| name.into_owned())?;
         }
         if args.files.is_empty() {
             story.add(DEMO)?;
@@ -247,11 +252,8 @@ impl Story {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
-    if path.as_os_str() == "-" {
-        return io::read_to_string(io::stdin()).context("cannot read standard input");
-    }
-    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+fn read(path: &Path) -> io::Result<String> {
+    if path.as_os_str() == STANDARD_INPUT { io::read_to_string(io::stdin()) } else { fs::read_to_string(path) }
 }
 
 #[cfg(test)]

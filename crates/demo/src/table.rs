@@ -12,6 +12,12 @@ use serde_json::Value;
 const KINDS: [&str; 4] = ["CachedImageSet", "CachedImage", "PullPolicy", "NodeCache"];
 /// The only column of `-o wide` that is shown.
 const MESSAGE: &str = "MESSAGE";
+/// Columns that a narrow terminal does without, the least telling first.
+const DISPENSABLE: [&str; 2] = ["IMAGE", "TAG"];
+/// So much of the last column should be seen.
+const LAST_WIDTH: usize = 30;
+/// Between two columns, as `kubectl` does it.
+const GAP: &str = "   ";
 /// More rows than these are only counted.
 const MOST_ROWS: usize = 40;
 
@@ -86,8 +92,8 @@ impl Table {
         rows.collect()
     }
 
-    /// The head and the rows, or that there is nothing.
-    pub(crate) fn lines(&self, lab: &Lab) -> Vec<String> {
+    /// The head and the rows, or that there is nothing, for a place of so many columns.
+    pub(crate) fn lines(&self, lab: &Lab, room: usize) -> Vec<String> {
         let mut rows = self.rows(lab);
         if rows.is_empty() {
             return vec!["No resources found".to_owned()];
@@ -95,15 +101,21 @@ impl Table {
         let more = rows.len().saturating_sub(MOST_ROWS);
         rows.truncate(MOST_ROWS);
         rows.insert(0, self.head());
-        let mut widths = Vec::new();
-        rows.iter().for_each(|row| widen(&mut widths, row));
+        let mut widths = widths_of(&rows);
+        for name in DISPENSABLE {
+            let position = rows.first().and_then(|head| head.iter().position(|column| column == name));
+            if let Some(position) = position.filter(|_| needed(&widths) > room) {
+                rows.iter_mut().for_each(|row| drop(row.remove(position)));
+                widths = widths_of(&rows);
+            }
+        }
         let lines = rows.iter().map(|row| line(row, &widths));
         lines.chain((more > 0).then(|| format!("... and {more} more"))).collect()
     }
 
     /// Prints head and rows.
     pub(crate) fn print(&self, lab: &Lab, out: &mut dyn Write) -> io::Result<()> {
-        self.lines(lab).iter().try_for_each(|line| writeln!(out, "{line}"))
+        self.lines(lab, usize::MAX).iter().try_for_each(|line| writeln!(out, "{line}"))
     }
 }
 
@@ -115,10 +127,22 @@ pub(crate) fn widen(widths: &mut Vec<usize>, row: &[String]) {
     }
 }
 
+fn widths_of(rows: &[Vec<String>]) -> Vec<usize> {
+    let mut widths = Vec::new();
+    rows.iter().for_each(|row| widen(&mut widths, row));
+    widths
+}
+
+/// How much room columns need so that enough of the last one is seen.
+fn needed(widths: &[usize]) -> usize {
+    let Some((last, others)) = widths.split_last() else { return 0 };
+    others.iter().map(|width| width + GAP.len()).sum::<usize>() + LAST_WIDTH.min(*last)
+}
+
 /// A row as a line.
 pub(crate) fn line(row: &[String], widths: &[usize]) -> String {
     let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-    cells.join("   ").trim_end().to_owned()
+    cells.join(GAP).trim_end().to_owned()
 }
 
 /// Every object of a kind: its name, when it was created, and all that is written of it.

@@ -14,7 +14,7 @@ const FRAME: Duration = Duration::from_millis(100);
 /// The size of a terminal that does not tell: columns and rows.
 const USUAL_SIZE: (usize, usize) = (80, 24);
 /// How many of the last happenings a terminal shows.
-const REMEMBERED: usize = 4;
+const REMEMBERED: usize = 3;
 /// The longest usual word in the column STATUS.
 const LONGEST_STATUS: &str = "ImagePullBackOff";
 
@@ -132,8 +132,8 @@ impl View for Screen {
         let mut lines = vec![format!("After {}", clock(at))];
         lines.extend(self.told.iter().cloned());
         for table in &self.tables {
-            lines.push(String::new());
-            lines.extend(table.lines(lab));
+            lines.push(table.command());
+            lines.extend(table.lines(lab, width));
         }
         // The cursor stands below the last line.
         lines.truncate(height.saturating_sub(1));
@@ -153,6 +153,22 @@ impl View for Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_narrow_terminal_does_without_what_tells_least() {
+        let mut lab = Lab::default();
+        lab.image("a", "registry.example.com/with/a/long/name:1");
+        lab.run(SignedDuration::from_secs(1));
+        let table = Table::of("CachedImage").unwrap();
+        let heads = [200, 80, 60].map(|room| table.lines(&lab, room).remove(0));
+        let heads = heads.map(|head| head.split_whitespace().collect::<Vec<_>>().join(" "));
+        let expected = [
+            "NAME IMAGE TAG STATUS READY AGE MESSAGE",
+            "NAME TAG STATUS READY AGE MESSAGE",
+            "NAME STATUS READY AGE MESSAGE",
+        ];
+        assert_eq!(heads, expected);
+    }
 
     #[test]
     fn a_terminal_is_drawn_in_place_and_never_beyond_its_size() {
