@@ -15,6 +15,7 @@ use crate::interner::Texts;
 use crate::memory::{self, Memory};
 use crate::notice::{self, Notice};
 use crate::status::{self, Status};
+use crate::time::after;
 use crate::world::{CacheEntry, Published, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
@@ -82,7 +83,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
         // What a set has only just made has nothing to show yet that its set does not.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
         if is_new_child && status::is_progress(&status.conditions) {
-            let shown_at = entry.seen_at.checked_add(world.settings.progress_interval).unwrap_or(Timestamp::MAX);
+            let shown_at = after(entry.seen_at, world.settings.progress_interval);
             if shown_at > now {
                 plan.wake(shown_at);
                 plan.deferred.images.push((name.clone(), shown_at));
@@ -176,6 +177,6 @@ impl World {
             false if published.is_part => progress.max,
             false => progress.nominal(published.progress + 1),
         };
-        published.written_at.map(|at| at.checked_add(interval).unwrap_or(Timestamp::MAX))
+        published.written_at.map(|at| after(at, interval))
     }
 }
