@@ -108,11 +108,13 @@ impl Story {
         } else if story.references().is_empty() {
             bail!("the files have no image to pull: write a CachedImage, or a CachedImageSet with images");
         }
-        let has_nodes = story.objects.iter().any(|object| matches!(object.spec, Spec::Node(_)));
-        let count = args.nodes.unwrap_or(if has_nodes { 0 } else { NODES });
+        let nodes = story.objects.iter().filter(|object| matches!(object.spec, Spec::Node(_)));
+        let taken: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
+        let count = args.nodes.unwrap_or(if taken.is_empty() { NODES } else { 0 });
         let labels: BTreeMap<&String, &String> = args.labels.iter().map(|(key, value)| (key, value)).collect();
-        for number in 1..=count {
-            let metadata = serde_json::json!({ "name": format!("node-{number}"), "labels": labels });
+        let names = (1..).map(|number: u32| format!("node-{number}")).filter(|name| !taken.contains(name));
+        for name in names.take(count.into()) {
+            let metadata = serde_json::json!({ "name": name, "labels": labels });
             let node = serde_json::json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata });
             story.objects.extend(Object::read(node)?);
         }
