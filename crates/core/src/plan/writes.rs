@@ -30,14 +30,18 @@ pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
             plan.wake_for(world, &key);
             continue;
         }
+        let current = world.caches.get(name);
+        let has_any = node.standings.values().any(|standing| standing.is_there());
+        if current.is_none() && !has_any && !long_pulls.contains(name) {
+            // There is nothing to say of a node that has none of what it should have.
+            plan.clean.caches.push(name.clone());
+            continue;
+        }
         let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
         let effect = record(world, node, memory, Vec::new(), now);
         let Effect::RecordNode { cache, .. } = &effect else { continue };
-        let current = world.caches.get(name);
         let unchanged = current.is_some_and(|current| says_the_same(current, cache));
-        let is_empty = cache.status.as_ref().is_none_or(|status| status.images.is_empty());
-        let nothing_to_say = current.is_none() && is_empty && !long_pulls.contains(name);
-        if unchanged || nothing_to_say {
+        if unchanged {
             plan.clean.caches.push(name.clone());
         } else {
             plan.add(world, effect, now);

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
+use crate::backoff::spread;
 use crate::image::ImagePullPolicy;
 use crate::order::{Candidate, Urgency};
 use crate::presence::{Standing, standing};
@@ -142,7 +143,7 @@ impl World {
 
     /// A NodeCache may differ from what it should be, in nothing that is urgent.
     pub(super) fn cache_is_stale(&mut self, node: Name, now: Timestamp) {
-        let at = after(now, self.settings.record_within);
+        let at = after(now, spread(self.settings.record_within, &node));
         self.stale.caches.insert_at(node, at);
     }
 
