@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use drop_api::pull_policy::FailureBackoff;
@@ -190,6 +191,10 @@ struct Timing {
     /// How long a NodeCache may lag behind while no pull's outcome is at stake
     #[arg(long, env = "DROP_RECORD_WITHIN", default_value = "10s")]
     record_within: GoDuration,
+    /// How long a watch may be silent before it is resumed on a new connection; the API server
+    /// sends something every minute
+    #[arg(long, env = "DROP_MAX_SILENCE", default_value = "90s")]
+    max_silence: GoDuration,
 }
 
 impl OperatorArgs {
@@ -221,6 +226,11 @@ impl OperatorArgs {
             },
             ..Settings::default()
         }
+    }
+
+    /// How long the API server may be silent, at least a second.
+    pub fn max_silence(&self) -> Duration {
+        self.timing.max_silence.get().unsigned_abs().max(Duration::from_secs(1))
     }
 
     /// How long sources may take to answer.

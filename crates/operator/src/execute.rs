@@ -23,6 +23,7 @@ use crate::event::{self, event};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::operator::pod_name;
+use crate::patience::cause;
 use crate::pod::pod;
 
 /// The most requests under way at once.
@@ -190,7 +191,9 @@ impl Executor {
                 // Nothing depends on it.
                 match events.create(&post(), &event).await {
                     Ok(_) => info!(kind = notice.kind, name = %notice.name, reason = notice.reason, "event written"),
-                    Err(error) => warn!(kind = notice.kind, name = %notice.name, %error, "an event is lost"),
+                    Err(error) => {
+                        warn!(kind = notice.kind, name = %notice.name, error = cause(&error), "an event is lost")
+                    }
                 }
                 Ok(Report::Done)
             }
@@ -298,7 +301,7 @@ impl Executor {
                     !matches!(effect, Effect::CreatePod(_) | Effect::RecordNode { .. } | Effect::CreateChild { .. });
                 if status.code == 404 && needless { Report::Done } else { Report::Refused(status.message) }
             }
-            error => Report::Unknown(error.to_string()),
+            error => Report::Unknown(cause(&error)),
         }
     }
 

@@ -11,6 +11,7 @@ mod lease;
 mod metrics;
 mod observe;
 mod operator;
+mod patience;
 mod pod;
 mod process;
 

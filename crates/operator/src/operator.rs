@@ -51,7 +51,7 @@ fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
 
 async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
-    let client = client(&metrics).await?;
+    let client = client(&metrics, args.max_silence()).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "started");
 
@@ -129,11 +129,12 @@ pub fn pod_name() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
 }
 
-async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
+async fn client(metrics: &Arc<Metrics>, max_silence: Duration) -> anyhow::Result<Client> {
     // One provider for the whole process; that it is set already is no error.
     drop(rustls::crypto::ring::default_provider().install_default());
     let mut config =
         Config::infer().await.context("no cluster: set KUBECONFIG, or run in a Pod with a service account")?;
+    end_silence(&mut config, max_silence);
     config.headers.push((::http::header::USER_AGENT, ::http::HeaderValue::from_static(USER_AGENT)));
     // Every effect is tried again by plan, with what is known by then.
     config.default_retry = false;
@@ -146,6 +147,15 @@ async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
         .context("the cluster's address or credentials cannot be used")?
         .with_layer(&count)
         .build())
+}
+
+/// Lets connections end over which the API server has said nothing for so long although it was
+/// asked. The watcher's own limit is five minutes, and holds for watches that have begun: lists,
+/// and requests for a watch, have none.
+pub fn end_silence(config: &mut Config, after: Duration) {
+    config.read_timeout = Some(after);
+    // Counted from the request, not from when its connection fell idle.
+    config.reset_reader_on_write = true;
 }
 
 /// Ends when the process is told to stop.

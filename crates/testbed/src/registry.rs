@@ -221,6 +221,12 @@ impl Registry {
         self.gate.wait_held(repository, limit)
     }
 
+    /// How many pulls from `repository` nodes have begun.
+    #[must_use]
+    pub fn pulls(&self, repository: &str) -> usize {
+        self.gate.pulls(repository)
+    }
+
     /// Kills it; what was pushed stays.
     ///
     /// # Errors

@@ -2,11 +2,13 @@
 //!
 //! Two clusters run side by side. On `shared` every scenario has nodes of its
 //! own, which it selects by label. `alone` has two nodes, for what concerns the
-//! operator as a whole: its scenarios run one after another.
+//! operator as a whole: its scenarios run one after another. What goes wrong between
+//! the operator and the API server has a third one.
 
 mod discovery;
 mod edits;
 mod failures;
+mod faults;
 mod nodes;
 mod pacing;
 mod presence;
@@ -154,5 +156,9 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
         }
         Ok(())
     });
-    std::iter::once(alone).chain(shared).collect()
+    let has_beds = beds.is_some();
+    let faults = Trial::test("faults::nothing_is_pulled_twice_whatever_goes_wrong", move || {
+        report(if has_beds { faults::nothing_is_pulled_twice_whatever_goes_wrong() } else { Ok(()) })
+    });
+    [alone, faults].into_iter().chain(shared).collect()
 }
