@@ -1,5 +1,6 @@
 //! How the API server carries out requests.
 
+use drop_api::condition::{self, Condition};
 use drop_api::names::LABEL_ORIGIN;
 use drop_api::{
     CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPolicyStatus, NodeCache, PullPolicyStatus,
@@ -10,33 +11,38 @@ use drop_core::event::{Kind, Report};
 use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
+use jiff::Timestamp;
 
 use crate::api::{policy_event, set_event};
 use crate::{Lab, secs};
 
 impl Lab {
     /// Refuses a request, except where it has been carried out before.
-    pub(crate) fn refuse(&mut self, effect: &Effect, why: &str) -> Report {
+    pub(crate) fn refuse(&mut self, effect: &Effect, sent_at: Timestamp, why: &str) -> Report {
         match effect {
-            Effect::CreatePod(order) if self.api.pods.contains_key(&order.name) => self.carry_out(effect),
+            Effect::CreatePod(order) if self.api.pods.contains_key(&order.name) => self.carry_out(effect, sent_at),
             _ => Report::Refused(why.to_owned()),
         }
     }
 
-    /// Does what a request asks for.
-    pub(crate) fn carry_out(&mut self, effect: &Effect) -> Report {
-        self.attempt(effect).unwrap_or_else(|error| {
+    /// Does what a request asks for that was sent then.
+    pub(crate) fn carry_out(&mut self, effect: &Effect, sent_at: Timestamp) -> Report {
+        self.attempt(effect, sent_at).unwrap_or_else(|error| {
             self.violate(format!("{:?} cannot be read: {error}", effect.key()));
             Report::Refused(error.to_string())
         })
     }
 
-    fn attempt(&mut self, effect: &Effect) -> serde_json::Result<Report> {
+    fn attempt(&mut self, effect: &Effect, sent_at: Timestamp) -> serde_json::Result<Report> {
         Ok(match effect {
-            Effect::CreatePod(order) => self.create_pod(order),
-            Effect::DeletePod { pod, uid, .. } => match self.api.pods.get(pod) {
+            Effect::CreatePod(order) => self.create_pod(order, sent_at),
+            Effect::DeletePod { pod, uid, force } => match self.api.pods.get(pod) {
                 Some(live) if uid.is_none() || live.pod.uid == *uid => {
+                    let uid = live.pod.uid.clone().unwrap_or_default();
                     self.terminate(pod);
+                    if *force {
+                        self.remove_pod(&uid);
+                    }
                     Report::Done
                 }
                 _ => Report::PodGone { uid: uid.clone() },
@@ -52,6 +58,7 @@ impl Lab {
                     && object.status.as_ref() != Some(&status)
                 {
                     object.status = Some(status.clone());
+                    self.note(|| shown(image, &status.conditions, status.ready.as_deref()));
                     self.record.statuses.entry(image.to_string()).or_default().push((self.now, status));
                     self.show_image(image);
                 }
@@ -86,8 +93,9 @@ impl Lab {
                 if let Some(object) = self.api.sets.get_mut(&**set)
                     && object.status.as_ref() != Some(&status)
                 {
-                    object.status = Some(status);
+                    object.status = Some(status.clone());
                     let event = set_event(object);
+                    self.note(|| shown(set, &status.conditions, status.ready.as_deref()));
                     event.into_iter().for_each(|event| self.show(Kind::Set, &event));
                 }
                 Report::Done
@@ -123,15 +131,17 @@ impl Lab {
         })
     }
 
-    fn create_pod(&mut self, order: &PodOrder) -> Report {
+    fn create_pod(&mut self, order: &PodOrder, sent_at: Timestamp) -> Report {
         if let Some(live) = self.api.pods.get(&order.name) {
             return Report::PodCreated { uid: live.pod.uid.clone().unwrap_or_default() };
         }
-        self.violate_all(self.faults_of_start(order));
+        self.violate_all(self.faults_of_start(order, sent_at));
         let images = order.pulls.iter().map(|pull| pull.reference.clone());
         let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
         let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images);
         self.record.created(order, uid.clone(), self.now);
+        let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
+        self.note(|| format!("{}: a Pod pulls {}", order.node, images.join(", ")));
         if self.api.nodes.get(&*order.node).is_none_or(|node| node.uid != order.node_uid) {
             self.collect_soon(order.node_uid.clone());
         }
@@ -141,6 +151,10 @@ impl Lab {
     fn record_node(&mut self, mut cache: NodeCache) -> Report {
         self.violate_all(self.faults_of_cache(&cache));
         let name = cache.metadata.name.clone().unwrap_or_default();
+        let version = self.api.caches.get(&name).and_then(|cache| cache.metadata.resource_version.as_ref());
+        if cache.metadata.resource_version.is_some() && cache.metadata.resource_version.as_ref() != version {
+            return Report::Unknown("the object has been modified".to_owned());
+        }
         match self.api.caches.get(&name) {
             Some(before) if before.spec == cache.spec && before.status == cache.status => cache = before.clone(),
             _ => {
@@ -168,6 +182,7 @@ impl Lab {
                 child.metadata.generation = Some(1);
                 self.record.created_at.insert(EffectKey::Image(name.as_str().into()), self.now);
                 self.api.images.insert(name.clone(), child.clone());
+                self.record.wants_changed_at = Some(self.now);
                 self.show_image(&name);
                 Report::Child(Box::new(child))
             }
@@ -200,13 +215,27 @@ impl Lab {
         Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }
 
+    /// Whether some CachedImage wants `reference` on the node of this UID, as the operator
+    /// must know.
+    pub(crate) fn is_surely_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
+        let known = self.record.wants_changed_at.is_none_or(|at| self.now.duration_since(at) > self.hearsay());
+        known && self.is_wanted(node_uid, reference)
+    }
+
     /// Whether some CachedImage wants `reference` on the node of this UID.
-    pub(crate) fn is_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
+    fn is_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
         let mut images = self.api.images.values().filter_map(Image::from_api);
         self.api.node_of_uid(node_uid).is_some_and(|node| {
             images.any(|image| image.reference == *reference && image.placement.selects(node).is_ok())
         })
     }
+}
+
+/// What a status says, on one line.
+fn shown(name: &str, conditions: &[Condition], ready: Option<&str>) -> String {
+    let condition = condition::ready(conditions);
+    let (reason, message) = condition.map(|ready| (&*ready.reason, &*ready.message)).unwrap_or_default();
+    format!("{name} shows {reason} {}: {message}", ready.unwrap_or_default())
 }
 
 /// What is left of an object after its way to the API server and back.

@@ -11,7 +11,7 @@ use drop_api::CachedImageSpec;
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
 use drop_api::condition::{self, ConditionStatus};
 use drop_core::effect::EffectKey;
-use drop_core::event::Report;
+use drop_core::event::{Kind, Report};
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
 use drop_sim::{Failure, Fate, Kubelet, schema, secs, under};
@@ -890,6 +890,18 @@ fn a_status_that_could_not_be_written_is_written_later() {
         lab.settle();
         assert_eq!(lab.shows("alpine"), "Cached 1/1", "{}", lab.title);
     }
+}
+
+#[test]
+fn what_a_slow_watch_shows_does_not_undo_a_later_write() {
+    let mut lab = nodes(1);
+    lab.knobs.pull = secs(0.5);
+    lab.lag(Kind::Image, secs(4.0), true);
+    lab.image("alpine", "alpine");
+    lab.settle();
+    assert_eq!(lab.reasons("alpine"), ["Pulling", "Cached"]);
+    let writes = lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::Image(_)));
+    assert_eq!(writes.count(), 2);
 }
 
 #[test]

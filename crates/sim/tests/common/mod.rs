@@ -42,6 +42,9 @@ impl DerefMut for Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() || !self.violations.is_empty() {
+            eprint!("{}", self.record.timeline());
+        }
         let violations: Vec<String> = self.violations.iter().map(ToString::to_string).collect();
         if std::thread::panicking() {
             violations.iter().for_each(|violation| eprintln!("{}: {violation}", self.title));
