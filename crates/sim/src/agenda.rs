@@ -8,6 +8,7 @@ use drop_core::{Effect, Event, Name};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::kubelet::Step;
+use crate::lab::KEPT;
 use crate::{Fate, Lab, secs};
 
 /// How long the executor waits for an answer. Nothing arrives later, so the next leader
@@ -174,7 +175,7 @@ impl Lab {
     pub fn settle(&mut self) {
         let limit = self.now + LONGEST;
         while self.step() {
-            if self.now > limit {
+            if self.now > limit || self.violations.len() >= KEPT {
                 let explained = self.explained();
                 return self.violate(format!("still busy after a day: {explained:#?}"));
             }

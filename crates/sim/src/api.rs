@@ -77,6 +77,9 @@ pub struct LivePod {
 impl Lab {
     /// Lets every watch show something.
     pub(crate) fn show(&mut self, kind: Kind, event: &Event) {
+        if let Some(history) = &mut self.record.history {
+            history.push((kind, event.clone()));
+        }
         for id in self.ids() {
             self.show_to(id, kind, [event.clone()]);
         }

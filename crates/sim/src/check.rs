@@ -18,6 +18,9 @@ use crate::{Lab, secs};
 /// How long after a change the operator may not know of it, if no watch lags more than usual.
 const HEARSAY: SignedDuration = SignedDuration::from_secs(2);
 
+/// Within this time so many requests about one thing are too many.
+const BUSY: (SignedDuration, usize) = (SignedDuration::from_secs(30), 30);
+
 /// What does not hold.
 #[derive(Default)]
 struct Faults(Vec<String>);
@@ -199,16 +202,21 @@ impl Lab {
         faults.at(|| format!("{image}: {status:#?}"))
     }
 
-    /// One object's status is written at most once a second.
+    /// One object's status is written at most once a second, and nothing is asked for again
+    /// and again.
     pub(crate) fn faults_of_pace(&self, effect: &Effect) -> Vec<String> {
-        if !matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
-            return Vec::new();
-        }
         let key = effect.key();
-        let since = self.record.restarted_at.max(self.record.created_at.get(&key).copied());
-        let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
-        let last = last.filter(|(at, _)| since.is_none_or(|since| since < *at));
-        let is_early = last.is_some_and(|(at, _)| self.now.duration_since(*at) < secs(1.0));
-        is_early.then(|| format!("{key:?} is written too often")).into_iter().collect()
+        let recent = self.record.requests.iter().rev().take_while(|(at, _)| self.now.duration_since(*at) < BUSY.0);
+        let mut faults = Faults::default();
+        let times = recent.filter(|(_, other)| *other == key).count();
+        faults.unless(times < BUSY.1, || format!("{key:?} is asked for {times} times within {:#}", BUSY.0));
+        if matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
+            let since = self.record.restarted_at.max(self.record.created_at.get(&key).copied());
+            let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
+            let last = last.filter(|(at, _)| since.is_none_or(|since| since < *at));
+            let is_early = last.is_some_and(|(at, _)| self.now.duration_since(*at) < secs(1.0));
+            faults.unless(!is_early, || format!("{key:?} is written too often"));
+        }
+        faults.0
     }
 }

@@ -128,7 +128,8 @@ impl Lab {
         let mut disk = self.disks.get_mut(node_uid).filter(|_| !is_used);
         let is_removed = disk.as_mut().is_some_and(|disk| disk.images.remove(image).is_some());
         if is_removed {
-            self.note(|| format!("{node_uid}: {image} is removed"));
+            let node = self.api.node_of_uid(node_uid).map(|node| node.name.clone()).unwrap_or_default();
+            self.note(|| format!("{node}: {image} is removed"));
             self.record.successes.remove(&(node_uid.clone(), image.clone()));
             self.list_soon(node_uid);
         }

@@ -303,6 +303,7 @@ impl Lab {
         self.knobs.broken_images.clear();
         self.knobs.registries.clear();
         self.knobs.disk = None;
+        self.knobs.bandwidth = None;
         self.knobs.pull = secs(5.0);
         self.knobs.pulls.clear();
         self.processes.iter_mut().for_each(|process| process.lags.clear());

@@ -16,7 +16,7 @@ use crate::{Api, Knobs, Record};
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 300_000_000);
 
 /// How many violations are kept: the first ones tell most.
-const KEPT: usize = 20;
+pub(crate) const KEPT: usize = 20;
 
 /// A small cluster with an operator.
 pub struct Lab {
@@ -98,6 +98,11 @@ impl Lab {
     /// Takes down from now on what happens, for [`Record::timeline`].
     pub fn keep_journal(&mut self) {
         self.record.journal.get_or_insert_default();
+    }
+
+    /// Keeps from now on what watches show, in [`Record::history`].
+    pub fn keep_history(&mut self) {
+        self.record.history.get_or_insert_default();
     }
 
     /// Takes down that something happened, where that is asked for.

@@ -1,17 +1,20 @@
 //! Pulls that are under way, the bandwidth that they share, and registries with limits.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 use drop_core::Name;
 use drop_core::reference::Reference;
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 
 use crate::agenda::Item;
 use crate::kubelet::Step;
 use crate::{Failure, Lab, secs};
 
 /// How fast images come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Bandwidth {
     /// What all pulls of one node share, in bytes per second.
     pub node: u32,
@@ -20,7 +23,8 @@ pub struct Bandwidth {
 }
 
 /// What a registry allows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Registry {
     /// The most pulls at once.
     pub at_once: Option<usize>,
@@ -28,6 +32,22 @@ pub struct Registry {
     pub per_minute: Option<usize>,
     /// Nobody answers.
     pub is_down: bool,
+}
+
+impl fmt::Display for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_down {
+            return f.write_str("is down");
+        }
+        f.write_str("serves")?;
+        if let Some(most) = self.at_once {
+            write!(f, " {most} pulls at once")?;
+        }
+        if let Some(most) = self.per_minute {
+            write!(f, " {most} pulls per minute")?;
+        }
+        Ok(())
+    }
 }
 
 /// One pull.

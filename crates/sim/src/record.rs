@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use drop_api::{CachedImageStatus, PullPolicySpec};
-use drop_core::Name;
 use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::event::Kind;
 use drop_core::notice::Notice;
 use drop_core::reference::Reference;
+use drop_core::{Event, Name};
 use jiff::Timestamp;
 
 use crate::Api;
@@ -45,6 +46,9 @@ pub struct Record {
     pub regained_at: BTreeMap<String, Timestamp>,
     /// When the operator was last restarted.
     pub restarted_at: Option<Timestamp>,
+    /// What watches have shown, in the order in which it came to be; only where that was
+    /// asked for.
+    pub history: Option<Vec<(Kind, Event)>>,
     /// What happened, as sentences for people; only where it was asked for.
     pub(crate) journal: Option<Vec<(Timestamp, String)>>,
 }

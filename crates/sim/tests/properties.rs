@@ -7,6 +7,7 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod common;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::{Settings, World, plan};
 use drop_sim::{Bandwidth, Fate, Kubelet, Registry, Rng, secs};
+use jiff::SignedDuration;
 
 const NODES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const POLICIES: [&str; 2] = ["p", "q"];
@@ -38,6 +40,10 @@ const FAILURES: [(&str, &str); 4] = [
     ("ErrImagePull", "something that nobody has seen before"),
 ];
 
+/// So long after everything was healed every image is being pulled: twice the longest
+/// backoff, and a turn for each node and image.
+const STARVED: SignedDuration = SignedDuration::from_mins(30);
+
 /// How many random clusters there are, unless `cargo xtask fuzz` asks for more.
 const CLUSTERS: u64 = 10_000;
 
@@ -55,8 +61,13 @@ fn random_clusters_keep_every_promise_and_converge() {
             if until.map_or(seed >= first + count, |until| Instant::now() >= until) {
                 return;
             }
-            let keeps_journal = count == 1;
-            converge(&mut disturbed(seed, keeps_journal));
+            let mut lab = disturbed(seed, |lab| {
+                if count == 1 {
+                    lab.keep_journal()
+                }
+            });
+            converge(&mut lab);
+            keeps_pace(&lab);
         }
     };
     std::thread::scope(|scope| {
@@ -70,7 +81,7 @@ fn random_clusters_keep_every_promise_and_converge() {
 #[test]
 fn the_order_in_which_objects_are_listed_does_not_matter() {
     for seed in 0..40 {
-        let lab = disturbed(seed, false);
+        let lab = disturbed(seed, |_| {});
         let mut rng = Rng::new(seed);
         let (lists, mut objects): (Vec<Event>, Vec<Event>) =
             lab.list().into_iter().partition(|event| matches!(event, Event::Listed(..)));
@@ -89,16 +100,45 @@ fn the_order_in_which_objects_are_listed_does_not_matter() {
     }
 }
 
+#[test]
+fn the_order_in_which_kinds_are_watched_does_not_matter() {
+    for seed in 0..60 {
+        let lab = disturbed(seed, |lab| lab.keep_history());
+        let mut rng = Rng::new(seed);
+        let lists: Vec<Event> = lab.list().into_iter().filter(|event| matches!(event, Event::Listed(..))).collect();
+        let mut tell = || {
+            let mut by_kind: BTreeMap<Kind, VecDeque<&Event>> = BTreeMap::new();
+            for (kind, event) in lab.record.history.as_ref().unwrap() {
+                by_kind.entry(*kind).or_default().push_back(event);
+            }
+            let mut world = World::new(Settings::default());
+            while !by_kind.is_empty() {
+                let kind = *by_kind.keys().nth(rng.index(by_kind.len())).unwrap();
+                match by_kind.get_mut(&kind).and_then(VecDeque::pop_front) {
+                    Some(event) => world.apply(event.clone(), lab.now),
+                    None => drop(by_kind.remove(&kind)),
+                }
+            }
+            lists.iter().for_each(|list| world.apply(list.clone(), lab.now));
+            world.settle(lab.now);
+            let plan = plan(&world, lab.now);
+            (plan.effects, plan.wake_at)
+        };
+        let expected = tell();
+        for _ in 0..3 {
+            assert_eq!(tell(), expected, "seed {seed}");
+        }
+    }
+}
+
 /// A random cluster, after a while of mishaps.
-fn disturbed(seed: u64, keeps_journal: bool) -> Lab {
+fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     let mut rng = Rng::new(seed);
     // A list of three images is always too short.
     let listed_images = if rng.chance(25) { 3 } else { 50 };
     let mut lab = Lab::with(Settings { listed_images, ..Settings::default() });
     lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
-    if keeps_journal {
-        lab.keep_journal();
-    }
+    prepare(&mut lab);
     for node in NODES.iter().take(1 + rng.index(5)) {
         lab.node(node);
     }
@@ -114,8 +154,8 @@ fn disturbed(seed: u64, keeps_journal: bool) -> Lab {
         let speeds = [5_000_000, 20_000_000];
         lab.knobs.bandwidth = Some(Bandwidth { node: rng.pick(&speeds), registry: rng.pick(&speeds) });
     }
-    for reference in FULL_REFERENCES {
-        lab.knobs.sizes.insert(reference.to_owned(), 1_000_000 * rng.pick(&[20, 50, 100, 100, 200]));
+    for (more, reference) in (0..).zip(FULL_REFERENCES) {
+        lab.knobs.sizes.insert(reference.to_owned(), 1_000_000 * rng.pick(&[20, 50, 100, 100, 200]) + more);
     }
     lab.knobs.jitter = rng.chance(70).then(|| Rng::new(seed + 1));
     lab.knobs.kubelet_clock = secs(rng.pick(&[-300.0, 0.0, 0.0, 300.0]));
@@ -270,6 +310,25 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
     }
 }
 
+/// No policy's Pods ever went faster than it allowed at any time.
+fn keeps_pace(lab: &Lab) {
+    let built_in = PullPolicySpec::default();
+    for name in POLICIES.iter().chain(&[""]) {
+        let pace = lab.record.pace(name);
+        let specs: Vec<&PullPolicySpec> = match lab.record.policies.get(*name) {
+            Some(history) => history.iter().filter_map(|(_, spec)| spec.as_ref()).collect(),
+            None => vec![&built_in],
+        };
+        let nodes = specs.iter().map(|spec| spec.max_concurrent_nodes).max().unwrap();
+        let pods = specs.iter().map(|spec| spec.max_concurrent_pulls.unwrap_or(i32::MAX)).max().unwrap();
+        let delay = specs.iter().map(|spec| spec.min_delay_between_pulls.get()).min().unwrap();
+        let title = &lab.title;
+        assert!(pace.nodes <= usize::try_from(nodes).unwrap(), "{title}: {name:?}: {nodes} nodes, {pace:?}");
+        assert!(pace.pods <= usize::try_from(pods).unwrap(), "{title}: {name:?}: {pods} Pods, {pace:?}");
+        assert!(pace.delay.is_none_or(|least| least >= delay), "{title}: {name:?}: {delay:?}, {pace:?}");
+    }
+}
+
 /// Ends every mishap, and checks that everything comes to where it should.
 fn converge(lab: &mut Lab) {
     lab.repair();
@@ -277,7 +336,9 @@ fn converge(lab: &mut Lab) {
     for name in POLICIES {
         lab.policy(name, |policy| policy.paused = false);
     }
+    let healed_at = lab.now;
     lab.settle();
+    assert_eq!(lab.late_starts(healed_at, STARVED), Vec::<String>::new(), "{}", lab.title);
     let explained = lab.explained();
     for (name, image) in &lab.api.images {
         let shows = lab.shows(name);
