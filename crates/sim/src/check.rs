@@ -59,7 +59,10 @@ impl Lab {
         let is_looked_up_again = policies.iter().any(|policy| policy.repull_interval.is_some());
         for pull in &order.pulls {
             let done = self.record.successes.contains(&(order.node_uid.clone(), pull.reference.clone()));
-            faults.unless(!done || is_looked_up_again, || format!("{} was pulled already", pull.reference));
+            // That the machine is gone may be shown later than that its NodeCache is.
+            let is_there = self.api.node_of_uid(&order.node_uid).is_some();
+            faults
+                .unless(!done || !is_there || is_looked_up_again, || format!("{} was pulled already", pull.reference));
         }
         let is_open = policies.iter().any(|policy| !policy.paused);
         faults.unless(is_open, || "the policy is paused or missing".to_owned());

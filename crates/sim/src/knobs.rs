@@ -73,6 +73,9 @@ pub struct Knobs {
     pub kubelet_clock: SignedDuration,
     /// Nodes whose kubelets do not work as they should.
     pub kubelets: BTreeMap<String, Kubelet>,
+    /// Whether objects go to the API server as JSON, and are checked against the CRDs' schemas
+    /// there, which takes half of a lab's time.
+    pub json: bool,
     /// Whether nodes list their images.
     pub lists: bool,
     /// What becomes of each request.
@@ -100,6 +103,7 @@ impl Default for Knobs {
             sources: BTreeMap::new(),
             kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),
+            json: true,
             lists: false,
             fate: Box::new(|_| Fate::Answered),
             tamper: Box::new(|_| {}),

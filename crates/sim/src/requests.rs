@@ -17,6 +17,11 @@ use crate::api::{policy_event, set_event};
 use crate::{Lab, secs};
 
 impl Lab {
+    /// What is left of an object after its way to the API server.
+    fn arrived<T: Clone + serde::Serialize + serde::de::DeserializeOwned>(&self, object: &T) -> serde_json::Result<T> {
+        if self.knobs.json { serde_json::from_str(&serde_json::to_string(object)?) } else { Ok(object.clone()) }
+    }
+
     /// Refuses a request, except where it has been carried out before.
     pub(crate) fn refuse(&mut self, effect: &Effect, sent_at: Timestamp, why: &str) -> Report {
         match effect {
@@ -49,9 +54,9 @@ impl Lab {
             },
             Effect::CheckPod { pod } if self.api.pods.contains_key(pod) => Report::Done,
             Effect::CheckPod { .. } => Report::PodGone { uid: None },
-            Effect::RecordNode { cache, .. } => self.record_node(*through_json(cache)?),
+            Effect::RecordNode { cache, .. } => self.record_node(*self.arrived(cache)?),
             Effect::PatchImage { image, status } => {
-                let status: CachedImageStatus = *through_json(status)?;
+                let status: CachedImageStatus = *self.arrived(status)?;
                 self.violate_all(self.faults_of_status(image, &status));
                 self.record.unwritten.remove(&**image);
                 if let Some(object) = self.api.images.get_mut(&**image)
@@ -64,13 +69,13 @@ impl Lab {
                 }
                 Report::Done
             }
-            Effect::CreateChild { child, .. } => self.create_child(*through_json(child)?),
+            Effect::CreateChild { child, .. } => self.create_child(*self.arrived(child)?),
             Effect::UpdateChild { child, uid, spec, origin, .. } => {
                 match self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone()) {
                     None => Report::Done,
                     Some(found) if *found != **uid => Report::Refused("another UID".to_owned()),
                     Some(_) => {
-                        let spec = *through_json(spec)?;
+                        let spec = *self.arrived(spec)?;
                         if let (Some(origin), Some(image)) = (origin, self.api.images.get_mut(&**child)) {
                             let labels = image.metadata.labels.get_or_insert_default();
                             labels.insert(LABEL_ORIGIN.to_owned(), origin.label().to_owned());
@@ -89,7 +94,7 @@ impl Lab {
                 Report::Done
             }
             Effect::PatchSet { set, status } => {
-                let status: CachedImageSetStatus = *through_json(status)?;
+                let status: CachedImageSetStatus = *self.arrived(status)?;
                 if let Some(object) = self.api.sets.get_mut(&**set)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -102,7 +107,7 @@ impl Lab {
             }
             Effect::Discover(order) => self.discover(order),
             Effect::PatchDiscovery { policy, status } => {
-                let status: DiscoveryPolicyStatus = *through_json(status)?;
+                let status: DiscoveryPolicyStatus = *self.arrived(status)?;
                 if let Some(object) = self.api.discoveries.get_mut(&**policy)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -113,7 +118,7 @@ impl Lab {
                 Report::Done
             }
             Effect::PatchPolicy { policy, status } => {
-                let status: PullPolicyStatus = *through_json(status)?;
+                let status: PullPolicyStatus = *self.arrived(status)?;
                 if let Some(object) = self.api.policies.get_mut(&**policy)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -236,9 +241,4 @@ fn shown(name: &str, conditions: &[Condition], ready: Option<&str>) -> String {
     let condition = condition::ready(conditions);
     let (reason, message) = condition.map(|ready| (&*ready.reason, &*ready.message)).unwrap_or_default();
     format!("{name} shows {reason} {}: {message}", ready.unwrap_or_default())
-}
-
-/// What is left of an object after its way to the API server and back.
-fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(object: &T) -> serde_json::Result<T> {
-    serde_json::from_str(&serde_json::to_string(object)?)
 }

@@ -38,7 +38,7 @@ impl Lab {
         image.metadata.uid = Some(format!("image-{}", self.api.next_version()));
         self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
-        self.note(|| format!("CachedImage {name} is created: {reference}"));
+        self.note(|| format!("CachedImage {name} is created"));
         self.record.wants_changed_at = Some(self.now);
         self.show_image(name);
     }

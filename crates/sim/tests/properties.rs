@@ -149,6 +149,7 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     for name in IMAGES.iter().take(1 + rng.index(6)) {
         create_image(&mut lab, &mut rng, name);
     }
+    lab.knobs.json = seed.is_multiple_of(4);
     lab.knobs.lists = rng.chance(60);
     if rng.chance(30) {
         let speeds = [5_000_000, 20_000_000];
