@@ -5,9 +5,16 @@ use drop_api::condition;
 use drop_core::reference::Reference;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::lab::EPOCH;
 use crate::{Created, Lab, LivePod};
 
 impl Lab {
+    /// How much virtual time has passed.
+    #[must_use]
+    pub fn elapsed(&self) -> SignedDuration {
+        self.now.duration_since(EPOCH)
+    }
+
     /// The status of a CachedImage, as the API server has it.
     #[must_use]
     pub fn status(&self, image: &str) -> CachedImageStatus {

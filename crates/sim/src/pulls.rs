@@ -157,12 +157,12 @@ impl Lab {
         for pull in self.pulls.under_way.iter_mut().filter(|pull| pull.failure.is_none()) {
             let part = |of: u32, among: Option<&u32>| f64::from(of) / f64::from(among.copied().unwrap_or(1));
             let node = part(bandwidth.node, on_node.get(&pull.node_uid));
-            let rate = node.min(part(bandwidth.registry, from_host.get(pull.image.host())));
+            let rate = node.min(part(bandwidth.registry, from_host.get(pull.image.host()))).max(1.0);
             pull.left = (pull.left - pull.rate * elapsed).max(0.0);
             if (pull.rate - rate).abs() > f64::EPSILON {
                 pull.rate = rate;
                 // Not a moment too early: what is left then is nothing.
-                pull.ends_at = now + secs(pull.left / rate.max(1.0)) + SignedDuration::from_nanos(1);
+                pull.ends_at = now + secs(pull.left / rate) + SignedDuration::from_nanos(1);
                 self.agenda.add(pull.ends_at, Item::Kubelet(pull.pod.clone(), Step::Pulled(pull.number)));
             }
         }

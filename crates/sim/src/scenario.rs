@@ -112,17 +112,16 @@ impl Scenario {
         lab.knobs.lists = true;
         lab.knobs.bandwidth = self.network;
         lab.knobs.sizes.clone_from(&self.sizes);
-        let began_at = lab.now;
         self.nodes.iter().for_each(|node| lab.join(node));
         for moment in &self.moments {
-            let wait = (began_at + moment.at.get()).duration_since(lab.now);
+            let wait = moment.at.get() - lab.elapsed();
             if wait.is_negative() {
                 lab.violate(format!("the moment at {} comes after a later one", moment.at));
             }
             lab.run(wait.max(SignedDuration::ZERO));
             lab.live_through(moment);
         }
-        lab.run((began_at + self.until.get()).duration_since(lab.now));
+        lab.run(self.until.get() - lab.elapsed());
         lab
     }
 }

@@ -54,7 +54,7 @@ fn random_clusters_keep_every_promise_and_converge() {
     let minutes = number("DROP_FUZZ_MINUTES");
     let until = minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let count = if std::env::var_os("DROP_SEED").is_some() && minutes.is_none() { 1 } else { CLUSTERS };
-    let next = AtomicU64::new(first);
+    let (next, seconds) = (AtomicU64::new(first), AtomicU64::new(0));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
@@ -68,6 +68,7 @@ fn random_clusters_keep_every_promise_and_converge() {
             });
             converge(&mut lab);
             keeps_pace(&lab);
+            seconds.fetch_add(lab.elapsed().as_secs().unsigned_abs(), Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -75,7 +76,8 @@ fn random_clusters_keep_every_promise_and_converge() {
             scope.spawn(work);
         }
     });
-    eprintln!("{} clusters, from seed {first} on", next.load(Ordering::Relaxed) - first);
+    let (clusters, hours) = (next.load(Ordering::Relaxed) - first, seconds.load(Ordering::Relaxed) / 3600);
+    eprintln!("{clusters} clusters, from seed {first} on, lived for {hours} hours");
 }
 
 #[test]
