@@ -25,6 +25,7 @@ mod disk;
 mod knobs;
 mod kubelet;
 mod lab;
+pub mod manifest;
 pub mod pacing;
 mod process;
 mod pulls;

@@ -18,15 +18,15 @@
 
 use std::collections::BTreeMap;
 
-use drop_api::{CachedImage, CachedImageSet, GoDuration, PullPolicy};
+use drop_api::GoDuration;
 use drop_core::node::{Node, Readiness, Taint};
 use drop_core::reference::Reference;
 use jiff::SignedDuration;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::{Bandwidth, Lab, Registry, schema};
+use crate::manifest::Object;
+use crate::{Bandwidth, Lab, Registry};
 
 /// A cluster, and what happens to it.
 #[derive(Clone, Debug, Deserialize)]
@@ -145,7 +145,7 @@ impl Lab {
             });
         }
         moment.leave.iter().for_each(|node| self.remove_node(node));
-        moment.apply.iter().for_each(|object| self.apply(object));
+        moment.apply.iter().for_each(|object| self.apply_written(object));
         for image in moment.evict.iter().map(|image| Reference::parse(image)) {
             let nodes: Vec<String> = self.api.nodes.keys().cloned().collect();
             for node in nodes {
@@ -174,36 +174,12 @@ impl Lab {
         });
     }
 
-    /// Creates or changes the object, as `kubectl apply` does.
-    fn apply(&mut self, object: &Value) {
-        let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
-        for refusal in schema::violations(kind, object) {
-            self.violate(format!("the API server refuses a {kind}: {refusal}"));
+    /// Creates or changes an object, as `kubectl apply` does.
+    fn apply_written(&mut self, document: &Value) {
+        match Object::read(document.clone()) {
+            Ok(Some(object)) => self.apply(&object),
+            Ok(None) => self.violate(format!("a scenario cannot have such an object: {document}")),
+            Err(error) => self.violate(error.to_string()),
         }
-        match kind {
-            "CachedImage" => {
-                let Some(image) = self.read::<CachedImage>(object) else { return };
-                let (name, reference) = (image.metadata.name.unwrap_or_default(), image.spec.image.clone());
-                if self.api.images.contains_key(&name) {
-                    self.edit_image(&name, |spec| *spec = image.spec);
-                } else {
-                    self.image_with(&name, &reference, |spec| *spec = image.spec);
-                }
-            }
-            "CachedImageSet" => {
-                let Some(set) = self.read::<CachedImageSet>(object) else { return };
-                self.set(&set.metadata.name.unwrap_or_default(), |spec| *spec = set.spec);
-            }
-            "PullPolicy" => {
-                let Some(policy) = self.read::<PullPolicy>(object) else { return };
-                self.policy(&policy.metadata.name.unwrap_or_default(), |spec| *spec = policy.spec);
-            }
-            other => self.violate(format!("a scenario has CachedImages, CachedImageSets and PullPolicies: {other:?}")),
-        }
-    }
-
-    fn read<T: DeserializeOwned>(&mut self, object: &Value) -> Option<T> {
-        let read = serde_json::from_value(object.clone());
-        read.map_err(|error| self.violate(format!("an object cannot be read: {error}: {object}"))).ok()
     }
 }
