@@ -57,11 +57,12 @@ impl Lab {
         let now = self.now;
         let (leaders, standbys): (Vec<_>, Vec<_>) = self.processes.drain(..).partition(|it| it.leads.start <= now);
         self.processes = leaders;
+        let mut leads_from = now;
         for standby in standbys {
+            leads_from = leads_from.max(standby.leads.start);
             let is_its = |item: &Item| item.is_heard_by(Some(standby.id)) || matches!(item, Item::Lead(_));
             self.agenda.take(is_its);
         }
-        let mut leads_from = now;
         for leader in &mut self.processes {
             leader.leads.end = leader.leads.end.min(now + rest);
             leads_from = leads_from.max(leader.leads.end + TIME_LIMIT);
