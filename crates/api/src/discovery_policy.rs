@@ -809,7 +809,7 @@ pub struct DiscoveryPolicyStatus {
     pub next_sync_time: Option<Timestamp>,
 }
 
-/// An image that was found.
+/// An image that was found. Older operators wrote neither rank nor final score.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscoveredImage {
@@ -817,8 +817,10 @@ pub struct DiscoveredImage {
     #[schemars(length(max = 1024))]
     pub image: String,
     /// 1 is the best.
+    #[serde(default)]
     pub rank: i32,
     /// The score, as the shortest decimal number.
+    #[serde(default)]
     #[schemars(length(max = 512))]
     pub final_score: String,
     /// The sources or queries that named it, by their position.
