@@ -7,6 +7,7 @@
 mod discovery;
 mod edits;
 mod failures;
+mod migration;
 mod nodes;
 mod pacing;
 mod presence;
@@ -91,8 +92,9 @@ const SHORTENED: [&str; 5] = [
     "--discovery-retry=10m",
 ];
 
-const ALONE: [(&str, Scenario); 7] = [
+const ALONE: [(&str, Scenario); 8] = [
     ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
+    ("migration::objects_of_older_operators_are_taken_over", migration::objects_of_older_operators_are_taken_over),
     ("restart::a_killed_operator_goes_on_where_it_was", restart::a_killed_operator_goes_on_where_it_was),
     ("restart::a_converged_operator_sends_no_requests", restart::a_converged_operator_sends_no_requests),
     ("restart::a_standby_goes_on_for_a_killed_leader", restart::a_standby_goes_on_for_a_killed_leader),
@@ -146,7 +148,7 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
     });
     // One trial, because each of these builds on what the one before it has left.
     let alone = beds.map(|(_, alone)| alone.clone());
-    let alone = Trial::test("alone: quickstart, restart, seed", move || {
+    let alone = Trial::test("alone: quickstart, restart, migration, seed", move || {
         let Some(bed) = &alone else { return Ok(()) };
         for (name, scenario) in ALONE {
             report(scenario(bed).context(name))?;
