@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::cached_image::LocalObjectReference;
-use crate::condition::Condition;
+use crate::condition::{self, Condition};
 use crate::duration::GoDuration;
 use crate::scheduling::NodeSelector;
 
@@ -787,6 +787,7 @@ impl JsonSchema for Weight {
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("default" = condition::unobserved()))]
 pub struct DiscoveryPolicyStatus {
     /// The `metadata.generation` that this was derived from.
     pub observed_generation: Option<i64>,

@@ -7,6 +7,7 @@
 mod discovery;
 mod edits;
 mod failures;
+mod gitops;
 mod migration;
 mod nodes;
 mod pacing;
@@ -27,7 +28,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 30] = [
+const SHARED: [(&str, Scenario); 31] = [
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
@@ -78,6 +79,7 @@ const SHARED: [(&str, Scenario); 30] = [
     ("edits::an_image_is_edited_while_it_is_pulled", edits::an_image_is_edited_while_it_is_pulled),
     ("edits::two_cachedimages_of_one_image_share_a_pull", edits::two_cachedimages_of_one_image_share_a_pull),
     ("edits::long_names_and_digests_work", edits::long_names_and_digests_work),
+    ("gitops::argo_cd_flux_and_kubectl_see_what_is_true", gitops::argo_cd_flux_and_kubectl_see_what_is_true),
     ("validation::bad_objects_are_refused_with_a_remedy", validation::bad_objects_are_refused_with_a_remedy),
 ];
 
