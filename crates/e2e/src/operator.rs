@@ -17,8 +17,11 @@ pub struct Operator {
     pub address: String,
 }
 
-/// Builds the operator and returns its path.
-pub(crate) fn build() -> Result<PathBuf> {
+/// Builds the operator and returns the path of its binary.
+///
+/// # Errors
+/// If it does not build.
+pub fn build() -> Result<PathBuf> {
     let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "drop"]).status()?;
     ensure!(status.success(), "the operator does not build");
     // The test binary lies in `target/debug/deps`, the operator in `target/debug`.

@@ -24,7 +24,7 @@ use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::operator::pod_name;
 use crate::patience::cause;
-use crate::pod::pod;
+use crate::pod::{TERMINATION_GRACE_SECONDS, pod};
 
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
@@ -268,7 +268,8 @@ impl Executor {
 
     async fn delete_pod(&self, name: &str, uid: Option<&str>, force: bool) -> Result<Report, kube::Error> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        let grace_period_seconds = force.then_some(0);
+        // Pods of an older operator ask for 0 themselves, by which they would go before their pull ends.
+        let grace_period_seconds = Some(if force { 0 } else { TERMINATION_GRACE_SECONDS });
         let params = DeleteParams { preconditions, grace_period_seconds, ..DeleteParams::default() };
         match self.pods().delete(name, &params).await {
             Ok(_) => Ok(Report::Done),

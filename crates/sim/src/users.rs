@@ -46,11 +46,12 @@ impl Lab {
     /// Creates a CachedImage that belongs to a CachedImageSet.
     pub fn image_of_set(&mut self, set: &str, name: &str, reference: &str, edit: impl FnOnce(&mut CachedImageSpec)) {
         self.image_with(name, reference, edit);
+        let known = self.api.sets.get(set).and_then(|set| set.metadata.uid.clone());
         let owner = OwnerReference {
             api_version: "drop.corewire.io/v1alpha1".to_owned(),
             kind: "CachedImageSet".to_owned(),
             name: set.to_owned(),
-            uid: format!("uid-of-{set}"),
+            uid: known.unwrap_or_else(|| format!("uid-of-{set}")),
             controller: Some(true),
             block_owner_deletion: Some(true),
         };
