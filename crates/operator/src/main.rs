@@ -6,6 +6,7 @@ mod discover;
 mod engine;
 mod event;
 mod execute;
+mod guard;
 mod http;
 mod lease;
 mod metrics;
@@ -13,6 +14,7 @@ mod observe;
 mod operator;
 mod pod;
 mod process;
+mod tls;
 
 use clap::Parser;
 
