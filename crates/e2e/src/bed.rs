@@ -84,16 +84,17 @@ impl Bed {
     /// # Errors
     /// If it cannot be started.
     pub fn start_replica(&self) -> Result<Operator> {
-        self.start_replica_as(self.cluster.kubeconfig())
+        self.start_replica_as(self.cluster.kubeconfig(), &[])
     }
 
-    /// Starts one more operator, which reaches the API server by this kubeconfig.
+    /// Starts one more operator, which reaches the API server by this kubeconfig and has more
+    /// `flags` than the others.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start_replica_as(&self, kubeconfig: &Path) -> Result<Operator> {
+    pub fn start_replica_as(&self, kubeconfig: &Path, flags: &[String]) -> Result<Operator> {
         let log = self.cluster.kubeconfig().with_file_name("operator.log");
-        Operator::start(self.drop_command(), kubeconfig, &self.flags, &log)
+        Operator::start(self.drop_command(), kubeconfig, &[&self.flags, flags].concat(), &log)
     }
 
     /// The binary, which finds the hosts of [`Bed::serve`] and trusts them.

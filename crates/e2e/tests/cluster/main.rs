@@ -4,9 +4,11 @@
 //! own, which it selects by label. `alone` has two nodes, for what concerns the
 //! operator as a whole: its scenarios run one after another.
 
+mod dashboard;
 mod discovery;
 mod edits;
 mod failures;
+mod metrics;
 mod nodes;
 mod pacing;
 mod presence;
@@ -26,7 +28,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 30] = [
+const SHARED: [(&str, Scenario); 32] = [
+    ("dashboard::each_panel_shows_data_of_a_working_operator", dashboard::each_panel_shows_data_of_a_working_operator),
+    ("metrics::only_who_may_read_them_is_told", metrics::only_who_may_read_them_is_told),
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
