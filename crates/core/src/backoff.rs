@@ -33,10 +33,23 @@ impl Backoff {
         let nominal = self.nominal(failures);
         let mut seed = who.as_bytes().to_vec();
         seed.extend(failures.to_le_bytes());
-        // The hash's upper 53 bits as a fraction in [0, 1).
-        let fraction = (stable_hash(&seed) >> 11) as f64 / (1_u64 << 53) as f64;
-        SignedDuration::try_from_secs_f64(nominal.as_secs_f64() * (0.9 + 0.2 * fraction)).unwrap_or(SignedDuration::MAX)
+        scaled(nominal, 0.9 + 0.2 * fraction(&seed))
     }
+}
+
+/// From half of `wait` to all of it, always the same for the same `who`: what concerns
+/// many at once is not done for all of them at one instant.
+pub(crate) fn spread(wait: SignedDuration, who: &str) -> SignedDuration {
+    scaled(wait, 0.5 + 0.5 * fraction(who.as_bytes()))
+}
+
+fn scaled(wait: SignedDuration, factor: f64) -> SignedDuration {
+    SignedDuration::try_from_secs_f64(wait.as_secs_f64() * factor).unwrap_or(SignedDuration::MAX)
+}
+
+/// The upper 53 bits of a hash of `seed`, as a fraction in [0, 1).
+fn fraction(seed: &[u8]) -> f64 {
+    (stable_hash(seed) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::Name;
 use crate::effect::PodOrder;
 use crate::policy::Policy;
+use crate::time::after;
 use crate::verdict::Verdict;
 use crate::world::World;
 
@@ -45,7 +46,7 @@ impl Starts {
             Some((last, _)) if **last == *node => self.other,
             last => last.as_ref().map(|(_, at)| *at),
         };
-        on_another.map(|at| at.checked_add(delay).unwrap_or(Timestamp::MAX))
+        on_another.map(|at| after(at, delay))
     }
 
     /// The last start.

@@ -81,7 +81,7 @@ pub(crate) fn verdict(
         Some(Standing::Outdated | Standing::Missing | Standing::Failed | Standing::Evicted) => {}
         None => {
             let why = entry.place_on(&node.node).err();
-            return why.map_or(Verdict::Next, |why| Verdict::NotATarget { why });
+            return why.map_or(Verdict::Next, |why| Verdict::NotATarget { why: why.to_string() });
         }
     }
     let Some(policy) = world.policy_of(image) else {
@@ -100,7 +100,8 @@ pub(crate) fn verdict(
     if let Some(hindrance) = node.hindrance(policy) {
         return hindrance;
     }
-    if !world.has_room(&node.node, &image.reference) {
+    let here = world.on_node(node);
+    if !here.has_room(&image.reference) {
         return Verdict::TooManyImages;
     }
     // What failed is the reason until it succeeds, whether the next try waits for its time or
@@ -108,15 +109,15 @@ pub(crate) fn verdict(
     if let Some(refused) = &entry.refused {
         return Verdict::Refused { until: refused.until, message: refused.message.clone() };
     }
-    if let Some((until, cause)) = world.node_backoff(node, policy) {
-        return Verdict::NodeBackingOff { until, cause };
+    if let Some((until, cause)) = here.backoff(policy) {
+        return Verdict::NodeBackingOff { until, cause: cause.clone() };
     }
     if node.standings.get(&image.name) == Some(&Standing::Evicted) {
-        let until = world.repair_at(&node.node, &image.reference).unwrap_or(now);
+        let until = here.repair_at(&image.reference).unwrap_or(now);
         return Verdict::Evicted { until };
     }
-    if let Some((until, cause)) = world.pair_backoff(&node.node, image, policy) {
-        return Verdict::BackingOff { until, cause };
+    if let Some((until, cause)) = here.backoff_of(image, policy) {
+        return Verdict::BackingOff { until, cause: cause.clone() };
     }
     if let Some(at) = world.registry_probe_at(&image.reference, policy) {
         let under_way = world.is_registry_tried(&image.reference);

@@ -54,23 +54,36 @@ impl Inventory {
         &self.0
     }
 
-    /// The inventory by name, for many questions.
+    /// Whether `image` is among them.
     #[must_use]
-    pub fn index(&self) -> Index<'_> {
-        let by_name = self.0.iter().rev().flat_map(|listed| listed.names.iter().map(move |name| (name, &**listed)));
+    pub fn lists(&self, image: &Reference) -> bool {
+        self.find(image).is_some()
+    }
+
+    fn find(&self, image: &Reference) -> Option<&Listed> {
+        self.0.iter().map(|listed| &**listed).find(|listed| listed.names.contains(image))
+    }
+
+    /// The inventory, prepared for so many questions.
+    #[must_use]
+    pub fn index(&self, questions: usize) -> Index<'_> {
+        let by_name = || self.0.iter().rev().flat_map(|listed| listed.names.iter().map(move |name| (name, &**listed)));
         Index {
-            by_name: by_name.collect(),
-            length: self.0.len(),
+            inventory: self,
+            by_name: (questions > FEW).then(|| by_name().collect()),
             smallest: self.0.iter().map(|listed| listed.size).min(),
         }
     }
 }
 
-/// An [`Inventory`] by name.
+/// For so many questions it takes longer to sort a list than to search it each time.
+const FEW: usize = 8;
+
+/// An [`Inventory`] that is asked for images.
 #[derive(Debug)]
 pub struct Index<'a> {
-    by_name: BTreeMap<&'a Reference, &'a Listed>,
-    length: usize,
+    inventory: &'a Inventory,
+    by_name: Option<BTreeMap<&'a Reference, &'a Listed>>,
     /// In bytes.
     smallest: Option<u64>,
 }
@@ -80,7 +93,11 @@ impl<'a> Index<'a> {
     /// A list of `limit` images or more may have been cut.
     #[must_use]
     pub fn sight(&self, image: &Reference, size: Option<u64>, limit: usize) -> Sighting<'a> {
-        if let Some(listed) = self.by_name.get(image) {
+        let listed = match &self.by_name {
+            Some(by_name) => by_name.get(image).copied(),
+            None => self.inventory.find(image),
+        };
+        if let Some(listed) = listed {
             return Sighting::Present(listed);
         }
         // The largest images are listed: whatever is as large as the smallest of
@@ -88,7 +105,7 @@ impl<'a> Index<'a> {
         match self.smallest {
             // Virtual kubelets and nodes that have just joined list nothing.
             None => Sighting::Unknown,
-            Some(_) if self.length < limit => Sighting::Absent,
+            Some(_) if self.inventory.0.len() < limit => Sighting::Absent,
             // A size of zero means that the runtime does not tell.
             Some(smallest) if smallest > 0 && size.is_some_and(|size| size >= smallest) => Sighting::Absent,
             Some(_) => Sighting::Unknown,
@@ -112,7 +129,11 @@ mod tests {
     #[test]
     fn a_list_tells_as_much_as_it_can() {
         let inventory = inventory();
-        let sight = |image, size, limit| inventory.index().sight(&Reference::parse(image), size, limit).clone();
+        let sight = |image, size, limit| {
+            let sighting = inventory.index(1).sight(&Reference::parse(image), size, limit);
+            assert_eq!(sighting, inventory.index(100).sight(&Reference::parse(image), size, limit));
+            sighting
+        };
         let cases: [(&str, Option<u64>, usize, &str); 7] = [
             ("alpine:3.20", None, 2, "present"),
             ("docker.io/alpine:3.20", Some(1), 50, "present"),
@@ -131,7 +152,7 @@ mod tests {
             assert_eq!(found, expected, "{image} of {size:?} bytes in a list of at most {limit}");
         }
         let empty = Inventory::default();
-        assert_eq!(empty.index().sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
+        assert_eq!(empty.index(1).sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
     }
 
     #[test]
@@ -139,7 +160,7 @@ mod tests {
         let inventory = inventory();
         let digest = format!("sha256:{}", "a".repeat(64));
         for image in [Reference::parse("alpine:3.20"), Reference::new("alpine", None, Some(&digest))] {
-            let Sighting::Present(listed) = inventory.index().sight(&image, None, 50) else {
+            let Sighting::Present(listed) = inventory.index(1).sight(&image, None, 50) else {
                 panic!("{image} is listed")
             };
             assert_eq!(listed.digests(&image).collect::<Vec<_>>(), [digest.as_str()]);

@@ -37,6 +37,7 @@ pub mod reference;
 pub mod registry;
 pub mod settings;
 pub mod status;
+mod time;
 pub mod verdict;
 pub mod world;
 

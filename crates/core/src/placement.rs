@@ -11,7 +11,6 @@ use drop_api::scheduling::{
     NodeLabels, NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm, TaintEffect, Toleration,
     TolerationOperator,
 };
-use serde::Serialize;
 
 use crate::node::{Node, Taint};
 
@@ -27,14 +26,14 @@ pub struct Placement {
 }
 
 /// Why a node is not a target.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum NotATarget {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotATarget<'a> {
     /// The node lacks a label, or has it with another value.
-    Label(String),
+    Label(&'a str, &'a str),
     /// No term of the node affinity holds.
     Affinity,
     /// The node has a taint that is not tolerated.
-    Taint(String),
+    Taint(&'a Taint),
     /// The node is cordoned.
     Cordoned,
     /// The node is being deleted.
@@ -45,10 +44,10 @@ pub enum NotATarget {
     DiskPressure,
 }
 
-impl fmt::Display for NotATarget {
+impl fmt::Display for NotATarget<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Label(label) => write!(f, "label {label} is missing"),
+            Self::Label(key, value) => write!(f, "label {key}={value} is missing"),
             Self::Affinity => f.write_str("no term of nodeAffinity matches"),
             Self::Taint(taint) => write!(f, "taint {taint} is not tolerated"),
             Self::Cordoned => f.write_str("cordoned"),
@@ -86,10 +85,10 @@ impl Placement {
     ///
     /// # Errors
     /// The first requirement that does not hold.
-    pub fn selects(&self, node: &Node) -> Result<(), NotATarget> {
+    pub fn selects(&self, node: &Node) -> Result<(), NotATarget<'_>> {
         for (key, value) in &self.labels {
             if node.labels.get(key) != Some(value) {
-                return Err(NotATarget::Label(format!("{key}={value}")));
+                return Err(NotATarget::Label(key, value));
             }
         }
         match &self.affinity {
@@ -104,7 +103,7 @@ impl Placement {
     ///
     /// # Errors
     /// The first reason why it is not.
-    pub fn check(&self, node: &Node) -> Result<(), NotATarget> {
+    pub fn check<'a>(&'a self, node: &'a Node) -> Result<(), NotATarget<'a>> {
         self.selects(node)?;
         if node.is_virtual {
             return Err(NotATarget::Virtual);
@@ -119,7 +118,7 @@ impl Placement {
             return Err(NotATarget::DiskPressure);
         }
         let repelled_by = node.taints.iter().find(|taint| !self.tolerates(taint));
-        repelled_by.map_or(Ok(()), |taint| Err(NotATarget::Taint(taint.to_string())))
+        repelled_by.map_or(Ok(()), |taint| Err(NotATarget::Taint(taint)))
     }
 
     fn tolerates(&self, taint: &Taint) -> bool {
@@ -215,7 +214,8 @@ mod tests {
         ];
         for (toleration, taint, tolerated) in cases {
             let placement = Placement { tolerations: vec![toleration.clone()], ..Placement::default() };
-            let verdict = placement.check(&node(&[], &[taint]));
+            let node = node(&[], &[taint]);
+            let verdict = placement.check(&node);
             assert_eq!(verdict.is_ok(), tolerated, "{toleration:?} {taint:?} {verdict:?}");
         }
     }
@@ -263,7 +263,7 @@ mod tests {
             labels: [("pool", "build"), ("zone", "a")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             ..Placement::default()
         };
-        assert_eq!(labels.check(&node), Err(NotATarget::Label("zone=a".to_owned())));
+        assert_eq!(labels.check(&node), Err(NotATarget::Label("zone", "a")));
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
             }],
             ..Placement::default()
         };
-        assert_eq!(placement.check(&node), Err(NotATarget::Taint(format!("{not_ready}:NoExecute"))));
+        assert_eq!(placement.check(&node), Err(NotATarget::Taint(&node.taints[1])));
         placement.tolerate_twins();
         placement.tolerate_twins();
         assert_eq!((placement.check(&node), placement.tolerations.len()), (Ok(()), 2));

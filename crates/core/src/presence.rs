@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::image::{Image, ImagePullPolicy};
 use crate::inventory::{Listed, Sighting};
 use crate::memory::Record;
+use crate::time::after;
 
 /// What is known of an image on a node that should have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
     });
     let standing = match (since, &evidence.sighting) {
         (Some(since), Sighting::Absent) => {
-            let listed_by = since.checked_add(evidence.listed_within).unwrap_or(Timestamp::MAX);
+            let listed_by = after(since, evidence.listed_within);
             return if now < listed_by { (Standing::Cached, Some(listed_by)) } else { (Standing::Evicted, None) };
         }
         (Some(_), _) if evidence.is_outdated() => Standing::Outdated,

@@ -6,6 +6,7 @@ use crate::Name;
 use crate::failure::is_pull_failure;
 use crate::reference::Reference;
 use crate::settings::Settings;
+use crate::time::after;
 
 /// A Pod that pulls images onto one node, as the API server shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +230,7 @@ impl PullPod {
             (Some(at), None) => (at, settings.sandbox_within, End::SandboxNotUp),
             (None, None) => (steps.created, settings.acknowledge_within, End::Unacknowledged),
         };
-        (from.saturating_add(allowed).unwrap_or(Timestamp::MAX), end)
+        (after(from, allowed), end)
     }
 
     /// Whether `image` is one of the Pod's, and its pull has not ended.

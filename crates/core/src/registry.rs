@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use crate::backoff::Backoff;
 use crate::health::Health;
 use crate::reference::Reference;
+use crate::time::after;
 
 /// How many images have to fail before their registry is paused.
 const FAILING_IMAGES: usize = 3;
@@ -66,6 +67,6 @@ impl Registry {
             .fold((0_u32, Timestamp::MIN), |(sum, last), (count, at)| (sum.saturating_add(*count), last.max(*at)));
         let excess = u32::try_from(FAILING_IMAGES - 1).unwrap_or(u32::MAX);
         let wait = backoff.delay(count.saturating_sub(excess), host);
-        Some(last.checked_add(wait).unwrap_or(Timestamp::MAX))
+        Some(after(last, wait))
     }
 }

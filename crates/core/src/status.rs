@@ -138,7 +138,7 @@ pub(crate) fn cached_image<'a>(
         .failing
         .iter()
         .chain(of_nodes)
-        .filter(|(node, _)| standing_on(world, node, entry) == Some(Standing::Failed))
+        .filter(|(node, _)| world.standing_on(node, &entry.image.name) == Some(Standing::Failed))
         // What is never tried does not fail.
         .filter(|_| image.pull != ImagePullPolicy::Never)
         .collect();
@@ -232,9 +232,7 @@ fn reason<'a>(
         let node = evicted.map(|node| node.node.name.to_string()).unwrap_or_default();
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
-    let missing =
-        world.nodes.values().find(|node| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there()));
-    let why = missing.map(|node| {
+    let why = an_example(world, entry, policy).map(|node| {
         let verdict = verdict(world, node, entry, budget.get_or_init(|| Budget::new(world)), now);
         match verdict {
             // These change with every Pod; people need the pace, not the moment.
@@ -259,6 +257,23 @@ fn reason<'a>(
     }
 }
 
+/// A node that lacks the image, and whose wait tells the most: one whose turn comes rather
+/// than one that cannot pull.
+fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy) -> Option<&'a NodeEntry> {
+    let name = &entry.image.name;
+    let lacks = |node: &&NodeEntry| node.standings.get(name).is_some_and(|standing| !standing.is_there());
+    let mut first = world.nodes.values();
+    if entry.refused.is_some() || world.probed.contains(name) {
+        // That is the image's own trouble, the same on every node.
+        return first.find(lacks);
+    }
+    // One that waits in the queue is found soon, however many nodes there are.
+    let queue = world.queues.get(&policy.name).into_iter().flatten();
+    let mut next = queue.filter_map(|candidate| world.nodes.get(&candidate.node));
+    let can_pull = |node: &&NodeEntry| lacks(node) && node.hindrance(policy).is_none();
+    next.find(lacks).or_else(|| world.nodes.values().find(can_pull)).or_else(|| first.find(lacks))
+}
+
 fn plural(count: usize, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
@@ -278,12 +293,8 @@ fn no_matching_nodes(world: &World, entry: &ImageEntry) -> String {
     }
 }
 
-fn standing_on(world: &World, node: &str, entry: &ImageEntry) -> Option<Standing> {
-    world.nodes.get(node)?.standings.get(&entry.image.name).copied()
-}
-
 fn is_target(world: &World, node: &str, entry: &ImageEntry) -> bool {
-    standing_on(world, node, entry).is_some()
+    world.standing_on(node, &entry.image.name).is_some()
 }
 
 /// The status of a CachedImageSet, from what its CachedImages show. `is_current` says
@@ -434,7 +445,7 @@ pub(crate) fn pull_policy(
 /// The NodeCache of a node with this memory.
 pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: Timestamp) -> NodeCache {
     let name = &node.node.name;
-    let index = node.node.inventory.index();
+    let index = node.node.inventory.index(node.standings.len());
     let standings: BTreeMap<&Reference, Standing> = node
         .standings
         .keys()

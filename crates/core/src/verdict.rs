@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use crate::Name;
 use crate::memory::MAX_IMAGES;
-use crate::placement::NotATarget;
 use crate::policy::title;
 
 /// What Drop does about one image on one node, and why.
@@ -27,7 +26,7 @@ pub enum Verdict {
     /// The node is not meant to have it.
     NotATarget {
         /// Why not.
-        why: NotATarget,
+        why: String,
     },
     /// It is not there, and `imagePullPolicy: Never` forbids to pull it.
     NeverPulled,
@@ -158,7 +157,7 @@ impl fmt::Display for Verdict {
             Self::Cached => f.write_str("cached"),
             Self::Pulling { pod } => write!(f, "Pod {pod} is pulling"),
             Self::Next => f.write_str("about to be pulled"),
-            Self::NotATarget { why } => why.fmt(f),
+            Self::NotATarget { why } => f.write_str(why),
             Self::NeverPulled => f.write_str("not on the node, and imagePullPolicy is Never"),
             Self::PullPolicyNotFound { policy } => {
                 write!(

@@ -7,6 +7,7 @@
 mod derived;
 mod discoveries;
 mod facts;
+mod on_node;
 mod reports;
 mod sets;
 mod stale;
@@ -39,6 +40,7 @@ use crate::reference::Reference;
 use crate::registry::Registry;
 use crate::settings::Settings;
 use crate::status::is_news;
+use crate::time::after;
 use crate::verdict::Verdict;
 
 pub(crate) use discoveries::DiscoveryEntry;
@@ -314,6 +316,8 @@ struct Dirty {
     standings: BTreeSet<Name>,
     /// Nodes on which every image is to be judged.
     nodes: BTreeSet<Name>,
+    /// Per node the images that are to be judged there.
+    pairs: BTreeMap<Name, BTreeSet<Name>>,
     /// Nodes whose places in the queues may have changed.
     places: BTreeSet<Name>,
     /// Nodes whose NodeCaches may have to be written.
@@ -569,34 +573,7 @@ impl World {
     pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
         let health = self.health.get(image)?;
         let wait = backoff.delay(health.open_rounds(), image.as_str());
-        Some(health.last_open_failure()?.checked_add(wait).unwrap_or(Timestamp::MAX))
-    }
-
-    /// Until when a failed image yields to all others on the node: one longest
-    /// backoff after it was due.
-    fn yields_until(&self, node: &Node, image: &Image, policy: &Policy) -> Option<Timestamp> {
-        let memory = self.memory_of(node)?;
-        let record = memory.images.get(&image.reference).and_then(|record| record.failure.as_deref());
-        let failure = record.or(memory.node_failure.as_ref())?;
-        let wait = policy.backoff.delay(failure.count, &node.name).saturating_add(policy.backoff.max);
-        Some(failure.at.checked_add(wait).unwrap_or(Timestamp::MAX))
-    }
-
-    /// Until when the node as a whole is left alone, and why.
-    pub(crate) fn node_backoff(&self, entry: &NodeEntry, policy: &Policy) -> Option<(Timestamp, Name)> {
-        let failure = self.memory_of(&entry.node)?.node_failure.as_ref()?;
-        let wait = policy.backoff.delay(failure.count, &entry.node.name);
-        Some((failure.at.checked_add(wait).unwrap_or(Timestamp::MAX), failure.message.clone()))
-    }
-
-    /// Until when the image is left alone on the node for a failure of unknown
-    /// scope, and why.
-    pub(crate) fn pair_backoff(&self, node: &Node, image: &Image, policy: &Policy) -> Option<(Timestamp, Name)> {
-        use drop_api::node_cache::FailureScope::Unknown;
-        let record = self.memory_of(node)?.images.get(&image.reference)?;
-        let failure = record.failure.as_ref().filter(|failure| failure.scope == Unknown)?;
-        let wait = policy.backoff.delay(failure.count, &format!("{}/{}", node.name, image.reference));
-        Some((failure.at.checked_add(wait).unwrap_or(Timestamp::MAX), failure.message.clone()))
+        Some(after(health.last_open_failure()?, wait))
     }
 
     /// What an image on a node is judged by, if `memory` is what is remembered.
@@ -634,21 +611,11 @@ impl World {
         policy.is_some_and(|policy| policy.repull_interval.is_some())
     }
 
-    /// When an image that was evicted from the node is pulled again; `None` where no
-    /// eviction is recorded.
-    pub(crate) fn repair_at(&self, node: &Node, image: &Reference) -> Option<Timestamp> {
-        let record = self.memory_of(node)?.images.get(image)?;
-        let eviction = record.eviction.filter(|_| record.present_since().is_none())?;
-        let backoff = Backoff { initial: self.settings.repair_initial, max: self.settings.repair_max };
-        let wait = backoff.delay(eviction.count, &format!("{}/{image}", node.name));
-        Some(eviction.at.checked_add(wait).unwrap_or(Timestamp::MAX))
-    }
-
     /// `memory` with what the node's list proves of the images wanted there: those
     /// that were found, and those that were evicted. Returns how many were evicted.
     pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
         let mut evictions = 0;
-        let index = node.node.inventory.index();
+        let index = node.node.inventory.index(node.standings.len());
         for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
             let reference = &entry.image.reference;
             let evidence = self.evidence(&node.node, &index, &entry.image, Some(&memory));
@@ -682,14 +649,9 @@ impl World {
     /// When the Pods of a node whose kubelet is lost are deleted by force.
     pub(crate) fn lost_at(&self, node: &Node) -> Option<Timestamp> {
         match node.readiness {
-            Readiness::Lost { since } => Some(since.checked_add(self.settings.lost_within).unwrap_or(Timestamp::MAX)),
+            Readiness::Lost { since } => Some(after(since, self.settings.lost_within)),
             Readiness::Ready | Readiness::NotReady { .. } => None,
         }
-    }
-
-    /// Whether what becomes of `image` on `node` can be remembered.
-    pub(crate) fn has_room(&self, node: &Node, image: &Reference) -> bool {
-        self.memory_of(node).is_none_or(|memory| memory.has_room() || memory.images.contains_key(image))
     }
 
     /// Whether some CachedImage wants `image` on `node`, or would if the node were
@@ -718,14 +680,6 @@ impl World {
     }
 }
 
-/// From when a node could start on an image.
-pub(crate) enum Start {
-    /// Not until something changes.
-    Never,
-    /// From then on; `None`: at once.
-    From(Option<Timestamp>),
-}
-
 impl NodeEntry {
     /// Why no Pod of `policy` would start on the node now, if so.
     pub(crate) fn hindrance(&self, policy: &Policy) -> Option<Verdict> {
@@ -746,7 +700,7 @@ impl ImageEntry {
     }
 
     /// Whether the image is to be on `node`.
-    pub(crate) fn place_on(&self, node: &Node) -> Result<(), NotATarget> {
+    pub(crate) fn place_on<'a>(&'a self, node: &'a Node) -> Result<(), NotATarget<'a>> {
         // An image whose policy is missing still has its targets: they wait.
         self.placement.as_ref().unwrap_or(&self.image.placement).check(node)
     }

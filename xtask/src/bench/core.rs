@@ -20,7 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Events of a roll-out that are measured.
-const EVENTS: usize = 20_000;
+const EVENTS: usize = 100_000;
 /// Nodes that list their images anew once the fleet has converged.
 const LISTS: usize = 2_000;
 
@@ -39,7 +39,7 @@ pub(crate) fn run() -> Result<()> {
 fn roll_out(fleet: &Fleet) -> Result<()> {
     let mut bench = Bench::new(Timestamp::UNIX_EPOCH);
     let mut cold = Times::default();
-    fleet.nodes().chain(fleet.images()).chain(fleet.lists(false)).for_each(|event| bench.tell(event));
+    fleet.fresh_nodes().chain(fleet.images()).chain(fleet.lists(false)).for_each(|event| bench.tell(event));
     bench.apply.print("roll-out: apply, before the first plan");
     let first = cold.measure(|| bench.plan());
     cold.print("roll-out: first plan");

@@ -8,6 +8,7 @@ use crate::memory::{Context, Memory, Settlement};
 use crate::policy::Policy;
 use crate::pull_pod::{End, Expectations, PullPod};
 use crate::status;
+use crate::time::after;
 use crate::world::{NodeEntry, PodEntry, Stage, World};
 
 /// Records Pods that came to their end, deletes them once that is recorded, and
@@ -32,7 +33,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
                 continue;
             }
             Stage::Created(at) => {
-                let check_at = at.checked_add(world.settings.confirm_within).unwrap_or(Timestamp::MAX);
+                let check_at = after(*at, world.settings.confirm_within);
                 if check_at <= now {
                     plan.add(world, Effect::CheckPod { pod: pod.name.clone() }, now);
                 } else {
@@ -58,10 +59,14 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             settings: &world.settings,
         };
         match pod.end(&entry.steps, &expected, now).or(is_lost.then_some(End::Lost)) {
+            // What is under way is not made anew with every plan.
+            Some(_) if !world.is_free(&EffectKey::Record(pod.node.clone()), now) => {
+                plan.wake_for(world, &EffectKey::Record(pod.node.clone()));
+            }
             Some(end) => plan.add(world, record_pod(world, node, entry, policy, &end, now), now),
             None => {
                 plan.wake(PullPod::deadline(&entry.steps, &expected).0);
-                let shown_at = entry.steps.created.checked_add(world.settings.record_within).unwrap_or(Timestamp::MAX);
+                let shown_at = after(entry.steps.created, world.settings.record_within);
                 if shown_at > now {
                     plan.wake(shown_at);
                 } else {

@@ -17,8 +17,9 @@ use crate::order::{Candidate, Urgency};
 use crate::policy::Policy;
 use crate::presence::Standing;
 use crate::reference::Reference;
+use crate::time::after;
 use crate::verdict::Verdict;
-use crate::world::{ImageEntry, NodeEntry, Start, World};
+use crate::world::{ImageEntry, NodeEntry, World};
 
 /// Starts what the policies allow: nodes that go on with their turn first, then
 /// by urgency, then probes of images that fail.
@@ -113,15 +114,14 @@ fn batch<'a>(
     budget: &Budget<'_>,
     now: Timestamp,
 ) -> Vec<&'a Image> {
+    let here = world.on_node(node);
     let mut images: Vec<(Urgency, &Image)> = node
         .standings
         .iter()
-        .filter(|(name, standing)| {
-            matches!(world.could_start(node, name, **standing), Start::From(from) if from.is_none_or(|from| from <= now))
-        })
         .filter_map(|(name, standing)| {
-            let image = &world.images.get(name)?.image;
-            Some((world.urgency(node, image, *standing, now).0, image))
+            let wanted = world.images.get(name)?;
+            here.could_start(wanted, *standing).filter(|from| *from <= now)?;
+            Some((here.urgency(wanted, *standing, now).0, &wanted.image))
         })
         // A set that is being filled starts when all its images are known: they share Pods.
         .filter(|(_, image)| image.set.as_ref().is_none_or(|set| !world.is_being_filled(&set.name)))
@@ -145,11 +145,10 @@ fn batch<'a>(
 /// The Pod that pulls `batch` onto a node; `None` where there is nothing to pull.
 fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], begins_turn: bool) -> Option<PodOrder> {
     let first = batch.first()?;
-    let memory = world.memory_of(&node.node);
+    let here = world.on_node(node);
     let mut identity = node.node.uid.to_string();
     for image in batch {
-        let attempts =
-            memory.and_then(|memory| memory.images.get(&image.reference)).map_or(0, |record| record.attempts);
+        let attempts = here.record(&image.reference).map_or(0, |record| record.attempts);
         identity.push_str(&format!(" {}#{attempts}", image.reference));
     }
     let host_network = match policy.host_network {
@@ -210,7 +209,7 @@ fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> (Vec<(Candid
         let refused = entry.refused.as_ref().map(|refused| refused.until);
         let Some(at) = world.probe_at(image, policy).max(of_registry) else { continue };
         let at = refused.map_or(at, |until| until.max(at));
-        let waiting_since = at.checked_add(policy.backoff.max).unwrap_or(Timestamp::MAX);
+        let waiting_since = after(at, policy.backoff.max);
         if at > now {
             plan.wake(at);
         } else if waiting_since > now {
@@ -225,7 +224,7 @@ fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> (Vec<(Candid
     overdue.sort_by(|(a, ..), (b, ..)| a.cmp(b));
     for (place, _, policy) in &mut overdue {
         if let Some(last) = last_failures.remove(&policy.name) {
-            place.begins_turn = last.checked_add(policy.backoff.max).unwrap_or(Timestamp::MAX) > now;
+            place.begins_turn = after(last, policy.backoff.max) > now;
         }
     }
     let mut overdue: Vec<_> = overdue.into_iter().map(|(place, name, _)| (place, name)).collect();
@@ -253,7 +252,7 @@ fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, pl
         .filter(|node| budget.busy_with(&node.node.name).is_none())
         .filter(|node| node.hindrance(policy).is_none());
     let (waiting, free): (Vec<_>, Vec<_>) = candidates
-        .map(|node| (node, world.node_backoff(node, policy).map(|(until, _)| until)))
+        .map(|node| (node, world.on_node(node).backoff(policy).map(|(until, _)| until)))
         .partition(|(_, until)| until.is_some_and(|until| until > now));
     // The node that has not tried for longest goes first.
     let node = free.into_iter().min_by_key(|(node, _)| (last_try(&node.node.name), node.node.name.clone()));
@@ -301,7 +300,7 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
     }
     let success = world.health.get(&image.reference).and_then(|health| health.success.as_ref());
     let asked_at = success.map_or(Timestamp::MIN, |success| success.at);
-    let at = asked_at.checked_add(interval).unwrap_or(Timestamp::MAX);
+    let at = after(asked_at, interval);
     let refused = entry.refused.as_ref().map(|refused| refused.until);
     let held_until = world.probe_at(image, policy).max(world.registry_probe_at(&image.reference, policy)).max(refused);
     let at = held_until.map_or(at, |until| until.max(at));
@@ -309,10 +308,11 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
         plan.wake(at);
         return;
     }
-    let since = |node: &NodeEntry| world.memory_of(&node.node)?.images.get(&image.reference)?.present_since();
+    let since = |node: &NodeEntry| world.on_node(node).record(&image.reference)?.present_since();
     let held_until = |node: &NodeEntry| {
-        let of_node = world.node_backoff(node, policy).map(|(until, _)| until);
-        of_node.max(world.pair_backoff(&node.node, image, policy).map(|(until, _)| until))
+        let here = world.on_node(node);
+        let of_node = here.backoff(policy).map(|(until, _)| until);
+        of_node.max(here.backoff_of(image, policy).map(|(until, _)| until))
     };
     let (held, free): (Vec<_>, Vec<_>) = world
         .nodes

@@ -15,6 +15,7 @@ use crate::interner::Texts;
 use crate::memory::{self, Memory};
 use crate::notice::{self, Notice};
 use crate::status::{self, Status};
+use crate::time::after;
 use crate::world::{CacheEntry, Published, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
@@ -29,14 +30,18 @@ pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
             plan.wake_for(world, &key);
             continue;
         }
+        let current = world.caches.get(name);
+        let has_any = node.standings.values().any(|standing| standing.is_there());
+        if current.is_none() && !has_any && !long_pulls.contains(name) {
+            // There is nothing to say of a node that has none of what it should have.
+            plan.clean.caches.push(name.clone());
+            continue;
+        }
         let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
         let effect = record(world, node, memory, Vec::new(), now);
         let Effect::RecordNode { cache, .. } = &effect else { continue };
-        let current = world.caches.get(name);
         let unchanged = current.is_some_and(|current| says_the_same(current, cache));
-        let is_empty = cache.status.as_ref().is_none_or(|status| status.images.is_empty());
-        let nothing_to_say = current.is_none() && is_empty && !long_pulls.contains(name);
-        if unchanged || nothing_to_say {
+        if unchanged {
             plan.clean.caches.push(name.clone());
         } else {
             plan.add(world, effect, now);
@@ -82,7 +87,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
         // What a set has only just made has nothing to show yet that its set does not.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
         if is_new_child && status::is_progress(&status.conditions) {
-            let shown_at = entry.seen_at.checked_add(world.settings.progress_interval).unwrap_or(Timestamp::MAX);
+            let shown_at = after(entry.seen_at, world.settings.progress_interval);
             if shown_at > now {
                 plan.wake(shown_at);
                 plan.deferred.images.push((name.clone(), shown_at));
@@ -176,6 +181,6 @@ impl World {
             false if published.is_part => progress.max,
             false => progress.nominal(published.progress + 1),
         };
-        published.written_at.map(|at| at.checked_add(interval).unwrap_or(Timestamp::MAX))
+        published.written_at.map(|at| after(at, interval))
     }
 }

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{ImageEntry, NodeEntry, Start, World};
+use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
-use crate::image::{Image, ImagePullPolicy};
+use crate::backoff::spread;
+use crate::image::ImagePullPolicy;
 use crate::order::{Candidate, Urgency};
 use crate::presence::{Standing, standing};
+use crate::reference::Reference;
+use crate::time::after;
 
 impl World {
     /// Derives anew which nodes are targets of which images, and how these stand there, where
@@ -20,14 +23,35 @@ impl World {
         }
         let nodes = std::mem::take(&mut self.dirty.nodes);
         let mut images = std::mem::take(&mut self.dirty.standings);
+        let news_of: Vec<(Name, Reference)> = images
+            .difference(&placed)
+            .filter_map(|name| Some((name.clone(), self.images.get(name)?.image.reference.clone())))
+            .collect();
         images.extend(placed.iter().cloned());
         if !images.is_empty() {
             let others: Vec<Name> = self.nodes.keys().filter(|node| !nodes.contains(*node)).cloned().collect();
             for node in others {
+                let Some(entry) = self.nodes.get(&node) else { continue };
+                // News from elsewhere tells nothing new of what was never there.
+                let is_concerned = |(name, reference): &&(Name, Reference)| {
+                    entry
+                        .standings
+                        .get(name)
+                        .is_some_and(|standing| *standing != Standing::Missing || entry.node.inventory.lists(reference))
+                };
+                let concerned = news_of.iter().filter(is_concerned).map(|(name, _)| name);
+                let images: BTreeSet<Name> = placed.iter().chain(concerned).cloned().collect();
                 let is_changed = self.judge(&node, &images, now);
-                if is_changed || !placed.is_empty() {
+                let waits =
+                    |image: &Name| self.standing_on(&node, image).is_some_and(|standing| standing != Standing::Cached);
+                if is_changed || placed.iter().any(waits) {
                     self.dirty.places.insert(node);
                 }
+            }
+        }
+        for (node, images) in std::mem::take(&mut self.dirty.pairs) {
+            if !nodes.contains(&node) {
+                self.judge(&node, &images, now);
             }
         }
         if !nodes.is_empty() {
@@ -38,6 +62,11 @@ impl World {
             self.judge(&node, &images, now);
             self.dirty.places.insert(node);
         }
+    }
+
+    /// How an image stands on a node; `None` where that is not a target.
+    pub(crate) fn standing_on(&self, node: &str, image: &str) -> Option<Standing> {
+        self.nodes.get(node)?.standings.get(image).copied()
     }
 
     /// Derives an image's placement anew.
@@ -70,7 +99,7 @@ impl World {
     fn judge(&mut self, node: &Name, images: &BTreeSet<Name>, now: Timestamp) -> bool {
         let Some(entry) = self.nodes.get(node) else { return false };
         let memory = self.memory_of(&entry.node);
-        let index = entry.node.inventory.index();
+        let index = entry.node.inventory.index(images.len());
         let mut changes = Vec::new();
         let mut nowhere = Vec::new();
         let mut judge_at: Option<Timestamp> = None;
@@ -102,18 +131,19 @@ impl World {
                 };
             }
             self.count(image, *before, *standing);
-            // An eviction is recorded at once, because its repair waits for that.
-            match standing {
-                Some(Standing::Evicted) => self.stale.caches.insert(node.clone()),
-                _ => self.cache_is_stale(node.clone(), now),
-            }
+        }
+        // An eviction is recorded at once, because its repair waits for that.
+        match changes.iter().any(|(.., standing)| *standing == Some(Standing::Evicted)) {
+            true => self.stale.caches.insert(node.clone()),
+            false if changes.is_empty() => {}
+            false => self.cache_is_stale(node.clone(), now),
         }
         !changes.is_empty()
     }
 
     /// A NodeCache may differ from what it should be, in nothing that is urgent.
     pub(super) fn cache_is_stale(&mut self, node: Name, now: Timestamp) {
-        let at = now.checked_add(self.settings.record_within).unwrap_or(Timestamp::MAX);
+        let at = after(now, spread(self.settings.record_within, &node));
         self.stale.caches.insert_at(node, at);
     }
 
@@ -193,66 +223,22 @@ impl World {
         let mut best: BTreeMap<Name, Urgency> = BTreeMap::new();
         let mut alarm: Option<Timestamp> = None;
         let mut wait = |until: Timestamp| alarm = Some(alarm.map_or(until, |alarm| alarm.min(until)));
+        let here = self.on_node(entry);
         for (name, standing) in &entry.standings {
-            match self.could_start(entry, name, *standing) {
-                Start::Never => {}
-                Start::From(Some(until)) if until > now => wait(until),
-                Start::From(_) => {
-                    let Some(wanted) = self.images.get(name) else { continue };
-                    let (urgency, until) = self.urgency(entry, &wanted.image, *standing, now);
-                    until.into_iter().for_each(&mut wait);
-                    let place = best.entry(wanted.image.policy.clone());
-                    let kept = place.or_insert_with(|| urgency.clone());
-                    if urgency < *kept {
-                        *kept = urgency;
-                    }
-                }
+            let Some(wanted) = self.images.get(name) else { continue };
+            let Some(from) = here.could_start(wanted, *standing) else { continue };
+            if from > now {
+                wait(from);
+                continue;
+            }
+            let (urgency, until) = here.urgency(wanted, *standing, now);
+            until.into_iter().for_each(&mut wait);
+            match best.get_mut(&wanted.image.policy) {
+                Some(kept) if *kept <= urgency => {}
+                Some(kept) => *kept = urgency,
+                None => drop(best.insert(wanted.image.policy.clone(), urgency)),
             }
         }
         (best, alarm)
-    }
-
-    /// How urgent an image is on a node, and until when, if that will change.
-    pub(crate) fn urgency(
-        &self,
-        entry: &NodeEntry,
-        image: &Image,
-        standing: Standing,
-        now: Timestamp,
-    ) -> (Urgency, Option<Timestamp>) {
-        let policy = self.policy_of(image).filter(|_| standing != Standing::Missing);
-        let until =
-            policy.and_then(|policy| self.yields_until(&entry.node, image, policy)).filter(|until| *until > now);
-        let rank = self.images.get(&image.name).map_or(0, |entry| entry.rank);
-        (Urgency { retry: until.is_some(), priority: image.priority, rank, image: image.name.clone() }, until)
-    }
-
-    /// From when a node could start on an image, as far as node and image are
-    /// concerned.
-    pub(crate) fn could_start(&self, entry: &NodeEntry, image: &Name, standing: Standing) -> Start {
-        if standing == Standing::Cached || self.probed.contains(image) {
-            return Start::Never;
-        }
-        let Some(wanted) = self.images.get(image) else { return Start::Never };
-        let Some(policy) = self.policy_of(&wanted.image) else { return Start::Never };
-        if policy.paused || wanted.image.pull == ImagePullPolicy::Never {
-            return Start::Never;
-        }
-        if entry.hindrance(policy).is_some() {
-            return Start::Never;
-        }
-        if !self.has_room(&entry.node, &wanted.image.reference) {
-            return Start::Never;
-        }
-        let node = self.node_backoff(entry, policy).map(|(until, _)| until);
-        let pair = self.pair_backoff(&entry.node, &wanted.image, policy).map(|(until, _)| until);
-        let repair = match (standing, self.repair_at(&entry.node, &wanted.image.reference)) {
-            // The eviction has to be recorded first.
-            (Standing::Evicted, None) => return Start::Never,
-            (Standing::Evicted, repair) => repair,
-            _ => None,
-        };
-        let refused = wanted.refused.as_ref().map(|refused| refused.until);
-        Start::From(node.max(pair).max(refused).max(repair))
     }
 }

@@ -14,6 +14,7 @@ use crate::event::{Kind, Report};
 use crate::image_set::ImageSet;
 use crate::node::Readiness;
 use crate::placement::Placement;
+use crate::time::after;
 
 /// A DiscoveryPolicy.
 #[derive(Debug)]
@@ -139,7 +140,7 @@ impl World {
             }
         };
         // An edit during the run asks for another one at once.
-        let at = entry.next_at.unwrap_or_else(|| now.checked_add(wait).unwrap_or(Timestamp::MAX));
+        let at = entry.next_at.unwrap_or_else(|| after(now, wait));
         entry.next_at = Some(at);
         status.next_sync_time = Some(at.max(now));
         entry.outcome = Some(status);

@@ -1,6 +1,6 @@
 //! What the watches tell, taken in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +11,7 @@ use crate::effect::{EffectKey, PodOrder};
 use crate::event::Kind;
 use crate::health::Health;
 use crate::image::Image;
-use crate::memory::{self, Memory};
+use crate::memory::{self, Memory, Record};
 use crate::node::Node;
 use crate::policy::{BUILT_IN, Policy};
 use crate::pull_pod::{Container, ContainerState, PullPod, Steps};
@@ -329,6 +329,11 @@ impl World {
         for (policy, at) in &memory.starts {
             self.starts.entry(policy.clone()).or_default().note(&name, *at);
         }
+        let is_of = |known: &CacheEntry| known.object.spec.node_uid == object.spec.node_uid;
+        if !self.caches.get(&name).is_none_or(is_of) {
+            // What another machine under the name had counts no longer.
+            self.dirty.nodes.insert(name.clone());
+        }
         let seen = seen || self.caches.get(&name).is_some_and(|known| known.seen);
         let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
         if !unchanged {
@@ -338,25 +343,30 @@ impl World {
 
     /// Derives anew what follows from a node's memory, of which `before` was the last.
     pub(super) fn memory_changed(&mut self, node: &Name, before: Memory) {
-        let after = self.caches.get(node).map(|entry| entry.memory.clone()).unwrap_or_default();
-        match &after.node_failure {
-            Some(failure) => drop(self.troubled.insert(node.clone(), failure.clone())),
+        let nothing = Memory::default();
+        let after = self.caches.get(node).map_or(&nothing, |entry| &entry.memory);
+        let node_failure = after.node_failure.clone();
+        let forgotten = before.images.keys().filter(|image| !after.images.contains_key(*image));
+        let changed = after.images.iter().filter(|(image, record)| before.images.get(*image) != Some(*record));
+        let changes: Vec<(Reference, Option<Record>)> = forgotten
+            .map(|image| (image.clone(), None))
+            .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
+            .collect();
+        let is_hindered = before.node_failure != node_failure;
+        match node_failure {
+            Some(failure) => drop(self.troubled.insert(node.clone(), failure)),
             None => drop(self.troubled.remove(node)),
         }
-        if before.node_failure != after.node_failure {
+        if is_hindered {
             self.hinder(node);
+            self.dirty.nodes.insert(node.clone());
         }
-        let references: BTreeSet<&Reference> = before.images.keys().chain(after.images.keys()).collect();
-        for reference in references {
-            let record = after.images.get(reference);
-            if before.images.get(reference) == record {
-                continue;
-            }
+        for (reference, record) in &changes {
             let newest = |world: &Self| world.health.get(reference)?.success.as_ref()?.digest.clone();
             let newest_before = newest(self);
             let failing_before = self.open_rounds(reference) > 0;
             let health = self.health.entry(reference.clone()).or_default();
-            if health.update(node, record) {
+            if health.update(node, record.as_ref()) {
                 health.success = None;
                 for (node, cache) in &self.caches {
                     health.update(node, cache.memory.images.get(reference));
@@ -368,15 +378,16 @@ impl World {
             }
             self.registry_changed(reference, &health);
             self.mark_images_of(reference);
-            let wanted_by = self.wanted.get(reference).into_iter().flatten().cloned();
+            let wanted_by = || self.wanted.get(reference).into_iter().flatten().cloned();
+            self.dirty.pairs.entry(node.clone()).or_default().extend(wanted_by());
             if failing_before != (self.open_rounds(reference) > 0) {
-                self.dirty.images.extend(wanted_by);
+                self.dirty.images.extend(wanted_by());
             } else if newest_before != newest(self) {
-                self.dirty.standings.extend(wanted_by);
+                self.dirty.standings.extend(wanted_by());
             }
         }
         self.end_recorded_pulls(node);
-        self.dirty.nodes.insert(node.clone());
+        self.dirty.places.insert(node.clone());
     }
 
     /// Derives anew how a registry fares, of which one image's health has changed.

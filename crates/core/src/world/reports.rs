@@ -9,6 +9,7 @@ use crate::effect::EffectKey;
 use crate::event::{Kind, Report};
 use crate::failure::shortened;
 use crate::pull_pod::PullPod;
+use crate::time::after;
 
 impl World {
     pub(super) fn report(&mut self, key: EffectKey, report: Report, now: Timestamp) {
@@ -22,7 +23,7 @@ impl World {
                         flight.refusal = Some(shortened(message, 512).into());
                     }
                     let wait = backoff.delay(flight.failures, &format!("{key:?}"));
-                    flight.not_before = Some(now.checked_add(wait).unwrap_or(Timestamp::MAX));
+                    flight.not_before = Some(after(now, wait));
                 }
                 self.answered(&key, false);
             }
@@ -151,7 +152,7 @@ impl World {
         for pull in &order.pulls {
             let Some(entry) = self.images.get_mut(&pull.cached_image) else { continue };
             let count = entry.refused.as_ref().map_or(0, |refused| refused.count).saturating_add(1);
-            let until = now.checked_add(backoff.delay(count, &pull.cached_image)).unwrap_or(Timestamp::MAX);
+            let until = after(now, backoff.delay(count, &pull.cached_image));
             entry.refused = Some(Refused { count, until, message: shortened(message, 512).into() });
             self.dirty.images.insert(pull.cached_image.clone());
         }

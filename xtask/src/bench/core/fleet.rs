@@ -50,18 +50,31 @@ impl Fleet {
         first..first + each
     }
 
+    /// Nodes that list what is wanted there.
     pub fn nodes(&self) -> impl Iterator<Item = Event> {
         (0..NODES).map(|node| self.node(node, LISTED))
     }
 
+    /// Nodes that list images that nobody wants.
+    pub fn fresh_nodes(&self) -> impl Iterator<Item = Event> {
+        let others: Vec<Arc<Listed>> = (IMAGES..IMAGES + LISTED).map(|image| Arc::new(listed(image))).collect();
+        (0..NODES).map(move |node| self.node_with(node, others.clone()))
+    }
+
     fn node(&self, node: usize, listed: usize) -> Event {
-        let own = self.wanted_on(node).take(listed).filter_map(|image| self.listed.get(image).cloned());
+        self.node_with(
+            node,
+            self.wanted_on(node).take(listed).filter_map(|image| self.listed.get(image).cloned()).collect(),
+        )
+    }
+
+    fn node_with(&self, node: usize, listed: Vec<Arc<Listed>>) -> Event {
         Event::Node(Box::new(Node {
             name: name_of(node),
             uid: uid(node).as_str().into(),
             labels: [("pool".to_owned(), (node % self.pools).to_string())].into(),
             platform: "linux/amd64".into(),
-            inventory: Inventory::new(own.collect()),
+            inventory: Inventory::new(listed),
             ..Node::default()
         }))
     }
