@@ -8,7 +8,7 @@ WORKDIR /drop
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/drop/target \
-    cargo build --release --locked --package drop \
+    cargo build --release --locked --package drop --no-default-features \
     && cp target/release/drop /drop-binary
 
 FROM scratch

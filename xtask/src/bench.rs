@@ -25,7 +25,7 @@ pub(crate) enum Bench {
     ///
     /// It needs Linux, root and Go, as the demo does.
     Joins,
-    /// How long plans take at 5,000 nodes and 500 images, and how much memory they need.
+    /// How long plans take at 5,000 nodes and 500 images, and how much memory they need; writes the table of docs/scale.md.
     Core,
 }
 

@@ -1,11 +1,12 @@
-//! `cargo xtask demo`: the quickstart on a real cluster, to watch and to play with.
+//! `cargo xtask demo`: the quickstart on a real cluster, to watch and to play with; a simulated
+//! one where no real one is possible.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions};
+use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -17,6 +18,30 @@ pub(crate) struct Demo {
     /// End when the image is cached, instead of waiting for Ctrl-C.
     #[arg(long)]
     exit: bool,
+    /// Show it on a simulated cluster, as `drop demo` does.
+    #[arg(long)]
+    simulated: bool,
+    #[command(flatten, next_help_heading = "On a simulated cluster")]
+    pace: drop_demo::Pace,
+}
+
+/// The cluster that is shown.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    Real,
+    Simulated,
+    /// No real one is possible, for this reason.
+    OnlySimulated(String),
+}
+
+impl Choice {
+    /// `prepare` makes ready what a real cluster needs, and fails where the machine lacks something.
+    fn new(simulated: bool, prepare: impl FnOnce() -> Result<()>) -> Self {
+        if simulated {
+            return Self::Simulated;
+        }
+        prepare().map_or_else(|error| Self::OnlySimulated(format!("{error:#}")), |()| Self::Real)
+    }
 }
 
 const NAME: &str = "demo";
@@ -26,6 +51,15 @@ const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST,
 const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn run(demo: &Demo) -> Result<()> {
+    match Choice::new(demo.simulated, || Tools::ensure(&say).map(drop)) {
+        Choice::Real => return real(demo),
+        Choice::Simulated => {}
+        Choice::OnlySimulated(why) => say(&format!("a simulated cluster, because {why}")),
+    }
+    drop_demo::run(&drop_demo::Args { pace: demo.pace, ..drop_demo::Args::default() })
+}
+
+fn real(demo: &Demo) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     say("building the operator");
     let binary = operator::build(Profile::Dev)?;
@@ -93,4 +127,22 @@ fn watch(cluster: &Cluster) -> Result<()> {
 
 fn say(line: &str) {
     println!("==> {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_lacks_something_shows_the_simulation_and_says_why() {
+        let refused = || bail!("the testbed runs containers: it needs root (try sudo)");
+        let why = "the testbed runs containers: it needs root (try sudo)".to_owned();
+        assert_eq!(Choice::new(false, refused), Choice::OnlySimulated(why));
+        assert_eq!(Choice::new(false, || Ok(())), Choice::Real);
+    }
+
+    #[test]
+    fn a_simulation_that_is_asked_for_prepares_nothing() {
+        assert_eq!(Choice::new(true, || unreachable!("it builds Kubernetes")), Choice::Simulated);
+    }
 }

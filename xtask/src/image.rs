@@ -64,7 +64,8 @@ fn build(platform: &Platform) -> Result<PathBuf> {
     let _ = Command::new("rustup").args(["target", "add", target]).output();
     let root = root()?;
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "--locked", "--package", "drop", "--target", target])
+        .args(["build", "--quiet", "--release", "--locked", "--package", "drop", "--no-default-features"])
+        .args(["--target", target])
         .current_dir(&root)
         .status()?;
     ensure!(built.success(), "the operator does not build for {target}");

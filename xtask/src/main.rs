@@ -26,7 +26,8 @@ enum Task {
     /// Show Drop at work: a real cluster with two nodes, the operator and the quickstart.
     ///
     /// It needs Linux, root and Go. The first start builds Kubernetes, which takes about ten
-    /// minutes on two cores; later ones take half a minute.
+    /// minutes on two cores; later ones take half a minute. Where something is missing it shows
+    /// a simulated cluster instead, and says why.
     Demo(demo::Demo),
     /// Run all tests, those on a real cluster included.
     Test(test::Test),

@@ -18,6 +18,7 @@ pub mod names;
 pub mod node_cache;
 pub mod pull_policy;
 pub mod scheduling;
+pub mod strict;
 
 pub use cached_image::{CachedImage, CachedImageSpec, CachedImageStatus};
 pub use cached_image_set::{CachedImageSet, CachedImageSetSpec, CachedImageSetStatus};

@@ -158,8 +158,11 @@ fn entry_of(reference: &Reference) -> ImageEntry {
     }
 }
 
-/// Whether the API server would accept a CachedImage of this entry; else why not.
-fn check(entry: &ImageEntry) -> Result<(), &'static str> {
+/// Whether the API server would accept a CachedImage of this entry.
+///
+/// # Errors
+/// What is wrong with which field, and what to write.
+pub fn check(entry: &ImageEntry) -> Result<(), &'static str> {
     static PATTERNS: LazyLock<[Option<Regex>; 3]> =
         LazyLock::new(|| [IMAGE_NAME, TAG, DIGEST].map(|pattern| Regex::new(pattern).ok()));
     let [image, tag, digest] = &*PATTERNS;

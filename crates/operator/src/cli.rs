@@ -29,6 +29,11 @@ pub enum Command {
     ///
     /// No cluster is needed. Fails if no source of a policy answers.
     Discover(Box<DiscoverArgs>),
+    /// Show the planner at work on a simulated cluster, or how long a roll-out of your own would take
+    ///
+    /// No cluster is needed, and no image is pulled. Ends when everything is at rest.
+    #[cfg(feature = "demo")]
+    Demo(Box<drop_demo::Args>),
 }
 
 /// The options of `drop discover`.

@@ -23,5 +23,7 @@ fn main() -> anyhow::Result<()> {
     match cli.command {
         cli::Command::Operator(args) => operator::run(&args),
         cli::Command::Discover(args) => discover::command::run(&args),
+        #[cfg(feature = "demo")]
+        cli::Command::Demo(args) => drop_demo::run(&args),
     }
 }

@@ -84,7 +84,9 @@ impl Lab {
         }
     }
 
-    fn next_at(&self) -> Option<Timestamp> {
+    /// When the next thing happens; `None` where nothing is left to happen.
+    #[must_use]
+    pub fn next_at(&self) -> Option<Timestamp> {
         let wakes = self.processes.iter().filter_map(|process| process.wake_at);
         self.agenda.next_at().into_iter().chain(wakes).min()
     }

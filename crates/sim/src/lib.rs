@@ -18,6 +18,7 @@ mod disk;
 mod knobs;
 mod kubelet;
 mod lab;
+pub mod manifest;
 mod process;
 mod record;
 mod requests;

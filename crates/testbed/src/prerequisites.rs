@@ -47,6 +47,9 @@ pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
         let (path, needed) = INOTIFY_INSTANCES;
         wanted.push(format!("{needed} inotify instances (echo {needed} > {path}): {error:#}"));
     }
+    if let Err(error) = make_namespaces() {
+        wanted.push(format!("the right to make namespaces (in a container: --privileged): {error:#}"));
+    }
     if !wanted.is_empty() {
         bail!("the testbed needs\n  {}", wanted.join("\n  "));
     }
@@ -87,6 +90,15 @@ fn raise_inotify_limit(progress: Progress<'_>) -> Result<()> {
         fs::write(path, needed.to_string())?;
     }
     Ok(())
+}
+
+/// Root of a container may be without this right.
+fn make_namespaces() -> Result<()> {
+    let output = Command::new("unshare").args(["--mount", "--net", "true"]).output().context("unshare")?;
+    match output.status.success() {
+        true => Ok(()),
+        false => bail!("{}", String::from_utf8_lossy(&output.stderr).trim()),
+    }
 }
 
 /// The version of the installed Go, such as `1.26.8`.

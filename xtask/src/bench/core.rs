@@ -1,49 +1,81 @@
 //! `cargo xtask bench core`: how long a `World` takes for an event and a plan, and how much
 //! memory it takes.
 //!
-//! The fleet is 5,000 nodes and 500 images. Either every image is wanted on every node, or
-//! nodes and images come in ten pools, and a node wants the 50 of its pool: a tenth of the
-//! pairs. What an event costs must not depend on pairs that it does not concern.
+//! Nodes and images come in pools, and a node wants the images of its pool. A second fleet
+//! has four times the nodes of the first, and a third ten times the images on each: what an
+//! event costs must not depend on pairs that it does not concern.
 
 mod fleet;
 
 use std::collections::VecDeque;
-use std::io;
 use std::time::Duration;
+use std::{fs, io, mem};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use drop_core::event::Report;
 use drop_core::pull_pod::{Container, ContainerState, PullPod};
 use drop_core::{Effect, Event, Name, Plan, World, plan};
-use fleet::{Fleet, NODES};
+use fleet::Fleet;
 use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
+
+use super::with_table;
+use crate::root;
 
 /// Events of a roll-out that are measured.
 const EVENTS: usize = 100_000;
 /// Nodes that list their images anew once the fleet has converged.
 const LISTS: usize = 2_000;
 
+/// Nodes, and pools that share 500 images.
+const FLEETS: [(usize, usize); 3] = [(1_250, 10), (5_000, 10), (5_000, 1)];
+
+const PAGE: &str = "docs/scale.md";
+/// What the table stands between.
+const MARKS: [&str; 2] = ["<!-- Written by `cargo xtask bench core`. -->\n", "<!-- End of core. -->\n"];
+
 pub(crate) fn run() -> Result<()> {
-    for pools in [10, 1] {
-        let fleet = Fleet::new(pools);
-        println!("\n## 5,000 nodes, 500 images, {} pairs\n", fleet.pairs());
-        println!("| step | times | p50 | p99 | longest |\n|---|---|---|---|---|");
-        roll_out(&fleet)?;
-        converged(&fleet)?;
+    let mut columns = Vec::new();
+    for (nodes, pools) in FLEETS {
+        let fleet = Fleet::new(nodes, pools);
+        let mut rows = vec![
+            ("images on each node", fleet.images_each().to_string()),
+            ("pairs of node and image", fleet.pairs().to_string()),
+        ];
+        // The converged one first, so that what it takes from the system is all its own.
+        let converged = converged(&fleet)?;
+        rows.extend(roll_out(&fleet));
+        rows.extend(converged);
+        columns.push((format!("{nodes} nodes × {} images", fleet::IMAGES), rows));
     }
-    Ok(())
+    let table = table(&columns);
+    print!("{table}");
+    let path = root()?.join(PAGE);
+    let page = with_table(&fs::read_to_string(&path).context(PAGE)?, MARKS, &table).context(PAGE)?;
+    fs::write(&path, page).context(PAGE)
+}
+
+type Rows = Vec<(&'static str, String)>;
+
+/// A column for each fleet.
+fn table(columns: &[(String, Rows)]) -> String {
+    let titles: String = columns.iter().map(|(title, _)| format!(" {title} |")).collect();
+    let mut table = format!("| |{titles}\n|---|{}\n", "---|".repeat(columns.len()));
+    let first = columns.first().map(|(_, rows)| rows.as_slice()).unwrap_or_default();
+    for (index, (what, _)) in first.iter().enumerate() {
+        let cells = columns.iter().filter_map(|(_, rows)| rows.get(index));
+        let cells: String = cells.map(|(_, cell)| format!(" {cell} |")).collect();
+        table += &format!("| {what} |{cells}\n");
+    }
+    table
 }
 
 /// Nothing is anywhere yet.
-fn roll_out(fleet: &Fleet) -> Result<()> {
+fn roll_out(fleet: &Fleet) -> Rows {
     let mut bench = Bench::new(Timestamp::UNIX_EPOCH);
-    let mut cold = Times::default();
     fleet.fresh_nodes().chain(fleet.images()).chain(fleet.lists(false)).for_each(|event| bench.tell(event));
-    bench.apply.print("roll-out: apply, before the first plan");
-    let first = cold.measure(|| bench.plan());
-    cold.print("roll-out: first plan");
-    bench.clear();
+    let first = bench.plan();
+    let cold = bench.clear();
     let mut answers: VecDeque<Event> = first.effects.iter().flat_map(answers_to).collect();
     while let Some(event) = answers.pop_front()
         && bench.plan.0.len() < EVENTS
@@ -51,25 +83,29 @@ fn roll_out(fleet: &Fleet) -> Result<()> {
         bench.tell(event);
         answers.extend(bench.plan().effects.iter().flat_map(answers_to));
     }
-    bench.apply.print("roll-out: apply one event");
-    bench.plan.print("roll-out: plan after one event");
-    Ok(())
+    let times = bench.clear();
+    vec![
+        ("nothing is there yet: first plan", cold.plan.longest()),
+        ("100,000 events of the roll-out: apply", times.apply.spread()),
+        ("100,000 events of the roll-out: plan", times.plan.spread()),
+        ("the longest of them", times.plan.longest()),
+    ]
 }
 
 /// Everything is everywhere.
-fn converged(fleet: &Fleet) -> Result<()> {
+fn converged(fleet: &Fleet) -> Result<Rows> {
     let now = Timestamp::UNIX_EPOCH;
     let mut bench = Bench::new(now);
-    let mut memory = Memory::new()?;
-    let mut steps = Vec::new();
-    fleet.nodes().for_each(|event| bench.tell(event));
-    steps.push(("nodes that list 50 images each, lists sharing what is the same", memory.grown()?));
-    fleet.images().chain(fleet.caches(now)).chain(fleet.lists(true)).for_each(|event| bench.tell(event));
-    steps.push(("CachedImages, and NodeCaches that remember every image", memory.grown()?));
-    let mut cold = Times::default();
-    cold.measure(|| bench.plan());
-    steps.push(("what is derived from them, and a plan", memory.grown()?));
-    cold.print("converged: first plan");
+    let before = resident()?;
+    fleet
+        .nodes()
+        .chain(fleet.images())
+        .chain(fleet.caches(now))
+        .chain(fleet.lists(true))
+        .for_each(|event| bench.tell(event));
+    bench.plan();
+    let cold = bench.clear();
+    let memory = resident()?.saturating_sub(before);
     // Statuses are written once.
     bench.now += SignedDuration::from_secs(60);
     for effect in bench.plan().effects {
@@ -77,35 +113,37 @@ fn converged(fleet: &Fleet) -> Result<()> {
     }
     bench.plan();
     bench.clear();
-    for node in 0..LISTS {
+    for node in 0..LISTS.min(fleet.nodes) {
         bench.tell(fleet.changed_node(node));
         bench.plan();
     }
-    bench.apply.print("converged: apply a node's change");
-    bench.plan.print("converged: plan after a node's change");
-    bench.clear();
-    for node in 0..LISTS {
+    let nodes = bench.clear();
+    for node in 0..LISTS.min(fleet.nodes) {
         bench.tell(fleet.cache(node, now + SignedDuration::from_secs(1)));
         bench.plan();
     }
-    bench.apply.print("converged: apply a NodeCache");
-    bench.plan.print("converged: plan after a NodeCache");
-    bench.clear();
-    for _ in 0..LISTS {
-        bench.plan();
-    }
-    bench.plan.print("converged: plan without an event");
-    println!();
-    for (what, bytes) in steps {
-        println!("{what}: {} MiB, {} bytes per node", bytes >> 20, bytes / NODES);
-    }
-    Ok(())
+    let caches = bench.clear();
+    Ok(vec![
+        ("everything is there: first plan", cold.plan.longest()),
+        ("then a node lists other images: apply", nodes.apply.spread()),
+        ("then a node lists other images: plan", nodes.plan.spread()),
+        ("then a NodeCache changes: apply", caches.apply.spread()),
+        ("then a NodeCache changes: plan", caches.plan.spread()),
+        ("memory of all that", format!("{} MiB", memory >> 20)),
+        ("memory for each node", format!("{} B", memory / fleet.nodes)),
+    ])
 }
 
 /// A world, and how long it took.
 struct Bench {
     world: World,
     now: Timestamp,
+    apply: Times,
+    plan: Times,
+}
+
+/// What was measured since the last time.
+struct Measured {
     apply: Times,
     plan: Times,
 }
@@ -130,9 +168,8 @@ impl Bench {
         })
     }
 
-    fn clear(&mut self) {
-        self.apply.0.clear();
-        self.plan.0.clear();
+    fn clear(&mut self) -> Measured {
+        Measured { apply: mem::take(&mut self.apply).sorted(), plan: mem::take(&mut self.plan).sorted() }
     }
 }
 
@@ -195,11 +232,19 @@ impl Times {
         result
     }
 
-    fn print(&mut self, what: &str) {
+    fn sorted(mut self) -> Self {
         self.0.sort();
-        let at = |percent: usize| self.0.get((self.0.len() * percent / 100).min(self.0.len().saturating_sub(1)));
-        let [p50, p99, longest] = [50, 99, 100].map(|percent| at(percent).copied().unwrap_or_default());
-        println!("| {what} | {} | {p50:.1?} | {p99:.1?} | {longest:.1?} |", self.0.len());
+        self
+    }
+
+    /// Median and 99th percentile.
+    fn spread(&self) -> String {
+        let at = |percent: usize| self.0.get(self.0.len() * percent / 100).copied().unwrap_or_default();
+        format!("{:.1?}, p99 {:.1?}", at(50), at(99))
+    }
+
+    fn longest(&self) -> String {
+        format!("{:.1?}", self.0.last().copied().unwrap_or_default())
     }
 }
 
@@ -208,23 +253,6 @@ fn processor_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
     Duration::new(seconds.unwrap_or_default(), nanoseconds.unwrap_or_default())
-}
-
-/// By how much this process grows.
-struct Memory(usize);
-
-impl Memory {
-    fn new() -> io::Result<Self> {
-        Ok(Self(resident()?))
-    }
-
-    /// By how many bytes, since this was last asked.
-    fn grown(&mut self) -> io::Result<usize> {
-        let now = resident()?;
-        let growth = now.saturating_sub(self.0);
-        self.0 = now;
-        Ok(growth)
-    }
 }
 
 /// The memory of this process that is in RAM (VmRSS, as Linux counts it), in bytes.

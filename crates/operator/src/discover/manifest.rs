@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fs, io};
 
-use anyhow::{Context as _, anyhow, bail};
-use drop_api::DiscoveryPolicySpec;
+use anyhow::{Context as _, anyhow};
+use drop_api::{DiscoveryPolicySpec, strict};
 use drop_core::discovery::Pipeline;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
@@ -93,19 +93,9 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Reads a spec as strictly as the API server does for `kubectl apply`.
 fn pipeline(spec: Value) -> anyhow::Result<Pipeline> {
-    let mut unknown = None;
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(spec, &mut track);
-    // An optional value is a step of its own in these paths, written `?`.
-    let mut keep = |path: String| unknown = unknown.take().or(Some(path.replace(".?", "")));
-    let read = serde_ignored::deserialize(deserializer, |path| keep(path.to_string()));
-    let spec: DiscoveryPolicySpec = read.map_err(|error| anyhow!("spec.{}: {error}", track.path()))?;
-    match unknown {
-        Some(path) => bail!("spec.{path}: there is no such field"),
-        None => Pipeline::compile(&spec).map_err(|error| anyhow!("spec.{error}")),
-    }
+    let spec: DiscoveryPolicySpec = strict::read(spec, "spec").map_err(anyhow::Error::msg)?;
+    Pipeline::compile(&spec).map_err(|error| anyhow!("spec.{error}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! 5,000 nodes and 500 images, in pools.
+//! Many nodes and 500 images, in pools.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use drop_core::reference::Reference;
 use drop_core::{Event, Name, Settings};
 use jiff::Timestamp;
 
-pub const NODES: usize = 5_000;
-const IMAGES: usize = 500;
+pub const IMAGES: usize = 500;
 /// How many images a node lists: the kubelet's usual limit.
 const LISTED: usize = 50;
 
 /// A fleet whose nodes want the images of their pool.
 pub struct Fleet {
+    /// How many nodes there are.
+    pub nodes: usize,
     pools: usize,
     listed: Vec<Arc<Listed>>,
 }
@@ -35,30 +36,34 @@ pub fn settings() -> Settings {
 }
 
 impl Fleet {
-    pub fn new(pools: usize) -> Self {
-        Self { pools, listed: (0..IMAGES).map(|image| Arc::new(listed(image))).collect() }
+    pub fn new(nodes: usize, pools: usize) -> Self {
+        Self { nodes, pools, listed: (0..IMAGES).map(|image| Arc::new(listed(image))).collect() }
     }
 
     /// Nodes times the images that each wants.
     pub fn pairs(&self) -> usize {
-        NODES * IMAGES / self.pools
+        self.nodes * self.images_each()
+    }
+
+    /// How many images each node wants.
+    pub fn images_each(&self) -> usize {
+        IMAGES / self.pools
     }
 
     fn wanted_on(&self, node: usize) -> std::ops::Range<usize> {
-        let each = IMAGES / self.pools;
-        let first = node % self.pools * each;
-        first..first + each
+        let first = node % self.pools * self.images_each();
+        first..first + self.images_each()
     }
 
     /// Nodes that list what is wanted there.
     pub fn nodes(&self) -> impl Iterator<Item = Event> {
-        (0..NODES).map(|node| self.node(node, LISTED))
+        (0..self.nodes).map(|node| self.node(node, LISTED))
     }
 
     /// Nodes that list images that nobody wants.
     pub fn fresh_nodes(&self) -> impl Iterator<Item = Event> {
         let others: Vec<Arc<Listed>> = (IMAGES..IMAGES + LISTED).map(|image| Arc::new(listed(image))).collect();
-        (0..NODES).map(move |node| self.node_with(node, others.clone()))
+        (0..self.nodes).map(move |node| self.node_with(node, others.clone()))
     }
 
     fn node(&self, node: usize, listed: usize) -> Event {
@@ -89,7 +94,7 @@ impl Fleet {
             let spec = CachedImageSpec {
                 image: repository(image),
                 tag: Some("1.0".to_owned()),
-                node_selector: [("pool".to_owned(), (image / (IMAGES / self.pools)).to_string())].into(),
+                node_selector: [("pool".to_owned(), (image / self.images_each()).to_string())].into(),
                 ..CachedImageSpec::default()
             };
             let object = CachedImage::new(&format!("image-{image}"), spec);
@@ -99,7 +104,7 @@ impl Fleet {
 
     /// NodeCaches that say that everything was pulled at `at`.
     pub fn caches(&self, at: Timestamp) -> impl Iterator<Item = Event> {
-        (0..NODES).map(move |node| self.cache(node, at))
+        (0..self.nodes).map(move |node| self.cache(node, at))
     }
 
     pub fn cache(&self, node: usize, at: Timestamp) -> Event {
@@ -123,8 +128,8 @@ impl Fleet {
     pub fn lists(&self, with_caches: bool) -> impl Iterator<Item = Event> {
         Kind::ALL.into_iter().map(move |kind| {
             let names: BTreeSet<Name> = match kind {
-                Kind::Node => (0..NODES).map(name_of).collect(),
-                Kind::Cache if with_caches => (0..NODES).map(name_of).collect(),
+                Kind::Node => (0..self.nodes).map(name_of).collect(),
+                Kind::Cache if with_caches => (0..self.nodes).map(name_of).collect(),
                 Kind::Image => (0..IMAGES).map(|image| format!("image-{image}").into()).collect(),
                 _ => BTreeSet::new(),
             };
