@@ -60,15 +60,6 @@ struct FieldConfig {
 #[derive(Default, Deserialize)]
 struct Defaults {
     unit: String,
-    #[serde(default)]
-    custom: Custom,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Custom {
-    /// In percent.
-    fill_opacity: f64,
 }
 
 #[derive(Deserialize)]
@@ -197,12 +188,9 @@ fn graph(
     height: f64,
 ) -> Result<()> {
     let unit = &panel.field_config.defaults.unit;
-    let opacity = panel.field_config.defaults.custom.fill_opacity / 100.0;
     let (inner, tall) = (width - LEFT - 12.0, height - TOP - BELOW);
     let greatest = lines.iter().flat_map(|line| line.values).flatten().copied().fold(0.0, f64::max);
-    // Round in the unit that is shown.
-    let (size, _) = size(greatest, unit);
-    let tick = size * tick(greatest / size);
+    let tick = tick(greatest);
     let ticks = (greatest / tick).ceil().max(1.0);
     let bottom = TOP + tall;
     let at_y = |value: f64| bottom - tall * value / (tick * ticks);
@@ -225,12 +213,7 @@ fn graph(
             values.map(|(step, value)| value.map(|value| (at_x(step as f64), at_y(value)))).collect();
         for part in points.split(Option::is_none).filter(|part| part.len() > 1) {
             let path: Vec<String> = part.iter().flatten().map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
-            let path = path.join(" ");
-            writeln!(svg, "<polyline points=\"{path}\" fill=\"none\" stroke=\"{color}\"/>")?;
-            if let (Some(Some((first, _))), Some(Some((last, _)))) = (part.first(), part.last()) {
-                let area = format!("{first:.1} {bottom} {path} {last:.1} {bottom}");
-                writeln!(svg, "<polygon points=\"{area}\" fill=\"{color}\" fill-opacity=\"{opacity}\"/>")?;
-            }
+            writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{color}\"/>", path.join(" "))?;
         }
     }
     legend(svg, lines, width, bottom + 34.0)
@@ -273,23 +256,20 @@ fn tick(greatest: f64) -> f64 {
 
 /// A number as Grafana shows one of this unit.
 fn number(value: f64, unit: &str) -> String {
-    let (size, name) = size(value, unit);
-    format!("{}{name}", digits(value / size))
-}
-
-/// How much one of what is shown of a unit stands for, and its name.
-fn size(value: f64, unit: &str) -> (f64, &'static str) {
-    let sizes: &[(f64, &str)] = match unit {
-        "percentunit" => &[(0.01, "%")],
-        "s" => &[(60.0, " min"), (1.0, " s"), (1e-3, " ms"), (1e-6, " µs")],
-        "bytes" => &[(1073741824.0, " GiB"), (1048576.0, " MiB"), (1024.0, " KiB"), (1.0, " B")],
-        "Bps" => &[(1e9, " GB/s"), (1e6, " MB/s"), (1e3, " kB/s"), (1.0, " B/s")],
-        "reqps" => &[(1.0, " req/s")],
-        _ => &[(1e6, " Mil"), (1e3, " K"), (1.0, "")],
+    let scaled = |steps: &[(f64, &str)]| {
+        let fits = |(size, _): &&(f64, &str)| value.abs() >= *size * 0.9999;
+        let (size, name) = steps.iter().find(fits).or(steps.last()).copied().unwrap_or((1.0, ""));
+        format!("{} {name}", digits(value / size)).trim_end().to_owned()
     };
-    let zero = sizes.iter().find(|(size, _)| *size <= 1.0);
-    let fits = sizes.iter().find(|(size, _)| value.abs() >= size * 0.9999);
-    if value == 0.0 { zero } else { fits.or(sizes.last()) }.copied().unwrap_or((1.0, ""))
+    match unit {
+        "percentunit" => format!("{}%", digits(value * 100.0)),
+        "s" if value == 0.0 => "0 s".to_owned(),
+        "s" => scaled(&[(60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs")]),
+        "bytes" => scaled(&[(1073741824.0, "GiB"), (1048576.0, "MiB"), (1024.0, "KiB"), (1.0, "B")]),
+        "Bps" => scaled(&[(1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1.0, "B/s")]),
+        "reqps" => format!("{} req/s", digits(value)),
+        _ => scaled(&[(1e6, "Mil"), (1e3, "K"), (1.0, "")]),
+    }
 }
 
 /// Three digits that count, without zeros at the end.
