@@ -4,6 +4,7 @@
 
 mod bench;
 mod cluster;
+mod dashboard;
 mod demo;
 mod fuzz;
 mod generate;

@@ -92,15 +92,16 @@ impl Bed {
     /// # Errors
     /// If it cannot be started.
     pub fn start_replica(&self) -> Result<Operator> {
-        self.start_replica_as(self.cluster.kubeconfig())
+        self.start_replica_as(self.cluster.kubeconfig(), &[])
     }
 
-    /// Starts one more operator, which reaches the API server by this kubeconfig.
+    /// Starts one more operator, which reaches the API server by this kubeconfig and has more
+    /// `flags` than the others.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start_replica_as(&self, kubeconfig: &Path) -> Result<Operator> {
-        Operator::start(self.drop_command(), kubeconfig, &self.flags, &self.log_file())
+    pub fn start_replica_as(&self, kubeconfig: &Path, flags: &[String]) -> Result<Operator> {
+        Operator::start(self.drop_command(), kubeconfig, &[&self.flags, flags].concat(), &self.log_file())
     }
 
     fn log_file(&self) -> PathBuf {

@@ -6,6 +6,7 @@ mod discover;
 mod engine;
 mod event;
 mod execute;
+mod guard;
 mod http;
 mod lease;
 mod metrics;
@@ -14,6 +15,7 @@ mod operator;
 mod patience;
 mod pod;
 mod process;
+mod tls;
 
 use clap::Parser;
 

@@ -71,6 +71,7 @@ pub use registry::{
 };
 pub use tls_front::{Clients, TlsFront};
 pub use tools::Tools;
+pub use wait::wait_for;
 
 /// Where a long task says what it does, a line at a time.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);

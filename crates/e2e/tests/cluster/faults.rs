@@ -36,7 +36,7 @@ pub fn nothing_is_pulled_twice_whatever_goes_wrong() -> Result<()> {
     let account = Account::start(&bed)?;
     let proxy = bed.cluster.api_proxy(SEED)?;
     let kubeconfig = bed.cluster.kubeconfig_with_token(&account.token, &proxy)?;
-    *bed.operator() = Some(bed.start_replica_as(&kubeconfig)?);
+    *bed.operator() = Some(bed.start_replica_as(&kubeconfig, &[])?);
 
     requests_and_answers_are_lost_or_refused(&bed, &proxy).context("lost requests and answers")?;
     answers_are_late_and_watches_fail(&bed, &proxy).context("failing watches")?;

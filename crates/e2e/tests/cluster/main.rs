@@ -5,11 +5,13 @@
 //! operator as a whole: its scenarios run one after another. What goes wrong between
 //! the operator and the API server has a third one.
 
+mod dashboard;
 mod discovery;
 mod edits;
 mod failures;
 mod faults;
 mod gitops;
+mod metrics;
 mod migration;
 mod nodes;
 mod pacing;
@@ -30,7 +32,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 31] = [
+const SHARED: [(&str, Scenario); 33] = [
+    ("dashboard::each_panel_shows_data_of_a_working_operator", dashboard::each_panel_shows_data_of_a_working_operator),
+    ("metrics::only_who_may_read_them_is_told", metrics::only_who_may_read_them_is_told),
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
