@@ -217,7 +217,9 @@ impl Lab {
         let times = recent.filter(|(_, other)| *other == key).count();
         faults.unless(times < BUSY.1, || format!("{key:?} is asked for {times} times within {:#}", BUSY.0));
         if matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
-            let since = self.record.restarted_at.max(self.record.created_at.get(&key).copied());
+            // What the first write of a moment ago was about may have been deleted since.
+            let created_at = self.record.created_at.get(&key).map(|at| *at + HEARSAY);
+            let since = self.record.restarted_at.max(created_at);
             let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
             let last = last.filter(|(at, _)| since.is_none_or(|since| since < *at));
             let is_early = last.is_some_and(|(at, _)| self.now.duration_since(*at) < secs(1.0));
