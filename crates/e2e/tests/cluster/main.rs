@@ -5,6 +5,7 @@
 //! operator as a whole: its scenarios run one after another.
 
 mod discovery;
+mod docs;
 mod edits;
 mod failures;
 mod nodes;
@@ -26,7 +27,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 30] = [
+const SHARED: [(&str, Scenario); 31] = [
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
@@ -78,6 +79,7 @@ const SHARED: [(&str, Scenario); 30] = [
     ("edits::two_cachedimages_of_one_image_share_a_pull", edits::two_cachedimages_of_one_image_share_a_pull),
     ("edits::long_names_and_digests_work", edits::long_names_and_digests_work),
     ("validation::bad_objects_are_refused_with_a_remedy", validation::bad_objects_are_refused_with_a_remedy),
+    ("docs::what_readers_may_copy_is_accepted", docs::what_readers_may_copy_is_accepted),
 ];
 
 /// Time constants that would make tests slow. An image must be listed within a
