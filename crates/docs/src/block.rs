@@ -54,9 +54,8 @@ impl Block {
             let (file, after) = rest.split_once("}}").unwrap_or((rest, ""));
             let path = self.page.parent().unwrap_or(Path::new("")).join(file.trim());
             let included = fs::read_to_string(root().join(&path));
-            let included = included.map_err(|error| {
-                io::Error::new(error.kind(), format!("{self}: {}: {error}", path.display()))
-            })?;
+            let included = included
+                .map_err(|error| io::Error::new(error.kind(), format!("{self}: {}: {error}", path.display())))?;
             self.text = format!("{before}{included}{after}");
         }
         Ok(())

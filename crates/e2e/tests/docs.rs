@@ -11,6 +11,8 @@ use drop_testbed::Tools;
 
 /// Where charts are published; in the tests they come from the repository.
 const PUBLISHED: &str = "oci://ghcr.io/corewire/";
+/// Verbs whose objects have options of their own.
+const WITH_OBJECT: [&str; 2] = ["create", "rollout"];
 
 static TOOLS: LazyLock<Tools> =
     LazyLock::new(|| Tools::with(&["helm", "kubernetes"], &|line| eprintln!("{line}")).unwrap());
@@ -28,54 +30,47 @@ fn has_option(help: &str, option: &str) -> bool {
     words.any(|word| word == option)
 }
 
+/// The verb of a command, and its object where that has options of its own. Options may stand before it.
+fn verb<'a>(tool: &str, arguments: &'a [String]) -> Vec<&'a str> {
+    static HELP: LazyLock<BTreeMap<&str, String>> =
+        LazyLock::new(|| ["helm", "kubectl"].map(|tool| (tool, run(tool, &["--help"]).unwrap())).into());
+    let is_verb = |word: &str| {
+        let mut rows = HELP.get(tool).into_iter().flat_map(|help| help.lines()).filter(|line| line.starts_with("  "));
+        rows.any(|row| row.split_whitespace().next() == Some(word))
+    };
+    let words: Vec<&str> = arguments.iter().map(String::as_str).skip_while(|word| !is_verb(word)).collect();
+    let length = if words.first().is_some_and(|verb| WITH_OBJECT.contains(verb)) { 2 } else { 1 };
+    words.into_iter().take(length).collect()
+}
+
 #[test]
 fn options_of_commands_exist() {
     for (tool, common) in [("helm", "help"), ("kubectl", "options")] {
         let common = run(tool, &[common]).unwrap();
-        let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
         let commands = commands(tool).unwrap();
         assert!(commands.len() > 3, "{commands:#?}");
         for command in commands {
             let arguments = command.words.get(1..).unwrap_or_default();
-            // Options may stand before the verb.
-            let rest: Vec<&String> = arguments.iter().skip_while(|word| !is_verb(tool, word)).collect();
-            // The verb, and its object where that has options of its own.
-            let verb: Vec<String> =
-                rest.iter().take(if rest.first().is_some_and(|word| *word == "create" || *word == "rollout") { 2 } else { 1 }).map(|word| (*word).clone()).collect();
+            let verb = verb(tool, arguments);
             assert!(!verb.is_empty(), "{command}: there is no such verb");
-            let help = helps.entry(verb.clone()).or_insert_with(|| {
-                let verb: Vec<&str> = verb.iter().map(String::as_str).collect();
-                run(tool, &[&verb[..], &["--help"]].concat()).unwrap_or_else(|error| panic!("{command}: {error}"))
-            });
+            let help =
+                run(tool, &[&verb[..], &["--help"]].concat()).unwrap_or_else(|error| panic!("{command}: {error}"));
             let options = arguments.iter().filter(|word| word.starts_with('-') && word.len() > 1);
             for option in options.map(|option| option.split('=').next().unwrap_or_default()) {
-                assert!(has_option(help, option) || has_option(&common, option), "{command}: there is no {option}");
+                assert!(has_option(&help, option) || has_option(&common, option), "{command}: there is no {option}");
             }
         }
     }
-}
-
-/// Whether the tool has such a command.
-fn is_verb(tool: &str, word: &str) -> bool {
-    static KNOWN: LazyLock<BTreeMap<&str, String>> =
-        LazyLock::new(|| ["helm", "kubectl"].map(|tool| (tool, run(tool, &["--help"]).unwrap())).into());
-    let is_first = |line: &str| line.split_whitespace().next() == Some(word);
-    KNOWN.get(tool).is_some_and(|help| help.lines().any(|line| line.starts_with("  ") && is_first(line)))
 }
 
 #[test]
 fn charts_render_as_they_are_installed() {
     let mut rendered = 0;
     for command in commands("helm").unwrap() {
-        let ["helm", "install" | "upgrade", rest @ ..] = &command.words.iter().map(String::as_str).collect::<Vec<_>>()[..]
-        else {
-            continue;
-        };
-        let words = rest.iter().map(|word| match word.strip_prefix(PUBLISHED) {
-            Some(chart) => chart,
-            None => word,
-        });
-        let words: Vec<&str> = ["template"].into_iter().chain(words).collect();
+        let words = command.words.iter().map(|word| word.strip_prefix(PUBLISHED).unwrap_or(word));
+        let words: Vec<&str> = words.collect();
+        let [_, "install" | "upgrade", rest @ ..] = &words[..] else { continue };
+        let words = [&["template"], rest].concat();
         run("helm", &words).unwrap_or_else(|error| panic!("{command}: {error}"));
         rendered += 1;
     }
