@@ -1,35 +1,40 @@
-//! `cargo xtask book`: the documentation as a site, in `target/site`.
-//!
-//! The site has the same layout as the repository, so that a page's link to an example leads to it on both.
+//! `cargo xtask book`: the documentation as a site, in `target/book`.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::root;
 
 const VERSION: &str = "0.5.4";
-/// What pages link to beside each other.
-const EXAMPLES: &str = "examples";
+/// Where readers of the site find what lies outside of `docs`.
+const REPOSITORY: &str = "https://github.com/corewire/drop/blob/main/";
+/// How pages link to that.
+const OUTWARD: &str = "href=\"../";
 
 /// Builds the book. Every warning and every link that leads nowhere is an error.
 pub(crate) fn run() -> Result<()> {
     let (root, program) = (root()?, mdbook()?);
-    let site = root.join("target/site");
-    if site.exists() {
-        fs::remove_dir_all(&site).with_context(|| site.display().to_string())?;
-    }
-    let book = site.join("docs");
+    let book = root.join("target/book");
     let output = Command::new(&program).args(["build", "--dest-dir"]).arg(&book).arg(&root).output();
     let output = output.with_context(|| program.display().to_string())?;
     let log = String::from_utf8_lossy(&output.stderr);
     let is_complaint = |line: &str| ["WARN", "ERROR"].iter().any(|level| line.contains(level));
     ensure!(output.status.success() && !log.lines().any(is_complaint), "the book does not build:\n{log}");
-    copy(&root.join(EXAMPLES), &site.join(EXAMPLES))?;
-    let dead = dead_links(&book)?;
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(&book).with_context(|| book.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "html") {
+            let html = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let html = lead_outward(&html, &root);
+            let targets = targets(&html).into_iter().filter(|target| !book.join(target).exists());
+            dead.extend(targets.map(|target| format!("{}: {target}", path.display())));
+            fs::write(&path, html).with_context(|| path.display().to_string())?;
+        }
+    }
     ensure!(dead.is_empty(), "links of the book that lead nowhere:\n{}", dead.join("\n"));
     println!("{}", book.join("index.html").display());
     Ok(())
@@ -56,40 +61,18 @@ fn mdbook() -> Result<PathBuf> {
     Ok(program)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| to.display().to_string())?;
-    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), &target).with_context(|| target.display().to_string())?;
-        }
+/// Lets links out of `docs` lead to the repository. mdBook takes its Markdown files for pages of the book.
+fn lead_outward(html: &str, root: &Path) -> String {
+    let mut parts = html.split(OUTWARD);
+    let mut led = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (link, rest) = part.split_once('"').unwrap_or((part, ""));
+        let (file, anchor) = link.split_once('#').map_or((link, String::new()), |(file, to)| (file, format!("#{to}")));
+        let page = file.strip_suffix(".html").map(|page| format!("{page}.md"));
+        let file = page.filter(|page| root.join(page).exists()).unwrap_or_else(|| file.to_owned());
+        led.push_str(&format!("href=\"{REPOSITORY}{file}{anchor}\"{rest}"));
     }
-    Ok(())
-}
-
-/// Links and pictures of the pages that lead to no file of the site.
-fn dead_links(book: &Path) -> Result<Vec<String>> {
-    let mut dead = Vec::new();
-    for entry in fs::read_dir(book).with_context(|| book.display().to_string())? {
-        let path = entry?.path();
-        let is_page = path.extension().is_some_and(|extension| extension == "html");
-        // It is shown under any address, and the one of all pages repeats the others.
-        if is_page && !path.ends_with("404.html") && !path.ends_with("print.html") {
-            let html = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            for link in targets(&html) {
-                if !book.join(link).exists() {
-                    dead.push(format!("{}: {link}", path.display()));
-                }
-            }
-        }
-    }
-    if dead.is_empty() && !book.join("index.html").exists() {
-        bail!("{} has no pages", book.display());
-    }
-    Ok(dead)
+    led
 }
 
 /// The files of the site that a page's `href` and `src` name.
@@ -102,11 +85,21 @@ fn targets(html: &str) -> BTreeSet<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::targets;
+    use super::{lead_outward, targets};
 
     #[test]
     fn links_to_files_of_the_site_are_found_and_others_left_out() {
         let html = r##"<a href="a.html#b"></a><img src="c.svg"><a href="#d"></a><a href="https://example.com/e">"##;
         assert_eq!(targets(html), ["a.html", "c.svg"].into());
+    }
+
+    #[test]
+    fn links_out_of_the_book_lead_to_the_repository() {
+        let html = r#"<a href="../README.html#tests">a</a><a href="../examples/a.yaml">b</a><a href="c.html">c</a>"#;
+        let expected = concat!(
+            r#"<a href="https://github.com/corewire/drop/blob/main/README.md#tests">a</a>"#,
+            r#"<a href="https://github.com/corewire/drop/blob/main/examples/a.yaml">b</a><a href="c.html">c</a>"#
+        );
+        assert_eq!(lead_outward(html, &crate::root().unwrap()), expected);
     }
 }

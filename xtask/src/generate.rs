@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::{reference, root, timeline};
+use crate::{dashboard, reference, root, timeline};
 
 /// Writes every generated file.
 pub fn run() -> Result<()> {
@@ -27,6 +27,9 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
     let crds: Vec<Value> = drop_api::crds().into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
     let mut files = timeline::files()?;
     files.push((root.join("docs/reference.md"), reference::page(&crds)?));
+    let read = |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
+    let picture = dashboard::picture(&read("charts/drop/files/dashboard.json")?, &read("docs/dashboard.json")?)?;
+    files.push((root.join("docs/dashboard.svg"), picture));
     for mut crd in crds {
         let plural = crd.pointer("/spec/names/plural").and_then(Value::as_str).context("a CRD has a plural")?;
         let file = format!("{plural}.yaml");

@@ -2,7 +2,7 @@
 //! engine. The same source, built by the same Rust in the same place, makes the same image.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -66,10 +66,19 @@ fn build(platform: &Platform) -> Result<PathBuf> {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--release", "--locked", "--package", "drop", "--no-default-features"])
         .args(["--target", target])
+        .env("CARGO_ENCODED_RUSTFLAGS", without_paths(&root)?)
         .current_dir(&root)
         .status()?;
     ensure!(built.success(), "the operator does not build for {target}");
     Ok(root.join("target").join(target).join("release/drop"))
+}
+
+/// Flags by which the binary, whose panics name source files, does not tell where it was built.
+fn without_paths(root: &Path) -> Result<String> {
+    let home = || std::env::home_dir().map(|home| home.join(".cargo"));
+    let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home).context("no home directory")?;
+    let flag = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
+    Ok([flag(root, "/drop"), flag(&cargo, "/cargo")].join("\x1f"))
 }
 
 /// An OCI image layout (<https://github.com/opencontainers/image-spec/blob/main/image-layout.md>)

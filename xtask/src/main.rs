@@ -5,6 +5,7 @@
 mod bench;
 mod book;
 mod cluster;
+mod dashboard;
 mod demo;
 mod dev;
 mod fuzz;
@@ -49,7 +50,7 @@ enum Task {
     /// Measure how good Drop's decisions are, and what they cost.
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Build the documentation as a site, in target/site.
+    /// Build the documentation as a site, in target/book.
     Book,
     /// Write the files that are generated from the code.
     Gen,

@@ -25,12 +25,14 @@ pub(crate) enum Profile {
 
 /// Builds the operator and returns its path.
 pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
-    let (name, directory) = match profile {
-        Profile::Dev => ("dev", "debug"),
-        Profile::Release => ("release", "release"),
+    let (name, directory, features) = match profile {
+        Profile::Dev => ("dev", "debug", None),
+        // As the container image has it.
+        Profile::Release => ("release", "release", Some("--no-default-features")),
     };
     let mut cargo = Command::new(env!("CARGO"));
-    let built = cargo.args(["build", "--package", "drop", "--profile", name]).current_dir(root()?).status()?;
+    let built =
+        cargo.args(["build", "--package", "drop", "--profile", name]).args(features).current_dir(root()?).status()?;
     ensure!(built.success(), "the operator does not build");
     // This program lies in `target/PROFILE`.
     let own = std::env::current_exe()?;

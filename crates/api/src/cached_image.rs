@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::condition::Condition;
+use crate::condition::{self, Condition};
 use crate::scheduling::{NodeLabels, NodeSelector, Toleration, node_labels_schema};
 
 /// The most entries of [`CachedImageStatus::failures`].
@@ -144,6 +144,7 @@ pub struct LocalObjectReference {
 /// What Drop sees and does. Its size does not grow with the number of nodes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("default" = condition::unobserved()))]
 pub struct CachedImageStatus {
     /// The `metadata.generation` that this was derived from.
     pub observed_generation: Option<i64>,

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cached_image::{ImagePullPolicy, LocalObjectReference};
-use crate::condition::Condition;
+use crate::condition::{self, Condition};
 use crate::scheduling::{NodeLabels, NodeSelector, Toleration, node_labels_schema};
 
 /// Keeps a list of images, static or discovered, on every node that the spec selects.
@@ -91,6 +91,7 @@ pub struct ImageEntry {
 /// What Drop sees and does.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("default" = condition::unobserved()))]
 pub struct CachedImageSetStatus {
     /// The `metadata.generation` that this was derived from.
     pub observed_generation: Option<i64>,

@@ -75,6 +75,12 @@ impl Condition {
     }
 }
 
+/// The status of an object that the operator has not seen yet. kstatus takes objects without a
+/// status for ready, <https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus>.
+pub(crate) fn unobserved() -> serde_json::Value {
+    serde_json::json!({ "observedGeneration": -1 })
+}
+
 /// The condition of type `Ready`, if there is one.
 #[must_use]
 pub fn ready(conditions: &[Condition]) -> Option<&Condition> {

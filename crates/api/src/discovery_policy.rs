@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::cached_image::LocalObjectReference;
-use crate::condition::Condition;
+use crate::condition::{self, Condition};
 use crate::duration::GoDuration;
 use crate::scheduling::NodeSelector;
 
@@ -787,6 +787,7 @@ impl JsonSchema for Weight {
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("default" = condition::unobserved()))]
 pub struct DiscoveryPolicyStatus {
     /// The `metadata.generation` that this was derived from.
     pub observed_generation: Option<i64>,
@@ -809,7 +810,7 @@ pub struct DiscoveryPolicyStatus {
     pub next_sync_time: Option<Timestamp>,
 }
 
-/// An image that was found.
+/// An image that was found. Older operators wrote neither rank nor final score.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscoveredImage {
@@ -817,8 +818,10 @@ pub struct DiscoveredImage {
     #[schemars(length(max = 1024))]
     pub image: String,
     /// 1 is the best.
+    #[serde(default)]
     pub rank: i32,
     /// The score, as the shortest decimal number.
+    #[serde(default)]
     #[schemars(length(max = 512))]
     pub final_score: String,
     /// The sources or queries that named it, by their position.

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::condition::Condition;
+use crate::condition::{self, Condition};
 use crate::duration::GoDuration;
 use crate::scheduling::{NodeLabels, Toleration, node_labels_schema};
 
@@ -137,6 +137,7 @@ pub enum HostNetwork {
 /// What the policy's pulls are doing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("default" = condition::unobserved()))]
 pub struct PullPolicyStatus {
     /// The `metadata.generation` that this was derived from.
     pub observed_generation: Option<i64>,

@@ -1,6 +1,6 @@
 //! What planning needs of a CachedImageSet, and which CachedImages it asks for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use drop_api::cached_image::{DIGEST, IMAGE_NAME, TAG};
@@ -50,6 +50,23 @@ pub struct Child {
     pub object: CachedImage,
     /// What planning needs of it.
     pub image: Image,
+}
+
+impl Members {
+    /// Lets CachedImages that the set owns under other names, as an older operator gave them,
+    /// be the children for their images.
+    pub fn adopt(&mut self, owned: &[&Image]) {
+        let names: BTreeSet<Name> = self.children.iter().map(|child| child.image.name.clone()).collect();
+        let strays = owned.iter().filter(|image| !names.contains(&image.name));
+        let strays: BTreeMap<&Reference, &Name> = strays.map(|image| (&image.reference, &image.name)).collect();
+        let owned: BTreeSet<&Name> = owned.iter().map(|image| &image.name).collect();
+        for child in self.children.iter_mut().filter(|child| !owned.contains(&child.image.name)) {
+            if let Some(name) = strays.get(&child.image.reference) {
+                child.object.metadata.name = Some(name.to_string());
+                child.image.name = (*name).clone();
+            }
+        }
+    }
 }
 
 impl ImageSet {
@@ -242,6 +259,26 @@ mod tests {
         assert_eq!(members.invalid.len(), 2);
         assert!(members.invalid[0].starts_with("images[1] (https://alpine): not an image name"), "{members:?}");
         assert!(members.invalid[1].starts_with("images[3] (busybox): not a digest"), "{members:?}");
+    }
+
+    #[test]
+    fn children_under_other_names_are_adopted_but_no_name_serves_twice() {
+        let set = set("web", &["x:1", "y:1"]);
+        let named = |name: &str, reference: &str| Image {
+            name: name.into(),
+            reference: Reference::parse(reference),
+            ..set.members(&[]).children[0].image.clone()
+        };
+        let own = set.members(&[]).children[0].image.name.clone();
+        let adopt = |owned: &[Image]| {
+            let mut members = set.members(&[]);
+            members.adopt(&owned.iter().collect::<Vec<_>>());
+            names(&members).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let fresh = adopt(&[]);
+        assert_eq!(adopt(&[named("web-x", "x:1")]), ["web-x", &fresh[1]]);
+        assert_eq!(adopt(&[named("web-x", "x:1"), named(&own, "x:1")]), fresh, "the own name comes first");
+        assert_eq!(adopt(&[named(&own, "y:1")]), fresh, "somebody has edited it");
     }
 
     #[test]

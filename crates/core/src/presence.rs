@@ -59,6 +59,7 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
         ImagePullPolicy::Always => record.pulled.as_ref().map(|pulled| pulled.at),
         ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => record.present_since(),
     });
+    let is_absent = evidence.sighting == Sighting::Absent;
     let standing = match (since, &evidence.sighting) {
         (Some(since), Sighting::Absent) => {
             let listed_by = after(since, evidence.listed_within);
@@ -71,7 +72,11 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
             Some(Record { failure: Some(_), .. }) => Standing::Failed,
             // What is missing on a node that fails as a whole fails with it.
             _ if evidence.node_fails => Standing::Failed,
-            Some(Record { eviction: Some(_), .. }) => Standing::Evicted,
+            // What another CachedImage found there again is not evicted, although this one wants
+            // it pulled.
+            Some(record) if record.eviction.is_some() && (is_absent || record.present_since().is_none()) => {
+                Standing::Evicted
+            }
             _ => Standing::Missing,
         },
     };
@@ -175,6 +180,7 @@ mod tests {
         let (here, there) = (Sighting::Present(&old), Sighting::Present(&new));
         let (was_pulled, evicted) =
             (pulled(OLD), Record { eviction: Some(Eviction { count: 1, at: at(0) }), ..Record::default() });
+        let brought_back = Record { found_at: Some(at(10)), ..evicted.clone() };
         let cases = [
             // Nothing is remembered.
             (IfNotPresent, None, here.clone(), None, Standing::Cached),
@@ -195,8 +201,11 @@ mod tests {
             (Always, Some(&pulled(NEW)), here.clone(), Some(NEW), Standing::Cached),
             (IfNotPresent, Some(&was_pulled), here.clone(), Some(NEW), Standing::Cached),
             // It was evicted, and somebody else brought it back, or not.
-            (IfNotPresent, Some(&evicted), here, None, Standing::Cached),
+            (IfNotPresent, Some(&evicted), here.clone(), None, Standing::Cached),
             (IfNotPresent, Some(&evicted), Sighting::Absent, None, Standing::Evicted),
+            (Always, Some(&evicted), here.clone(), None, Standing::Evicted),
+            (Always, Some(&brought_back), here, None, Standing::Missing),
+            (Always, Some(&brought_back), Sighting::Absent, None, Standing::Evicted),
         ];
         for (pull, record, sighting, newest, expected) in cases {
             let found = judge(pull, record, sighting.clone(), newest, 1000);

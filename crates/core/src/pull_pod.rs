@@ -17,7 +17,8 @@ pub struct PullPod {
     pub uid: Option<Name>,
     /// `spec.nodeName`.
     pub node: Name,
-    /// The UID of the Node that owns it: another machine may have its name by now.
+    /// The UID of the Node that owns it: another machine may have its name by now. Empty where
+    /// none does.
     pub node_uid: Name,
     /// The PullPolicy that it counts against; empty for the built-in one.
     pub policy: Name,

@@ -46,6 +46,10 @@ use crate::verdict::Verdict;
 pub(crate) use discoveries::DiscoveryEntry;
 use stale::Stale;
 
+/// By how many writes of one status a watch may lag. At one write a second it is slow
+/// indeed that lags further; then a status is written once more.
+const MAX_OVERTAKEN: usize = 16;
+
 /// Everything that planning knows.
 #[derive(Debug)]
 pub struct World {
@@ -177,6 +181,9 @@ pub(crate) struct Published<S> {
     pub(crate) is_confirmed: bool,
     /// Whether a write of it is under way.
     is_under_way: bool,
+    /// What it was before each write that the watch has not shown yet, so that it may still
+    /// show that; the last ones.
+    overtaken: Vec<S>,
     pub(crate) written_at: Option<Timestamp>,
     /// Whether another object shows the progress of the whole that it is a part of.
     pub(crate) is_part: bool,
@@ -184,10 +191,15 @@ pub(crate) struct Published<S> {
     pub(crate) progress: u32,
 }
 
-impl<S: Clone> Published<S> {
-    /// Takes in what the watch shows. While a write is under way that is older.
+impl<S: Clone + PartialEq> Published<S> {
+    /// Takes in what the watch shows. While a write is under way that is older, and it may be
+    /// for a while after its answer.
     fn observe(&mut self, status: S) {
-        if !self.is_under_way {
+        let is_older = self.is_under_way || self.overtaken.contains(&status);
+        if status == self.status || !is_older {
+            self.overtaken.clear();
+        }
+        if !is_older {
             self.status = status;
             self.is_confirmed = true;
         }
@@ -201,13 +213,26 @@ impl<S: Clone> Published<S> {
 
     /// A status that the watch shows, and that nobody has written yet.
     fn new(status: S) -> Self {
-        Self { status, is_confirmed: true, is_under_way: false, written_at: None, is_part: false, progress: 0 }
+        Self {
+            status,
+            is_confirmed: true,
+            is_under_way: false,
+            overtaken: Vec::new(),
+            written_at: None,
+            is_part: false,
+            progress: 0,
+        }
     }
 
     /// Takes a write as done that was only just asked for.
     fn write(&mut self, status: &S, is_news: bool, now: Timestamp) {
         self.progress = if is_news { 0 } else { self.progress.saturating_add(1) };
-        self.status = status.clone();
+        if self.status != *status {
+            let before = std::mem::replace(&mut self.status, status.clone());
+            let surplus = (self.overtaken.len() + 1).saturating_sub(MAX_OVERTAKEN);
+            self.overtaken.drain(..surplus);
+            self.overtaken.push(before);
+        }
         self.is_confirmed = true;
         self.is_under_way = true;
         self.written_at = Some(now);

@@ -51,6 +51,16 @@ impl Bed {
     /// # Errors
     /// If any of it fails.
     pub fn start(name: &str, flags: &[&str]) -> Result<Self> {
+        let bed = Self::without_operator(name, flags)?;
+        bed.start_operator()?;
+        Ok(bed)
+    }
+
+    /// The same but for the start of the operator.
+    ///
+    /// # Errors
+    /// If any of it fails.
+    pub fn without_operator(name: &str, flags: &[&str]) -> Result<Self> {
         let binary = operator::build()?;
         let cluster = Cluster::start(ClusterOptions::new(name), &|line| eprintln!("[{name}] {line}"))?;
         let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
@@ -65,9 +75,7 @@ impl Bed {
         let authority_file = cluster.kubeconfig().with_file_name("authority.crt");
         fs::write(&authority_file, authority.certificate())?;
         let operator = Mutex::default();
-        let bed = Self { cluster, operator, binary, proxy, authority, authority_file, flags, watched, runtime };
-        bed.start_operator()?;
-        Ok(bed)
+        Ok(Self { cluster, operator, binary, proxy, authority, authority_file, flags, watched, runtime })
     }
 
     /// Starts the operator, after it was killed or stopped.
@@ -84,16 +92,28 @@ impl Bed {
     /// # Errors
     /// If it cannot be started.
     pub fn start_replica(&self) -> Result<Operator> {
-        self.start_replica_as(self.cluster.kubeconfig())
+        self.start_replica_as(self.cluster.kubeconfig(), &[])
     }
 
-    /// Starts one more operator, which reaches the API server by this kubeconfig.
+    /// Starts one more operator, which reaches the API server by this kubeconfig and has more
+    /// `flags` than the others.
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn start_replica_as(&self, kubeconfig: &Path) -> Result<Operator> {
-        let log = self.cluster.kubeconfig().with_file_name("operator.log");
-        Operator::start(self.drop_command(), kubeconfig, &self.flags, &log)
+    pub fn start_replica_as(&self, kubeconfig: &Path, flags: &[String]) -> Result<Operator> {
+        Operator::start(self.drop_command(), kubeconfig, &[&self.flags, flags].concat(), &self.log_file())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.cluster.kubeconfig().with_file_name("operator.log")
+    }
+
+    /// What operators have logged so far.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.log_file())?)
     }
 
     /// The binary, which finds the hosts of [`Bed::serve`] and trusts them.

@@ -9,5 +9,5 @@ mod sight;
 
 pub use bed::Bed;
 pub use fleet::Fleet;
-pub use operator::Operator;
+pub use operator::{Operator, build as build_operator};
 pub use sight::{SeenEvent, SeenPod, Sight};

@@ -4,8 +4,9 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A running `drop operator`; killed when dropped.
@@ -16,8 +17,11 @@ pub struct Operator {
     pub address: String,
 }
 
-/// Builds the operator and returns its path.
-pub(crate) fn build() -> Result<PathBuf> {
+/// Builds the operator and returns the path of its binary.
+///
+/// # Errors
+/// If it does not build.
+pub fn build() -> Result<PathBuf> {
     let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "drop"]).status()?;
     ensure!(status.success(), "the operator does not build");
     // The test binary lies in `target/debug/deps`, the operator in `target/debug`.
@@ -59,6 +63,22 @@ impl Operator {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM)?;
         Ok(self.child.wait()?.success())
+    }
+
+    /// Waits until it says that it is ready, or that it is not.
+    ///
+    /// # Errors
+    /// If it does not within a few minutes.
+    pub fn wait_ready(&self, ready: bool) -> Result<()> {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
+        let asked_at = Instant::now();
+        while asked_at.elapsed() < Duration::from_secs(180) {
+            if agent.get(format!("http://{}/readyz", self.address)).call()?.status().is_success() == ready {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        bail!("the operator does not become {}", if ready { "ready" } else { "unready" })
     }
 }
 

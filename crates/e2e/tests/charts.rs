@@ -143,6 +143,7 @@ fn bad_values_are_refused_with_a_remedy() {
         ("leaderElection.enabled=false", "only one replica may run, so set replicaCount=1"),
         ("serviceMonitor.enabled=true,metrics.enabled=false", "so set metrics.enabled=true"),
         ("serviceAccount.create=false", "or set serviceAccount.create=true"),
+        ("metrics.auth.enabled=true", "name a certificate in metrics.tls.secret"),
         ("caBundle.secret=a,caBundle.configMap=b", "set either configMap or secret"),
     ];
     for (values, expected) in cases {

@@ -1,4 +1,8 @@
-//! The charts and the image on a real cluster: install, work, upgrade, uninstall.
+//! The charts on a real cluster: install, work, upgrade, uninstall.
+//!
+//! The operator's image is made of the binary that the other tests use, because that costs no build.
+//! With DROP_IMAGE it is the one in an OCI archive: `cargo xtask image && DROP_IMAGE=target/drop-image.tar
+//! cargo test -p drop-e2e --test install`, with a path from the repository's root.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -60,7 +64,6 @@ struct Permission {
 }
 
 #[test]
-#[ignore = "it compiles a release for musl: run it with -- --ignored"]
 fn the_charts_install_the_operator_which_needs_what_its_roles_grant_and_no_more() {
     let cluster = start().unwrap();
     let result = install(&cluster)
@@ -83,12 +86,13 @@ fn root() -> PathBuf {
 
 /// A cluster with two nodes, and a registry that has the operator's image.
 fn start() -> Result<Cluster> {
-    let archive = root().join("target/drop-image.tar");
-    let built = Command::new(env!("CARGO")).args(["xtask", "image"]).current_dir(root()).status()?;
-    ensure!(built.success(), "the image does not build");
     let options = ClusterOptions { api_for_pods: true, ..ClusterOptions::new("e2e-install") };
     let cluster = Cluster::start(options, &|line| eprintln!("[e2e-install] {line}"))?;
-    cluster.registry().push_archive("corewire/drop", env!("CARGO_PKG_VERSION"), &archive)?;
+    let (repository, version) = ("corewire/drop", env!("CARGO_PKG_VERSION"));
+    match std::env::var_os("DROP_IMAGE") {
+        Some(archive) => cluster.registry().push_archive(repository, version, &root().join(archive))?,
+        None => cluster.registry().push_program(repository, version, &drop_e2e::build_operator()?)?,
+    };
     for (repository, tag) in [("library/alpine", "3.20"), ("library/node", "20")] {
         cluster.registry().push(repository, tag, &ImageSpec::runnable())?;
     }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use drop_api::pull_policy::FailureBackoff;
@@ -9,6 +10,7 @@ use drop_api::{GoDuration, PullPolicySpec};
 use drop_core::Settings;
 
 use crate::discover::Limits;
+use crate::tls::Certificate;
 
 /// Pre-pulls container images onto Kubernetes nodes.
 #[derive(Debug, Parser)]
@@ -111,6 +113,9 @@ pub struct OperatorArgs {
     /// What to log: a level, or directives such as `info,drop=debug`
     #[arg(long, env = "DROP_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
+    /// How it is served.
+    #[command(flatten)]
+    pub serving: Serving,
     #[command(flatten)]
     policy: DefaultPolicy,
     #[command(flatten)]
@@ -124,6 +129,33 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// What protects what is served.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Serving")]
+pub struct Serving {
+    /// Certificate in PEM: everything is served by TLS then. It is read again when it is renewed
+    #[arg(long, env = "DROP_TLS_CERT_FILE", value_name = "FILE", requires = "tls_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    /// Private key of the certificate in PEM
+    #[arg(long, env = "DROP_TLS_KEY_FILE", value_name = "FILE", requires = "tls_cert_file")]
+    tls_key_file: Option<PathBuf>,
+    /// Answer /metrics and /debug/plan to those only whose token the API server knows and whom a
+    /// ClusterRole lets `get` these nonResourceURLs. It takes TLS, because tokens are secret
+    #[arg(long, env = "DROP_METRICS_AUTH", default_value_t = false, action = ArgAction::Set, requires_if("true", "tls_cert_file"))]
+    pub metrics_auth: bool,
+}
+
+impl Serving {
+    /// The certificate to serve with, if any.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn certificate(&self) -> anyhow::Result<Option<Certificate>> {
+        let files = self.tls_cert_file.clone().zip(self.tls_key_file.clone());
+        files.map(|(chain, key)| Certificate::open(chain, key)).transpose()
+    }
 }
 
 /// The policy of images that name none.
@@ -190,6 +222,10 @@ struct Timing {
     /// How long a NodeCache may lag behind while no pull's outcome is at stake
     #[arg(long, env = "DROP_RECORD_WITHIN", default_value = "10s")]
     record_within: GoDuration,
+    /// How long a watch may be silent before it is resumed on a new connection; the API server
+    /// sends something every minute
+    #[arg(long, env = "DROP_MAX_SILENCE", default_value = "90s")]
+    max_silence: GoDuration,
 }
 
 impl OperatorArgs {
@@ -223,6 +259,11 @@ impl OperatorArgs {
         }
     }
 
+    /// How long the API server may be silent, at least a second.
+    pub fn max_silence(&self) -> Duration {
+        self.timing.max_silence.get().unsigned_abs().max(Duration::from_secs(1))
+    }
+
     /// How long sources may take to answer.
     pub fn limits(&self) -> Limits {
         let limits = Limits::default();
@@ -242,6 +283,17 @@ mod tests {
         let Command::Operator(args) = cli.command else { panic!("{cli:?}") };
         assert_eq!(args.settings().built_in_policy, PullPolicySpec::default());
         assert_eq!(args.pod_namespace, "drop-system");
+    }
+
+    #[test]
+    fn tokens_are_asked_for_under_tls_only() {
+        let parse = |flags: &[&str]| Cli::try_parse_from([&["drop", "operator"], flags].concat());
+        let error = parse(&["--metrics-auth=true"]).unwrap_err().to_string();
+        assert!(error.contains("--tls-cert-file"), "{error}");
+        let error = parse(&["--tls-cert-file=tls.crt"]).unwrap_err().to_string();
+        assert!(error.contains("--tls-key-file"), "{error}");
+        assert!(parse(&["--metrics-auth=false"]).is_ok());
+        assert!(parse(&["--metrics-auth=true", "--tls-cert-file=tls.crt", "--tls-key-file=tls.key"]).is_ok());
     }
 
     #[test]

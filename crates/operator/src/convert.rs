@@ -1,7 +1,7 @@
 //! From Kubernetes objects to what planning needs of them. The rest of each
 //! object is dropped here, which bounds the operator's memory.
 
-use drop_api::names::ANNOTATION_POLICY;
+use drop_api::names::{ANNOTATION_POLICY, LABEL_NODE};
 use drop_api::scheduling::TaintEffect;
 use drop_core::interner::Interner;
 use drop_core::inventory::{Inventory, Listed};
@@ -97,6 +97,12 @@ fn taint(taint: k8s::Taint) -> Option<Taint> {
 pub fn pull_pod(object: k8s::Pod) -> Option<PullPod> {
     let meta = object.metadata;
     let spec = object.spec?;
+    let owner = meta.owner_references.into_iter().flatten().find(|owner| owner.kind == "Node");
+    // A Pod of an older operator has a label instead; it belongs to no machine that is known.
+    let node = meta.labels.as_ref().and_then(|labels| labels.get(LABEL_NODE));
+    if owner.is_none() && node.is_none_or(|node| Some(node) != spec.node_name.as_ref()) {
+        return None;
+    }
     let status = object.status.unwrap_or_default();
     let acknowledged_at = status.start_time.as_ref().map(|time| time.0);
     let mut statuses = status.container_statuses.unwrap_or_default();
@@ -108,7 +114,7 @@ pub fn pull_pod(object: k8s::Pod) -> Option<PullPod> {
     Some(PullPod {
         uid: Some(meta.uid?.into()),
         node: spec.node_name?.into(),
-        node_uid: meta.owner_references?.into_iter().find(|owner| owner.kind == "Node")?.uid.into(),
+        node_uid: owner.map(|owner| owner.uid).unwrap_or_default().into(),
         policy: meta
             .annotations
             .and_then(|mut all| all.remove(ANNOTATION_POLICY))
@@ -233,6 +239,21 @@ mod tests {
         let evicted = pod(json!({ "phase": "Failed", "reason": "OutOfpods", "message": "full" }));
         assert_eq!(evicted.rejection.as_ref().map(|rejection| &*rejection.reason), Some("OutOfpods"));
         assert_eq!(evicted.containers[0].outcome(), None, "a rejected Pod proves nothing");
+    }
+
+    #[test]
+    fn a_pod_of_an_older_operator_belongs_to_no_machine_and_a_strangers_is_none() {
+        let pod = |labels: serde_json::Value| {
+            let meta = json!({
+                "name": "pull-x", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "labels": labels,
+            });
+            let spec = json!({ "nodeName": "n1", "containers": [{ "name": "pull", "image": "x:1" }] });
+            pull_pod(serde_json::from_value(json!({ "metadata": meta, "spec": spec })).unwrap())
+        };
+        let old = pod(json!({ "drop.corewire.io/cachedimage": "x", "drop.corewire.io/node": "n1" })).unwrap();
+        assert_eq!((&*old.node, &*old.node_uid), ("n1", ""));
+        assert_eq!(pod(json!({})), None);
+        assert_eq!(pod(json!({ "drop.corewire.io/node": "n2" })), None);
     }
 
     #[test]

@@ -23,7 +23,8 @@ use crate::event::{self, event};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::operator::pod_name;
-use crate::pod::pod;
+use crate::patience::cause;
+use crate::pod::{TERMINATION_GRACE_SECONDS, pod};
 
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
@@ -190,7 +191,9 @@ impl Executor {
                 // Nothing depends on it.
                 match events.create(&post(), &event).await {
                     Ok(_) => info!(kind = notice.kind, name = %notice.name, reason = notice.reason, "event written"),
-                    Err(error) => warn!(kind = notice.kind, name = %notice.name, %error, "an event is lost"),
+                    Err(error) => {
+                        warn!(kind = notice.kind, name = %notice.name, error = cause(&error), "an event is lost")
+                    }
                 }
                 Ok(Report::Done)
             }
@@ -265,7 +268,8 @@ impl Executor {
 
     async fn delete_pod(&self, name: &str, uid: Option<&str>, force: bool) -> Result<Report, kube::Error> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        let grace_period_seconds = force.then_some(0);
+        // Pods of an older operator ask for 0 themselves, by which they would go before their pull ends.
+        let grace_period_seconds = Some(if force { 0 } else { TERMINATION_GRACE_SECONDS });
         let params = DeleteParams { preconditions, grace_period_seconds, ..DeleteParams::default() };
         match self.pods().delete(name, &params).await {
             Ok(_) => Ok(Report::Done),
@@ -298,7 +302,7 @@ impl Executor {
                     !matches!(effect, Effect::CreatePod(_) | Effect::RecordNode { .. } | Effect::CreateChild { .. });
                 if status.code == 404 && needless { Report::Done } else { Report::Refused(status.message) }
             }
-            error => Report::Unknown(error.to_string()),
+            error => Report::Unknown(cause(&error)),
         }
     }
 

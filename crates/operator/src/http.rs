@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Query;
+use crate::guard::{self, Guard};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 
@@ -27,14 +29,13 @@ pub struct Context {
     pub leadership: Leadership,
 }
 
-/// The paths that are served.
-pub fn router(context: Context) -> Router {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/debug/plan", get(debug_plan))
-        .with_state(context)
+/// The paths that are served: probes to everybody, the others to those whom the guard lets pass.
+pub fn router(context: Context, guard: Option<Guard>) -> Router {
+    let mut guarded = Router::new().route("/metrics", get(metrics)).route("/debug/plan", get(debug_plan));
+    if let Some(guard) = guard {
+        guarded = guarded.route_layer(from_fn_with_state(Arc::new(guard), guard::check));
+    }
+    guarded.route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(context)
 }
 
 /// Alive as long as the engine answers.

@@ -14,11 +14,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
-use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::sync::watch;
 use tracing::{info, warn};
+
+use crate::patience::{cause, patient};
 
 /// The Lease's name.
 const NAME: &str = "drop";
@@ -129,13 +130,13 @@ impl Candidate {
     /// Takes the Lease when it is free, and renews it, for ever.
     pub async fn run(&self) {
         let mut seen: Option<Seen> = None;
-        let mut changes = pin!(watch_object(self.api.clone(), NAME).default_backoff());
+        let mut changes = pin!(patient(watch_object(self.api.clone(), NAME), "Lease".to_owned()));
         loop {
             let act_at = seen.as_ref().map(|seen| seen.act_at);
             tokio::select! {
                 change = changes.next() => match change {
                     Some(Ok(lease)) => self.notice(&mut seen, lease.unwrap_or_default()),
-                    Some(Err(error)) => warn!(%error, "the Lease cannot be watched: tried again"),
+                    Some(Err(error)) => warn!(error = cause(&error), "the Lease cannot be watched: tried again"),
                     None => return,
                 },
                 () = sleep_until(act_at) => {
@@ -173,7 +174,7 @@ impl Candidate {
             Ok(Ok(lease)) => return self.see(lease),
             // Another was faster, or the answer to an earlier renewal was lost.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
-            Ok(Err(error)) => warn!(%error, "the Lease cannot be written: tried again"),
+            Ok(Err(error)) => warn!(error = cause(&error), "the Lease cannot be written: tried again"),
             Err(_) => warn!("the Lease cannot be written: no answer; tried again"),
         }
         let now = tokio::time::timeout(self.durations.request(), self.api.get_opt(NAME)).await;
@@ -199,7 +200,7 @@ impl Candidate {
         };
         match tokio::time::timeout(self.durations.request(), released).await {
             Ok(Ok(())) => info!("lease released"),
-            Ok(Err(error)) => warn!(%error, "the Lease cannot be released: it runs out by itself"),
+            Ok(Err(error)) => warn!(error = cause(&error), "the Lease cannot be released: it runs out by itself"),
             Err(_) => warn!("the Lease cannot be released: it runs out by itself"),
         }
     }

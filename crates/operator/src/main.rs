@@ -6,13 +6,16 @@ mod discover;
 mod engine;
 mod event;
 mod execute;
+mod guard;
 mod http;
 mod lease;
 mod metrics;
 mod observe;
 mod operator;
+mod patience;
 mod pod;
 mod process;
+mod tls;
 
 use clap::Parser;
 

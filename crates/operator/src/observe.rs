@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::future::ready;
 
 use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
 use drop_api::{CachedImage, CachedImageSet, DiscoveryPolicy, NodeCache, PullPolicy};
@@ -14,13 +15,14 @@ use drop_core::policy::Policy;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1 as k8s;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::convert;
+use crate::patience::{cause, patient};
 
 /// What another replica may have written a moment ago, so that it is listed anew by
 /// whoever takes over.
@@ -100,12 +102,10 @@ fn follow<K: Resource<DynamicType = ()>>(
     mut read: impl FnMut(K) -> Option<Event>,
 ) -> impl Stream<Item = Event> {
     let mut listed: BTreeSet<Name> = BTreeSet::new();
-    watch.default_backoff().filter_map(move |event| {
+    // That a list is begun is no success.
+    let watch = watch.filter(|event| ready(!matches!(event, Ok(watcher::Event::Init))));
+    patient(watch, format!("{kind:?}")).filter_map(move |event| {
         let event = match event {
-            Ok(watcher::Event::Init) => {
-                listed.clear();
-                None
-            }
             Ok(watcher::Event::InitApply(object)) => {
                 listed.insert(name(&object));
                 read(object)
@@ -113,12 +113,15 @@ fn follow<K: Resource<DynamicType = ()>>(
             Ok(watcher::Event::InitDone) => Some(Event::Listed(kind, std::mem::take(&mut listed))),
             Ok(watcher::Event::Apply(object)) => read(object),
             Ok(watcher::Event::Delete(object)) => Some(Event::Gone(kind, name(&object))),
+            Ok(watcher::Event::Init) => None,
             Err(error) => {
+                // A list that has failed is begun anew.
+                listed.clear();
                 report(kind, &error);
                 None
             }
         };
-        std::future::ready(event)
+        ready(event)
     })
 }
 
@@ -136,8 +139,11 @@ fn report(kind: Kind, error: &watcher::Error) {
         Some(404) => {
             warn!(?kind, "not served by the API server: install Drop's CustomResourceDefinitions (deploy/crds)")
         }
-        Some(403) => warn!(?kind, %error, "watch forbidden: grant the operator's role"),
-        _ => warn!(?kind, %error, "watch interrupted: it is resumed"),
+        Some(401) => {
+            warn!(?kind, "watch unauthorized: the token or certificate has expired, or is not this cluster's")
+        }
+        Some(403) => warn!(?kind, error = cause(error), "watch forbidden: grant the operator's role"),
+        _ => warn!(?kind, error = cause(error), "watch interrupted: it is resumed"),
     }
 }
 
@@ -172,4 +178,29 @@ fn node_cache(mut object: NodeCache) -> Option<Event> {
 
 fn pod(object: k8s::Pod) -> Option<Event> {
     convert::pull_pod(object).map(|pod| Event::Pod(Box::new(pod)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use kube::runtime::watcher::Error::NoResourceVersion;
+    use kube::runtime::watcher::Event::{Init, InitApply, InitDone};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_that_fails_is_tried_ever_more_slowly_and_begun_anew() {
+        let image = |name: &str| InitApply(CachedImage::new(name, Default::default()));
+        let mut events = vec![Ok(Init), Ok(image("before"))];
+        events.extend((0..10).flat_map(|_| [Err(NoResourceVersion), Ok(Init)]));
+        events.extend([Ok(image("after")), Ok(InitDone)]);
+        let began_at = Instant::now();
+        let told: Vec<_> = follow(Kind::Image, futures::stream::iter(events), |_| None).collect().await;
+        let expected = BTreeSet::from(["after".into()]);
+        assert!(matches!(&told[..], [Event::Listed(Kind::Image, names)] if *names == expected), "{told:?}");
+        let elapsed = began_at.elapsed();
+        assert!((Duration::from_secs(90)..Duration::from_secs(120)).contains(&elapsed), "{elapsed:?}");
+    }
 }

@@ -17,10 +17,12 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{LogFormat, OperatorArgs};
 use crate::engine::{Engine, Query};
 use crate::execute::{Executor, Resources};
+use crate::guard::Guard;
 use crate::http;
 use crate::lease::{Candidate, Durations, Leadership};
 use crate::metrics::Metrics;
 use crate::observe::observe;
+use crate::tls::TlsListener;
 
 /// How the operator names itself in the API server's audit log.
 const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
@@ -51,7 +53,8 @@ fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
 
 async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
-    let client = client(&metrics).await?;
+    let client = client(&metrics, args.max_silence()).await?;
+    let certificate = args.serving.certificate()?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "started");
 
@@ -63,7 +66,13 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let ready = Arc::new(AtomicBool::new(false));
     let context =
         http::Context { ready: ready.clone(), queries, metrics: metrics.clone(), leadership: leadership.clone() };
-    let router = http::router(context);
+    let router = http::router(context, args.serving.metrics_auth.then(|| Guard::new(client.clone())));
+    let serve = async {
+        match certificate {
+            Some(certificate) => axum::serve(TlsListener::new(listener, certificate), router).await,
+            None => axum::serve(listener, router).await,
+        }
+    };
     let class = args.pod_priority_class.as_deref();
     let resources = Resources::new(
         client,
@@ -77,7 +86,7 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     tokio::select! {
         () = lead(args, &resources, &ready, &mut questions) => {}
         () = candidate.run(), if args.leader_election => {}
-        served = axum::serve(listener, router) => served.context("the HTTP server failed")?,
+        served = serve => served.context("the HTTP server failed")?,
         stopped = stop_signal() => stopped?,
     }
     // Nothing more is begun; what was begun ends before another may lead.
@@ -129,11 +138,12 @@ pub fn pod_name() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
 }
 
-async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
+async fn client(metrics: &Arc<Metrics>, max_silence: Duration) -> anyhow::Result<Client> {
     // One provider for the whole process; that it is set already is no error.
     drop(rustls::crypto::ring::default_provider().install_default());
     let mut config =
         Config::infer().await.context("no cluster: set KUBECONFIG, or run in a Pod with a service account")?;
+    end_silence(&mut config, max_silence);
     config.headers.push((::http::header::USER_AGENT, ::http::HeaderValue::from_static(USER_AGENT)));
     // Every effect is tried again by plan, with what is known by then.
     config.default_retry = false;
@@ -146,6 +156,15 @@ async fn client(metrics: &Arc<Metrics>) -> anyhow::Result<Client> {
         .context("the cluster's address or credentials cannot be used")?
         .with_layer(&count)
         .build())
+}
+
+/// Lets connections end over which the API server has said nothing for so long although it was
+/// asked. The watcher's own limit is five minutes, and holds for watches that have begun: lists,
+/// and requests for a watch, have none.
+pub fn end_silence(config: &mut Config, after: Duration) {
+    config.read_timeout = Some(after);
+    // Counted from the request, not from when its connection fell idle.
+    config.reset_reader_on_write = true;
 }
 
 /// Ends when the process is told to stop.

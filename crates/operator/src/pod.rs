@@ -18,6 +18,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 /// The user that pull containers run as: `nobody` by convention.
 const UID: i64 = 65534;
 
+/// How long a container may go on after its Pod is deleted. Never 0: the Pod would vanish while
+/// the pull runs on.
+pub const TERMINATION_GRACE_SECONDS: u32 = 1;
+
 /// The Pod for `order`.
 pub fn pod(order: &PodOrder, namespace: &str, priority_class: Option<&str>) -> k8s::Pod {
     k8s::Pod {
@@ -32,8 +36,7 @@ pub fn pod(order: &PodOrder, namespace: &str, priority_class: Option<&str>) -> k
             host_network: order.host_network.then_some(true),
             priority_class_name: priority_class.map(str::to_owned),
             restart_policy: Some("Never".to_owned()),
-            // Never 0: the object would vanish while the pull runs on.
-            termination_grace_period_seconds: Some(1),
+            termination_grace_period_seconds: Some(TERMINATION_GRACE_SECONDS.into()),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             // The container needs no name resolution; the kubelet pulls, not the Pod.

@@ -3,30 +3,38 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drop_core::effect::EffectKey;
-use drop_core::event::Report;
+use drop_core::event::{Kind, Report};
 use drop_core::{Effect, Event, Name};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::kubelet::Step;
+use crate::lab::KEPT;
 use crate::{Fate, Lab, secs};
 
-/// How long the executor waits for an answer.
-const TIME_LIMIT: SignedDuration = SignedDuration::from_secs(10);
+/// How long the executor waits for an answer. Nothing arrives later, so the next leader
+/// waits for so long after the last one may write no more.
+pub(crate) const TIME_LIMIT: SignedDuration = SignedDuration::from_secs(10);
 /// For how long things may go on happening.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 
 /// Something that is going to happen. Numbers are those of the operator's processes.
 pub(crate) enum Item {
-    /// A request reaches the API server.
-    Request(u64, Box<Effect>, Fate),
+    /// A request that was sent then reaches the API server.
+    Request(u64, Timestamp, Box<Effect>, Fate),
     /// The operator gets an answer.
     Answer(u64, EffectKey, Report),
-    /// A watch shows something.
-    Watch(u64, Event),
+    /// The watch of a kind shows something.
+    Watch(u64, Kind, Event),
+    /// A process that was a standby may write.
+    Lead(u64),
+    /// A process may write no more, and ends.
+    Retire(u64),
     /// The kubelet takes its next step with the Pod of this UID.
     Kubelet(Name, Step),
     /// The node of this UID lists its images.
     List(Name),
+    /// The kubelet of the node of this UID looks after its disk.
+    CleanDisk(Name),
     /// Kubernetes collects what the node or set of this UID owned.
     Collect(Name),
 }
@@ -34,7 +42,15 @@ pub(crate) enum Item {
 impl Item {
     /// Whether it ends with the operator's process.
     pub(crate) fn is_operators(&self) -> bool {
-        matches!(self, Self::Request(..) | Self::Answer(..) | Self::Watch(..))
+        matches!(self, Self::Request(..) | Self::Lead(_) | Self::Retire(_)) || self.is_heard_by(None)
+    }
+
+    /// Whether it tells something to this process, or to any.
+    pub(crate) fn is_heard_by(&self, process: Option<u64>) -> bool {
+        match self {
+            Self::Answer(id, ..) | Self::Watch(id, ..) => process.is_none_or(|process| process == *id),
+            _ => false,
+        }
     }
 }
 
@@ -110,24 +126,33 @@ impl Lab {
     /// Lets an item happen. Returns the process that heard of something.
     fn happen(&mut self, item: Item) -> Option<u64> {
         match item {
-            Item::Request(id, effect, fate) => {
-                let (report, after) = match fate {
-                    Fate::Answered => (self.carry_out(&effect), self.jittered(self.knobs.reply)),
-                    Fate::Refused(why) => (self.refuse(&effect, why), self.jittered(self.knobs.reply)),
-                    Fate::RefusedAnyway(why) => (Report::Refused(why.to_owned()), self.jittered(self.knobs.reply)),
+            Item::Request(id, sent_at, effect, fate) => {
+                let report = match fate {
+                    Fate::Answered | Fate::Late(_) => Some(self.carry_out(&effect, sent_at)),
+                    Fate::Refused(why) => Some(self.refuse(&effect, sent_at, why)),
+                    Fate::RefusedAnyway(why) => Some(Report::Refused(why.to_owned())),
                     Fate::AnswerLost => {
-                        self.carry_out(&effect);
-                        (Report::Unknown("no answer".to_owned()), TIME_LIMIT)
+                        self.carry_out(&effect, sent_at);
+                        None
                     }
-                    Fate::RequestLost => (Report::Unknown("no answer".to_owned()), TIME_LIMIT),
+                    Fate::RequestLost => None,
                 };
-                self.agenda.add(self.now + after, Item::Answer(id, effect.key(), report));
+                let way_back = if let Fate::Late(way) = fate { way } else { self.jittered(self.knobs.reply) };
+                let (given_up_at, answered_at) = (sent_at + TIME_LIMIT, self.now + way_back);
+                let (at, report) = match report.filter(|_| answered_at < given_up_at) {
+                    Some(report) => (answered_at, report),
+                    None => (given_up_at, Report::Unknown("no answer".to_owned())),
+                };
+                self.agenda.add(at, Item::Answer(id, effect.key(), report));
                 return None;
             }
             Item::Answer(id, key, report) => return self.tell(id, Event::Report(key, report)),
-            Item::Watch(id, event) => return self.tell(id, event),
+            Item::Watch(id, _, event) => return self.tell(id, event),
+            Item::Lead(id) => return self.lead(id),
+            Item::Retire(id) => self.retire(id),
             Item::Kubelet(uid, step) => self.kubelet_step(&uid, step),
             Item::List(node_uid) => self.list_images(&node_uid),
+            Item::CleanDisk(node_uid) => self.clean_disk(&node_uid),
             Item::Collect(owner_uid) => self.collect(&owner_uid),
         }
         None
@@ -152,7 +177,7 @@ impl Lab {
     pub fn settle(&mut self) {
         let limit = self.now + LONGEST;
         while self.step() {
-            if self.now > limit {
+            if self.now > limit || self.violations.len() >= KEPT {
                 let explained = self.explained();
                 return self.violate(format!("still busy after a day: {explained:#?}"));
             }

@@ -68,18 +68,34 @@ pub struct LivePod {
     pub node_uid: Name,
     /// The pulls at hand.
     pub pass: Option<Pass>,
+    /// Passes in which a pull failed.
+    pub failures: u32,
+    /// From when on it may be gone, if it is being deleted.
+    pub gone_from: Option<Timestamp>,
 }
 
 impl Lab {
-    /// Lets every watch show something, in order for each kind.
+    /// Lets every watch show something.
     pub(crate) fn show(&mut self, kind: Kind, event: &Event) {
+        if let Some(history) = &mut self.record.history {
+            history.push((kind, event.clone()));
+        }
         for id in self.ids() {
-            let at = self.now + self.jittered(self.knobs.watch);
-            let Some(process) = self.process(id) else { continue };
-            let shown = process.shown.entry(kind).or_insert(at);
-            *shown = at.max(*shown);
-            let at = *shown;
-            self.agenda.add(at, Item::Watch(id, event.clone()));
+            self.show_to(id, kind, [event.clone()]);
+        }
+    }
+
+    /// Lets the watch of a process show events together: in order for each kind, and
+    /// after what it has shown before.
+    pub(crate) fn show_to(&mut self, id: u64, kind: Kind, events: impl IntoIterator<Item = Event>) {
+        let at = self.now + self.jittered(self.knobs.watch);
+        let Some(process) = self.process(id) else { return };
+        let at = at + process.lags.get(&kind).copied().unwrap_or_default();
+        let shown = process.shown.entry(kind).or_insert(at);
+        *shown = at.max(*shown);
+        let at = *shown;
+        for event in events {
+            self.agenda.add(at, Item::Watch(id, kind, event));
         }
     }
 

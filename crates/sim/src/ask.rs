@@ -3,10 +3,18 @@
 use drop_api::CachedImageStatus;
 use drop_api::condition;
 use drop_core::reference::Reference;
+use jiff::{SignedDuration, Timestamp};
 
+use crate::lab::EPOCH;
 use crate::{Created, Lab, LivePod};
 
 impl Lab {
+    /// How much virtual time has passed.
+    #[must_use]
+    pub fn elapsed(&self) -> SignedDuration {
+        self.now.duration_since(EPOCH)
+    }
+
     /// The status of a CachedImage, as the API server has it.
     #[must_use]
     pub fn status(&self, image: &str) -> CachedImageStatus {
@@ -51,6 +59,19 @@ impl Lab {
     pub fn pods_of(&self, reference: &str) -> Vec<&Created> {
         let reference = Reference::parse(reference);
         self.record.pods.iter().filter(|pod| pod.pulls(&reference)).collect()
+    }
+
+    /// Pods that were created later than `within` after `since`, although nothing held them
+    /// back: none of their images had been evicted, which makes Drop wait for hours.
+    #[must_use]
+    pub fn late_starts(&self, since: Timestamp, within: SignedDuration) -> Vec<String> {
+        let late = self.record.pods.iter().filter(|pod| pod.at.duration_since(since) > within);
+        let was_evicted = |pod: &&Created| {
+            let cache = self.api.caches.get(&*pod.order.node).and_then(|cache| cache.status.as_ref());
+            let mut images = cache.into_iter().flat_map(|status| &status.images);
+            images.any(|image| image.eviction.is_some() && pod.pulls(&Reference::parse(&image.image)))
+        };
+        late.filter(|pod| !was_evicted(pod)).map(Created::to_string).collect()
     }
 
     /// The pull Pod on a node.

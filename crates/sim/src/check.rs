@@ -8,14 +8,18 @@ use drop_api::condition::{self, Condition, ConditionStatus};
 use drop_api::{CachedImageStatus, NodeCache, PullPolicySpec};
 use drop_core::Effect;
 use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::node::Readiness;
 use drop_core::pull_pod::{Expectations, PullPod, Steps};
 use drop_core::reference::Reference;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{Lab, secs};
 
-/// How long after a change of a policy the operator may not know of it.
+/// How long after a change the operator may not know of it, if no watch lags more than usual.
 const HEARSAY: SignedDuration = SignedDuration::from_secs(2);
+
+/// Within this time so many requests about one thing are too many.
+const BUSY: (SignedDuration, usize) = (SignedDuration::from_secs(30), 30);
 
 /// What does not hold.
 #[derive(Default)]
@@ -39,8 +43,8 @@ impl Faults {
 }
 
 impl Lab {
-    /// A Pod is about to come into being: may it?
-    pub(crate) fn faults_of_start(&self, order: &PodOrder) -> Vec<String> {
+    /// A Pod that was asked for then is about to come into being: may it?
+    pub(crate) fn faults_of_start(&self, order: &PodOrder, sent_at: Timestamp) -> Vec<String> {
         let mut faults = Faults::default();
         let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let is_label = order.name.len() <= 63
@@ -51,18 +55,21 @@ impl Lab {
         faults.unless(!order.pulls.is_empty(), || "a Pod pulls something".to_owned());
         let on_node = self.record.live().find(|pod| pod.order.node_uid == order.node_uid);
         faults.unless(on_node.is_none(), || format!("one Pod per node, beside {on_node:?}"));
-        let policies = self.policies_in_force(&order.policy, self.now);
+        let policies = self.policies_in_force(&order.policy, sent_at);
         let is_looked_up_again = policies.iter().any(|policy| policy.repull_interval.is_some());
         for pull in &order.pulls {
             let done = self.record.successes.contains(&(order.node_uid.clone(), pull.reference.clone()));
-            faults.unless(!done || is_looked_up_again, || format!("{} was pulled already", pull.reference));
+            // That the machine is gone may be shown later than that its NodeCache is.
+            let is_there = self.api.node_of_uid(&order.node_uid).is_some();
+            faults
+                .unless(!done || !is_there || is_looked_up_again, || format!("{} was pulled already", pull.reference));
         }
         let is_open = policies.iter().any(|policy| !policy.paused);
         faults.unless(is_open, || "the policy is paused or missing".to_owned());
         // A request that was lost is made again under the limits of its first time.
         let key = EffectKey::CreatePod(order.name.clone());
         let first = self.record.requests.iter().find(|(_, other)| *other == key).map(|(at, _)| *at);
-        let policies = self.policies_in_force(&order.policy, first.unwrap_or(self.now));
+        let policies = self.policies_in_force(&order.policy, first.unwrap_or(sent_at));
         let refusals: Vec<String> = policies.iter().map_while(|policy| self.refuses(policy, order)).collect();
         faults.unless(refusals.len() < policies.len(), || format!("{refusals:?}"));
         if !order.begins_turn {
@@ -83,6 +90,12 @@ impl Lab {
         if cache.is_some_and(|status| status.last_pod_uid.as_deref() == pod.uid.as_deref()) {
             return true;
         }
+        let is_lost =
+            self.api.nodes.get(&*pod.node).is_some_and(|node| matches!(node.readiness, Readiness::Lost { .. }));
+        let regained_at = self.record.regained_at.get(&*pod.node);
+        if is_lost || regained_at.is_some_and(|at| self.now.duration_since(*at) <= self.hearsay()) {
+            return true;
+        }
         let policies = self.policies_in_force(&pod.policy, self.now);
         let timeout = policies.iter().map(|policy| policy.pull_timeout.get()).min();
         let expected = Expectations {
@@ -90,13 +103,22 @@ impl Lab {
             tells_sandbox: true,
             settings: &self.settings,
         };
-        let now = self.now + HEARSAY;
-        // The operator goes by its own clock.
-        let mut pod = pod.clone();
-        for step in [&mut pod.acknowledged_at, &mut pod.sandbox_up_at] {
+        let now = self.now + self.hearsay();
+        // The operator goes by its own clock, and may not have seen the latest steps.
+        let mut seen = pod.clone();
+        for step in [&mut seen.acknowledged_at, &mut seen.sandbox_up_at] {
             *step = step.map(|at| at - self.knobs.kubelet_clock);
         }
-        pod.end(&Steps::see(&pod, None, now), &expected, now).is_some()
+        let mut unseen = seen.clone();
+        for step in [&mut unseen.acknowledged_at, &mut unseen.sandbox_up_at] {
+            *step = step.filter(|at| self.now.duration_since(*at) > self.hearsay());
+        }
+        [seen, unseen].iter().any(|pod| pod.end(&Steps::see(pod, None, now), &expected, now).is_some())
+    }
+
+    /// How long after a change the operator may not know of it.
+    pub(crate) fn hearsay(&self) -> SignedDuration {
+        HEARSAY + self.longest_lag
     }
 
     /// What the policy says, or has said since a moment before `at`.
@@ -108,7 +130,7 @@ impl Lab {
         let mut in_force = Vec::new();
         for (since, spec) in history {
             in_force.extend(spec.clone());
-            if at.duration_since(*since) > HEARSAY {
+            if at.duration_since(*since) > self.hearsay() {
                 break;
             }
         }
@@ -186,16 +208,21 @@ impl Lab {
         faults.at(|| format!("{image}: {status:#?}"))
     }
 
-    /// One object's status is written at most once a second.
+    /// One object's status is written at most once a second, and nothing is asked for again
+    /// and again.
     pub(crate) fn faults_of_pace(&self, effect: &Effect) -> Vec<String> {
-        if !matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
-            return Vec::new();
-        }
         let key = effect.key();
-        let since = self.record.restarted_at.max(self.record.created_at.get(&key).copied());
-        let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
-        let last = last.filter(|(at, _)| since.is_none_or(|since| since < *at));
-        let is_early = last.is_some_and(|(at, _)| self.now.duration_since(*at) < secs(1.0));
-        is_early.then(|| format!("{key:?} is written too often")).into_iter().collect()
+        let recent = self.record.requests.iter().rev().take_while(|(at, _)| self.now.duration_since(*at) < BUSY.0);
+        let mut faults = Faults::default();
+        let times = recent.filter(|(_, other)| *other == key).count();
+        faults.unless(times < BUSY.1, || format!("{key:?} is asked for {times} times within {:#}", BUSY.0));
+        if matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
+            let since = self.record.restarted_at.max(self.record.created_at.get(&key).copied());
+            let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
+            let last = last.filter(|(at, _)| since.is_none_or(|since| since < *at));
+            let is_early = last.is_some_and(|(at, _)| self.now.duration_since(*at) < secs(1.0));
+            faults.unless(!is_early, || format!("{key:?} is written too often"));
+        }
+        faults.0
     }
 }

@@ -1,32 +1,115 @@
 //! What is on nodes' disks, and what they list of it.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drop_core::Name;
 use drop_core::inventory::{Inventory, Listed};
 use drop_core::reference::Reference;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::Lab;
 use crate::agenda::Item;
 
 /// How often a kubelet lists its images.
 const EVERY: SignedDuration = SignedDuration::from_secs(30);
-/// The size of every image, in bytes.
-const SIZE: u64 = 100_000_000;
+/// How often a kubelet looks whether images are to be removed (`ImageGCPeriod`).
+const COLLECTION: SignedDuration = SignedDuration::from_mins(5);
+/// The least age of an image that is removed (`imageMinimumGCAge`).
+const LEAST_AGE: SignedDuration = SignedDuration::from_mins(2);
+/// In percent of the disk: above the first (`imageGCHighThresholdPercent`) images are removed
+/// until no more than the second is used (`imageGCLowThresholdPercent`).
+const THRESHOLDS: (u64, u64) = (85, 80);
+
+/// One node's disk.
+#[derive(Default)]
+pub(crate) struct Disk {
+    images: BTreeMap<Reference, Stored>,
+    /// Whether the kubelet is going to look whether images are to be removed.
+    is_watched: bool,
+}
+
+/// An image on a disk.
+struct Stored {
+    digest: Reference,
+    /// In bytes.
+    size: u64,
+    used_at: Timestamp,
+}
+
+impl Disk {
+    /// In bytes.
+    fn used(&self) -> u64 {
+        self.images.values().map(|image| image.size).sum()
+    }
+}
 
 impl Lab {
+    /// Whether there is room for an image on the disk of the node of this UID.
+    pub(crate) fn has_room(&self, node_uid: &Name, image: &Reference) -> bool {
+        let disk = self.disks.get(node_uid);
+        let others = disk.map_or(0, |disk| disk.used() - disk.images.get(image).map_or(0, |stored| stored.size));
+        self.knobs.disk.is_none_or(|capacity| others + self.size_of(image) <= capacity)
+    }
+
     /// An image came onto the disk of the node of this UID, as this digest.
     pub(crate) fn stored(&mut self, node_uid: &Name, image: &Reference, digest: Reference) {
-        self.disks.entry(node_uid.clone()).or_default().insert(image.clone(), digest);
+        let stored = Stored { digest, size: self.size_of(image), used_at: self.now };
+        self.disks.entry(node_uid.clone()).or_default().images.insert(image.clone(), stored);
         self.list_soon(node_uid);
+        self.watch_disk(node_uid);
+    }
+
+    /// Lets the kubelet look after its disk, if that is rather full.
+    fn watch_disk(&mut self, node_uid: &Name) {
+        let (Some(capacity), Some(disk)) = (self.knobs.disk, self.disks.get_mut(node_uid)) else { return };
+        if disk.used() * 100 > capacity * THRESHOLDS.0 && !disk.is_watched {
+            disk.is_watched = true;
+            self.agenda.add(self.now + COLLECTION, Item::CleanDisk(node_uid.clone()));
+        }
+    }
+
+    /// The kubelet of the node of this UID removes images until enough is free: those first
+    /// that have not been used for longest.
+    pub(crate) fn clean_disk(&mut self, node_uid: &Name) {
+        let Some(disk) = self.disks.get_mut(node_uid) else { return };
+        disk.is_watched = false;
+        let Some(capacity) = self.knobs.disk.filter(|capacity| disk.used() * 100 > capacity * THRESHOLDS.0) else {
+            return;
+        };
+        let old = disk.images.iter().filter(|(_, image)| self.now.duration_since(image.used_at) >= LEAST_AGE);
+        let mut oldest: Vec<(Timestamp, Reference)> =
+            old.map(|(image, stored)| (stored.used_at, image.clone())).collect();
+        oldest.sort();
+        for (_, image) in oldest {
+            let used = self.disks.get(node_uid).map_or(0, Disk::used);
+            if used * 100 > capacity * THRESHOLDS.1 {
+                self.remove_image(node_uid, &image);
+            }
+        }
+        if self.api.node_of_uid(node_uid).is_some() {
+            self.watch_disk(node_uid);
+        }
     }
 
     /// Whether the node has the image.
     #[must_use]
     pub fn is_on_disk(&self, node: &str, image: &Reference) -> bool {
         let node = self.api.nodes.get(node);
-        node.and_then(|node| self.disks.get(&node.uid)).is_some_and(|disk| disk.contains_key(image))
+        node.and_then(|node| self.disks.get(&node.uid)).is_some_and(|disk| disk.images.contains_key(image))
+    }
+
+    /// Whether the node's list would show the image if it were there: it is complete, or the
+    /// image is large enough.
+    #[must_use]
+    pub fn would_list(&self, node: &str, image: &Reference) -> bool {
+        let disk = self.api.nodes.get(node).and_then(|node| self.disks.get(&node.uid));
+        let mut sizes: Vec<u64> = disk.iter().flat_map(|disk| disk.images.values().map(|image| image.size)).collect();
+        sizes.sort_unstable();
+        let smallest_listed = sizes.iter().rev().nth(self.settings.listed_images.saturating_sub(1));
+        sizes.len() + 1 < self.settings.listed_images
+            || smallest_listed.is_some_and(|smallest| self.size_of(image) > *smallest)
     }
 
     /// The node's garbage collector removes an image. Returns whether it was there, and was not
@@ -36,12 +119,19 @@ impl Lab {
             self.misses("Node", node);
             return false;
         };
-        let on_node = self.api.pods.values().filter(|live| live.node_uid == uid);
+        self.remove_image(&uid, image)
+    }
+
+    fn remove_image(&mut self, node_uid: &Name, image: &Reference) -> bool {
+        let on_node = self.api.pods.values().filter(|live| live.node_uid == *node_uid);
         let is_used = on_node.flat_map(|live| &live.pod.containers).any(|container| container.image == *image);
-        let is_removed = !is_used && self.disks.get_mut(&uid).is_some_and(|disk| disk.remove(image).is_some());
+        let mut disk = self.disks.get_mut(node_uid).filter(|_| !is_used);
+        let is_removed = disk.as_mut().is_some_and(|disk| disk.images.remove(image).is_some());
         if is_removed {
-            self.record.successes.remove(&(uid.clone(), image.clone()));
-            self.list_soon(&uid);
+            let node = self.api.node_of_uid(node_uid).map(|node| node.name.clone()).unwrap_or_default();
+            self.note(|| format!("{node}: {image} is removed"));
+            self.record.successes.remove(&(node_uid.clone(), image.clone()));
+            self.list_soon(node_uid);
         }
         is_removed
     }
@@ -52,14 +142,19 @@ impl Lab {
         }
     }
 
-    /// The kubelet of the node of this UID lists its images.
+    /// The kubelet of the node of this UID lists its images, the largest ones.
     pub(crate) fn list_images(&mut self, node_uid: &Name) {
-        let disk = self.disks.get(node_uid).cloned().unwrap_or_default();
         let Some(name) = self.api.node_of_uid(node_uid).map(|node| node.name.clone()) else { return };
         // Something else is always there: an empty list would tell nothing.
         let pause = Listed { names: vec![Reference::parse("registry.k8s.io/pause:3.10")], size: 1 };
-        let images = disk.into_iter().map(|(image, digest)| Listed { names: vec![digest, image], size: SIZE });
-        let inventory = Inventory::new(images.chain([pause]).map(Arc::new).collect());
+        let stored = self.disks.get(node_uid).into_iter().flat_map(|disk| &disk.images);
+        let mut images: Vec<Listed> = stored
+            .map(|(image, stored)| Listed { names: vec![stored.digest.clone(), image.clone()], size: stored.size })
+            .chain([pause])
+            .collect();
+        images.sort_by_key(|image| Reverse(image.size));
+        images.truncate(self.settings.listed_images);
+        let inventory = Inventory::new(images.into_iter().map(Arc::new).collect());
         self.edit_node(&name, |node| node.inventory = inventory);
     }
 }

@@ -6,7 +6,7 @@ use drop_core::discovery::{Answer, SourceFailure};
 use drop_core::{Effect, Name, Plan};
 use jiff::SignedDuration;
 
-use crate::{Kubelet, Rng, secs};
+use crate::{Bandwidth, Kubelet, Registry, Rng, secs};
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,9 @@ pub enum Fate {
     AnswerLost,
     /// It never arrives.
     RequestLost,
+    /// It arrives only after so long, at most after the executor's time limit, and the answer
+    /// takes as long again: it may come too late.
+    Late(SignedDuration),
 }
 
 /// Why a kubelet does not pull or start something, in its own words.
@@ -53,6 +56,15 @@ pub struct Knobs {
     pub pulls: BTreeMap<String, SignedDuration>,
     /// References that cannot be pulled, and why.
     pub broken_images: BTreeMap<String, Failure>,
+    /// How fast images come, if that follows from their sizes and from who pulls beside them,
+    /// instead of `pull` and `pulls`.
+    pub bandwidth: Option<Bandwidth>,
+    /// Sizes of references, in bytes, if not 100 MB.
+    pub sizes: BTreeMap<String, u64>,
+    /// How much room nodes have for images, in bytes, if that is limited.
+    pub disk: Option<u64>,
+    /// What registries allow, by host.
+    pub registries: BTreeMap<String, Registry>,
     /// What runtimes tell of references, if it is not a sha256 digest.
     pub digests: BTreeMap<String, String>,
     /// What sources answer, by their addresses.
@@ -61,6 +73,9 @@ pub struct Knobs {
     pub kubelet_clock: SignedDuration,
     /// Nodes whose kubelets do not work as they should.
     pub kubelets: BTreeMap<String, Kubelet>,
+    /// Whether objects go to the API server as JSON, and are checked against the CRDs' schemas
+    /// there, which takes half of a lab's time.
+    pub json: bool,
     /// Whether nodes list their images.
     pub lists: bool,
     /// What becomes of each request.
@@ -80,10 +95,15 @@ impl Default for Knobs {
             pull: secs(5.0),
             pulls: BTreeMap::new(),
             broken_images: BTreeMap::new(),
+            bandwidth: None,
+            sizes: BTreeMap::new(),
+            disk: None,
+            registries: BTreeMap::new(),
             digests: BTreeMap::new(),
             sources: BTreeMap::new(),
             kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),
+            json: true,
             lists: false,
             fate: Box::new(|_| Fate::Answered),
             tamper: Box::new(|_| {}),

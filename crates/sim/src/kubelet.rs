@@ -1,15 +1,15 @@
 //! What kubelets do with pull Pods.
 
-use drop_core::Event;
-use drop_core::Name;
 use drop_core::event::Kind;
-use drop_core::pull_pod::{ContainerState, Rejection};
+use drop_core::node::{Node, Readiness};
+use drop_core::pull_pod::{Container, ContainerState, Rejection};
 use drop_core::reference::Reference;
+use drop_core::{Event, Name};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::Item;
 use crate::api::whole_seconds;
-use crate::{Failure, Knobs, Lab, LivePod, secs};
+use crate::{Failure, Knobs, Lab, secs};
 
 /// How a kubelet behaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Kubelet {
     Rejects(Failure),
     /// No image can be pulled here, for this reason.
     CannotPull(Failure),
+    /// Nobody hears of it, and it hears of nobody: what it does shows when it is back.
+    Lost,
 }
 
 /// What is next in a Pod's life.
@@ -32,27 +34,41 @@ pub enum Kubelet {
 pub(crate) enum Step {
     Acknowledge,
     StartSandbox,
-    EndPass,
+    /// The next image is to be pulled.
+    Pull,
+    /// The pull of this number may be through.
+    Pulled(u64),
+    /// What failed is shown to wait.
+    BackOff,
+    /// What failed is tried again.
+    Retry,
     Remove,
 }
 
-/// One pass over a Pod's containers: they are pulled one after another.
-#[derive(Clone, Debug)]
+/// One pass over a Pod's containers: they are pulled one after another, except those that
+/// have been.
+#[derive(Clone, Debug, Default)]
 pub struct Pass {
-    /// When each pull ends, and with which failure, if any.
-    pub pulls: Vec<(Timestamp, Option<Failure>)>,
+    /// When the pull of each container ended, in their order, and with which failure, if any;
+    /// `None` for a container that was through before.
+    pub pulls: Vec<Option<(Timestamp, Option<Failure>)>>,
     /// Whether the kubelet is through with it.
     pub is_over: bool,
 }
 
 const ACKNOWLEDGEMENT: SignedDuration = SignedDuration::from_millis(200);
 const SANDBOX: SignedDuration = SignedDuration::from_millis(300);
-/// A pull that fails takes so long.
-const FAILURE: SignedDuration = SignedDuration::from_secs(1);
 /// `terminationGracePeriodSeconds`.
 const GRACE: SignedDuration = SignedDuration::from_secs(1);
 /// How long a kubelet that takes no notice of a Pod leaves it Terminating.
 const SILENCE: SignedDuration = SignedDuration::from_secs(30);
+/// How long after a failed pull the kubelet looks at the Pod again.
+const SYNC: SignedDuration = SignedDuration::from_secs(2);
+/// The first wait of a Pod after a failed pull, doubled up to the second
+/// (`imageBackOffPeriod` and `MaxImageBackOff` in Kubernetes' `pkg/kubelet/kubelet.go`).
+const BACK_OFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(10), SignedDuration::from_secs(300));
+/// A kubelet that is restarted takes so long.
+const RESTART: SignedDuration = SignedDuration::from_secs(3);
 
 impl Lab {
     /// A Pod was created.
@@ -71,13 +87,14 @@ impl Lab {
         let (name, node) = (live.pod.name.clone(), live.pod.node.clone());
         let is_terminating = live.pod.terminating;
         let kubelet = self.kubelet(&node);
+        let mut later = |step| self.agenda.add(now + SILENCE, Item::Kubelet(uid.clone(), step));
         match step {
+            _ if kubelet == Kubelet::Lost => return later(step),
             Step::Remove => return self.remove_pod(uid),
+            Step::Pulled(number) => return self.pulled(&name, number),
             // A machine that is gone does nothing any more.
             _ if is_terminating || !self.api.nodes.contains_key(&*node) => return,
-            Step::Acknowledge if kubelet == Kubelet::Silent => {
-                return self.agenda.add(now + SILENCE, Item::Kubelet(uid.clone(), Step::Acknowledge));
-            }
+            Step::Acknowledge if kubelet == Kubelet::Silent => return later(step),
             Step::Acknowledge => {
                 let acknowledged_at = self.kubelet_time(now);
                 let Some(live) = self.api.pods.get_mut(&name) else { return };
@@ -89,11 +106,21 @@ impl Lab {
                     _ => self.agenda.add(now + SANDBOX, Item::Kubelet(uid.clone(), Step::StartSandbox)),
                 }
             }
-            Step::StartSandbox if kubelet == Kubelet::NoSandbox => {
-                return self.agenda.add(now + SILENCE, Item::Kubelet(uid.clone(), Step::StartSandbox));
+            Step::StartSandbox if kubelet == Kubelet::NoSandbox => return later(step),
+            Step::StartSandbox => {
+                let sandbox_up_at = self.kubelet_time(now);
+                let Some(live) = self.api.pods.get_mut(&name) else { return };
+                live.pass = Some(Pass::default());
+                live.pod.sandbox_up_at = Some(sandbox_up_at);
+                self.pull_next(&name);
             }
-            Step::StartSandbox => self.begin_pass(&name, &kubelet),
-            Step::EndPass => self.end_pass(&name),
+            Step::Pull => return self.pull_next(&name),
+            Step::BackOff => self.back_off(&name),
+            Step::Retry => {
+                let Some(live) = self.api.pods.get_mut(&name) else { return };
+                live.pass = Some(Pass::default());
+                return self.pull_next(&name);
+            }
         }
         self.show_pod(&name);
     }
@@ -103,48 +130,140 @@ impl Lab {
         whole_seconds(at + self.knobs.kubelet_clock)
     }
 
-    /// The sandbox is up: the kubelet begins to pull.
-    fn begin_pass(&mut self, name: &Name, kubelet: &Kubelet) {
-        let sandbox_up_at = self.kubelet_time(self.now);
+    /// The kubelet begins to pull the next image of a Pod, if there is one.
+    fn pull_next(&mut self, name: &Name) {
         let Some(live) = self.api.pods.get_mut(name) else { return };
-        let mut at = self.now;
-        let pulls = live.pod.containers.iter().map(|container| {
-            let image = container.image.as_str();
-            let failure = match kubelet {
-                Kubelet::CannotPull(failure) => Some(failure.clone()),
-                _ => self.knobs.broken_images.get(image).cloned(),
-            };
-            let usual = self.knobs.pulls.get(image).copied().unwrap_or(self.knobs.pull);
-            at += if failure.is_some() { FAILURE } else { usual };
-            (at, failure)
-        });
-        live.pass = Some(Pass { pulls: pulls.collect(), is_over: false });
-        live.pod.sandbox_up_at = Some(sandbox_up_at);
-        let uid = live.pod.uid.clone().unwrap_or_default();
-        self.agenda.add(at, Item::Kubelet(uid, Step::EndPass));
+        let Some(pass) = live.pass.as_mut().filter(|pass| !pass.is_over) else { return };
+        let through = |container: &&Container| matches!(container.state, ContainerState::Terminated { .. });
+        let rest = live.pod.containers.iter().skip(pass.pulls.len());
+        pass.pulls.extend(rest.clone().take_while(through).map(|_| None));
+        let Some(container) = live.pod.containers.get(pass.pulls.len()) else { return self.end_pass(name) };
+        let (uid, node_uid) = (live.pod.uid.clone().unwrap_or_default(), live.node_uid.clone());
+        let (image, node) = (container.image.clone(), live.pod.node.clone());
+        let failure = match self.kubelet(&node) {
+            Kubelet::CannotPull(failure) => Some(failure),
+            _ => self.knobs.broken_images.get(image.as_str()).cloned(),
+        };
+        self.pull(&uid, &node_uid, &image, failure);
+    }
+
+    /// The pull of this number may be through.
+    fn pulled(&mut self, name: &Name, number: u64) {
+        let Some((image, failure)) = self.end_pull(number) else { return };
+        let Some(live) = self.api.pods.get(name) else { return };
+        let (uid, node_uid) = (live.pod.uid.clone().unwrap_or_default(), live.node_uid.clone());
+        let node = live.pod.node.clone();
+        let is_full = !self.has_room(&node_uid, &image);
+        let full = || ("ErrImagePull", "failed to extract layer: write: no space left on device").into();
+        let failure = failure.or_else(|| is_full.then(full));
+        match &failure {
+            Some(failure) => self.note(|| format!("{node}: {image}: {}: {}", failure.reason, failure.message)),
+            None => {
+                self.note(|| format!("{node}: {image} is pulled"));
+                let digest = Reference::parse(&image_id(&self.knobs, &image));
+                self.stored(&node_uid, &image, digest);
+            }
+        }
+        let now = self.now;
+        if let Some(live) = self.api.pods.get_mut(name) {
+            live.pass.get_or_insert_default().pulls.push(Some((now, failure)));
+            match live.gone_from {
+                // Deleting a Pod does not end its pull.
+                Some(at) => self.agenda.add(now.max(at), Item::Kubelet(uid, Step::Remove)),
+                None => self.pull_next(name),
+            }
+        }
+        self.pull_for_others(&node_uid);
+    }
+
+    /// A kubelet that has become free pulls for the Pods that wait.
+    fn pull_for_others(&mut self, node_uid: &Name) {
+        if let Some(uid) = self.next_waiting(node_uid)
+            && let Some(name) = self.api.pod_of_uid(&uid).map(|live| live.pod.name.clone())
+        {
+            self.pull_next(&name);
+        }
     }
 
     /// The kubelet is through with a Pod's containers, and shows what became of them.
     fn end_pass(&mut self, name: &Name) {
         let Some(live) = self.api.pods.get(name) else { return };
         let given_up = self.is_given_up(&live.pod);
-        let (node_uid, mut pod) = (live.node_uid.clone(), live.pod.clone());
-        let Some(mut pass) = live.pass.clone() else { return };
+        let mut live = live.clone();
+        let Some(pass) = live.pass.as_mut() else { return };
         pass.is_over = true;
-        for (container, (at, failure)) in pod.containers.iter_mut().zip(&pass.pulls) {
+        let mut has_failed = false;
+        for (container, pull) in live.pod.containers.iter_mut().zip(&pass.pulls) {
+            let Some((at, failure)) = pull else { continue };
             if let Some(Failure { reason, message }) = failure.clone() {
                 container.state = ContainerState::Waiting { reason, message };
+                has_failed = true;
                 continue;
             }
-            let (image, image_id) = (container.image.clone(), image_id(&self.knobs, &container.image));
-            container.image_id = Some(image_id.as_str().into());
+            let image = container.image.clone();
+            container.image_id = Some(image_id(&self.knobs, &image).into());
             let at = Some(self.kubelet_time(*at));
             container.state = ContainerState::Terminated { reason: "Completed".into(), at };
-            self.stored(&node_uid, &image, Reference::parse(&image_id));
-            let wanted = !given_up && self.is_wanted(&node_uid, &image);
-            self.record.succeeded(&node_uid, &image, wanted);
+            let wanted = !given_up && self.is_surely_wanted(&live.node_uid, &image);
+            self.record.succeeded(&live.node_uid, &image, wanted);
         }
-        self.api.pods.insert(name.clone(), LivePod { pod, node_uid, pass: Some(pass) });
+        let uid = live.pod.uid.clone().unwrap_or_default();
+        if has_failed {
+            let wait = (BACK_OFF.0 * 2_i32.saturating_pow(live.failures.min(8))).min(BACK_OFF.1);
+            live.failures += 1;
+            self.agenda.add(self.now + SYNC, Item::Kubelet(uid.clone(), Step::BackOff));
+            self.agenda.add(self.now + wait, Item::Kubelet(uid, Step::Retry));
+        }
+        self.api.pods.insert(name.clone(), live);
+        self.show_pod(name);
+    }
+
+    /// The kubelet shows that it waits before it tries again what failed.
+    fn back_off(&mut self, name: &Name) {
+        let Some(live) = self.api.pods.get_mut(name) else { return };
+        for container in &mut live.pod.containers {
+            if let ContainerState::Waiting { reason, message } = &mut container.state
+                && &**reason == "ErrImagePull"
+            {
+                *message = format!("Back-off pulling image \"{}\": ErrImagePull: {message}", container.image).into();
+                *reason = "ImagePullBackOff".into();
+            }
+        }
+    }
+
+    /// Restarts a kubelet. The pulls at hand end, and begin anew when it is back.
+    pub fn restart_kubelet(&mut self, node: &str) {
+        let Some(node_uid) = self.api.nodes.get(node).map(|node| node.uid.clone()) else {
+            return self.misses("Node", node);
+        };
+        self.note(|| format!("{node}: the kubelet is restarted"));
+        for uid in self.abort_pulls(&node_uid) {
+            let Some(name) = self.api.pod_of_uid(&uid).map(|live| live.pod.name.clone()) else { continue };
+            let Some(live) = self.api.pods.get_mut(&name) else { continue };
+            live.failures = 0;
+            let step = if live.pod.terminating { Step::Remove } else { Step::Pull };
+            self.agenda.add(self.now + RESTART, Item::Kubelet(uid, step));
+        }
+    }
+
+    /// Nobody hears of a node any more, and the control plane says so.
+    pub fn lose(&mut self, node: &str) {
+        let since = self.now;
+        self.note(|| format!("node {node} is lost"));
+        self.knobs.kubelets.insert(node.to_owned(), Kubelet::Lost);
+        self.edit_node(node, |node| node.readiness = Readiness::Lost { since });
+    }
+
+    /// Every node that was lost is back.
+    pub fn regain(&mut self) {
+        let is_lost = |node: &Node| matches!(node.readiness, Readiness::Lost { .. });
+        let lost = self.api.nodes.values().filter(|node| is_lost(node)).map(|node| node.name.clone());
+        for node in lost.collect::<Vec<_>>() {
+            self.note(|| format!("node {node} is back"));
+            self.record.regained_at.insert(node.to_string(), self.now);
+            self.edit_node(&node, |node| node.readiness = Readiness::Ready);
+        }
+        self.knobs.kubelets.retain(|_, kubelet| *kubelet != Kubelet::Lost);
     }
 
     /// Deletes a Pod; it goes when its kubelet is through with the pull at hand.
@@ -152,38 +271,42 @@ impl Lab {
         let now = self.now;
         let Some(live) = self.api.pods.get_mut(name).filter(|live| !live.pod.terminating) else { return };
         live.pod.terminating = true;
-        let pulling = live.pass.as_ref().filter(|pass| !pass.is_over);
-        let pulled_at = pulling.and_then(|pass| pass.pulls.iter().map(|(at, _)| *at).find(|at| *at > now));
         let is_unseen = live.pod.acknowledged_at.is_none();
         let (uid, node) = (live.pod.uid.clone().unwrap_or_default(), live.pod.node.clone());
         let grace = if is_unseen && self.kubelet(&node) == Kubelet::Silent { SILENCE } else { GRACE };
-        let gone_at = (now + grace).max(pulled_at.unwrap_or(now));
+        if let Some(live) = self.api.pods.get_mut(name) {
+            live.gone_from = Some(now + grace);
+        }
         self.record.deleted(&uid, now);
         self.show_pod(name);
-        self.agenda.add(gone_at, Item::Kubelet(uid, Step::Remove));
+        // Otherwise it goes with the end of the pull.
+        if !self.is_pulling(&uid) {
+            self.forget_pulls(&uid);
+            self.agenda.add(now + grace, Item::Kubelet(uid, Step::Remove));
+        }
     }
 
     pub(crate) fn remove_pod(&mut self, uid: &Name) {
         let Some(name) = self.api.pod_of_uid(uid).map(|live| live.pod.name.clone()) else { return };
         let Some(live) = self.api.pods.remove(&name) else { return };
-        // Deleting a Pod does not end its pull.
-        let pass = live.pass.filter(|pass| !pass.is_over).into_iter().flat_map(|pass| pass.pulls);
-        for (container, (at, failure)) in live.pod.containers.iter().zip(pass) {
-            if failure.is_none() && at <= self.now {
-                let digest = Reference::parse(&image_id(&self.knobs, &container.image));
-                self.stored(&live.node_uid, &container.image, digest);
-            }
-        }
+        self.forget_pulls(uid);
+        self.note(|| format!("{}: the Pod is gone", live.pod.node));
         self.record.gone(uid, self.now);
         self.show(Kind::Pod, &Event::Gone(Kind::Pod, name));
+        self.pull_for_others(&live.node_uid);
     }
 
     /// Lets every kubelet work, and every image be there.
     pub fn repair(&mut self) {
+        self.regain();
         self.knobs.kubelets.clear();
         self.knobs.broken_images.clear();
+        self.knobs.registries.clear();
+        self.knobs.disk = None;
+        self.knobs.bandwidth = None;
         self.knobs.pull = secs(5.0);
         self.knobs.pulls.clear();
+        self.processes.iter_mut().for_each(|process| process.lags.clear());
     }
 }
 

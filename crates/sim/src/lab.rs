@@ -3,19 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use drop_core::reference::Reference;
 use drop_core::{Name, Settings};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::Agenda;
+use crate::disk::Disk;
 use crate::process::Process;
+use crate::pulls::Pulls;
 use crate::{Api, Knobs, Record};
 
 /// When every lab begins. The fraction shows where whole seconds are rounded.
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 300_000_000);
 
 /// How many violations are kept: the first ones tell most.
-const KEPT: usize = 20;
+pub(crate) const KEPT: usize = 20;
 
 /// A small cluster with an operator.
 pub struct Lab {
@@ -34,9 +35,12 @@ pub struct Lab {
     pub(crate) settings: Settings,
     /// Operators that run; the last one was started last.
     pub(crate) processes: Vec<Process>,
+    /// The most by which a watch has lagged, besides what is usual.
+    pub(crate) longest_lag: SignedDuration,
     pub(crate) agenda: Agenda,
-    /// By the node's UID the images that are there, and the digest of each.
-    pub(crate) disks: BTreeMap<Name, BTreeMap<Reference, Reference>>,
+    /// By the node's UID what is on its disk.
+    pub(crate) disks: BTreeMap<Name, Disk>,
+    pub(crate) pulls: Pulls,
 }
 
 /// Something that should not have happened.
@@ -73,8 +77,10 @@ impl Lab {
             violations: Vec::new(),
             settings,
             processes: Vec::new(),
+            longest_lag: SignedDuration::ZERO,
             agenda: Agenda::default(),
             disks: BTreeMap::new(),
+            pulls: Pulls::default(),
         };
         lab.start();
         lab
@@ -83,7 +89,26 @@ impl Lab {
     /// Takes down that something happened that should not have.
     pub(crate) fn violate(&mut self, what: impl Into<String>) {
         if self.violations.len() < KEPT {
-            self.violations.push(Violation { at: self.now, what: what.into() });
+            let what = what.into();
+            self.note(|| format!("VIOLATION: {what}"));
+            self.violations.push(Violation { at: self.now, what });
+        }
+    }
+
+    /// Takes down from now on what happens, for [`Record::timeline`].
+    pub fn keep_journal(&mut self) {
+        self.record.journal.get_or_insert_default();
+    }
+
+    /// Keeps from now on what watches show, in [`Record::history`].
+    pub fn keep_history(&mut self) {
+        self.record.history.get_or_insert_default();
+    }
+
+    /// Takes down that something happened, where that is asked for.
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(journal) = &mut self.record.journal {
+            journal.push((self.now, what()));
         }
     }
 

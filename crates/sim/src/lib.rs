@@ -7,6 +7,13 @@
 //! specification promises: caps, delays, nothing pulled twice, statuses that make sense.
 //! What does not hold is a [`Violation`], kept in [`Lab::violations`].
 //!
+//! What is independent of the planner: the lab's API server, kubelets, disks, network and
+//! registries; the checks of caps, delays and repetitions at each creation (`check.rs`),
+//! which recount from the record alone, except that they take the planner's word for which
+//! Pods begin a turn, and its code for which registries a Pod is still pulling from and when
+//! a Pod is given up; and the recount of pacing ([`pacing`]), which takes nobody's word.
+//! The statuses are compared with what is on the simulated disks by the property tests.
+//!
 //! There is no clock and no randomness but [`Rng`], so whatever is made from a seed
 //! happens again in the same way.
 
@@ -19,10 +26,13 @@ mod knobs;
 mod kubelet;
 mod lab;
 pub mod manifest;
+pub mod pacing;
 mod process;
+mod pulls;
 mod record;
 mod requests;
 mod rng;
+pub mod scenario;
 pub mod schema;
 mod users;
 
@@ -30,6 +40,7 @@ pub use api::{Api, LivePod};
 pub use knobs::{Failure, Fate, Knobs};
 pub use kubelet::{Kubelet, Pass};
 pub use lab::{Lab, Violation};
+pub use pulls::{Bandwidth, Registry};
 pub use record::{Created, Record};
 pub use rng::Rng;
 pub use users::under;

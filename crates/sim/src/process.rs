@@ -1,13 +1,14 @@
 //! The operator's processes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use drop_core::event::Kind;
 use drop_core::explain::explain;
 use drop_core::{Effect, Event, Name, World, audit::audit, plan};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::agenda::Item;
+use crate::agenda::{Item, TIME_LIMIT};
 use crate::api::{image_event, policy_event, secret_event, set_event};
 use crate::{Fate, Lab, schema};
 
@@ -17,22 +18,25 @@ pub(crate) struct Process {
     pub(crate) world: World,
     /// When its last plan wanted to be made anew.
     pub(crate) wake_at: Option<Timestamp>,
-    /// When its watches showed what they showed last.
+    /// When each of its watches showed, or is to show, what it showed last.
     pub(crate) shown: BTreeMap<Kind, Timestamp>,
+    /// By how much its watches lag, besides what is usual.
+    pub(crate) lags: BTreeMap<Kind, SignedDuration>,
     /// From when until when it may write.
-    pub(crate) leads: std::ops::Range<Timestamp>,
+    pub(crate) leads: Range<Timestamp>,
 }
 
 impl Lab {
     /// Ends every operator. Requests that are under way arrive, or never do.
     pub fn stop(&mut self, requests_arrive: bool) {
+        self.note(|| "the operator ends".to_owned());
         self.processes.clear();
         for item in self.agenda.take(Item::is_operators) {
-            if let Item::Request(_, effect, fate) = item
+            if let Item::Request(_, sent_at, effect, fate) = item
                 && requests_arrive
-                && matches!(fate, Fate::Answered | Fate::AnswerLost)
+                && matches!(fate, Fate::Answered | Fate::AnswerLost | Fate::Late(_))
             {
-                self.carry_out(&effect);
+                self.carry_out(&effect, sent_at);
             }
         }
         self.record.restarted(&self.api, self.now);
@@ -40,19 +44,71 @@ impl Lab {
 
     /// Starts an operator, which lists everything.
     pub fn start(&mut self) {
-        self.begin(self.now..Timestamp::MAX);
+        self.note(|| "an operator starts".to_owned());
+        let id = self.begin(self.now..Timestamp::MAX);
+        self.plan(id);
+    }
+
+    /// Starts another operator, a standby that follows the watches, while the one that leads
+    /// fails to renew its Lease: that one goes on for `rest`, and the other begins once nothing
+    /// of the first can arrive any more.
+    pub fn hand_over(&mut self, rest: SignedDuration) {
+        // A standby that never led ends.
+        let now = self.now;
+        let (leaders, standbys): (Vec<_>, Vec<_>) = self.processes.drain(..).partition(|it| it.leads.start <= now);
+        self.processes = leaders;
+        let mut leads_from = now;
+        for standby in standbys {
+            leads_from = leads_from.max(standby.leads.start);
+            let is_its = |item: &Item| item.is_heard_by(Some(standby.id)) || matches!(item, Item::Lead(_));
+            self.agenda.take(is_its);
+        }
+        for leader in &mut self.processes {
+            leader.leads.end = leader.leads.end.min(now + rest);
+            leads_from = leads_from.max(leader.leads.end + TIME_LIMIT);
+            self.agenda.add(leader.leads.end, Item::Retire(leader.id));
+        }
+        self.note(|| "another operator starts as a standby".to_owned());
+        let id = self.begin(leads_from..Timestamp::MAX);
+        self.agenda.add(leads_from, Item::Lead(id));
     }
 
     /// Starts an operator that may write in this time.
-    pub(crate) fn begin(&mut self, leads: std::ops::Range<Timestamp>) -> u64 {
+    fn begin(&mut self, leads: Range<Timestamp>) -> u64 {
         let id = self.agenda.number();
         let mut world = World::new(self.settings.clone());
         for event in self.list() {
             world.apply(event, self.now);
         }
-        self.processes.push(Process { id, world, wake_at: None, shown: BTreeMap::new(), leads });
-        self.plan(id);
+        let (shown, lags) = (BTreeMap::new(), BTreeMap::new());
+        self.processes.push(Process { id, world, wake_at: None, shown, lags, leads });
         id
+    }
+
+    /// A standby begins to lead. What leaders write may not have come through to it yet, so
+    /// it has that listed first.
+    pub(crate) fn lead(&mut self, id: u64) -> Option<u64> {
+        self.note(|| "the standby leads".to_owned());
+        self.record.restarted(&self.api, self.now);
+        let recently = self.now - self.hearsay();
+        let last_write = |statuses: &[(Timestamp, _)]| statuses.last().map(|(at, _)| *at);
+        let unseen = self.record.statuses.iter().filter(|(_, statuses)| last_write(statuses) >= Some(recently));
+        let unseen: Vec<String> = unseen.map(|(image, _)| image.clone()).collect();
+        self.record.unwritten.extend(unseen);
+        self.process(id)?.world.expect_lists(&[Kind::Pod, Kind::Cache]);
+        self.list_anew(id, Kind::Pod);
+        self.list_anew(id, Kind::Cache);
+        Some(id)
+    }
+
+    /// A process whose time to lead is over ends. Its requests are under way still.
+    pub(crate) fn retire(&mut self, id: u64) {
+        let now = self.now;
+        self.processes.retain(|process| process.id != id || process.leads.contains(&now));
+        if self.process(id).is_none() {
+            self.note(|| "the operator that led ends".to_owned());
+            self.agenda.take(|item| item.is_heard_by(Some(id)));
+        }
     }
 
     /// Ends the operator and starts another.
@@ -63,14 +119,29 @@ impl Lab {
 
     /// Breaks the watches off; everything is listed anew.
     pub fn relist(&mut self) {
-        self.agenda.take(|item| matches!(item, Item::Watch(..)));
-        let (list, now) = (self.list(), self.now);
-        for process in &mut self.processes {
-            list.iter().for_each(|event| process.world.apply(event.clone(), now));
-            process.shown.clear();
-        }
         for id in self.ids() {
-            self.plan(id);
+            Kind::ALL.into_iter().for_each(|kind| self.list_anew(id, kind));
+        }
+    }
+
+    /// Breaks the watches of one kind off; it is listed anew.
+    pub fn relist_kind(&mut self, kind: Kind) {
+        self.ids().into_iter().for_each(|id| self.list_anew(id, kind));
+    }
+
+    fn list_anew(&mut self, id: u64, kind: Kind) {
+        self.agenda.take(|item| matches!(item, Item::Watch(to, of, _) if (*to, *of) == (id, kind)));
+        self.process(id).and_then(|process| process.shown.remove(&kind));
+        self.show_to(id, kind, self.list_of(kind));
+    }
+
+    /// Lets the watch of a kind lag by so much from now on, beside what is usual: that of the
+    /// operator which was started last, or of the one before it.
+    pub fn lag(&mut self, kind: Kind, by: SignedDuration, of_newest: bool) {
+        self.longest_lag = self.longest_lag.max(by);
+        let mut processes = self.processes.iter_mut().rev();
+        if let Some(process) = if of_newest { processes.next() } else { processes.nth(1) } {
+            process.lags.insert(kind, by);
         }
     }
 
@@ -85,34 +156,50 @@ impl Lab {
     /// Everything that there is, as a new process hears of it.
     #[must_use]
     pub fn list(&self) -> Vec<Event> {
-        let mut events = Vec::new();
-        let names = |names: &mut dyn Iterator<Item = &str>| names.map(Name::from).collect::<BTreeSet<_>>();
-        events.extend(self.api.images.values().filter_map(image_event));
-        events.push(Event::Listed(Kind::Image, names(&mut self.api.images.keys().map(String::as_str))));
-        events.extend(self.api.sets.values().filter_map(set_event));
-        events.push(Event::Listed(Kind::Set, names(&mut self.api.sets.keys().map(String::as_str))));
-        events.extend(self.api.discoveries.values().map(|policy| Event::Discovery(Box::new(policy.clone()))));
-        events.push(Event::Listed(Kind::Discovery, names(&mut self.api.discoveries.keys().map(String::as_str))));
-        events.extend(self.api.secrets.iter().map(secret_event));
-        events.push(Event::Listed(Kind::Secret, names(&mut self.api.secrets.keys().map(String::as_str))));
-        events.extend(self.api.policies.values().filter_map(policy_event));
-        events.push(Event::Listed(Kind::Policy, names(&mut self.api.policies.keys().map(String::as_str))));
-        events.extend(self.api.nodes.values().map(|node| Event::Node(Box::new(node.clone()))));
-        events.push(Event::Listed(Kind::Node, names(&mut self.api.nodes.keys().map(String::as_str))));
-        events.extend(self.api.pods.values().map(|live| Event::Pod(Box::new(live.pod.clone()))));
-        events.push(Event::Listed(Kind::Pod, names(&mut self.api.pods.keys().map(|name| &**name))));
-        events.extend(self.api.caches.values().map(|cache| Event::Cache(Box::new(cache.clone()))));
-        events.push(Event::Listed(Kind::Cache, names(&mut self.api.caches.keys().map(String::as_str))));
+        Kind::ALL.into_iter().flat_map(|kind| self.list_of(kind)).collect()
+    }
+
+    /// Everything of one kind.
+    fn list_of(&self, kind: Kind) -> Vec<Event> {
+        fn names<'a>(names: impl Iterator<Item = &'a String>) -> BTreeSet<Name> {
+            names.map(|name| name.as_str().into()).collect()
+        }
+        let api = &self.api;
+        let (mut events, names): (Vec<Event>, _) = match kind {
+            Kind::Image => (api.images.values().filter_map(image_event).collect(), names(api.images.keys())),
+            Kind::Set => (api.sets.values().filter_map(set_event).collect(), names(api.sets.keys())),
+            Kind::Discovery => {
+                let policies = api.discoveries.values().cloned();
+                (policies.map(|policy| Event::Discovery(Box::new(policy))).collect(), names(api.discoveries.keys()))
+            }
+            Kind::Secret => (api.secrets.iter().map(secret_event).collect(), names(api.secrets.keys())),
+            Kind::Policy => (api.policies.values().filter_map(policy_event).collect(), names(api.policies.keys())),
+            Kind::Node => {
+                let nodes = api.nodes.values().cloned();
+                (nodes.map(|node| Event::Node(Box::new(node))).collect(), names(api.nodes.keys()))
+            }
+            Kind::Pod => {
+                let pods = api.pods.values().map(|live| Event::Pod(Box::new(live.pod.clone())));
+                (pods.collect(), api.pods.keys().cloned().collect())
+            }
+            Kind::Cache => {
+                let caches = api.caches.values().cloned();
+                (caches.map(|cache| Event::Cache(Box::new(cache))).collect(), names(api.caches.keys()))
+            }
+        };
+        events.push(Event::Listed(kind, names));
         events
     }
 
     /// Lets a process plan, checks the plan, and sends its requests.
     pub(crate) fn plan(&mut self, id: u64) {
         let now = self.now;
-        let is_meant = |process: &&mut Process| process.id == id && process.leads.contains(&now);
-        let Some(process) = self.processes.iter_mut().find(is_meant) else { return };
+        let Some(process) = self.processes.iter_mut().find(|process| process.id == id) else { return };
         let world = &mut process.world;
         world.settle(now);
+        if !process.leads.contains(&now) {
+            return;
+        }
         let mut first = plan(world, now);
         let second = plan(world, now);
         let mut violations = Vec::new();
@@ -129,7 +216,7 @@ impl Lab {
         self.violate_all(violations);
         for effect in first.effects {
             self.violate_all(self.faults_of_pace(&effect));
-            let refused = schema::violations_of(&effect);
+            let refused = if self.knobs.json { schema::violations_of(&effect) } else { Vec::new() };
             if !refused.is_empty() {
                 self.violate(format!("the API server refuses {:?}: {refused:#?}", effect.key()));
             }
@@ -140,8 +227,8 @@ impl Lab {
             {
                 self.record.unwritten.insert(image.to_string());
             }
-            let at = now + self.jittered(self.knobs.request);
-            self.agenda.add(at, Item::Request(id, Box::new(effect), fate));
+            let way = if let Fate::Late(way) = fate { way.min(TIME_LIMIT) } else { self.jittered(self.knobs.request) };
+            self.agenda.add(now + way, Item::Request(id, now, Box::new(effect), fate));
         }
     }
 

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use drop_api::{CachedImageStatus, PullPolicySpec};
-use drop_core::Name;
 use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::event::Kind;
 use drop_core::notice::Notice;
 use drop_core::reference::Reference;
+use drop_core::{Event, Name};
 use jiff::Timestamp;
 
 use crate::Api;
@@ -22,7 +23,8 @@ pub struct Record {
     pub requests: Vec<(Timestamp, EffectKey)>,
     /// Statuses that CachedImages had, when they got them.
     pub statuses: BTreeMap<String, Vec<(Timestamp, CachedImageStatus)>>,
-    /// CachedImages of which a status was lost on its way to the API server.
+    /// CachedImages of which a status was lost on its way to the API server, or to the
+    /// operator that leads now.
     pub unwritten: BTreeSet<String>,
     /// Changes of NodeCaches, by their names.
     pub cache_writes: Vec<(Timestamp, String)>,
@@ -36,10 +38,19 @@ pub struct Record {
     pub pulled: BTreeSet<(Name, Reference)>,
     /// Those among them that are not to be pulled again.
     pub successes: BTreeSet<(Name, Reference)>,
+    /// When what is wanted where last changed.
+    pub wants_changed_at: Option<Timestamp>,
     /// When objects with a status were created.
     pub created_at: BTreeMap<EffectKey, Timestamp>,
+    /// When nodes that had been lost were back, by name.
+    pub regained_at: BTreeMap<String, Timestamp>,
     /// When the operator was last restarted.
     pub restarted_at: Option<Timestamp>,
+    /// What watches have shown, in the order in which it came to be; only where that was
+    /// asked for.
+    pub history: Option<Vec<(Kind, Event)>>,
+    /// What happened, as sentences for people; only where it was asked for.
+    pub(crate) journal: Option<Vec<(Timestamp, String)>>,
 }
 
 /// A Pod that was created.
@@ -92,6 +103,14 @@ pub(crate) fn clock(at: Timestamp) -> String {
 }
 
 impl Record {
+    /// What happened, one line each: when, since the lab began, and what. Empty unless
+    /// [`Lab::keep_journal`](crate::Lab::keep_journal) was asked for.
+    #[must_use]
+    pub fn timeline(&self) -> String {
+        let lines = self.journal.iter().flatten().map(|(at, what)| format!("{:>9}  {what}\n", clock(*at)));
+        lines.collect()
+    }
+
     pub(crate) fn created(&mut self, order: &PodOrder, uid: Name, at: Timestamp) {
         let order = order.clone();
         self.pods.push(Created { at, uid, order, deleted_at: None, gone_at: None, is_forgotten: false });
@@ -121,8 +140,9 @@ impl Record {
     }
 
     /// What is wanted where has changed: what was pulled may be pulled again.
-    pub(crate) fn forget_successes(&mut self) {
+    pub(crate) fn wants_changed(&mut self, at: Timestamp) {
         self.successes.clear();
+        self.wants_changed_at = Some(at);
     }
 
     pub(crate) fn policy_changed(&mut self, name: &str, spec: Option<PullPolicySpec>, at: Timestamp) {

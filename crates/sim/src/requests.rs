@@ -1,5 +1,6 @@
 //! How the API server carries out requests.
 
+use drop_api::condition::{self, Condition};
 use drop_api::names::LABEL_ORIGIN;
 use drop_api::{
     CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPolicyStatus, NodeCache, PullPolicyStatus,
@@ -10,60 +11,71 @@ use drop_core::event::{Kind, Report};
 use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
+use jiff::Timestamp;
 
 use crate::api::{policy_event, set_event};
 use crate::{Lab, secs};
 
 impl Lab {
+    /// What is left of an object after its way to the API server.
+    fn arrived<T: Clone + serde::Serialize + serde::de::DeserializeOwned>(&self, object: &T) -> serde_json::Result<T> {
+        if self.knobs.json { serde_json::from_str(&serde_json::to_string(object)?) } else { Ok(object.clone()) }
+    }
+
     /// Refuses a request, except where it has been carried out before.
-    pub(crate) fn refuse(&mut self, effect: &Effect, why: &str) -> Report {
+    pub(crate) fn refuse(&mut self, effect: &Effect, sent_at: Timestamp, why: &str) -> Report {
         match effect {
-            Effect::CreatePod(order) if self.api.pods.contains_key(&order.name) => self.carry_out(effect),
+            Effect::CreatePod(order) if self.api.pods.contains_key(&order.name) => self.carry_out(effect, sent_at),
             _ => Report::Refused(why.to_owned()),
         }
     }
 
-    /// Does what a request asks for.
-    pub(crate) fn carry_out(&mut self, effect: &Effect) -> Report {
-        self.attempt(effect).unwrap_or_else(|error| {
+    /// Does what a request asks for that was sent then.
+    pub(crate) fn carry_out(&mut self, effect: &Effect, sent_at: Timestamp) -> Report {
+        self.attempt(effect, sent_at).unwrap_or_else(|error| {
             self.violate(format!("{:?} cannot be read: {error}", effect.key()));
             Report::Refused(error.to_string())
         })
     }
 
-    fn attempt(&mut self, effect: &Effect) -> serde_json::Result<Report> {
+    fn attempt(&mut self, effect: &Effect, sent_at: Timestamp) -> serde_json::Result<Report> {
         Ok(match effect {
-            Effect::CreatePod(order) => self.create_pod(order),
-            Effect::DeletePod { pod, uid, .. } => match self.api.pods.get(pod) {
+            Effect::CreatePod(order) => self.create_pod(order, sent_at),
+            Effect::DeletePod { pod, uid, force } => match self.api.pods.get(pod) {
                 Some(live) if uid.is_none() || live.pod.uid == *uid => {
+                    let uid = live.pod.uid.clone().unwrap_or_default();
                     self.terminate(pod);
+                    if *force {
+                        self.remove_pod(&uid);
+                    }
                     Report::Done
                 }
                 _ => Report::PodGone { uid: uid.clone() },
             },
             Effect::CheckPod { pod } if self.api.pods.contains_key(pod) => Report::Done,
             Effect::CheckPod { .. } => Report::PodGone { uid: None },
-            Effect::RecordNode { cache, .. } => self.record_node(*through_json(cache)?),
+            Effect::RecordNode { cache, .. } => self.record_node(*self.arrived(cache)?),
             Effect::PatchImage { image, status } => {
-                let status: CachedImageStatus = *through_json(status)?;
+                let status: CachedImageStatus = *self.arrived(status)?;
                 self.violate_all(self.faults_of_status(image, &status));
                 self.record.unwritten.remove(&**image);
                 if let Some(object) = self.api.images.get_mut(&**image)
                     && object.status.as_ref() != Some(&status)
                 {
                     object.status = Some(status.clone());
+                    self.note(|| shown(image, &status.conditions, status.ready.as_deref()));
                     self.record.statuses.entry(image.to_string()).or_default().push((self.now, status));
                     self.show_image(image);
                 }
                 Report::Done
             }
-            Effect::CreateChild { child, .. } => self.create_child(*through_json(child)?),
+            Effect::CreateChild { child, .. } => self.create_child(*self.arrived(child)?),
             Effect::UpdateChild { child, uid, spec, origin, .. } => {
                 match self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone()) {
                     None => Report::Done,
                     Some(found) if *found != **uid => Report::Refused("another UID".to_owned()),
                     Some(_) => {
-                        let spec = *through_json(spec)?;
+                        let spec = *self.arrived(spec)?;
                         if let (Some(origin), Some(image)) = (origin, self.api.images.get_mut(&**child)) {
                             let labels = image.metadata.labels.get_or_insert_default();
                             labels.insert(LABEL_ORIGIN.to_owned(), origin.label().to_owned());
@@ -82,19 +94,20 @@ impl Lab {
                 Report::Done
             }
             Effect::PatchSet { set, status } => {
-                let status: CachedImageSetStatus = *through_json(status)?;
+                let status: CachedImageSetStatus = *self.arrived(status)?;
                 if let Some(object) = self.api.sets.get_mut(&**set)
                     && object.status.as_ref() != Some(&status)
                 {
-                    object.status = Some(status);
+                    object.status = Some(status.clone());
                     let event = set_event(object);
+                    self.note(|| shown(set, &status.conditions, status.ready.as_deref()));
                     event.into_iter().for_each(|event| self.show(Kind::Set, &event));
                 }
                 Report::Done
             }
             Effect::Discover(order) => self.discover(order),
             Effect::PatchDiscovery { policy, status } => {
-                let status: DiscoveryPolicyStatus = *through_json(status)?;
+                let status: DiscoveryPolicyStatus = *self.arrived(status)?;
                 if let Some(object) = self.api.discoveries.get_mut(&**policy)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -105,7 +118,7 @@ impl Lab {
                 Report::Done
             }
             Effect::PatchPolicy { policy, status } => {
-                let status: PullPolicyStatus = *through_json(status)?;
+                let status: PullPolicyStatus = *self.arrived(status)?;
                 if let Some(object) = self.api.policies.get_mut(&**policy)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -123,15 +136,17 @@ impl Lab {
         })
     }
 
-    fn create_pod(&mut self, order: &PodOrder) -> Report {
+    fn create_pod(&mut self, order: &PodOrder, sent_at: Timestamp) -> Report {
         if let Some(live) = self.api.pods.get(&order.name) {
             return Report::PodCreated { uid: live.pod.uid.clone().unwrap_or_default() };
         }
-        self.violate_all(self.faults_of_start(order));
+        self.violate_all(self.faults_of_start(order, sent_at));
         let images = order.pulls.iter().map(|pull| pull.reference.clone());
         let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
         let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images);
         self.record.created(order, uid.clone(), self.now);
+        let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
+        self.note(|| format!("{}: a Pod pulls {}", order.node, images.join(", ")));
         if self.api.nodes.get(&*order.node).is_none_or(|node| node.uid != order.node_uid) {
             self.collect_soon(order.node_uid.clone());
         }
@@ -141,6 +156,10 @@ impl Lab {
     fn record_node(&mut self, mut cache: NodeCache) -> Report {
         self.violate_all(self.faults_of_cache(&cache));
         let name = cache.metadata.name.clone().unwrap_or_default();
+        let version = self.api.caches.get(&name).and_then(|cache| cache.metadata.resource_version.as_ref());
+        if cache.metadata.resource_version.is_some() && cache.metadata.resource_version.as_ref() != version {
+            return Report::Unknown("the object has been modified".to_owned());
+        }
         match self.api.caches.get(&name) {
             Some(before) if before.spec == cache.spec && before.status == cache.status => cache = before.clone(),
             _ => {
@@ -168,6 +187,7 @@ impl Lab {
                 child.metadata.generation = Some(1);
                 self.record.created_at.insert(EffectKey::Image(name.as_str().into()), self.now);
                 self.api.images.insert(name.clone(), child.clone());
+                self.record.wants_changed_at = Some(self.now);
                 self.show_image(&name);
                 Report::Child(Box::new(child))
             }
@@ -200,8 +220,15 @@ impl Lab {
         Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }
 
+    /// Whether some CachedImage wants `reference` on the node of this UID, as the operator
+    /// must know.
+    pub(crate) fn is_surely_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
+        let known = self.record.wants_changed_at.is_none_or(|at| self.now.duration_since(at) > self.hearsay());
+        known && self.is_wanted(node_uid, reference)
+    }
+
     /// Whether some CachedImage wants `reference` on the node of this UID.
-    pub(crate) fn is_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
+    fn is_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
         let mut images = self.api.images.values().filter_map(Image::from_api);
         self.api.node_of_uid(node_uid).is_some_and(|node| {
             images.any(|image| image.reference == *reference && image.placement.selects(node).is_ok())
@@ -209,7 +236,9 @@ impl Lab {
     }
 }
 
-/// What is left of an object after its way to the API server and back.
-fn through_json<T: serde::Serialize + serde::de::DeserializeOwned>(object: &T) -> serde_json::Result<T> {
-    serde_json::from_str(&serde_json::to_string(object)?)
+/// What a status says, on one line.
+fn shown(name: &str, conditions: &[Condition], ready: Option<&str>) -> String {
+    let condition = condition::ready(conditions);
+    let (reason, message) = condition.map(|ready| (&*ready.reason, &*ready.message)).unwrap_or_default();
+    format!("{name} shows {reason} {}: {message}", ready.unwrap_or_default())
 }

@@ -14,7 +14,7 @@ use drop_core::{Event, Name};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::api::{policy_event, secret_event, set_event, whole_seconds};
-use crate::{Lab, LivePod};
+use crate::{Kubelet, Lab, LivePod};
 
 /// Refers a CachedImage to a policy.
 pub fn under(policy: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
@@ -38,17 +38,20 @@ impl Lab {
         image.metadata.uid = Some(format!("image-{}", self.api.next_version()));
         self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
+        self.note(|| format!("CachedImage {name} is created"));
+        self.record.wants_changed_at = Some(self.now);
         self.show_image(name);
     }
 
     /// Creates a CachedImage that belongs to a CachedImageSet.
     pub fn image_of_set(&mut self, set: &str, name: &str, reference: &str, edit: impl FnOnce(&mut CachedImageSpec)) {
         self.image_with(name, reference, edit);
+        let known = self.api.sets.get(set).and_then(|set| set.metadata.uid.clone());
         let owner = OwnerReference {
             api_version: "drop.corewire.io/v1alpha1".to_owned(),
             kind: "CachedImageSet".to_owned(),
             name: set.to_owned(),
-            uid: format!("uid-of-{set}"),
+            uid: known.unwrap_or_else(|| format!("uid-of-{set}")),
             controller: Some(true),
             block_owner_deletion: Some(true),
         };
@@ -63,7 +66,8 @@ impl Lab {
         let Some(image) = self.api.images.get_mut(name) else { return self.misses("CachedImage", name) };
         edit(&mut image.spec);
         image.metadata.generation = image.metadata.generation.map(|generation| generation + 1);
-        self.record.forget_successes();
+        self.note(|| format!("CachedImage {name} is changed"));
+        self.record.wants_changed(self.now);
         self.show_image(name);
     }
 
@@ -72,7 +76,8 @@ impl Lab {
         if self.api.images.remove(name).is_none() {
             return self.misses("CachedImage", name);
         }
-        self.record.forget_successes();
+        self.note(|| format!("CachedImage {name} is deleted"));
+        self.record.wants_changed(self.now);
         self.show(Kind::Image, &Event::Gone(Kind::Image, name.into()));
     }
 
@@ -89,13 +94,15 @@ impl Lab {
         edit(&mut set.spec);
         set.metadata.generation = set.metadata.generation.map(|generation| generation + 1);
         let event = set_event(set);
-        self.record.forget_successes();
+        self.note(|| format!("CachedImageSet {name} is written"));
+        self.record.wants_changed(self.now);
         event.into_iter().for_each(|event| self.show(Kind::Set, &event));
     }
 
     /// Deletes a CachedImageSet; Kubernetes collects its CachedImages a little later.
     pub fn delete_set(&mut self, name: &str) {
         let Some(set) = self.api.sets.remove(name) else { return self.misses("CachedImageSet", name) };
+        self.note(|| format!("CachedImageSet {name} is deleted"));
         self.show(Kind::Set, &Event::Gone(Kind::Set, name.into()));
         self.collect_soon(set.metadata.uid.unwrap_or_default().into());
     }
@@ -142,6 +149,7 @@ impl Lab {
         policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
         self.record.policy_changed(name, Some(policy.spec.clone()), self.now);
         let event = policy_event(policy);
+        self.note(|| format!("PullPolicy {name} is written"));
         event.into_iter().for_each(|event| self.show(Kind::Policy, &event));
     }
 
@@ -150,6 +158,7 @@ impl Lab {
         if self.api.policies.remove(name).is_none() {
             return self.misses("PullPolicy", name);
         }
+        self.note(|| format!("PullPolicy {name} is deleted"));
         self.record.policy_changed(name, None, self.now);
         self.show(Kind::Policy, &Event::Gone(Kind::Policy, name.into()));
     }
@@ -160,6 +169,10 @@ impl Lab {
         let node =
             Node { name: name.into(), uid: uid.as_str().into(), platform: "linux/amd64".into(), ..Node::default() };
         self.api.nodes.insert(name.to_owned(), node.clone());
+        if self.knobs.kubelets.get(name) == Some(&Kubelet::Lost) {
+            self.knobs.kubelets.remove(name);
+        }
+        self.note(|| format!("node {name} joins"));
         self.show(Kind::Node, &Event::Node(Box::new(node)));
     }
 
@@ -169,7 +182,7 @@ impl Lab {
         let labels = node.labels.clone();
         edit(node);
         if node.labels != labels {
-            self.record.forget_successes();
+            self.record.wants_changed(self.now);
         }
         let event = Event::Node(Box::new(node.clone()));
         self.show(Kind::Node, &event);
@@ -178,13 +191,14 @@ impl Lab {
     /// Removes a node; Kubernetes collects its Pods and its NodeCache a little later.
     pub fn remove_node(&mut self, name: &str) {
         let Some(node) = self.api.nodes.remove(name) else { return self.misses("Node", name) };
+        self.note(|| format!("node {name} leaves"));
         self.show(Kind::Node, &Event::Gone(Kind::Node, name.into()));
         self.collect_soon(node.uid);
     }
 
     /// Deletes a Pod, as a user may.
     pub fn delete_pod(&mut self, name: &Name) {
-        self.record.forget_successes();
+        self.record.wants_changed(self.now);
         self.terminate(name);
     }
 
@@ -222,7 +236,7 @@ impl Lab {
             rejection: None,
             containers: containers.collect(),
         };
-        self.api.pods.insert(name.clone(), LivePod { pod, node_uid, pass: None });
+        self.api.pods.insert(name.clone(), LivePod { pod, node_uid, pass: None, failures: 0, gone_from: None });
         self.show_pod(&name);
         self.kubelet_sees(&uid);
         uid

@@ -7,8 +7,9 @@ use drop_api::node_cache::ImageRecord;
 use drop_core::effect::{PodOrder, Pull};
 use drop_core::reference::Reference;
 use drop_core::{Effect, Plan};
-use drop_sim::{Lab, secs, under};
-use jiff::Timestamp;
+use drop_sim::pacing::Pace;
+use drop_sim::{Fate, Lab, secs, under};
+use jiff::{SignedDuration, Timestamp};
 
 /// Nodes a, b and c, of which c is no target, and a policy that allows one at once.
 fn lab() -> Lab {
@@ -18,6 +19,10 @@ fn lab() -> Lab {
     }
     lab.edit_node("c", |node| node.unschedulable = true);
     lab.policy("one", |policy| policy.min_delay_between_pulls = "5s".parse().unwrap());
+    lab.policy("wide", |policy| {
+        policy.max_concurrent_nodes = 3;
+        policy.min_delay_between_pulls = "60s".parse().unwrap();
+    });
     lab.policy("paused", |policy| policy.paused = true);
     lab.policy("pulls", |policy| {
         policy.max_concurrent_nodes = 3;
@@ -128,6 +133,70 @@ fn more_pods_or_pulls_from_a_registry_than_the_policy_allows() {
         assert_says(&noticed, planned);
         assert_says(&noticed, done);
     }
+}
+
+#[test]
+fn a_beginning_before_the_delay_is_over() {
+    let noticed = each_pod(|order| order.policy = "wide".into());
+    assert_says(&noticed, "b begins too soon after a");
+    assert_says(&noticed, "too soon after 0s a: alpine");
+}
+
+#[test]
+fn effects_of_a_new_leader_that_has_not_listed_yet() {
+    let mut lab = lab();
+    lab.run(secs(60.0));
+    lab.hand_over(secs(1.0));
+    lab.run(secs(10.9));
+    let mut tampered = false;
+    lab.knobs.tamper = Box::new(move |plan| {
+        if !std::mem::replace(&mut tampered, true) {
+            plan.effects.push(Effect::CheckPod { pod: "any".into() });
+        }
+    });
+    lab.run(secs(10.0));
+    let noticed: Vec<String> = lab.violations.iter().map(ToString::to_string).collect();
+    assert_says(&noticed, "effects before every watch has synced");
+}
+
+#[test]
+fn a_request_that_is_made_again_and_again() {
+    let noticed = noticed(|plan| plan.effects.push(Effect::CheckPod { pod: "any".into() }));
+    assert_says(&noticed, "CheckPod(\"any\") is asked for 30 times");
+}
+
+#[test]
+fn a_pace_that_is_too_fast() {
+    let mut lab = lab();
+    lab.knobs.tamper = Box::new(|plan| {
+        for effect in &mut plan.effects {
+            if let Effect::CreatePod(order) = effect {
+                order.policy = "wide".into();
+            }
+        }
+    });
+    lab.run(secs(60.0));
+    let pace = lab.record.pace("wide");
+    assert_eq!((pace.nodes, pace.pods), (2, 2));
+    assert!(pace.delay.is_some_and(|delay| delay < secs(1.0)), "{pace:?}");
+    assert_eq!(lab.record.pace("one"), Pace::default());
+}
+
+#[test]
+fn an_image_that_starves() {
+    let mut lab = lab();
+    let mut refused = 0;
+    lab.knobs.fate = Box::new(move |effect| match effect {
+        Effect::CreatePod(order) if &*order.node == "b" && refused < 100 => {
+            refused += 1;
+            Fate::Refused("not now")
+        }
+        _ => Fate::Answered,
+    });
+    let began_at = lab.now;
+    lab.settle();
+    let late = lab.late_starts(began_at, SignedDuration::from_mins(30));
+    assert!(late.len() == 1 && late[0].ends_with("s b: alpine"), "{late:?}");
 }
 
 #[test]

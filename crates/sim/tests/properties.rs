@@ -7,17 +7,19 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod common;
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::{CachedImageSpec, PullPolicySpec};
-use drop_core::event::Event;
+use drop_core::event::{Event, Kind};
 use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::{Settings, World, plan};
-use drop_sim::{Fate, Kubelet, Rng, secs};
+use drop_sim::{Bandwidth, Fate, Kubelet, Registry, Rng, secs};
+use jiff::SignedDuration;
 
 const NODES: [&str; 5] = ["a", "b", "c", "d", "e"];
 const POLICIES: [&str; 2] = ["p", "q"];
@@ -30,12 +32,17 @@ const FULL_REFERENCES: [&str; 5] = [
     "quay.io/c/d:2",
     "registry.bad/x:latest",
 ];
+const HOSTS: [&str; 3] = ["docker.io", "quay.io", "registry.bad"];
 const FAILURES: [(&str, &str); 4] = [
     ("ErrImagePull", "docker.io/library/nope:1: not found"),
     ("ErrImagePull", "dial tcp: lookup registry.bad: no such host"),
     ("ErrImagePull", "write /var/lib/containerd/tmp: no space left on device"),
     ("ErrImagePull", "something that nobody has seen before"),
 ];
+
+/// So long after everything was healed every image is being pulled: twice the longest
+/// backoff, and a turn for each node and image.
+const STARVED: SignedDuration = SignedDuration::from_mins(30);
 
 /// How many random clusters there are, unless `cargo xtask fuzz` asks for more.
 const CLUSTERS: u64 = 10_000;
@@ -47,14 +54,21 @@ fn random_clusters_keep_every_promise_and_converge() {
     let minutes = number("DROP_FUZZ_MINUTES");
     let until = minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let count = if std::env::var_os("DROP_SEED").is_some() && minutes.is_none() { 1 } else { CLUSTERS };
-    let next = AtomicU64::new(first);
+    let (next, seconds) = (AtomicU64::new(first), AtomicU64::new(0));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if until.map_or(seed >= first + count, |until| Instant::now() >= until) {
                 return;
             }
-            converge(&mut disturbed(seed));
+            let mut lab = disturbed(seed, |lab| {
+                if count == 1 {
+                    lab.keep_journal()
+                }
+            });
+            converge(&mut lab);
+            keeps_pace(&lab);
+            seconds.fetch_add(lab.elapsed().as_secs().unsigned_abs(), Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -62,13 +76,14 @@ fn random_clusters_keep_every_promise_and_converge() {
             scope.spawn(work);
         }
     });
-    eprintln!("{} clusters, from seed {first} on", next.load(Ordering::Relaxed) - first);
+    let (clusters, hours) = (next.load(Ordering::Relaxed) - first, seconds.load(Ordering::Relaxed) / 3600);
+    eprintln!("{clusters} clusters, from seed {first} on, lived for {hours} hours");
 }
 
 #[test]
 fn the_order_in_which_objects_are_listed_does_not_matter() {
     for seed in 0..40 {
-        let lab = disturbed(seed);
+        let lab = disturbed(seed, |_| {});
         let mut rng = Rng::new(seed);
         let (lists, mut objects): (Vec<Event>, Vec<Event>) =
             lab.list().into_iter().partition(|event| matches!(event, Event::Listed(..)));
@@ -87,11 +102,45 @@ fn the_order_in_which_objects_are_listed_does_not_matter() {
     }
 }
 
+#[test]
+fn the_order_in_which_kinds_are_watched_does_not_matter() {
+    for seed in 0..60 {
+        let lab = disturbed(seed, |lab| lab.keep_history());
+        let mut rng = Rng::new(seed);
+        let lists: Vec<Event> = lab.list().into_iter().filter(|event| matches!(event, Event::Listed(..))).collect();
+        let mut tell = || {
+            let mut by_kind: BTreeMap<Kind, VecDeque<&Event>> = BTreeMap::new();
+            for (kind, event) in lab.record.history.as_ref().unwrap() {
+                by_kind.entry(*kind).or_default().push_back(event);
+            }
+            let mut world = World::new(Settings::default());
+            while !by_kind.is_empty() {
+                let kind = *by_kind.keys().nth(rng.index(by_kind.len())).unwrap();
+                match by_kind.get_mut(&kind).and_then(VecDeque::pop_front) {
+                    Some(event) => world.apply(event.clone(), lab.now),
+                    None => drop(by_kind.remove(&kind)),
+                }
+            }
+            lists.iter().for_each(|list| world.apply(list.clone(), lab.now));
+            world.settle(lab.now);
+            let plan = plan(&world, lab.now);
+            (plan.effects, plan.wake_at)
+        };
+        let expected = tell();
+        for _ in 0..3 {
+            assert_eq!(tell(), expected, "seed {seed}");
+        }
+    }
+}
+
 /// A random cluster, after a while of mishaps.
-fn disturbed(seed: u64) -> Lab {
+fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     let mut rng = Rng::new(seed);
-    let mut lab = Lab::new();
+    // A list of three images is always too short.
+    let listed_images = if rng.chance(25) { 3 } else { 50 };
+    let mut lab = Lab::with(Settings { listed_images, ..Settings::default() });
     lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
+    prepare(&mut lab);
     for node in NODES.iter().take(1 + rng.index(5)) {
         lab.node(node);
     }
@@ -102,7 +151,15 @@ fn disturbed(seed: u64) -> Lab {
     for name in IMAGES.iter().take(1 + rng.index(6)) {
         create_image(&mut lab, &mut rng, name);
     }
+    lab.knobs.json = seed.is_multiple_of(4);
     lab.knobs.lists = rng.chance(60);
+    if rng.chance(30) {
+        let speeds = [5_000_000, 20_000_000];
+        lab.knobs.bandwidth = Some(Bandwidth { node: rng.pick(&speeds), registry: rng.pick(&speeds) });
+    }
+    for (more, reference) in (0..).zip(FULL_REFERENCES) {
+        lab.knobs.sizes.insert(reference.to_owned(), 1_000_000 * rng.pick(&[20, 50, 100, 100, 200]) + more);
+    }
     lab.knobs.jitter = rng.chance(70).then(|| Rng::new(seed + 1));
     lab.knobs.kubelet_clock = secs(rng.pick(&[-300.0, 0.0, 0.0, 300.0]));
     if rng.chance(60) {
@@ -112,6 +169,7 @@ fn disturbed(seed: u64) -> Lab {
             5..10 => Fate::RequestLost,
             10..14 => Fate::Refused("not now"),
             14..16 => Fate::RefusedAnyway("not now"),
+            16..20 => Fate::Late(secs(dice.below(100) as f64 / 10.0)),
             _ => Fate::Answered,
         });
     }
@@ -136,11 +194,19 @@ fn policy(rng: &mut Rng) -> PullPolicySpec {
     }
 }
 
+fn registry(rng: &mut Rng) -> Registry {
+    Registry { at_once: rng.chance(50).then_some(1), per_minute: rng.chance(50).then_some(2), is_down: rng.chance(40) }
+}
+
 fn image_spec(rng: &mut Rng) -> CachedImageSpec {
     let policy = rng.pick(&["", "p", "p", "q", "q"]);
     CachedImageSpec {
         image: rng.pick(&REFERENCES).to_owned(),
-        image_pull_policy: if rng.chance(5) { ImagePullPolicy::Never } else { ImagePullPolicy::Always },
+        image_pull_policy: match rng.below(20) {
+            0 => ImagePullPolicy::Never,
+            1..6 => ImagePullPolicy::IfNotPresent,
+            _ => ImagePullPolicy::Always,
+        },
         node_selector: if rng.chance(20) { [("pool".to_owned(), "gpu".to_owned())].into() } else { [].into() },
         priority: i32::try_from(rng.below(3)).unwrap(),
         policy_ref: Some(policy)
@@ -167,7 +233,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
     let name = rng.pick(&IMAGES);
     let image_is_there = lab.api.images.contains_key(name);
     let policy_name = rng.pick(&POLICIES);
-    match rng.below(23) {
+    match rng.below(36) {
         0 if node_is_there => lab.remove_node(node),
         1 if node_is_there => {
             // Another machine takes its name before the old one's things are collected.
@@ -202,7 +268,13 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
             lab.run(secs(rng.below(100) as f64));
             lab.start();
         }
-        12 => lab.relist(),
+        12 if rng.chance(50) => lab.relist(),
+        12 => lab.relist_kind(rng.pick(&Kind::ALL)),
+        23 | 24 => lab.hand_over(secs(rng.below(100) as f64 / 10.0)),
+        25..28 => {
+            let by = secs(rng.pick(&[0.0, 1.0, 5.0, 15.0]));
+            lab.lag(rng.pick(&Kind::ALL), by, rng.chance(60));
+        }
         13 => {
             let pods: Vec<_> = lab.api.pods.keys().cloned().collect();
             if let Some(pod) = rng.choose(&pods) {
@@ -226,12 +298,37 @@ fn disturb(lab: &mut Lab, rng: &mut Rng) {
                 lab.evict(node, &image);
             }
         }
+        28 if node_is_there => lab.restart_kubelet(node),
+        29 | 30 if node_is_there => lab.lose(node),
+        31 | 32 => lab.regain(),
+        33 => drop(lab.knobs.registries.insert(rng.pick(&HOSTS).to_owned(), registry(rng))),
+        34 => lab.knobs.registries.clear(),
+        35 => lab.knobs.disk = rng.pick(&[None, Some(250_000_000), Some(350_000_000)]),
         // For so long that what was pulled is listed, and what was removed noticed.
         20 => lab.run(secs(600.0)),
         _ => {
             let span = secs(1.0 + rng.below(40) as f64);
             lab.knobs.pulls.insert(rng.pick(&FULL_REFERENCES).to_owned(), span);
         }
+    }
+}
+
+/// No policy's Pods ever went faster than it allowed at any time.
+fn keeps_pace(lab: &Lab) {
+    let built_in = PullPolicySpec::default();
+    for name in POLICIES.iter().chain(&[""]) {
+        let pace = lab.record.pace(name);
+        let specs: Vec<&PullPolicySpec> = match lab.record.policies.get(*name) {
+            Some(history) => history.iter().filter_map(|(_, spec)| spec.as_ref()).collect(),
+            None => vec![&built_in],
+        };
+        let nodes = specs.iter().map(|spec| spec.max_concurrent_nodes).max().unwrap();
+        let pods = specs.iter().map(|spec| spec.max_concurrent_pulls.unwrap_or(i32::MAX)).max().unwrap();
+        let delay = specs.iter().map(|spec| spec.min_delay_between_pulls.get()).min().unwrap();
+        let title = &lab.title;
+        assert!(pace.nodes <= usize::try_from(nodes).unwrap(), "{title}: {name:?}: {nodes} nodes, {pace:?}");
+        assert!(pace.pods <= usize::try_from(pods).unwrap(), "{title}: {name:?}: {pods} Pods, {pace:?}");
+        assert!(pace.delay.is_none_or(|least| least >= delay), "{title}: {name:?}: {delay:?}, {pace:?}");
     }
 }
 
@@ -242,7 +339,9 @@ fn converge(lab: &mut Lab) {
     for name in POLICIES {
         lab.policy(name, |policy| policy.paused = false);
     }
+    let healed_at = lab.now;
     lab.settle();
+    assert_eq!(lab.late_starts(healed_at, STARVED), Vec::<String>::new(), "{}", lab.title);
     let explained = lab.explained();
     for (name, image) in &lab.api.images {
         let shows = lab.shows(name);
@@ -262,10 +361,14 @@ fn converge(lab: &mut Lab) {
     for (name, image) in lab.api.images.iter().filter(|_| lab.knobs.lists) {
         let image = Image::from_api(image).unwrap();
         let selected = lab.api.nodes.values().filter(|node| image.placement.selects(node).is_ok());
-        let targets = selected.filter(|node| !node.unschedulable);
-        let there = targets.filter(|node| lab.is_on_disk(&node.name, &image.reference)).count();
+        let targets: Vec<_> = selected.filter(|node| !node.unschedulable).collect();
+        // Of what a list is too short for nobody knows that it is gone.
+        let count = |is: &dyn Fn(&str) -> bool| targets.iter().filter(|node| is(&node.name)).count();
+        let there = count(&|node| lab.is_on_disk(node, &image.reference));
+        let untold = count(&|node| !lab.would_list(node, &image.reference));
         let shown = usize::try_from(lab.status(name).nodes_ready).unwrap();
-        assert_eq!(shown, there, "{}: READY of {name}, {:?}", lab.title, image.pull);
+        let possible = there.saturating_sub(untold)..=there + untold;
+        assert!(possible.contains(&shown), "{}: READY of {name}: {shown} and {there}, {:?}", lab.title, image.pull);
     }
     for (name, policy) in &lab.api.policies {
         let status = policy.status.clone().unwrap();

@@ -123,6 +123,26 @@ fn a_child_that_somebody_deletes_or_edits_is_restored() {
 }
 
 #[test]
+fn a_child_under_another_name_is_kept() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.set("web", |_| {});
+    lab.image_of_set("web", "web-x-1-a1b2c3", "docker.io/library/x:1", |spec| spec.priority = 5);
+    lab.image_of_set("web", "web-y-1-a1b2c3", "y:1", |_| {});
+    let uid = lab.api.images["web-x-1-a1b2c3"].metadata.uid.clone();
+    lab.set("web", |spec| spec.images = entries(&["x:1", "z:1"]));
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 2/2");
+    let kept = &lab.api.images["web-x-1-a1b2c3"];
+    assert_eq!((&kept.metadata.uid, kept.spec.priority), (&uid, 0));
+    assert_eq!(images(&lab), ["x:1", "z:1"].map(str::to_owned).into(), "what the set does not name goes");
+
+    lab.restart(true);
+    lab.settle();
+    assert_eq!(lab.api.images["web-x-1-a1b2c3"].metadata.uid, uid);
+    assert_eq!(lab.api.images.len(), 2);
+}
+
+#[test]
 fn somebody_elses_cachedimage_is_never_touched() {
     let mut lab = Lab::with_nodes(&["a"]);
     lab.set("web", |spec| spec.images = entries(&["x:1"]));

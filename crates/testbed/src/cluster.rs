@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
 
+use crate::api_proxy::ApiProxy;
 use crate::api_service::ApiService;
 use crate::audit::{self, AuditEvent};
 use crate::control_plane::ControlPlane;
@@ -201,6 +202,31 @@ impl Cluster {
         let access = Access { server: format!("https://{}", proxy.address()), ..self.control_plane.access.clone() };
         access.write_as(&path, user, groups)?;
         Ok((path, proxy))
+    }
+
+    /// A proxy before the API server that understands requests; `seed` decides what goes wrong by
+    /// chance.
+    ///
+    /// # Errors
+    /// If no port is free.
+    pub fn api_proxy(&self, seed: u64) -> Result<ApiProxy> {
+        ApiProxy::start(self.control_plane.api_address, &self.control_plane.access.ca, seed)
+    }
+
+    /// Writes a kubeconfig for whoever owns the token in `token`, a file that is read again from
+    /// time to time, by way of `proxy`.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn kubeconfig_with_token(&self, token: &Path, proxy: &ApiProxy) -> Result<PathBuf> {
+        let path = token.with_extension("kubeconfig");
+        let access = Access {
+            server: format!("https://{}", proxy.address()),
+            ca: proxy.certificate().into_bytes(),
+            ..self.control_plane.access.clone()
+        };
+        access.write_with_token_file(&path, token)?;
+        Ok(path)
     }
 
     fn kubeconfig_path(&self, user: &str) -> PathBuf {

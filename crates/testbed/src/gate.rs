@@ -26,6 +26,8 @@ struct Doors {
     held: BTreeSet<String>,
     /// How many requests wait, by repository.
     waiting: BTreeMap<String, usize>,
+    /// How many pulls have begun, by repository.
+    pulls: BTreeMap<String, usize>,
 }
 
 impl Gate {
@@ -55,6 +57,11 @@ impl Gate {
         self.doors.send_if_modified(|doors| doors.held.remove(repository));
     }
 
+    /// How many pulls from `repository` have begun.
+    pub(crate) fn pulls(&self, repository: &str) -> usize {
+        self.doors.borrow().pulls.get(repository).copied().unwrap_or_default()
+    }
+
     /// Waits until at least one request waits for `repository`.
     pub(crate) fn wait_held(&self, repository: &str, limit: Duration) -> Result<()> {
         wait_for(&format!("a pull of {repository}"), limit, || {
@@ -66,6 +73,9 @@ impl Gate {
 /// One request; the connection ends with the reply, so that replies need not be understood.
 async fn serve(mut client: TcpStream, upstream: SocketAddr, doors: &watch::Sender<Doors>) -> io::Result<()> {
     let head = read_head(&mut client).await?;
+    if let Some(repository) = pulled_repository(&head) {
+        doors.send_modify(|doors| *doors.pulls.entry(repository.to_owned()).or_default() += 1);
+    }
     if let Some(repository) = blob_repository(&head) {
         pass(repository, doors).await?;
     }
@@ -94,6 +104,12 @@ async fn pass(repository: &str, doors: &watch::Sender<Doors>) -> io::Result<()> 
     open.map_err(io::Error::other)
 }
 
+/// The repository of the request with which containerd begins each pull: what a tag stands for.
+fn pulled_repository(head: &str) -> Option<&str> {
+    let path = head.strip_prefix("HEAD ")?.split(' ').next()?;
+    Some(path.strip_prefix("/v2/")?.rsplit_once("/manifests/")?.0)
+}
+
 /// The repository of a request for a blob.
 fn blob_repository(head: &str) -> Option<&str> {
     let path = head.split(' ').nth(1)?;
@@ -114,6 +130,9 @@ mod tests {
     fn requests_for_blobs_are_understood() {
         assert_eq!(blob_repository(HEAD), Some("library/app"));
         assert_eq!(blob_repository("GET /v2/a/manifests/blobs HTTP/1.1\r\n\r\n"), None);
+        let tag = "HEAD /v2/library/app/manifests/1?ns=docker.io HTTP/1.1\r\n\r\n";
+        assert_eq!(pulled_repository(tag), Some("library/app"));
+        assert_eq!(pulled_repository(HEAD), None);
     }
 
     #[test]

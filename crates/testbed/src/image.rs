@@ -1,11 +1,12 @@
 //! Images made up for tests.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -89,13 +90,9 @@ pub(crate) fn build(spec: &ImageSpec, program: &[u8]) -> Result<Image> {
     }
     let layers: Vec<Value> = image.blobs.iter().map(|blob| blob.descriptor(LAYER)).collect();
     let mut add = |platform: &str| -> Result<Value> {
-        let config = Blob::new(config(platform, &layers)?);
-        let manifest = Blob::json(&json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST,
-            "config": config.descriptor(CONFIG),
-            "layers": layers,
-        }))?;
+        let sleep = json!({ "Env": ["PATH=/bin"], "Cmd": ["/bin/sleep"] });
+        let config = Blob::new(config(platform, sleep, &layers)?);
+        let manifest = manifest(&config, &layers)?;
         let mut descriptor = manifest.descriptor(MANIFEST);
         if let (Some((os, architecture)), Some(fields)) = (platform.split_once('/'), descriptor.as_object_mut()) {
             let platform = json!({ "os": os, "architecture": architecture });
@@ -115,6 +112,35 @@ pub(crate) fn build(spec: &ImageSpec, program: &[u8]) -> Result<Image> {
         }
     }
     Ok(image)
+}
+
+/// An image that runs a program of this machine by its name, `/NAME`, as a user without rights. It
+/// holds nothing else but the libraries that the program is linked to.
+pub(crate) fn of_program(program: &Path) -> Result<Image> {
+    let name = program.file_name().context("a program has a name")?.to_string_lossy();
+    let mut archive = tar::Builder::new(Vec::new());
+    for (path, file) in
+        libraries(program)?.iter().map(|path| (path.as_str(), Path::new(path))).chain([(&*name, program)])
+    {
+        let content = fs::read(file).with_context(|| file.display().to_string())?;
+        archive.append_data(&mut header(content.len(), 0o755)?, path.trim_start_matches('/'), content.as_slice())?;
+    }
+    let layer = Blob::new(archive.into_inner()?);
+    let layers = [layer.descriptor(LAYER)];
+    let start = json!({ "Entrypoint": [format!("/{name}")], "User": "65532:65532" });
+    let config = Blob::new(config(native_platform(), start, &layers)?);
+    let manifest = manifest(&config, &layers)?;
+    Ok(Image { blobs: vec![layer, config], manifests: vec![(manifest, MANIFEST)] })
+}
+
+/// The paths of the libraries that a program is linked to, its loader among them.
+fn libraries(program: &Path) -> Result<Vec<String>> {
+    let output = Command::new("ldd").arg(program).output().context("ldd")?;
+    ensure!(output.status.success(), "ldd {}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
+    // `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)`; the kernel's own has no path.
+    let output = String::from_utf8(output.stdout)?;
+    let path = |line: &str| line.split_whitespace().find(|word| word.starts_with('/')).map(str::to_owned);
+    Ok(output.lines().filter_map(path).collect())
 }
 
 /// Reads the only image of a tar file of the OCI image layout
@@ -182,18 +208,27 @@ fn native_platform() -> &'static str {
     }
 }
 
-fn config(platform: &str, layers: &[Value]) -> Result<Vec<u8>> {
+fn manifest(config: &Blob, layers: &[Value]) -> Result<Blob> {
+    Blob::json(&json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": config.descriptor(CONFIG),
+        "layers": layers,
+    }))
+}
+
+/// A configuration whose `config` is `start` and a label that makes it unlike all others.
+fn config(platform: &str, mut start: Value, layers: &[Value]) -> Result<Vec<u8>> {
     let (os, architecture) = platform.split_once('/').unwrap_or(("linux", platform));
+    if let Some(fields) = start.as_object_mut() {
+        fields.insert("Labels".to_owned(), json!({ "drop.test/unique": random_hex(8)? }));
+    }
     // Layers are not compressed: their digests are those of their content.
     let diff_ids: Vec<&Value> = layers.iter().filter_map(|layer| layer.get("digest")).collect();
     Ok(serde_json::to_vec(&json!({
         "os": os,
         "architecture": architecture,
-        "config": {
-            "Env": ["PATH=/bin"],
-            "Cmd": ["/bin/sleep"],
-            "Labels": { "drop.test/unique": random_hex(8)? },
-        },
+        "config": start,
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     }))?)
 }

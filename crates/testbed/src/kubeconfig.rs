@@ -33,6 +33,11 @@ impl Access {
         self.write_user(path, user)
     }
 
+    /// Writes a kubeconfig for the owner of the token that is in a file.
+    pub(crate) fn write_with_token_file(&self, path: &Path, token: &Path) -> Result<()> {
+        self.write_user(path, json!({ "tokenFile": token }))
+    }
+
     fn write_user(&self, path: &Path, user: serde_json::Value) -> Result<()> {
         let name = "testbed";
         let config = json!({

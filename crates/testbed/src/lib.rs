@@ -16,6 +16,7 @@
 //! It needs Linux, root and Go; see the crate's README.md.
 
 mod answer;
+mod api_proxy;
 mod api_service;
 mod audit;
 mod authority;
@@ -51,6 +52,7 @@ mod tools;
 mod wait;
 
 pub use answer::{Answer, Delivery};
+pub use api_proxy::{ApiFault, ApiProxy, ApiRequest, Odds};
 pub use audit::AuditEvent;
 pub use authority::{Authority, Certificate};
 pub use cluster::{Cluster, ClusterOptions};
@@ -69,6 +71,7 @@ pub use registry::{
 };
 pub use tls_front::{Clients, TlsFront};
 pub use tools::Tools;
+pub use wait::wait_for;
 
 /// Where a long task says what it does, a line at a time.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);

@@ -27,7 +27,7 @@ pub struct PrometheusOptions {
     pub password: bool,
     /// What it knows from the start.
     pub history: Vec<Series>,
-    /// A server whose `/metrics` it reads every second.
+    /// A server whose `/metrics` it reads every second; their label `pod` is `pod-0`.
     pub scrape: Option<SocketAddr>,
 }
 
@@ -64,7 +64,7 @@ impl Prometheus {
         let targets: Vec<String> = options.scrape.iter().map(SocketAddr::to_string).collect();
         let config = json!({
             "global": { "scrape_interval": "1s" },
-            "scrape_configs": [{ "job_name": "test", "static_configs": [{ "targets": targets }] }],
+            "scrape_configs": [{ "job_name": "test", "static_configs": [{ "targets": targets, "labels": { "pod": "pod-0" } }] }],
         });
         fs::write(path("config.json"), serde_json::to_vec_pretty(&config)?)?;
         let users = if options.password { json!({ USER: PASSWORD_HASH }) } else { json!({}) };
@@ -106,8 +106,21 @@ impl Prometheus {
     /// # Errors
     /// If it refuses the query or does not run.
     pub fn query(&self, query: &str) -> Result<Value> {
-        let url = format!("{}/api/v1/query", self.url());
-        let request = http::client().get(url).query("query", query);
+        self.get("query", &[("query", query)])
+    }
+
+    /// The result of a range query with a step in whole seconds, in the same form.
+    ///
+    /// # Errors
+    /// If it refuses the query or does not run.
+    pub fn query_range(&self, query: &str, from: Timestamp, to: Timestamp, step: u32) -> Result<Value> {
+        let (from, to, step) = (from.to_string(), to.to_string(), step.to_string());
+        self.get("query_range", &[("query", query), ("start", &from), ("end", &to), ("step", &step)])
+    }
+
+    fn get(&self, endpoint: &str, parameters: &[(&str, &str)]) -> Result<Value> {
+        let url = format!("{}/api/v1/{endpoint}", self.url());
+        let request = http::client().get(url).query_pairs(parameters.iter().copied());
         let reply = request.header("Authorization", http::basic((USER, PASSWORD))).call()?;
         let reply: Value = serde_json::from_reader(http::succeeded(reply)?.into_body().into_reader())?;
         Ok(reply.pointer("/data/result").context("no result")?.clone())

@@ -188,6 +188,15 @@ impl Registry {
         self.push_image(repository, &[tag], &image)
     }
 
+    /// Pushes an image that runs a program of this machine, with the libraries that it needs and
+    /// nothing else, and lets `tag` point to it; returns its digest.
+    ///
+    /// # Errors
+    /// If the program cannot be read, or the registry refuses the image.
+    pub fn push_program(&self, repository: &str, tag: &str, program: &Path) -> Result<String> {
+        self.push_image(repository, &[tag], &image::of_program(program)?)
+    }
+
     /// Lets the tag `to` point to what `from`, a tag or digest, points to.
     ///
     /// # Errors
@@ -219,6 +228,12 @@ impl Registry {
     /// If none is within `limit`.
     pub fn wait_held(&self, repository: &str, limit: Duration) -> Result<()> {
         self.gate.wait_held(repository, limit)
+    }
+
+    /// How many pulls from `repository` nodes have begun.
+    #[must_use]
+    pub fn pulls(&self, repository: &str) -> usize {
+        self.gate.pulls(repository)
     }
 
     /// Kills it; what was pushed stays.

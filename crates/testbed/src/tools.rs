@@ -19,7 +19,7 @@ struct Project {
     expected: u64,
 }
 
-const PROJECTS: [Project; 10] = [
+const PROJECTS: [Project; 12] = [
     Project::new("tiny", ".", 5),
     Project::new("cni", "tool", 20),
     Project::new("etcd", "tool", 45),
@@ -30,6 +30,8 @@ const PROJECTS: [Project; 10] = [
     Project::new("loki", "tool", 260),
     Project::new("kwok", "tool", 80),
     Project::new("helm", "tool", 110),
+    Project::new("health", ".", 90),
+    Project::new("actionlint", "tool", 20),
 ];
 
 /// What every cluster consists of.

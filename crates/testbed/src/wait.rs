@@ -9,7 +9,10 @@ use anyhow::{Result, bail};
 use crate::process::Process;
 
 /// Asks `probe` until it answers, fails, or `limit` has passed.
-pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+///
+/// # Errors
+/// If it fails or the time is over; names `what` was waited for.
+pub fn wait_for<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
         if let Some(answer) = probe()? {

@@ -46,6 +46,9 @@ impl World {
         if let Some(set) = &image.set {
             self.children.entry(set.uid.clone()).or_default().insert(image.name.clone());
             self.stale.sets.insert(set.name.clone());
+            if self.asked_by.get(&image.name) != Some(&set.name) {
+                self.dirty.sets.insert(set.name.clone());
+            }
         }
     }
 
@@ -71,10 +74,13 @@ impl World {
     /// Derives anew what a set asks for, and the order in which that is pulled.
     pub(super) fn gather(&mut self, name: &Name) {
         let Some(entry) = self.sets.get_mut(name) else { return };
+        let owned = self.children.get(&entry.set.uid).into_iter().flatten();
+        let owned: Vec<&Image> = owned.filter_map(|name| Some(&self.images.get(name)?.image)).collect();
         let policy = entry.set.spec.discovery_policy_ref.as_ref();
         let discovery = policy.and_then(|policy| self.discoveries.get(policy.name.as_str()));
         let discovered = discovery.map(|entry| &*entry.published.status.discovered_images);
         entry.members = entry.set.members(discovered.unwrap_or_default());
+        entry.members.adopt(&owned);
         let children: Vec<Name> = entry.members.children.iter().map(|child| child.image.name.clone()).collect();
         self.asked_by.retain(|_, set| set != name);
         self.asked_by.extend(children.iter().map(|child| (child.clone(), name.clone())));

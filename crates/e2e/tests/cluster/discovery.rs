@@ -258,7 +258,7 @@ fn owned(sight: &Sight, set: &str) -> BTreeSet<String> {
 }
 
 /// The answer of a Prometheus that knows images with these numbers.
-fn vector(images: &[(&str, u32)]) -> Answer {
+pub fn vector(images: &[(&str, u32)]) -> Answer {
     let result =
         images.iter().map(|(image, value)| json!({ "metric": { "image": image }, "value": [1, value.to_string()] }));
     let result: Vec<_> = result.collect();

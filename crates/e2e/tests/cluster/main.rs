@@ -2,12 +2,18 @@
 //!
 //! Two clusters run side by side. On `shared` every scenario has nodes of its
 //! own, which it selects by label. `alone` has two nodes, for what concerns the
-//! operator as a whole: its scenarios run one after another.
+//! operator as a whole: its scenarios run one after another. What goes wrong between
+//! the operator and the API server has a third one.
 
+mod dashboard;
 mod discovery;
 mod docs;
 mod edits;
 mod failures;
+mod faults;
+mod gitops;
+mod metrics;
+mod migration;
 mod nodes;
 mod pacing;
 mod presence;
@@ -27,7 +33,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 31] = [
+const SHARED: [(&str, Scenario); 34] = [
+    ("dashboard::each_panel_shows_data_of_a_working_operator", dashboard::each_panel_shows_data_of_a_working_operator),
+    ("metrics::only_who_may_read_them_is_told", metrics::only_who_may_read_them_is_told),
     (
         "registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time",
         registries::a_registry_that_stalls_is_tried_by_one_pull_at_a_time,
@@ -78,6 +86,7 @@ const SHARED: [(&str, Scenario); 31] = [
     ("edits::an_image_is_edited_while_it_is_pulled", edits::an_image_is_edited_while_it_is_pulled),
     ("edits::two_cachedimages_of_one_image_share_a_pull", edits::two_cachedimages_of_one_image_share_a_pull),
     ("edits::long_names_and_digests_work", edits::long_names_and_digests_work),
+    ("gitops::argo_cd_flux_and_kubectl_see_what_is_true", gitops::argo_cd_flux_and_kubectl_see_what_is_true),
     ("validation::bad_objects_are_refused_with_a_remedy", validation::bad_objects_are_refused_with_a_remedy),
     ("docs::what_readers_may_copy_is_accepted", docs::what_readers_may_copy_is_accepted),
 ];
@@ -93,8 +102,9 @@ const SHORTENED: [&str; 5] = [
     "--discovery-retry=10m",
 ];
 
-const ALONE: [(&str, Scenario); 7] = [
+const ALONE: [(&str, Scenario); 8] = [
     ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
+    ("migration::objects_of_older_operators_are_taken_over", migration::objects_of_older_operators_are_taken_over),
     ("restart::a_killed_operator_goes_on_where_it_was", restart::a_killed_operator_goes_on_where_it_was),
     ("restart::a_converged_operator_sends_no_requests", restart::a_converged_operator_sends_no_requests),
     ("restart::a_standby_goes_on_for_a_killed_leader", restart::a_standby_goes_on_for_a_killed_leader),
@@ -148,7 +158,7 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
     });
     // One trial, because each of these builds on what the one before it has left.
     let alone = beds.map(|(_, alone)| alone.clone());
-    let alone = Trial::test("alone: quickstart, restart, seed", move || {
+    let alone = Trial::test("alone: quickstart, restart, migration, seed", move || {
         let Some(bed) = &alone else { return Ok(()) };
         for (name, scenario) in ALONE {
             report(scenario(bed).context(name))?;
@@ -156,5 +166,9 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
         }
         Ok(())
     });
-    std::iter::once(alone).chain(shared).collect()
+    let has_beds = beds.is_some();
+    let faults = Trial::test("faults::nothing_is_pulled_twice_whatever_goes_wrong", move || {
+        report(if has_beds { faults::nothing_is_pulled_twice_whatever_goes_wrong() } else { Ok(()) })
+    });
+    [alone, faults].into_iter().chain(shared).collect()
 }

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 
 /// Has the kubelet list its images now, and waits until the API shows `image`
 /// listed, or not.
-fn wait_listed(bed: &Bed, node: &Node, image: &str, listed: bool) -> Result<()> {
+pub fn wait_listed(bed: &Bed, node: &Node, image: &str, listed: bool) -> Result<()> {
     // A kubelet refreshes its list every 30 s, and when it starts.
     node.stop()?;
     node.start()?;

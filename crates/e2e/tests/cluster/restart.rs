@@ -88,7 +88,7 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     };
     bed.operator().as_mut().context("the operator runs")?.terminate()?;
     let (kubeconfig, connection) = bed.cluster.kubeconfig_by_proxy(CUT_OFF, &["system:masters"])?;
-    let mut leader = bed.start_replica_as(&kubeconfig)?;
+    let mut leader = bed.start_replica_as(&kubeconfig, &[])?;
     // Who has pulled leads; the other one finds the Lease taken.
     want("first")?;
     bed.start_operator()?;

@@ -1,7 +1,6 @@
 //! The examples, and the manifests that the project started from where they are at hand.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use drop_e2e::Bed;
@@ -76,12 +75,8 @@ fn push_images(bed: &Bed) -> Result<()> {
 }
 
 fn apply_all(bed: &Bed, folder: &Path) -> Result<()> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    files.sort();
-    ensure!(!files.is_empty(), "nothing in {}", folder.display());
-    for file in files {
-        bed.cluster.kubectl(&["apply", "-f", &file.display().to_string()])?;
-    }
+    // Not what is in folders below it.
+    bed.cluster.kubectl(&["apply", "-f", &folder.display().to_string()])?;
     Ok(())
 }
 

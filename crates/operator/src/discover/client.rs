@@ -479,7 +479,7 @@ mod tests {
     async fn mutual_tls_shows_the_client_certificate() {
         let (authority, clients) = (Authority::new(), Authority::new());
         let backend = Fake::start_tls(authority.server("127.0.0.1", Some(&clients)), |_| reply(200, &[], "{}")).await;
-        let client = clients.client();
+        let client = clients.identity("client");
         let data = [("ca.crt", &*authority.pem), ("tls.crt", &*client.certificate), ("tls.key", &*client.key)];
         assert!(get(&backend.url, &secret(&data), LIMITS).await.is_ok());
         let (reason, message) = reason(&backend.url, &data[..1]).await;
@@ -519,7 +519,7 @@ mod tests {
             reply(307, &[("location", &away)], "")
         })
         .await;
-        let client = clients.client();
+        let client = clients.identity("client");
         let data = [("ca.crt", &*authority.pem), ("tls.crt", &*client.certificate), ("tls.key", &*client.key)];
         let (reason, message) = reason(&backend.url, &data).await;
         assert_eq!(reason, SourceReason::TlsError, "{message}");

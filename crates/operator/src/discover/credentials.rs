@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_a_secret_cannot_be_used_for_is_named_by_key() {
-        let client = Authority::new().client();
+        let client = Authority::new().identity("client");
         let cases: [(&[(&str, &str)], &str); 13] = [
             (&[("token", "a"), ("username", "b"), ("password", "c")], "token"),
             (&[("username", "b")], "password"),
@@ -219,7 +219,7 @@ mod tests {
             (&[("tls.crt", &client.certificate)], "tls.key"),
             (&[("tls.key", &client.key)], "tls.crt"),
             (&[("tls.crt", "nonsense"), ("tls.key", &client.key)], "tls.crt"),
-            (&[("tls.crt", &client.certificate), ("tls.key", &Authority::new().client().key)], "tls.key"),
+            (&[("tls.crt", &client.certificate), ("tls.key", &Authority::new().identity("client").key)], "tls.key"),
         ];
         for (data, key) in cases {
             let failure = try_secret(data).unwrap_err();

@@ -187,9 +187,9 @@ impl Authority {
         (certificate, key)
     }
 
-    /// A certificate for a client.
-    pub fn client(&self) -> Identity {
-        let (certificate, key) = self.issue("client");
+    /// A certificate for `name`.
+    pub fn identity(&self, name: &str) -> Identity {
+        let (certificate, key) = self.issue(name);
         Identity { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 

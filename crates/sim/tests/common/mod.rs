@@ -5,6 +5,9 @@ use std::ops::{Deref, DerefMut};
 use drop_api::GoDuration;
 use drop_core::Settings;
 
+/// How many lines of a timeline are shown where a test fails: the last ones.
+const TOLD: usize = 2000;
+
 /// A lab of a test.
 #[derive(Default)]
 pub struct Lab(drop_sim::Lab);
@@ -42,6 +45,11 @@ impl DerefMut for Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() || !self.violations.is_empty() {
+            let timeline = self.record.timeline();
+            let lines = timeline.lines().count();
+            timeline.lines().skip(lines.saturating_sub(TOLD)).for_each(|line| eprintln!("{line}"));
+        }
         let violations: Vec<String> = self.violations.iter().map(ToString::to_string).collect();
         if std::thread::panicking() {
             violations.iter().for_each(|violation| eprintln!("{}: {violation}", self.title));

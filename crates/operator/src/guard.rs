@@ -1,0 +1,250 @@
+//! Who may read what is served, by the API server's word: a TokenReview tells who asks, a
+//! SubjectAccessReview whether they may `get` the path
+//! (<https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources>).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authorization::v1::{NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::api::PostParams;
+use kube::{Api, Client};
+use ring::digest::{SHA256, digest};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::warn;
+
+/// For how long an answer counts that was yes. A no is asked for again: whoever gets the right
+/// has it at once.
+const ALLOWED: Duration = Duration::from_secs(60);
+/// How many such answers are kept.
+const ANSWERS: usize = 1000;
+/// How many requests are asked about at once, so that nobody floods the API server this way.
+const REVIEWS: usize = 4;
+/// How long the API server may take, and a request wait for its turn.
+const REVIEW: Duration = Duration::from_secs(10);
+
+/// Lets those pass whom the API server lets.
+pub struct Guard {
+    client: Client,
+    /// Until when whoever has the token may `get` the path.
+    allowed: Mutex<HashMap<Question, Instant>>,
+    reviews: Semaphore,
+}
+
+/// The SHA-256 of a token, and the path that is asked for.
+type Question = (Vec<u8>, String);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Allowed,
+    /// Nobody knows who it is.
+    Unknown,
+    /// It is known, and may not.
+    Forbidden,
+}
+
+/// Passes a request on, or answers why not.
+pub async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let verdict = match bearer(request.headers()) {
+        Some(token) => guard.verdict(token, request.uri().path()).await,
+        None => Ok(Verdict::Unknown),
+    };
+    match verdict {
+        Ok(Verdict::Allowed) => next.run(request).await,
+        Ok(Verdict::Unknown) => {
+            let text = "send the token of a ServiceAccount: Authorization: Bearer TOKEN";
+            (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
+        }
+        Ok(Verdict::Forbidden) => {
+            let text = format!("a ClusterRole must grant `get` on the nonResourceURL {}", request.uri().path());
+            (StatusCode::FORBIDDEN, text).into_response()
+        }
+        Err(error) => {
+            warn!("the API server does not tell who may read {}: {error:#}", request.uri().path());
+            (StatusCode::SERVICE_UNAVAILABLE, "the API server does not tell whether you may").into_response()
+        }
+    }
+}
+
+/// The token of a request (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+impl Guard {
+    /// Asks the API server that `client` reaches.
+    pub fn new(client: Client) -> Self {
+        Self { client, allowed: Mutex::default(), reviews: Semaphore::new(REVIEWS) }
+    }
+
+    async fn verdict(&self, token: &str, path: &str) -> anyhow::Result<Verdict> {
+        // Tokens themselves are not kept.
+        let question = (digest(&SHA256, token.as_bytes()).as_ref().to_vec(), path.to_owned());
+        if self.is_allowed(&question) {
+            return Ok(Verdict::Allowed);
+        }
+        let verdict = timeout(REVIEW, self.review(token, path)).await??;
+        if verdict == Verdict::Allowed {
+            self.keep(question);
+        }
+        Ok(verdict)
+    }
+
+    fn is_allowed(&self, question: &Question) -> bool {
+        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.get(question).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn keep(&self, question: Question) {
+        let now = Instant::now();
+        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        allowed.retain(|_, until| now < *until);
+        if allowed.len() < ANSWERS {
+            allowed.insert(question, now + ALLOWED);
+        }
+    }
+
+    async fn review(&self, token: &str, path: &str) -> anyhow::Result<Verdict> {
+        let _permit = self.reviews.acquire().await?;
+        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
+        let review = TokenReview { spec, ..TokenReview::default() };
+        let review = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
+        let status = review.status.unwrap_or_default();
+        let Some(user) = status.user.filter(|_| status.authenticated == Some(true)) else {
+            return Ok(Verdict::Unknown);
+        };
+        let attributes = NonResourceAttributes { path: Some(path.to_owned()), verb: Some("get".to_owned()) };
+        let spec = SubjectAccessReviewSpec {
+            user: user.username,
+            uid: user.uid,
+            groups: user.groups,
+            extra: user.extra,
+            non_resource_attributes: Some(attributes),
+            ..SubjectAccessReviewSpec::default()
+        };
+        let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
+        let reviews = Api::<SubjectAccessReview>::all(self.client.clone());
+        let status = reviews.create(&PostParams::default(), &review).await?.status.unwrap_or_default();
+        Ok(if status.allowed { Verdict::Allowed } else { Verdict::Forbidden })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use serde_json::{Value, json};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::discover::fake::{Fake, Got, reply};
+
+    /// An API server that knows `reader`, who may read /metrics, and `other`, by tokens of
+    /// these names.
+    async fn api_server() -> Fake {
+        Fake::start(|got: &Got| {
+            let mut review: Value = serde_json::from_str(&got.body).unwrap();
+            let spec = review["spec"].clone();
+            review["status"] = match (got.target.split('?').next().unwrap(), spec["token"].as_str()) {
+                ("/apis/authentication.k8s.io/v1/tokenreviews", Some(token @ ("reader" | "other"))) => {
+                    json!({ "authenticated": true, "user": { "username": token, "groups": ["readers"] } })
+                }
+                ("/apis/authentication.k8s.io/v1/tokenreviews", _) => json!({ "authenticated": false }),
+                _ => {
+                    let attributes = json!({ "path": "/metrics", "verb": "get" });
+                    let may = spec["user"] == "reader" && spec["groups"] == json!(["readers"]);
+                    json!({ "allowed": may && spec["nonResourceAttributes"] == attributes })
+                }
+            };
+            reply(201, &[("content-type", "application/json")], review.to_string())
+        })
+        .await
+    }
+
+    fn guarded(url: &str) -> Router {
+        let client = Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+        let guard = Arc::new(Guard::new(client));
+        let router = Router::new().route("/metrics", get(|| async { "numbers" }));
+        router.route("/debug/plan", get(|| async { "plan" })).route_layer(from_fn_with_state(guard, check))
+    }
+
+    async fn ask(router: &Router, path: &str, authorization: Option<&str>) -> Response {
+        let mut request = http::Request::builder().uri(path);
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_who_has_the_right_passes() {
+        let server = api_server().await;
+        let router = guarded(&server.url);
+        let cases = [
+            ("/metrics", None, 401),
+            ("/metrics", Some("Basic cmVhZGVyOg=="), 401),
+            ("/metrics", Some("Bearer "), 401),
+            ("/metrics", Some("Bearer stranger"), 401),
+            ("/metrics", Some("Bearer other"), 403),
+            ("/debug/plan", Some("Bearer reader"), 403),
+            ("/metrics", Some("bearer reader"), 200),
+        ];
+        for (path, authorization, expected) in cases {
+            let status = ask(&router, path, authorization).await.status();
+            assert_eq!(status, expected, "{path} {authorization:?}");
+        }
+        let refused = ask(&router, "/metrics", None).await;
+        assert_eq!(refused.headers().get(WWW_AUTHENTICATE).unwrap(), "Bearer");
+    }
+
+    #[tokio::test]
+    async fn a_yes_is_remembered_for_its_path_and_a_no_is_not() {
+        let server = api_server().await;
+        let router = guarded(&server.url);
+        for _ in 0..3 {
+            ask(&router, "/metrics", Some("Bearer reader")).await;
+        }
+        assert_eq!(server.got().len(), 2, "a TokenReview and a SubjectAccessReview");
+        ask(&router, "/debug/plan", Some("Bearer reader")).await;
+        assert_eq!(server.got().len(), 4);
+        for _ in 0..2 {
+            ask(&router, "/metrics", Some("Bearer stranger")).await;
+        }
+        assert_eq!(server.got().len(), 6);
+    }
+
+    #[tokio::test]
+    async fn answers_are_bounded_and_do_not_count_for_ever() {
+        let server = api_server().await;
+        let client = Client::try_from(kube::Config::new(server.url.parse().unwrap())).unwrap();
+        let guard = Guard::new(client);
+        let question = |number: usize| (vec![0], number.to_string());
+        for number in 0..=ANSWERS {
+            guard.keep(question(number));
+        }
+        assert!(guard.is_allowed(&question(0)) && !guard.is_allowed(&question(ANSWERS)));
+        for until in guard.allowed.lock().unwrap().values_mut() {
+            *until = Instant::now();
+        }
+        assert!(!guard.is_allowed(&question(0)));
+        guard.keep(question(0));
+        assert_eq!(guard.allowed.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn nobody_passes_while_the_api_server_does_not_answer() {
+        let server = Fake::start(|_: &Got| reply(500, &[], "no")).await;
+        let router = guarded(&server.url);
+        assert_eq!(ask(&router, "/metrics", Some("Bearer reader")).await.status(), 503);
+    }
+}

@@ -1,0 +1,185 @@
+//! Scenarios that are told as data: a cluster, and what happens to it at which time.
+//!
+//! A scenario is a YAML file of this shape; only `about` and `until` must be there, and
+//! objects are written as users write them:
+//!
+//! ```yaml
+//! about: A node joins while an image is rolled out.
+//! until: 10m                          # for how long to look
+//! nodes: [{name: a}, {name: b, labels: {pool: gpu}}]
+//! network: {node: 100000000, registry: 1000000000}   # bytes per second
+//! sizes: {docker.io/library/alpine:3.20: 300000000}  # bytes, if not 100 MB
+//! moments:
+//!   - at: 0s
+//!     apply: [{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {name: alpine}, spec: {…}}]
+//!   - at: 30s
+//!     join: [{name: c}]
+//! ```
+
+use std::collections::BTreeMap;
+
+use drop_api::GoDuration;
+use drop_core::node::{Node, Readiness, Taint};
+use drop_core::reference::Reference;
+use jiff::SignedDuration;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::manifest::Object;
+use crate::{Bandwidth, Lab, Registry};
+
+/// A cluster, and what happens to it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Scenario {
+    /// What it shows, in a sentence.
+    pub about: String,
+    /// For how long to look.
+    pub until: GoDuration,
+    /// The nodes that are there from the beginning.
+    #[serde(default)]
+    pub nodes: Vec<NodeSpec>,
+    /// How fast images come.
+    pub network: Option<Bandwidth>,
+    /// Sizes of images in bytes, if not 100 MB.
+    #[serde(default)]
+    pub sizes: BTreeMap<String, u64>,
+    /// What happens, in the order of time.
+    #[serde(default)]
+    pub moments: Vec<Moment>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeSpec {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its network is not up yet, and it has the taint that tells so.
+    #[serde(default)]
+    pub not_ready: bool,
+}
+
+/// What happens at one time, in the order of these fields.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Moment {
+    /// When, since the beginning.
+    pub at: GoDuration,
+    /// What registries allow from then on, by host.
+    #[serde(default)]
+    pub registries: BTreeMap<String, Registry>,
+    /// Images that are pushed anew: what their digests are from then on.
+    #[serde(default)]
+    pub push: BTreeMap<String, String>,
+    /// Nodes that join.
+    #[serde(default)]
+    pub join: Vec<NodeSpec>,
+    /// Nodes whose networks come up.
+    #[serde(default)]
+    pub ready: Vec<String>,
+    /// Nodes that leave.
+    #[serde(default)]
+    pub leave: Vec<String>,
+    /// Objects that are created or changed.
+    #[serde(default)]
+    pub apply: Vec<Value>,
+    /// Images that are removed from every node where they are.
+    #[serde(default)]
+    pub evict: Vec<String>,
+    /// Another operator takes over; the one that leads goes on for so long.
+    pub hand_over: Option<GoDuration>,
+}
+
+impl Scenario {
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// What is wrong with the text, and in which line.
+    pub fn from_yaml(text: &str) -> Result<Self, serde_saphyr::Error> {
+        serde_saphyr::from_str(text)
+    }
+
+    /// Lets everything happen. What cannot be done is a violation in the lab.
+    #[must_use]
+    pub fn run(&self) -> Lab {
+        let mut lab = Lab::default();
+        lab.title.clone_from(&self.about);
+        lab.keep_journal();
+        lab.knobs.lists = true;
+        lab.knobs.bandwidth = self.network;
+        lab.knobs.sizes.clone_from(&self.sizes);
+        self.nodes.iter().for_each(|node| lab.join(node));
+        for moment in &self.moments {
+            let wait = moment.at.get() - lab.elapsed();
+            if wait.is_negative() {
+                lab.violate(format!("the moment at {} comes after a later one", moment.at));
+            }
+            lab.run(wait.max(SignedDuration::ZERO));
+            lab.live_through(moment);
+        }
+        lab.run(self.until.get() - lab.elapsed());
+        lab
+    }
+}
+
+impl Lab {
+    fn live_through(&mut self, moment: &Moment) {
+        for (host, registry) in &moment.registries {
+            self.note(|| format!("{host} {registry}"));
+            self.knobs.registries.insert(host.clone(), *registry);
+        }
+        for (image, digest) in &moment.push {
+            self.note(|| format!("{image} is pushed anew"));
+            self.knobs.digests.insert(image.clone(), digest.clone());
+        }
+        moment.join.iter().for_each(|node| self.join(node));
+        for name in &moment.ready {
+            self.note(|| format!("node {name} is ready"));
+            self.edit_node(name, |node| {
+                node.readiness = Readiness::Ready;
+                node.taints.clear();
+            });
+        }
+        moment.leave.iter().for_each(|node| self.remove_node(node));
+        moment.apply.iter().for_each(|object| self.apply_written(object));
+        for image in moment.evict.iter().map(|image| Reference::parse(image)) {
+            let nodes: Vec<String> = self.api.nodes.keys().cloned().collect();
+            for node in nodes {
+                self.evict(&node, &image);
+            }
+        }
+        if let Some(rest) = &moment.hand_over {
+            self.hand_over(rest.get());
+        }
+    }
+
+    fn join(&mut self, spec: &NodeSpec) {
+        self.node(&spec.name);
+        self.edit_node(&spec.name, |node: &mut Node| {
+            for (key, value) in &spec.labels {
+                node.labels.insert(key.clone(), value.clone());
+            }
+            if spec.not_ready {
+                node.readiness = Readiness::NotReady { network: false };
+                node.taints = vec![Taint {
+                    key: "node.kubernetes.io/not-ready".to_owned(),
+                    value: String::new(),
+                    effect: drop_api::scheduling::TaintEffect::NoSchedule,
+                }];
+            }
+        });
+    }
+
+    /// Creates or changes an object, as `kubectl apply` does.
+    fn apply_written(&mut self, document: &Value) {
+        match Object::read(document.clone()) {
+            Ok(Some(object)) => self.apply(&object),
+            Ok(None) => self.violate(format!("a scenario cannot have such an object: {document}")),
+            Err(error) => self.violate(error.to_string()),
+        }
+    }
+}
