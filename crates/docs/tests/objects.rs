@@ -1,5 +1,6 @@
 //! Every object that readers may copy is one that the API knows, without a cluster. That a real API server
 //! takes it shows in `crates/e2e`.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
 use std::fs;
 use std::path::Path;
@@ -70,5 +71,16 @@ fn paths_of_commands_exist() {
                 assert!(root().join(path).exists(), "{command}: there is no {path}");
             }
         }
+    }
+}
+
+#[test]
+fn every_alert_has_a_row() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let (page, rules) = (read("docs/alerts.md"), read("charts/drop/files/alerts.yaml"));
+    let rules: Value = serde_saphyr::from_str(&rules).unwrap();
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        assert!(page.contains(&format!("| `{name}` |")), "{name}");
     }
 }
