@@ -100,14 +100,14 @@ impl<'a> Index<'a> {
         if let Some(listed) = listed {
             return Sighting::Present(listed);
         }
-        // The largest images are listed: whatever is as large as the smallest of
-        // them would be, too.
+        // The largest images are listed: whatever is larger than the smallest of them
+        // would be, too. Of images that are equally large the cut may leave out any.
         match self.smallest {
             // Virtual kubelets and nodes that have just joined list nothing.
             None => Sighting::Unknown,
             Some(_) if self.inventory.0.len() < limit => Sighting::Absent,
             // A size of zero means that the runtime does not tell.
-            Some(smallest) if smallest > 0 && size.is_some_and(|size| size >= smallest) => Sighting::Absent,
+            Some(smallest) if smallest > 0 && size.is_some_and(|size| size > smallest) => Sighting::Absent,
             Some(_) => Sighting::Unknown,
         }
     }
@@ -138,8 +138,8 @@ mod tests {
             ("alpine:3.20", None, 2, "present"),
             ("docker.io/alpine:3.20", Some(1), 50, "present"),
             ("alpine:3.19", None, 50, "absent"),
-            ("alpine:3.19", Some(100), 2, "absent"),
-            ("alpine:3.19", Some(99), 2, "unknown"),
+            ("alpine:3.19", Some(101), 2, "absent"),
+            ("alpine:3.19", Some(100), 2, "unknown"),
             ("alpine:3.19", None, 2, "unknown"),
             ("alpine:3.19", Some(1), 1, "unknown"),
         ];
