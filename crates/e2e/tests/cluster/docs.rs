@@ -37,10 +37,14 @@ fn accept_all(bed: &Bed, folder: &Path) -> Result<()> {
 
 /// Lets the API server judge objects, strictly, without storing them.
 fn accept(bed: &Bed, text: &str) -> Result<()> {
-    for object in serde_saphyr::from_multiple::<Value>(text)? {
+    for mut object in serde_saphyr::from_multiple::<Value>(text)? {
         let Some(version) = object.get("apiVersion").and_then(Value::as_str) else { continue };
         if FOREIGN.iter().any(|group| version.contains(group)) {
             continue;
+        }
+        // That of Argo CD is not there.
+        if let Some(namespace) = object.pointer_mut("/metadata/namespace") {
+            *namespace = "drop-system".into();
         }
         let file = bed.cluster.kubeconfig().with_file_name("docs.json");
         fs::write(&file, object.to_string())?;
