@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::{dashboard, reference, root};
+use crate::{dashboard, reference, root, timeline};
 
 /// Writes every generated file.
 pub fn run() -> Result<()> {
@@ -25,7 +25,8 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
     let root = root()?;
     // Through JSON, so that the keys are in one order.
     let crds: Vec<Value> = drop_api::crds().into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-    let mut files = vec![(root.join("docs/reference.md"), reference::page(&crds)?)];
+    let mut files = timeline::files()?;
+    files.push((root.join("docs/reference.md"), reference::page(&crds)?));
     let read = |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
     let picture = dashboard::picture(&read("charts/drop/files/dashboard.json")?, &read("docs/dashboard.json")?)?;
     files.push((root.join("docs/dashboard.svg"), picture));

@@ -40,10 +40,14 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     Ok(target.join(directory).join("drop"))
 }
 
+/// The directory of the CustomResourceDefinitions.
+pub(crate) fn crds() -> Result<String> {
+    Ok(root()?.join("deploy/crds").display().to_string())
+}
+
 /// Makes the cluster know Drop's kinds, and the namespace.
 pub(crate) fn install(cluster: &Cluster) -> Result<()> {
-    let crds = root()?.join("deploy/crds").display().to_string();
-    cluster.kubectl(&["apply", "-f", &crds])?;
+    cluster.kubectl(&["apply", "-f", &crds()?])?;
     cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
     Ok(())

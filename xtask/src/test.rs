@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::root;
+use crate::{book, root};
 
 #[derive(Args)]
 pub(crate) struct Test {
@@ -18,6 +18,8 @@ pub(crate) fn run(test: &Test) -> Result<()> {
     cargo("the code is formatted", &["fmt", "--all", "--check"])?;
     cargo("no lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
     cargo("tests without a cluster", &["test", "--workspace", "--exclude", "drop-e2e", "--quiet"])?;
+    println!("==> the book: cargo xtask book");
+    book::run()?;
     if test.offline {
         return Ok(());
     }

@@ -14,5 +14,5 @@ mod table;
 mod view;
 
 pub use args::{Args, Pace};
-pub use run::run;
+pub use run::{record, run};
 pub use story::Story;

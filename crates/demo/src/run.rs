@@ -40,6 +40,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
+/// Simulates what is asked for without showing it. Returns the cluster, with the record of all that happened.
+///
+/// # Errors
+/// The files cannot be used, or the planner broke a promise.
+pub fn record(args: &Args) -> anyhow::Result<Lab> {
+    play(Story::new(args)?, args, &mut Timeline::default(), &mut io::sink())
+}
+
 /// Lets a story happen until everything is at rest, and tells of it. Returns the cluster.
 pub(crate) fn play(mut story: Story, args: &Args, view: &mut dyn View, out: &mut dyn Write) -> anyhow::Result<Lab> {
     let speed = args.speed();

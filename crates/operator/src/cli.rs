@@ -301,4 +301,16 @@ mod tests {
         let error = Cli::try_parse_from(["drop", "operator", "--pull-timeout", "soon"]).unwrap_err();
         assert!(error.to_string().contains("30s, 5m or 1h30m"), "{error}");
     }
+
+    #[test]
+    fn the_commands_of_the_documentation_are_understood() {
+        let commands = drop_docs::commands("drop").unwrap();
+        assert!(!commands.is_empty());
+        for command in commands {
+            match Cli::try_parse_from(&command.words) {
+                Err(error) if error.use_stderr() => panic!("{command}: {error}"),
+                _ => {}
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@
 
 mod dashboard;
 mod discovery;
+mod docs;
 mod edits;
 mod failures;
 mod faults;
@@ -32,7 +33,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 33] = [
+const SHARED: [(&str, Scenario); 34] = [
     ("dashboard::each_panel_shows_data_of_a_working_operator", dashboard::each_panel_shows_data_of_a_working_operator),
     ("metrics::only_who_may_read_them_is_told", metrics::only_who_may_read_them_is_told),
     (
@@ -87,6 +88,7 @@ const SHARED: [(&str, Scenario); 33] = [
     ("edits::long_names_and_digests_work", edits::long_names_and_digests_work),
     ("gitops::argo_cd_flux_and_kubectl_see_what_is_true", gitops::argo_cd_flux_and_kubectl_see_what_is_true),
     ("validation::bad_objects_are_refused_with_a_remedy", validation::bad_objects_are_refused_with_a_remedy),
+    ("docs::what_readers_may_copy_is_accepted", docs::what_readers_may_copy_is_accepted),
 ];
 
 /// Time constants that would make tests slow. An image must be listed within a

@@ -1,0 +1,91 @@
+//! The commands and values of the documentation, judged by Helm and kubectl themselves, without a cluster.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use drop_docs::{blocks, commands, root};
+use drop_testbed::Tools;
+
+/// Where charts are published; in the tests they come from the repository.
+const PUBLISHED: &str = "oci://ghcr.io/corewire/";
+/// Verbs whose objects have options of their own.
+const WITH_OBJECT: [&str; 2] = ["create", "rollout"];
+
+static TOOLS: LazyLock<Tools> =
+    LazyLock::new(|| Tools::with(&["helm", "kubernetes"], &|line| eprintln!("{line}")).unwrap());
+
+/// What a tool prints; `Err` holds what it complains of.
+fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(TOOLS.path(tool)).args(arguments).current_dir(root()).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// Whether a help text has this option, long or short.
+fn has_option(help: &str, option: &str) -> bool {
+    let mut words = help.split(|c: char| c.is_whitespace() || c == ',' || c == '=' || c == ':');
+    words.any(|word| word == option)
+}
+
+/// The verb of a command, and its object where that has options of its own. Options may stand before it.
+fn verb<'a>(tool: &str, arguments: &'a [String]) -> Vec<&'a str> {
+    static HELP: LazyLock<BTreeMap<&str, String>> =
+        LazyLock::new(|| ["helm", "kubectl"].map(|tool| (tool, run(tool, &["--help"]).unwrap())).into());
+    let is_verb = |word: &str| {
+        let mut rows = HELP.get(tool).into_iter().flat_map(|help| help.lines()).filter(|line| line.starts_with("  "));
+        rows.any(|row| row.split_whitespace().next() == Some(word))
+    };
+    let words: Vec<&str> = arguments.iter().map(String::as_str).skip_while(|word| !is_verb(word)).collect();
+    let length = if words.first().is_some_and(|verb| WITH_OBJECT.contains(verb)) { 2 } else { 1 };
+    words.into_iter().take(length).collect()
+}
+
+#[test]
+fn options_of_commands_exist() {
+    for (tool, common) in [("helm", "help"), ("kubectl", "options")] {
+        let common = run(tool, &[common]).unwrap();
+        let commands = commands(tool).unwrap();
+        assert!(commands.len() > 3, "{commands:#?}");
+        for command in commands {
+            let arguments = command.words.get(1..).unwrap_or_default();
+            let verb = verb(tool, arguments);
+            assert!(!verb.is_empty(), "{command}: there is no such verb");
+            let help =
+                run(tool, &[&verb[..], &["--help"]].concat()).unwrap_or_else(|error| panic!("{command}: {error}"));
+            let options = arguments.iter().filter(|word| word.starts_with('-') && word.len() > 1);
+            for option in options.map(|option| option.split('=').next().unwrap_or_default()) {
+                assert!(has_option(&help, option) || has_option(&common, option), "{command}: there is no {option}");
+            }
+        }
+    }
+}
+
+#[test]
+fn charts_render_as_they_are_installed() {
+    let mut rendered = 0;
+    for command in commands("helm").unwrap() {
+        let words = command.words.iter().map(|word| word.strip_prefix(PUBLISHED).unwrap_or(word));
+        let words: Vec<&str> = words.collect();
+        let [_, "install" | "upgrade", rest @ ..] = &words[..] else { continue };
+        let words = [&["template"], rest].concat();
+        run("helm", &words).unwrap_or_else(|error| panic!("{command}: {error}"));
+        rendered += 1;
+    }
+    assert!(rendered > 2);
+}
+
+#[test]
+fn values_in_the_documentation_are_those_of_the_chart() {
+    let values: Vec<_> = blocks().unwrap().into_iter().filter(|block| block.is("values")).collect();
+    assert!(!values.is_empty());
+    for block in values {
+        let file = std::env::temp_dir().join(format!("drop-docs-{}.yaml", std::process::id()));
+        fs::write(&file, &block.text).unwrap();
+        let result = run("helm", &["template", "drop", "charts/drop", "--values", &file.display().to_string()]);
+        fs::remove_file(&file).unwrap();
+        result.unwrap_or_else(|error| panic!("{block}: {error}"));
+    }
+}

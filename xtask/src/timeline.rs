@@ -1,0 +1,121 @@
+//! Pictures of pull Pods over time, drawn from simulated clusters: `docs/timelines`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use drop_demo::Args;
+
+use crate::root;
+
+const FOLDER: &str = "docs/timelines";
+/// One for each image, in the order of their names.
+const COLOURS: [&str; 4] = ["#4477aa", "#ee6677", "#228833", "#ccbb44"];
+/// On light and on dark pages alike.
+const INK: &str = "#808080";
+/// Sizes in pixels: the names on the left, what is drawn, and one line of it.
+const LEFT: f64 = 90.0;
+const WIDTH: f64 = 620.0;
+const LINE: f64 = 26.0;
+/// Seconds between two marks of the scale; the first that makes no more than twelve is taken.
+const STEPS: [f64; 8] = [1.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0];
+
+/// A pull Pod: from its creation until it was gone, in seconds.
+struct Bar {
+    node: String,
+    image: String,
+    from: f64,
+    until: f64,
+}
+
+/// The pictures: one beside each file of objects in the folder.
+pub(crate) fn files() -> Result<Vec<(PathBuf, String)>> {
+    let folder = root()?.join(FOLDER);
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            let bars = play(&path).with_context(|| path.display().to_string())?;
+            files.push((path.with_extension("svg"), draw(&bars)?));
+        }
+    }
+    Ok(files)
+}
+
+fn play(path: &std::path::Path) -> Result<Vec<Bar>> {
+    let lab = drop_demo::record(&Args { files: vec![path.to_owned()], ..Args::default() })?;
+    let pods = lab.record.pods;
+    let start = pods.first().context("no Pod was created")?.at;
+    let seconds = |at: jiff::Timestamp| at.duration_since(start).as_secs_f64();
+    let bars = pods.iter().map(|pod| Bar {
+        node: pod.order.node.to_string(),
+        image: pod.order.pulls.iter().map(|pull| &*pull.cached_image).collect::<Vec<_>>().join(", "),
+        from: seconds(pod.at),
+        until: seconds(pod.gone_at.unwrap_or(lab.now)),
+    });
+    Ok(bars.collect())
+}
+
+fn draw(bars: &[Bar]) -> Result<String> {
+    let nodes: BTreeSet<&str> = bars.iter().map(|bar| bar.node.as_str()).collect();
+    let rows: BTreeMap<&str, f64> = nodes.into_iter().zip((0_u32..).map(|row| f64::from(row) * LINE)).collect();
+    let images: BTreeSet<&str> = bars.iter().map(|bar| bar.image.as_str()).collect();
+    let colours: BTreeMap<&str, &str> = images.into_iter().zip(COLOURS.into_iter().cycle()).collect();
+    let end = bars.iter().map(|bar| bar.until).fold(1.0, f64::max);
+    let step = STEPS.into_iter().find(|step| end / step <= 12.0).unwrap_or(end / 12.0);
+    let x = |second: f64| LEFT + second / end * WIDTH;
+    let floor = LINE * (rows.len() as f64);
+
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" \
+         font-size=\"12\" fill=\"{INK}\">\n",
+        LEFT + WIDTH + 30.0,
+        floor + 2.0 * LINE
+    );
+    let mut second = 0.0;
+    while second <= end {
+        let at = x(second);
+        writeln!(svg, "<path d=\"M{at:.1} 0V{floor}\" stroke=\"{INK}\" stroke-opacity=\"0.3\"/>")?;
+        writeln!(svg, "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{second} s</text>", floor + 16.0)?;
+        second += step;
+    }
+    for (node, y) in &rows {
+        writeln!(svg, "<text x=\"0\" y=\"{}\">{node}</text>", y + 17.0)?;
+    }
+    for bar in bars {
+        let (row, colour) = (rows.get(bar.node.as_str()), colours.get(bar.image.as_str()));
+        let (y, colour) = row.zip(colour).context("every bar has a row and a colour")?;
+        // A Pod that fails at once is to be seen, too.
+        let width = (x(bar.until) - x(bar.from)).max(2.0);
+        let (from, y) = (x(bar.from), y + 4.0);
+        writeln!(
+            svg,
+            "<rect x=\"{from:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"18\" rx=\"2\" fill=\"{colour}\"/>"
+        )?;
+    }
+    let mut at = LEFT;
+    for (image, colour) in &colours {
+        let y = floor + LINE;
+        writeln!(svg, "<rect x=\"{at}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>", y + 6.0)?;
+        writeln!(svg, "<text x=\"{}\" y=\"{}\">{image}</text>", at + 15.0, y + 15.0)?;
+        at += 40.0 + 7.0 * (image.len() as f64);
+    }
+    svg.push_str("</svg>\n");
+    Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_pod_is_drawn_in_the_row_of_its_node() {
+        let bar = |node: &str, from, until| Bar { node: node.to_owned(), image: "a".to_owned(), from, until };
+        let svg = draw(&[bar("n1", 0.0, 30.0), bar("n2", 15.0, 60.0)]).unwrap();
+        assert!(svg.contains("<rect x=\"90.0\" y=\"4\" width=\"310.0\""), "{svg}");
+        assert!(svg.contains("<rect x=\"245.0\" y=\"30\" width=\"465.0\""), "{svg}");
+        assert!(svg.contains(">60 s</text>"), "{svg}");
+    }
+}
