@@ -83,6 +83,8 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
     bed.wait("the objects to go", |sight| {
         (!sight.images.keys().chain(sight.discoveries.keys()).any(|name| name.starts_with("panel"))).then_some(())
     })?;
+    // Its Pod may be trying yet another time.
+    bed.wait_no_pod("docker.io/panel/missing:latest")?;
     prometheus.wait_data("absent(drop_nodes_targeted{cachedimage=~\"panel.*\"})", LIMIT)?;
     let told = self::told(&operator)?;
     ensure!(!told.contains("\"panel"), "series outlive their objects:\n{told}");
