@@ -217,12 +217,14 @@ impl Lab {
         let times = recent.filter(|(_, other)| *other == key).count();
         faults.unless(times < BUSY.1, || format!("{key:?} is asked for {times} times within {:#}", BUSY.0));
         if matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
-            // What the first write of a moment ago was about may have been deleted since.
-            let created_at = self.record.created_at.get(&key).map(|at| *at + HEARSAY);
+            let created_at = self.record.created_at.get(&key).copied();
+            let written = || self.record.requests.iter().rev().filter(|(_, other)| *other == key).map(|(at, _)| *at);
+            // A write of a moment ago may have been meant for what was there under the name before.
+            let had_another = created_at.is_some_and(|created_at| written().any(|at| at < created_at));
+            let created_at = created_at.map(|at| if had_another { at + HEARSAY } else { at });
             let since = self.record.restarted_at.max(created_at);
-            let last = self.record.requests.iter().rev().find(|(_, other)| *other == key);
-            let last = last.filter(|(at, _)| since.is_none_or(|since| since < *at));
-            let is_early = last.is_some_and(|(at, _)| self.now.duration_since(*at) < secs(1.0));
+            let last = written().next().filter(|at| since.is_none_or(|since| since < *at));
+            let is_early = last.is_some_and(|at| self.now.duration_since(at) < secs(1.0));
             faults.unless(!is_early, || format!("{key:?} is written too often"));
         }
         faults.0
