@@ -104,32 +104,36 @@ pub(crate) fn verdict(
     if !here.has_room(&image.reference) {
         return Verdict::TooManyImages;
     }
-    // What failed is the reason until it succeeds, whether the next try waits for its time or
-    // for its turn: a status that says so stays true while nothing happens.
-    if let Some(refused) = &entry.refused {
+    if let Some(refused) = entry.refused.as_ref().filter(|refused| refused.until > now) {
         return Verdict::Refused { until: refused.until, message: refused.message.clone() };
     }
-    if let Some((until, cause)) = here.backoff(policy) {
+    if let Some((until, cause)) = here.backoff(policy).filter(|(until, _)| *until > now) {
         return Verdict::NodeBackingOff { until, cause: cause.clone() };
     }
     if node.standings.get(&image.name) == Some(&Standing::Evicted) {
         let until = here.repair_at(&image.reference).unwrap_or(now);
-        return Verdict::Evicted { until };
+        if until > now {
+            return Verdict::Evicted { until };
+        }
     }
-    if let Some((until, cause)) = here.backoff_of(image, policy) {
+    if let Some((until, cause)) = here.backoff_of(image, policy).filter(|(until, _)| *until > now) {
         return Verdict::BackingOff { until, cause: cause.clone() };
     }
     if let Some(at) = world.registry_probe_at(&image.reference, policy) {
         let under_way = world.is_registry_tried(&image.reference);
-        let host = image.reference.host().into();
-        return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
+        if at > now || under_way {
+            let host = image.reference.host().into();
+            return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
+        }
     }
     if let Some(at) = world.probe_at(image, policy) {
         let under_way = world.pulling.contains_key(&image.reference);
-        let health = world.health.get(&image.reference);
-        let cause = health.and_then(|health| health.open_failures().next());
-        let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());
-        return Verdict::WaitingForProbe { at: Some(at).filter(|_| !under_way), cause };
+        if at > now || under_way {
+            let health = world.health.get(&image.reference);
+            let cause = health.and_then(|health| health.open_failures().next());
+            let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());
+            return Verdict::WaitingForProbe { at: Some(at).filter(|_| !under_way), cause };
+        }
     }
     if let Some(pod) = budget.busy_with(&node.node.name) {
         return Verdict::NodeBusy { pod };

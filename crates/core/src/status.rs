@@ -144,7 +144,7 @@ pub(crate) fn cached_image<'a>(
         .collect();
     failures.sort_by_key(|(node, failure)| (std::cmp::Reverse(failure.at), *node));
 
-    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget, now);
+    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget);
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
@@ -189,7 +189,6 @@ fn reason<'a>(
     pulling: &[&crate::Name],
     failures: &[(&crate::Name, &Failure)],
     budget: &OnceCell<Budget<'a>>,
-    now: Timestamp,
 ) -> (String, String) {
     let image = &entry.image;
     let tally = entry.tally;
@@ -233,7 +232,11 @@ fn reason<'a>(
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
     let why = an_example(world, entry, policy).map(|node| {
-        let verdict = verdict(world, node, entry, budget.get_or_init(|| Budget::new(world)), now);
+        // Asked as of the earliest time, at which no backoff has passed: what failed stays the
+        // reason until it succeeds. A moment that passes makes no status due, so what it says
+        // must not change with one.
+        let budget = budget.get_or_init(|| Budget::new(world));
+        let verdict = verdict(world, node, entry, budget, Timestamp::MIN);
         match verdict {
             // These change with every Pod; people need the pace, not the moment.
             Verdict::Next
@@ -262,16 +265,14 @@ fn reason<'a>(
 fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
     let lacks = |node: &&NodeEntry| node.standings.get(name).is_some_and(|standing| !standing.is_there());
-    let mut first = world.nodes.values();
-    if entry.refused.is_some() || world.probed.contains(name) {
-        // That is the image's own trouble, the same on every node.
-        return first.find(lacks);
-    }
-    // One that waits in the queue is found soon, however many nodes there are.
-    let queue = world.queues.get(&policy.name).into_iter().flatten();
-    let mut next = queue.filter_map(|candidate| world.nodes.get(&candidate.node));
     let can_pull = |node: &&NodeEntry| lacks(node) && node.hindrance(policy).is_none();
-    next.find(lacks).or_else(|| world.nodes.values().find(can_pull)).or_else(|| first.find(lacks))
+    // One that waits in the queue is found soon, however many nodes there are. What is the
+    // image's own trouble is the same on every node, whether it waits there or not.
+    let is_in_trouble = entry.refused.is_some() || world.probed.contains(name);
+    let queue = world.queues.get(&policy.name).filter(|_| !is_in_trouble).into_iter().flatten();
+    let mut waiting = queue.filter_map(|candidate| world.nodes.get(&candidate.node));
+    let any = |is: &dyn Fn(&&NodeEntry) -> bool| world.nodes.values().find(is);
+    waiting.find(lacks).or_else(|| any(&can_pull)).or_else(|| any(&lacks))
 }
 
 fn plural(count: usize, what: &str) -> String {

@@ -1483,7 +1483,14 @@ fn an_overdue_retry_is_not_starved_by_a_long_roll_out() {
     let names: Vec<String> = (0..60).map(|n| format!("n{n:02}")).collect();
     let mut lab = Lab::with_nodes(&names.iter().map(String::as_str).collect::<Vec<_>>());
     lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
+    lab.knobs.broken_images.insert("docker.io/library/away:1".to_owned(), NOT_FOUND.into());
     lab.knobs.pull = secs(60.0);
+    // One that is overdue, too, but whose node cannot try it.
+    lab.edit_node("n07", |node| drop(node.labels.insert("away".to_owned(), "yes".to_owned())));
+    lab.image_with("away", "away:1", |spec| drop(spec.node_selector.insert("away".to_owned(), "yes".to_owned())));
+    lab.until(|lab| !lab.pods_of("away:1").is_empty());
+    lab.run(secs(5.0));
+    lab.edit_node("n07", |node| node.unschedulable = true);
     lab.image("good", "good");
     lab.image("nope", "nope:1");
     lab.run(secs(3600.0));

@@ -1,6 +1,6 @@
 //! Which pulls to start.
 
-use std::collections::{BTreeMap, btree_set};
+use std::collections::{BTreeMap, BTreeSet, btree_set};
 
 use drop_api::names::short_hash;
 use drop_api::pull_policy::HostNetwork;
@@ -25,8 +25,15 @@ use crate::world::{ImageEntry, NodeEntry, World};
 /// by urgency, then probes of images that fail.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
-    let (overdue, due) = probes(world, now, plan);
-    let mut overdue = overdue.into_iter().peekable();
+    let probes = probes(world, now, plan);
+    let mut served = BTreeSet::new();
+    for (_, image, policy) in &probes.overdue {
+        let is_next = probes.goes_first.contains(&policy.name) && !served.contains(&policy.name);
+        if is_next && probe(world, image, now, &mut budget, plan) {
+            served.insert(&policy.name);
+        }
+    }
+    let mut overdue = probes.overdue.iter().peekable();
     let mut queues: Vec<Queue<'_>> = world
         .queues
         .iter()
@@ -42,7 +49,8 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
         let waiting = queues.iter_mut().filter_map(|queue| queue.next.map(|candidate| (queue, candidate)));
         let first = waiting.min_by_key(|(_, candidate)| *candidate);
         let candidate = first.as_ref().map(|(_, candidate)| *candidate);
-        if let Some((_, image)) = overdue.next_if(|(probe, _)| candidate.is_none_or(|candidate| probe < candidate)) {
+        let is_first = |place: &Candidate| candidate.is_none_or(|candidate| place < candidate);
+        if let Some((_, image, _)) = overdue.next_if(|(place, ..)| is_first(place)) {
             probe(world, image, now, &mut budget, plan);
             continue;
         }
@@ -66,7 +74,7 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
             }
         }
     }
-    for image in due {
+    for image in probes.due {
         probe(world, image, now, &mut budget, plan);
     }
     for entry in world.images.values() {
@@ -184,20 +192,30 @@ fn pod_name(what: &str, identity: &str) -> Name {
     format!("{}-{}", prefix.trim_end_matches('-'), short_hash(identity.as_bytes())).into()
 }
 
-/// The images that fail and are to be tried again: those that have been due for longer
-/// than the longest backoff, with their places among the nodes that wait, and the others.
+/// The images that fail and are to be tried again.
 ///
 /// Retries yield to all others, but not for ever: one that is overdue goes first, if none
 /// under its policy has failed for the longest backoff. Any further one stands in line with
 /// those that were never tried, so that many of them do not take all the time there is.
-fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> (Vec<(Candidate, &'a Name)>, Vec<&'a Name>) {
-    let (mut overdue, mut due) = (Vec::new(), Vec::new());
-    let mut last_failures: BTreeMap<&Name, Timestamp> = BTreeMap::new();
+#[derive(Default)]
+struct Probes<'a> {
+    /// Those that have been due for longer than the longest backoff, by their places among the
+    /// nodes that wait, in which the image's name stands for a node's.
+    overdue: Vec<(Candidate, &'a Name, &'a Policy)>,
+    /// The policies under which one of them goes first.
+    goes_first: BTreeSet<&'a Name>,
+    /// The others.
+    due: Vec<&'a Name>,
+}
+
+fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> Probes<'a> {
+    let mut probes = Probes::default();
+    let mut last_failures: BTreeMap<&Name, (Timestamp, &Policy)> = BTreeMap::new();
     for (name, entry) in world.probed.iter().filter_map(|name| Some((name, world.images.get(name)?))) {
         let image = &entry.image;
         let Some(policy) = world.policy_of(image) else { continue };
         let last_failure = world.health.get(&image.reference).and_then(Health::last_open_failure);
-        let last_of_policy = last_failures.entry(&policy.name).or_insert(Timestamp::MIN);
+        let (last_of_policy, _) = last_failures.entry(&policy.name).or_insert((Timestamp::MIN, policy));
         *last_of_policy = last_failure.unwrap_or(Timestamp::MIN).max(*last_of_policy);
         if policy.paused || image.pull == ImagePullPolicy::Never || world.is_tried(&image.reference, plan) {
             continue;
@@ -213,33 +231,28 @@ fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> (Vec<(Candid
         if at > now {
             plan.wake(at);
         } else if waiting_since > now {
-            due.push(name);
+            probes.due.push(name);
         } else {
             let priority = image.priority;
             let place =
                 Candidate { begins_turn: true, retry: false, priority, waiting_since, node: image.name.clone() };
-            overdue.push((place, name, policy));
+            probes.overdue.push((place, name, policy));
         }
     }
-    overdue.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-    for (place, _, policy) in &mut overdue {
-        if let Some(last) = last_failures.remove(&policy.name) {
-            place.begins_turn = after(last, policy.backoff.max) > now;
-        }
-    }
-    let mut overdue: Vec<_> = overdue.into_iter().map(|(place, name, _)| (place, name)).collect();
-    overdue.sort();
-    (overdue, due)
+    probes.overdue.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    let goes_first = last_failures.iter().filter(|(_, (last, policy))| after(*last, policy.backoff.max) <= now);
+    probes.goes_first = goes_first.map(|(policy, _)| *policy).collect();
+    probes
 }
 
-/// Lets one node try an image that fails, as its time has come.
-fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
-    let Some(ImageEntry { image, .. }) = world.images.get(name) else { return };
-    let Some(policy) = world.policy_of(image) else { return };
+/// Lets one node try an image that fails, as its time has come. Returns whether one does.
+fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) -> bool {
+    let Some(ImageEntry { image, .. }) = world.images.get(name) else { return false };
+    let Some(policy) = world.policy_of(image) else { return false };
     let is_paused = world.is_registry_paused(&image.reference);
     // Another probe of this plan may do.
     if world.is_tried(&image.reference, plan) || (is_paused && plan.tries_registry(&image.reference)) {
-        return;
+        return false;
     }
     let last_try = |node: &Name| {
         let failing = &world.health.get(&image.reference)?.failing;
@@ -258,12 +271,12 @@ fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, pl
     let node = free.into_iter().min_by_key(|(node, _)| (last_try(&node.node.name), node.node.name.clone()));
     let Some((node, _)) = node else {
         waiting.into_iter().filter_map(|(_, until)| until).for_each(|until| plan.wake(until));
-        return;
+        return false;
     };
-    try_on(world, node, policy, image, now, budget, plan);
+    try_on(world, node, policy, image, now, budget, plan)
 }
 
-/// Starts a Pod for one image on a node, if the policy allows it now.
+/// Starts a Pod for one image on a node, if the policy allows it now. Returns whether it does.
 fn try_on(
     world: &World,
     node: &NodeEntry,
@@ -272,19 +285,23 @@ fn try_on(
     now: Timestamp,
     budget: &mut Budget<'_>,
     plan: &mut Plan,
-) {
+) -> bool {
     let begins_turn = node.turn.as_ref() != Some(&policy.name);
     let admitted = budget
         .admit(policy, &node.node.name, begins_turn, now)
         .and_then(|()| budget.admit_host(policy, image.reference.host()));
     match admitted {
         Ok(()) => {
-            if let Some(order) = order(world, node, policy, &[image], begins_turn) {
-                commit_start(order, budget, plan);
-            }
+            let order = order(world, node, policy, &[image], begins_turn);
+            let starts = order.is_some();
+            order.into_iter().for_each(|order| commit_start(order, budget, plan));
+            starts
         }
-        Err(Verdict::WaitingForDelay { until: Some(until) }) => plan.wake(until),
-        Err(_) => {}
+        Err(Verdict::WaitingForDelay { until: Some(until) }) => {
+            plan.wake(until);
+            false
+        }
+        Err(_) => false,
     }
 }
 
@@ -323,7 +340,7 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
         .partition(|node| held_until(node).is_some_and(|until| until > now));
     // The node whose copy is oldest goes first.
     match free.into_iter().min_by_key(|node| (since(node), node.node.name.clone())) {
-        Some(node) => try_on(world, node, policy, image, now, budget, plan),
+        Some(node) => drop(try_on(world, node, policy, image, now, budget, plan)),
         None => held.into_iter().filter_map(held_until).for_each(|until| plan.wake(until)),
     }
 }

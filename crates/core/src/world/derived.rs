@@ -156,6 +156,10 @@ impl World {
         if let Some(after) = after {
             *entry.tally.of(after) += 1;
         }
+        if entry.tally.there() == entry.tally.targeted() {
+            // Nothing is asked for any more that could be refused.
+            entry.refused = None;
+        }
         self.stale.images.insert(image.clone());
         self.stale.policies.insert(entry.image.policy.clone());
     }

@@ -29,7 +29,12 @@ impl World {
         self.stale.sets.extend(image.set.as_ref().map(|set| set.name.clone()));
         self.stale.sets.extend(self.asked_by.get(&name).cloned());
         if let Some(entry) = self.images.get_mut(&name) {
-            entry.published.observe(status);
+            if entry.image.uid == image.uid {
+                entry.published.observe(status);
+            } else {
+                // Another object under the name shows nothing of what was written to the one before.
+                entry.published = Published { is_part: image.set.is_some(), ..Published::new(status) };
+            }
             if entry.image == image {
                 return;
             }
@@ -361,6 +366,10 @@ impl World {
             self.hinder(node);
             self.dirty.nodes.insert(node.clone());
         }
+        if !self.is_synced() {
+            // Then every node is judged as a whole.
+            self.dirty.nodes.insert(node.clone());
+        }
         for (reference, record) in &changes {
             let newest = |world: &Self| world.health.get(reference)?.success.as_ref()?.digest.clone();
             let newest_before = newest(self);
@@ -379,7 +388,9 @@ impl World {
             self.registry_changed(reference, &health);
             self.mark_images_of(reference);
             let wanted_by = || self.wanted.get(reference).into_iter().flatten().cloned();
-            self.dirty.pairs.entry(node.clone()).or_default().extend(wanted_by());
+            if !self.dirty.nodes.contains(node) {
+                self.dirty.pairs.entry(node.clone()).or_default().extend(wanted_by());
+            }
             if failing_before != (self.open_rounds(reference) > 0) {
                 self.dirty.images.extend(wanted_by());
             } else if newest_before != newest(self) {
