@@ -117,8 +117,6 @@ pub(crate) struct ImageEntry {
     pub(crate) rank: usize,
     /// Set while the API server refuses its Pods.
     pub(crate) refused: Option<Refused>,
-    /// Before when its status is not looked at again.
-    pub(crate) look_at: Option<Timestamp>,
     /// When this process first saw it.
     pub(crate) seen_at: Timestamp,
     /// When its spec last changed while this process watched.
@@ -428,9 +426,8 @@ impl World {
             self.stale.images.remove(image);
         }
         for image in &plan.clean.looked_at {
-            if let Some(entry) = self.images.get_mut(image) {
-                entry.look_at = now.checked_add(self.settings.status_interval).ok();
-            }
+            // With every Pod's step, to look again would be work for nothing.
+            self.stale.images.hold(image.clone(), after(now, self.settings.status_interval));
         }
         for (image, at) in &plan.deferred.images {
             self.stale.images.defer(image.clone(), *at);

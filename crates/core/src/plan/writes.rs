@@ -72,12 +72,6 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             // It is about to be out of date: the report of the creation follows.
             continue;
         }
-        // One that was not to be written a moment ago is looked at again a little later:
-        // with every Pod's step that would be work for nothing.
-        if let Some(at) = entry.look_at.filter(|at| *at > now) {
-            plan.wake(at);
-            continue;
-        }
         let key = EffectKey::Image(name.clone());
         if !world.is_free(&key, now) {
             plan.wake_for(world, &key);

@@ -62,7 +62,6 @@ impl World {
                 tally: Tally::default(),
                 rank,
                 refused: None,
-                look_at: None,
                 seen_at: now,
                 edited_at: None,
                 published,

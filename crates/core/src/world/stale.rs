@@ -11,6 +11,8 @@ use crate::Name;
 #[derive(Debug, Default)]
 pub(crate) struct Stale {
     due: BTreeMap<Name, Timestamp>,
+    /// Before when some of them are not to be looked at, whatever changes.
+    held: BTreeMap<Name, Timestamp>,
     by_time: BTreeSet<(Timestamp, Name)>,
 }
 
@@ -22,23 +24,46 @@ impl Stale {
 
     /// It is to be looked at from `at` on, or from earlier on if that was said before.
     pub(crate) fn insert_at(&mut self, name: Name, at: Timestamp) {
+        let at = self.not_before(&name, at);
         if self.due.get(&name).is_none_or(|due| at < *due) {
-            self.defer(name, at);
+            self.put(name, at);
         }
     }
 
     /// It was looked at, and need not be before `at` unless something changes.
     pub(crate) fn defer(&mut self, name: Name, at: Timestamp) {
-        self.remove(&name);
+        let at = self.not_before(&name, at);
+        self.put(name, at);
+    }
+
+    /// It was looked at, and is not to be before `until`, even if something changes.
+    pub(crate) fn hold(&mut self, name: Name, until: Timestamp) {
+        self.held.insert(name.clone(), until);
+        if let Some(due) = self.due.get(&name).copied() {
+            self.put(name, due.max(until));
+        }
+    }
+
+    fn not_before(&self, name: &Name, at: Timestamp) -> Timestamp {
+        self.held.get(name).map_or(at, |until| at.max(*until))
+    }
+
+    fn put(&mut self, name: Name, at: Timestamp) {
+        self.take(&name);
         self.due.insert(name.clone(), at);
         self.by_time.insert((at, name));
     }
 
-    /// It is as it should be.
-    pub(crate) fn remove(&mut self, name: &Name) {
+    fn take(&mut self, name: &Name) {
         if let Some(at) = self.due.remove(name) {
             self.by_time.remove(&(at, name.clone()));
         }
+    }
+
+    /// It is as it should be.
+    pub(crate) fn remove(&mut self, name: &Name) {
+        self.held.remove(name);
+        self.take(name);
     }
 
     /// Whether it is to be looked at, now or later.
@@ -78,6 +103,10 @@ mod tests {
         assert_eq!(due(&stale, 10), ["b", "a"], "what is due is not put off");
         stale.insert("a".into());
         assert_eq!(due(&stale, 9), ["a", "b"]);
+        stale.hold("a".into(), at(15));
+        assert_eq!(due(&stale, 14), ["b"], "what is held is put off");
+        stale.insert("a".into());
+        assert_eq!((due(&stale, 14), due(&stale, 15)), (vec!["b".to_owned()], vec!["b".to_owned(), "a".to_owned()]));
         stale.remove(&"a".into());
         assert_eq!((due(&stale, 99), stale.next_after(at(0))), (vec!["b".to_owned()], None));
     }
