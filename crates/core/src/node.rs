@@ -4,10 +4,14 @@ use std::fmt;
 
 use drop_api::scheduling::{NodeLabels, TaintEffect};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::Name;
 use crate::inventory::Inventory;
+
+/// The taint that only repeats `spec.unschedulable`.
+const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// A node, as the API server shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +102,22 @@ pub struct Taint {
     pub value: String,
     /// What it does to Pods that do not tolerate it.
     pub effect: TaintEffect,
+}
+
+impl Taint {
+    /// Reads a taint; `None` for one that only repeats `spec.unschedulable`, or whose effect
+    /// Kubernetes does not have.
+    #[must_use]
+    pub fn from_api(taint: k8s::Taint) -> Option<Self> {
+        let effect = match taint.effect.as_str() {
+            "NoSchedule" => TaintEffect::NoSchedule,
+            "PreferNoSchedule" => TaintEffect::PreferNoSchedule,
+            "NoExecute" => TaintEffect::NoExecute,
+            _ => return None,
+        };
+        let taint = Self { key: taint.key, value: taint.value.unwrap_or_default(), effect };
+        (taint.key != TAINT_UNSCHEDULABLE).then_some(taint)
+    }
 }
 
 impl fmt::Display for Taint {

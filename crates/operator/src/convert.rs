@@ -2,7 +2,6 @@
 //! object is dropped here, which bounds the operator's memory.
 
 use drop_api::names::{ANNOTATION_POLICY, LABEL_NODE};
-use drop_api::scheduling::TaintEffect;
 use drop_core::interner::Interner;
 use drop_core::inventory::{Inventory, Listed};
 use drop_core::node::{Node, Readiness, Taint};
@@ -12,8 +11,6 @@ use drop_core::reference::Reference;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 
-/// The taint that only repeats `spec.unschedulable`.
-const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// How virtual kubelets mark their nodes; see <https://virtual-kubelet.io/docs/>.
 const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
 const LABEL_TYPE: &str = "type";
@@ -45,7 +42,7 @@ pub fn node(object: k8s::Node, images: &mut Interner<Listed>) -> Option<Node> {
         name: meta.name?.into(),
         uid: meta.uid?.into(),
         labels,
-        taints: taints.into_iter().filter(|taint| taint.key != TAINT_UNSCHEDULABLE).filter_map(taint).collect(),
+        taints: taints.into_iter().filter_map(Taint::from_api).collect(),
         inventory,
         platform: format!("{}/{}", info.operating_system, info.architecture).into(),
         tells_sandbox: minor_version(&info.kubelet_version).is_none_or(|minor| minor >= 36),
@@ -80,17 +77,6 @@ fn readiness(conditions: &[k8s::NodeCondition]) -> Readiness {
 /// The 36 of `v1.36.3`.
 fn minor_version(version: &str) -> Option<u32> {
     version.split('.').nth(1)?.parse().ok()
-}
-
-/// A taint; `None` for an effect that Kubernetes does not have.
-fn taint(taint: k8s::Taint) -> Option<Taint> {
-    let effect = match taint.effect.as_str() {
-        "NoSchedule" => TaintEffect::NoSchedule,
-        "PreferNoSchedule" => TaintEffect::PreferNoSchedule,
-        "NoExecute" => TaintEffect::NoExecute,
-        _ => return None,
-    };
-    Some(Taint { key: taint.key, value: taint.value.unwrap_or_default(), effect })
 }
 
 /// Reads a pull Pod; `None` where it lacks what each of them has.

@@ -1,7 +1,6 @@
 //! Objects as users write them: YAML documents, read as strictly as `kubectl apply` does.
 
 use drop_api::cached_image_set::ImageEntry;
-use drop_api::scheduling::TaintEffect;
 use drop_api::{CachedImageSetSpec, CachedImageSpec, PullPolicySpec, strict};
 use drop_core::image_set;
 use drop_core::node::{Readiness, Taint};
@@ -14,8 +13,6 @@ use crate::{Lab, schema};
 
 /// The API group and version of Drop's objects.
 const API_VERSION: &str = drop_api::names::API_VERSION;
-/// The taint that only repeats `spec.unschedulable`.
-const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// Why a manifest cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -141,19 +138,12 @@ impl Lab {
                     let spec = node.spec.clone().unwrap_or_default();
                     before.labels = node.metadata.labels.clone().unwrap_or_default();
                     before.unschedulable = spec.unschedulable.unwrap_or_default();
-                    before.taints = spec.taints.into_iter().flatten().filter_map(taint).collect();
+                    before.taints = spec.taints.into_iter().flatten().filter_map(Taint::from_api).collect();
                     before.readiness = readiness(node);
                 });
             }
         }
     }
-}
-
-/// A taint that placement looks at; `None` for an effect that Kubernetes does not have.
-fn taint(taint: k8s::Taint) -> Option<Taint> {
-    let effect: TaintEffect = serde_json::from_value(Value::String(taint.effect)).ok()?;
-    let taint = Taint { key: taint.key, value: taint.value.unwrap_or_default(), effect };
-    (taint.key != TAINT_UNSCHEDULABLE).then_some(taint)
 }
 
 /// Whether a node can run Pods; one that does not tell can.
