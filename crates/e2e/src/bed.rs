@@ -63,7 +63,7 @@ impl Bed {
     pub fn without_operator(name: &str, flags: &[&str]) -> Result<Self> {
         let binary = operator::build()?;
         let cluster = Cluster::start(ClusterOptions::new(name), &|line| eprintln!("[{name}] {line}"))?;
-        let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
+        let crds = crate::root().join("deploy/crds");
         cluster.kubectl(&["apply", "-f", &crds.display().to_string()])?;
         cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
         cluster.kubectl(&["create", "namespace", NAMESPACE])?;

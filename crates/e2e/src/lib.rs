@@ -7,7 +7,15 @@ mod operator;
 pub mod requests;
 mod sight;
 
+use std::path::{Path, PathBuf};
+
 pub use bed::Bed;
 pub use fleet::Fleet;
 pub use operator::{Operator, build as build_operator};
 pub use sight::{SeenEvent, SeenPod, Sight};
+
+/// The repository's root.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

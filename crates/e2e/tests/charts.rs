@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
+use drop_e2e::root;
 use drop_testbed::Tools;
 use k8s_openapi::api::{apps::v1 as apps, core::v1 as core, networking::v1 as networking, policy::v1 as policy};
 use k8s_openapi::api::{rbac::v1 as rbac, scheduling::v1 as scheduling};
@@ -18,10 +18,6 @@ use serde_json::Value;
 
 static TOOLS: LazyLock<Tools> =
     LazyLock::new(|| Tools::with(&["helm", "prometheus"], &|line| eprintln!("{line}")).unwrap());
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
 
 /// What a tool prints; `Err` holds what it complains of.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {

@@ -5,10 +5,10 @@
 //! cargo test -p drop-e2e --test install`, with a path from the repository's root.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use drop_e2e::root;
 use drop_testbed::{AuditEvent, Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
 use serde_json::Value;
 
@@ -78,10 +78,6 @@ fn the_charts_install_the_operator_which_needs_what_its_roles_grant_and_no_more(
         let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "deployment/drop"]).unwrap_or_default();
         panic!("{error:#}\n{pods}\n{log}");
     }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// A cluster with two nodes, and a registry that has the operator's image.

@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::{Bed, Fleet};
+use drop_e2e::{Bed, Fleet, root};
 use drop_testbed::{Answer, FakeServer, Prometheus, PrometheusOptions, Tools};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -144,10 +143,6 @@ spec: {{image: docker.io/panel/missing, policyRef: {{name: panel}}, nodeSelector
         "min_over_time(drop_nodes_cached{cachedimage=\"panel-0\"}[20s]) == 2",
     ];
     known.iter().try_for_each(|query| prometheus.wait_data(query, LIMIT))
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn file(path: &str) -> Result<Value> {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::Bed;
+use drop_e2e::{Bed, root};
 use drop_testbed::{ImageSpec, Tools};
 use serde::Deserialize;
 
@@ -132,7 +132,7 @@ pub fn argo_cd_flux_and_kubectl_see_what_is_true(bed: &Bed) -> Result<()> {
 }
 
 fn examples() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
+    root().join("examples")
 }
 
 /// How objects are seen, which are JSON one after the other.

@@ -1,13 +1,12 @@
 //! Who is told what `/metrics` tells.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::{Bed, Operator};
+use drop_e2e::{Bed, Operator, root};
 use drop_testbed::{Authority, Tools, wait_for};
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -23,7 +22,7 @@ fn roles() -> Result<String> {
     let rendered = Command::new(tools.path("helm"))
         .args(["template", "drop", "charts/drop", "--namespace", "drop-system", "--set", values])
         .args(["--show-only", "templates/rbac.yaml", "--show-only", "templates/metrics-auth.yaml"])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
+        .current_dir(root())
         .output()?;
     ensure!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     let accounts = ["reader", "other"].map(|name| {

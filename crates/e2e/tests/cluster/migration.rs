@@ -1,12 +1,11 @@
 //! What an older operator left behind, and what becomes of it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use drop_api::condition;
-use drop_e2e::Bed;
+use drop_e2e::{Bed, root};
 use drop_testbed::ImageSpec;
 use serde_json::{Value, json};
 
@@ -109,7 +108,7 @@ fn leave_behind(bed: &Bed) -> Result<()> {
         bed.apply(&object.to_string())?;
     }
     bed.apply(PODS)?;
-    let crds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/crds");
+    let crds = root().join("deploy/crds");
     bed.cluster.kubectl(&["apply", "-f", &crds.display().to_string()])?;
     until("the API server to know Drop's fields only", || {
         Ok(stored(bed, "older-image")?.pointer("/status/cachedNodes").is_none())

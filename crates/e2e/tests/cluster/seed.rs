@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::Bed;
+use drop_e2e::{Bed, root};
 use drop_testbed::{
     ImageSpec, Loki, NodeOptions, Prometheus, PrometheusOptions, Registry, RegistryAuth, RegistryOptions, Series,
     TlsFront, Tools,
@@ -20,7 +20,6 @@ const APPS: [&str; 3] = ["team/frontend", "team/backend", "team/worker"];
 const EXAMPLE: &str = "discover-what-saves-most.yaml";
 
 pub fn its_manifests_apply_unmodified(bed: &Bed) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     push_images(bed)?;
     bed.cluster.add_node(NodeOptions {
         taints: vec!["node-role.kubernetes.io/build=true:NoSchedule".to_owned()],
@@ -30,7 +29,7 @@ pub fn its_manifests_apply_unmodified(bed: &Bed) -> Result<()> {
     bed.cluster.kubectl(&["label", "node", "seed-1", "node-role.kubernetes.io/build=true"])?;
 
     let _backends = serve_examples(bed)?;
-    let examples = root.join("examples");
+    let examples = root().join("examples");
     apply_all(bed, &examples)?;
     // Their Secrets come with the seed.
     for policy in ["newest-applications", "popular-images"] {
@@ -43,7 +42,7 @@ pub fn its_manifests_apply_unmodified(bed: &Bed) -> Result<()> {
     wait_set(bed, "what-saves-most", "AllReady 2/2")?;
     discover_from_the_command_line(bed, &examples.join(EXAMPLE))?;
 
-    let seed = root.join("../shared/seed/manifests");
+    let seed = root().join("../shared/seed/manifests");
     if seed.is_dir() {
         apply_seed(bed, &seed)
     } else {
