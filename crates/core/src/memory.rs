@@ -132,7 +132,7 @@ impl Memory {
             record.attempts = record.attempts.saturating_add(1);
             let outcome = container.outcome().or_else(|| cut_short(end));
             match outcome {
-                Some(Outcome::Pulled { digest, at }) => {
+                Some(Outcome::Pulled { at }) => {
                     any_pulled = true;
                     let at = at.filter(|at| *at > Timestamp::UNIX_EPOCH);
                     let duration =
@@ -142,7 +142,7 @@ impl Memory {
                     record.failure = None;
                     record.found_at = None;
                     // By Drop's clock, as failures are, so that the two can be compared.
-                    let digest = digest.map(Name::from);
+                    let digest = container.digest().map(Name::from);
                     record.pulled = Some(Pulled { at: context.now, duration, digest });
                 }
                 Some(Outcome::Failed { reason, message }) => {

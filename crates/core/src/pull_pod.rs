@@ -87,8 +87,6 @@ pub enum ContainerState {
 pub enum Outcome<'a> {
     /// The image is on the node.
     Pulled {
-        /// Its digest, where the runtime tells it.
-        digest: Option<&'a str>,
         /// When the container was seen to have got past the pull, in whole seconds.
         at: Option<Timestamp>,
     },
@@ -108,7 +106,6 @@ impl Container {
     /// its image is there: whether it can then run does not matter.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome<'_>> {
-        let digest = self.image_id.as_deref().and_then(digest_of);
         match &self.state {
             ContainerState::Waiting { reason, message } if is_pull_failure(reason) => {
                 Some(Outcome::Failed { reason, message })
@@ -116,14 +113,25 @@ impl Container {
             ContainerState::Waiting { reason, .. } => {
                 let pulled = self.image_id.is_some()
                     || matches!(&**reason, "CreateContainerError" | "CreateContainerConfigError" | "RunContainerError");
-                pulled.then_some(Outcome::Pulled { digest, at: None })
+                pulled.then_some(Outcome::Pulled { at: None })
             }
-            ContainerState::Running { since } => Some(Outcome::Pulled { digest, at: Some(*since) }),
+            ContainerState::Running { since } => Some(Outcome::Pulled { at: Some(*since) }),
             ContainerState::Terminated { reason, at } => {
                 let proven = self.image_id.is_some() || !is_loss(reason);
-                proven.then_some(Outcome::Pulled { digest, at: *at })
+                proven.then_some(Outcome::Pulled { at: *at })
             }
         }
+    }
+
+    /// The digest of the image that was pulled, where the runtime tells it.
+    ///
+    /// A bare `sha256:…` is the image's own ID and not the digest in the registry; other
+    /// algorithms are too long for what Drop writes.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        let (_, digest) = self.image_id.as_deref()?.split_once('@')?;
+        let hex = digest.strip_prefix("sha256:")?;
+        (hex.len() == 64).then_some(digest)
     }
 }
 
@@ -131,15 +139,6 @@ impl Container {
 /// sight of it, or ended the whole Pod.
 fn is_loss(reason: &str) -> bool {
     matches!(reason, "ContainerStatusUnknown" | "")
-}
-
-/// The `sha256:…` of an image ID such as `docker.io/library/alpine@sha256:…`.
-/// A bare `sha256:…` is the image's own ID and not the digest in the registry;
-/// other algorithms are too long for what Drop writes.
-fn digest_of(image_id: &str) -> Option<&str> {
-    let (_, digest) = image_id.split_once('@')?;
-    let hex = digest.strip_prefix("sha256:")?;
-    (hex.len() == 64).then_some(digest)
 }
 
 /// When this process saw a Pod take each step. Of a Pod that was there before the
@@ -283,7 +282,7 @@ mod tests {
             assert!(matches!(container.outcome(), Some(Outcome::Pulled { .. })), "{container:?}");
         }
         let container = container(id, terminated("Completed"));
-        assert!(matches!(container.outcome(), Some(Outcome::Pulled { digest: Some(d), .. }) if ID.ends_with(d)));
+        assert!(container.digest().is_some_and(|digest| ID.ends_with(digest)));
     }
 
     #[test]
@@ -304,7 +303,8 @@ mod tests {
     #[test]
     fn an_image_id_without_a_repository_is_no_digest() {
         let container = container(Some("sha256:abc"), terminated("Completed"));
-        assert!(matches!(container.outcome(), Some(Outcome::Pulled { digest: None, .. })));
+        assert!(matches!(container.outcome(), Some(Outcome::Pulled { .. })));
+        assert_eq!(container.digest(), None);
     }
 
     #[test]

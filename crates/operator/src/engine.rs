@@ -16,7 +16,7 @@ use crate::metrics::Metrics;
 use crate::observe::WRITTEN_BY_LEADERS;
 
 /// The shortest time between two plans: what happens meanwhile goes into one.
-const PACE: Duration = Duration::from_millis(10);
+const PACE: Duration = Duration::from_millis(20);
 
 /// A question to the engine, answered between two plans.
 pub enum Query {
