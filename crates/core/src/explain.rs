@@ -68,6 +68,9 @@ pub fn explain(world: &World, now: Timestamp) -> Vec<Explanation> {
 }
 
 /// What happens to one image on one node.
+///
+/// What failed is the reason until it succeeds: times in a verdict may have passed, and then
+/// it waits for its turn, or is held up by what else there is.
 pub(crate) fn verdict(
     world: &World,
     node: &NodeEntry,
@@ -104,36 +107,30 @@ pub(crate) fn verdict(
     if !here.has_room(&image.reference) {
         return Verdict::TooManyImages;
     }
-    if let Some(refused) = entry.refused.as_ref().filter(|refused| refused.until > now) {
+    if let Some(refused) = &entry.refused {
         return Verdict::Refused { until: refused.until, message: refused.message.clone() };
     }
-    if let Some((until, cause)) = here.backoff(policy).filter(|(until, _)| *until > now) {
+    if let Some((until, cause)) = here.backoff(policy) {
         return Verdict::NodeBackingOff { until, cause: cause.clone() };
     }
-    if node.standings.get(&image.name) == Some(&Standing::Evicted) {
-        let until = here.repair_at(&image.reference).unwrap_or(now);
-        if until > now {
-            return Verdict::Evicted { until };
-        }
+    let is_evicted = node.standings.get(&image.name) == Some(&Standing::Evicted);
+    if let Some(until) = here.repair_at(&image.reference).filter(|_| is_evicted) {
+        return Verdict::Evicted { until };
     }
-    if let Some((until, cause)) = here.backoff_of(image, policy).filter(|(until, _)| *until > now) {
+    if let Some((until, cause)) = here.backoff_of(image, policy) {
         return Verdict::BackingOff { until, cause: cause.clone() };
     }
     if let Some(at) = world.registry_probe_at(&image.reference, policy) {
         let under_way = world.is_registry_tried(&image.reference);
-        if at > now || under_way {
-            let host = image.reference.host().into();
-            return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
-        }
+        let host = image.reference.host().into();
+        return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
     }
     if let Some(at) = world.probe_at(image, policy) {
         let under_way = world.pulling.contains_key(&image.reference);
-        if at > now || under_way {
-            let health = world.health.get(&image.reference);
-            let cause = health.and_then(|health| health.open_failures().next());
-            let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());
-            return Verdict::WaitingForProbe { at: Some(at).filter(|_| !under_way), cause };
-        }
+        let health = world.health.get(&image.reference);
+        let cause = health.and_then(|health| health.open_failures().next());
+        let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());
+        return Verdict::WaitingForProbe { at: Some(at).filter(|_| !under_way), cause };
     }
     if let Some(pod) = budget.busy_with(&node.node.name) {
         return Verdict::NodeBusy { pod };

@@ -144,7 +144,7 @@ pub(crate) fn cached_image<'a>(
         .collect();
     failures.sort_by_key(|(node, failure)| (std::cmp::Reverse(failure.at), *node));
 
-    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget);
+    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget, now);
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
@@ -189,6 +189,7 @@ fn reason<'a>(
     pulling: &[&crate::Name],
     failures: &[(&crate::Name, &Failure)],
     budget: &OnceCell<Budget<'a>>,
+    now: Timestamp,
 ) -> (String, String) {
     let image = &entry.image;
     let tally = entry.tally;
@@ -232,13 +233,10 @@ fn reason<'a>(
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
     let why = an_example(world, entry, policy).map(|node| {
-        // Asked as of the earliest time, at which no backoff has passed: what failed stays the
-        // reason until it succeeds. A moment that passes makes no status due, so what it says
-        // must not change with one.
         let budget = budget.get_or_init(|| Budget::new(world));
-        let verdict = verdict(world, node, entry, budget, Timestamp::MIN);
-        match verdict {
-            // These change with every Pod; people need the pace, not the moment.
+        match verdict(world, node, entry, budget, now) {
+            // These change with every Pod and moment, and a moment that passes makes no status
+            // due; people need the pace.
             Verdict::Next
             | Verdict::NodeBusy { .. }
             | Verdict::WaitingForNodeSlot { .. }
