@@ -146,6 +146,9 @@ spec: {{discoveryPolicyRef: {{name: panel-none}}, nodeSelector: {{scenario: dash
         "drop_evictions_total > 0",
         "drop_pull_bytes_total > 0",
         "min_over_time(drop_set_health[20s]) == 0",
+        "drop_nodes_failed{cachedimage=\"panel-missing\"} > 0",
+        "drop_discovery_health{policy=\"panel-bad\"} == 0",
+        "drop_pulls_total{policy=\"panel\", result=\"success\"} > 0",
         // So long that the recovery is seen in graphs.
         "min_over_time(drop_nodes_cached{cachedimage=\"panel-0\"}[20s]) == 2",
     ];
