@@ -8,9 +8,11 @@ use serde::Serialize;
 
 use crate::Name;
 use crate::budget::Budget;
+use crate::discovery::sync;
 use crate::image::ImagePullPolicy;
 use crate::presence::Standing;
 use crate::reference::Reference;
+use crate::status;
 use crate::verdict::Verdict;
 use crate::world::{ImageEntry, NodeEntry, World};
 
@@ -40,7 +42,8 @@ pub struct NodeVerdict {
     pub message: String,
 }
 
-/// Says of every image that is wanted and missing somewhere why that is so.
+/// Says of every image that is wanted and missing somewhere why that is so, as far as the
+/// replica knows: what is refused is known to the one that asked.
 #[must_use]
 pub fn explain(world: &World, now: Timestamp) -> Vec<Explanation> {
     let budget = Budget::new(world);
@@ -68,6 +71,9 @@ pub fn explain(world: &World, now: Timestamp) -> Vec<Explanation> {
 }
 
 /// What happens to one image on one node.
+///
+/// What failed is the reason until it succeeds: times in a verdict may have passed, and then
+/// it waits for its turn, or is held up by what else there is.
 pub(crate) fn verdict(
     world: &World,
     node: &NodeEntry,
@@ -104,36 +110,30 @@ pub(crate) fn verdict(
     if !here.has_room(&image.reference) {
         return Verdict::TooManyImages;
     }
-    if let Some(refused) = entry.refused.as_ref().filter(|refused| refused.until > now) {
+    if let Some(refused) = &entry.refused {
         return Verdict::Refused { until: refused.until, message: refused.message.clone() };
     }
-    if let Some((until, cause)) = here.backoff(policy).filter(|(until, _)| *until > now) {
+    if let Some((until, cause)) = here.backoff(policy) {
         return Verdict::NodeBackingOff { until, cause: cause.clone() };
     }
-    if node.standings.get(&image.name) == Some(&Standing::Evicted) {
-        let until = here.repair_at(&image.reference).unwrap_or(now);
-        if until > now {
-            return Verdict::Evicted { until };
-        }
+    let is_evicted = node.standings.get(&image.name) == Some(&Standing::Evicted);
+    if let Some(until) = here.repair_at(&image.reference).filter(|_| is_evicted) {
+        return Verdict::Evicted { until };
     }
-    if let Some((until, cause)) = here.backoff_of(image, policy).filter(|(until, _)| *until > now) {
+    if let Some((until, cause)) = here.backoff_of(image, policy) {
         return Verdict::BackingOff { until, cause: cause.clone() };
     }
     if let Some(at) = world.registry_probe_at(&image.reference, policy) {
         let under_way = world.is_registry_tried(&image.reference);
-        if at > now || under_way {
-            let host = image.reference.host().into();
-            return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
-        }
+        let host = image.reference.host().into();
+        return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
     }
     if let Some(at) = world.probe_at(image, policy) {
         let under_way = world.pulling.contains_key(&image.reference);
-        if at > now || under_way {
-            let health = world.health.get(&image.reference);
-            let cause = health.and_then(|health| health.open_failures().next());
-            let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());
-            return Verdict::WaitingForProbe { at: Some(at).filter(|_| !under_way), cause };
-        }
+        let health = world.health.get(&image.reference);
+        let cause = health.and_then(|health| health.open_failures().next());
+        let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());
+        return Verdict::WaitingForProbe { at: Some(at).filter(|_| !under_way), cause };
     }
     if let Some(pod) = budget.busy_with(&node.node.name) {
         return Verdict::NodeBusy { pod };
@@ -148,12 +148,16 @@ pub(crate) fn verdict(
 /// The numbers behind the gauges of `/metrics`.
 #[derive(Debug, Default)]
 pub struct Summary {
+    /// Whether everything that is watched has been listed.
+    pub is_synced: bool,
     /// Images being pulled, by policy.
     pub active: BTreeMap<Name, usize>,
     /// Images missing on target nodes and not being pulled, by policy and reason.
     pub waiting: BTreeMap<(Name, &'static str), usize>,
     /// By CachedImage.
     pub images: BTreeMap<Name, ImageCounts>,
+    /// Per CachedImageSet whether it can have all of its CachedImages.
+    pub sets: BTreeMap<Name, bool>,
     /// Every image that is wanted, with its size in bytes once a node lists it.
     pub sizes: BTreeMap<Reference, Option<u64>>,
     /// By DiscoveryPolicy.
@@ -163,6 +167,8 @@ pub struct Summary {
 /// One DiscoveryPolicy's numbers, as its status tells them.
 #[derive(Debug, Default)]
 pub struct DiscoveryCounts {
+    /// Whether it is Ready, or has not run yet.
+    pub is_well: bool,
     /// Images that it has found.
     pub images: usize,
     /// Per source whether its last answer was good.
@@ -176,7 +182,9 @@ pub struct ImageCounts {
     pub targeted: usize,
     /// Nodes that have it.
     pub cached: usize,
-    /// Failed pulls since the last one that succeeded.
+    /// Nodes that do not have it because the last pull there failed.
+    pub failed: usize,
+    /// Rounds of pulls that failed for the image's or its registry's sake, with no success since.
     pub consecutive_failures: usize,
 }
 
@@ -184,7 +192,7 @@ pub struct ImageCounts {
 #[must_use]
 pub fn summarize(world: &World, now: Timestamp) -> Summary {
     let budget = Budget::new(world);
-    let mut summary = Summary::default();
+    let mut summary = Summary { is_synced: world.is_synced(), ..Summary::default() };
     for policy in world.policies.keys() {
         summary.active.insert(policy.clone(), 0);
     }
@@ -196,6 +204,7 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
         let status = &entry.published.status;
         let sources = status.query_results.iter();
         let counts = DiscoveryCounts {
+            is_well: sync::trouble(status).is_none(),
             images: status.discovered_images.len(),
             sources: sources
                 .map(|result| (result.name.as_str().into(), result.status == QueryStatus::Success))
@@ -203,6 +212,7 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
         };
         summary.discoveries.insert(policy.clone(), counts);
     }
+    summary.sets.extend(world.sets.iter().map(|(set, entry)| (set.clone(), status::is_whole(world, entry))));
     for image in world.wanted.keys() {
         summary.sizes.insert(image.clone(), world.sizes.get(image).copied());
     }
@@ -210,6 +220,8 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
         let counts = ImageCounts {
             targeted: entry.tally.targeted(),
             cached: entry.tally.there(),
+            // What is never tried does not fail.
+            failed: if entry.image.pull == ImagePullPolicy::Never { 0 } else { entry.tally.failed },
             consecutive_failures: world.open_rounds(&entry.image.reference) as usize,
         };
         let waits = entry.tally.cached < counts.targeted;

@@ -93,6 +93,8 @@ pub struct Failure {
 pub struct Settlement {
     /// The image.
     pub image: Reference,
+    /// The PullPolicy under which it was pulled.
+    pub policy: Name,
     /// How long the pull took; `Err` holds the failure's reason.
     pub result: Result<Option<SignedDuration>, Name>,
 }
@@ -131,6 +133,7 @@ impl Memory {
             let record = memory.images.entry(container.image.clone()).or_default();
             record.attempts = record.attempts.saturating_add(1);
             let outcome = container.outcome().or_else(|| cut_short(end));
+            let settled = |result| Settlement { image: container.image.clone(), policy: pod.policy.clone(), result };
             match outcome {
                 Some(Outcome::Pulled { at }) => {
                     any_pulled = true;
@@ -138,7 +141,7 @@ impl Memory {
                     let duration =
                         at.zip(began_at).map(|(at, began)| at.duration_since(began).max(SignedDuration::ZERO));
                     began_at = at.or(began_at);
-                    settlements.push(Settlement { image: container.image.clone(), result: Ok(duration) });
+                    settlements.push(settled(Ok(duration)));
                     record.failure = None;
                     record.found_at = None;
                     // By Drop's clock, as failures are, so that the two can be compared.
@@ -151,7 +154,7 @@ impl Memory {
                         node_failure = Some((reason.into(), cause.message.clone()));
                     }
                     let reason = plain(reason);
-                    settlements.push(Settlement { image: container.image.clone(), result: Err(reason.clone()) });
+                    settlements.push(settled(Err(reason.clone())));
                     let count = record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
                     let count = match cause.scope {
                         // Nodes that fail side by side are one round.

@@ -144,7 +144,7 @@ pub(crate) fn cached_image<'a>(
         .collect();
     failures.sort_by_key(|(node, failure)| (std::cmp::Reverse(failure.at), *node));
 
-    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget);
+    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget, now);
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
@@ -189,6 +189,7 @@ fn reason<'a>(
     pulling: &[&crate::Name],
     failures: &[(&crate::Name, &Failure)],
     budget: &OnceCell<Budget<'a>>,
+    now: Timestamp,
 ) -> (String, String) {
     let image = &entry.image;
     let tally = entry.tally;
@@ -232,13 +233,10 @@ fn reason<'a>(
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
     let why = an_example(world, entry, policy).map(|node| {
-        // Asked as of the earliest time, at which no backoff has passed: what failed stays the
-        // reason until it succeeds. A moment that passes makes no status due, so what it says
-        // must not change with one.
         let budget = budget.get_or_init(|| Budget::new(world));
-        let verdict = verdict(world, node, entry, budget, Timestamp::MIN);
-        match verdict {
-            // These change with every Pod; people need the pace, not the moment.
+        match verdict(world, node, entry, budget, now) {
+            // These change with every Pod and moment, and a moment that passes makes no status
+            // due; people need the pace.
             Verdict::Next
             | Verdict::NodeBusy { .. }
             | Verdict::WaitingForNodeSlot { .. }
@@ -333,6 +331,29 @@ fn is_ready(child: &ImageEntry) -> bool {
         && condition::ready(&status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True)
 }
 
+/// Whether a set can have all of its CachedImages, whatever becomes of these.
+pub(crate) fn is_whole(world: &World, entry: &SetEntry) -> bool {
+    !matches!(world.discovery_of(&entry.set), Some(None)) && wrong(world, entry).is_empty()
+}
+
+/// Which of a set's CachedImages it cannot have, as sentences.
+fn wrong(world: &World, entry: &SetEntry) -> Vec<String> {
+    let foreign = entry.members.children.iter().filter_map(|child| {
+        let image = &world.images.get(&child.image.name)?.image;
+        // One of an earlier set of the name is about to go.
+        if image.set.as_ref().is_some_and(|owner| owner.name == entry.set.name && *owner.uid != *entry.set.uid) {
+            return None;
+        }
+        (!image.is_owned_by(&entry.set.uid))
+            .then(|| format!("CachedImage {} is there and not the set's: rename or delete it", image.name))
+    });
+    let refused = world.flights_of(&entry.set.name).filter_map(|(key, flight)| match (key, &flight.refusal) {
+        (EffectKey::Child { child, .. }, Some(why)) => Some(format!("CachedImage {child} was refused: {why}")),
+        _ => None,
+    });
+    entry.members.invalid.iter().cloned().chain(foreign).chain(refused).collect()
+}
+
 /// The reason and message of a CachedImageSet's Ready condition.
 fn set_reason(
     world: &World,
@@ -357,20 +378,7 @@ fn set_reason(
             }
         }
     }
-    let foreign = members.children.iter().filter_map(|child| {
-        let image = &world.images.get(&child.image.name)?.image;
-        // One of an earlier set of the name is about to go.
-        if image.set.as_ref().is_some_and(|owner| owner.name == entry.set.name && *owner.uid != *entry.set.uid) {
-            return None;
-        }
-        (!image.is_owned_by(&entry.set.uid))
-            .then(|| format!("CachedImage {} is there and not the set's: rename or delete it", image.name))
-    });
-    let refused = world.flights_of(&entry.set.name).filter_map(|(key, flight)| match (key, &flight.refusal) {
-        (EffectKey::Child { child, .. }, Some(why)) => Some(format!("CachedImage {child} was refused: {why}")),
-        _ => None,
-    });
-    let wrong: Vec<String> = members.invalid.iter().cloned().chain(foreign).chain(refused).collect();
+    let wrong = wrong(world, entry);
     if !wrong.is_empty() {
         return say("Degraded", wrong.join("; "));
     }

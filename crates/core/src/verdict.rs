@@ -11,6 +11,8 @@ use crate::memory::MAX_IMAGES;
 use crate::policy::title;
 
 /// What Drop does about one image on one node, and why.
+///
+/// `until` and `at` of what failed may have passed: then the next try waits for its turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "camelCase")]
 pub enum Verdict {

@@ -2,6 +2,7 @@
 //! operator, and everything that was ever seen in it.
 
 mod bed;
+mod definitions;
 mod fleet;
 mod operator;
 pub mod requests;
@@ -10,6 +11,7 @@ mod sight;
 use std::path::{Path, PathBuf};
 
 pub use bed::Bed;
+pub use definitions::definitions;
 pub use fleet::Fleet;
 pub use operator::{Operator, build as build_operator};
 pub use sight::{SeenEvent, SeenPod, Sight};

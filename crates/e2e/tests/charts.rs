@@ -3,6 +3,7 @@
 //! `BLESS=1 cargo test --package drop-e2e --test charts` writes anew what is compared with.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -14,7 +15,7 @@ use k8s_openapi::api::{rbac::v1 as rbac, scheduling::v1 as scheduling};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 static TOOLS: LazyLock<Tools> =
     LazyLock::new(|| Tools::with(&["helm", "prometheus"], &|line| eprintln!("{line}")).unwrap());
@@ -66,7 +67,8 @@ fn compare(given: &Value, read: &Value, path: &str, lost: &mut Vec<String>) {
     }
 }
 
-/// What Kubernetes would not know of the object; kinds of others are left to their owners.
+/// What Kubernetes would not know of the object; kinds of others are judged by a cluster that has them, in the
+/// scenario `docs`.
 fn unknown_fields(object: &Value) -> Vec<String> {
     match text(object, "/kind") {
         "ClusterRole" => lost::<rbac::ClusterRole>(object),
@@ -141,6 +143,9 @@ fn bad_values_are_refused_with_a_remedy() {
         ("serviceAccount.create=false", "or set serviceAccount.create=true"),
         ("metrics.auth.enabled=true", "name a certificate in metrics.tls.secret"),
         ("caBundle.secret=a,caBundle.configMap=b", "set either configMap or secret"),
+        ("defaultPolicy.maxConcurrentNodes=1000000", "want 100,000"),
+        ("prometheusRule.enabled=true,prometheusRule.alerts.DropX.for=1h", "there is no alert DropX, only DropDown,"),
+        ("prometheusRule.alerts.DropDown.severity=page", "additional properties 'severity' not allowed"),
     ];
     for (values, expected) in cases {
         let error = run("helm", &["template", "drop", "charts/drop", "--set", values]).unwrap_err();
@@ -171,6 +176,48 @@ fn the_dashboard_reaches_grafana_as_it_is() {
     assert_eq!(text(map, "/metadata/annotations/grafana_folder"), "Drop");
     let file = fs::read_to_string(root().join("charts/drop/files/dashboard.json")).unwrap();
     assert_eq!(text(map, "/data/drop.json"), file);
+}
+
+/// The alerts of a rendered PrometheusRule, by their names.
+fn alerts(set: &str) -> BTreeMap<String, Value> {
+    let set = format!("prometheusRule.enabled=true,{set}");
+    let show = ["--show-only", "templates/prometheusrule.yaml", "--set", &set];
+    let objects = objects(&run("helm", &[&["template", "drop", "charts/drop"][..], &show].concat()).unwrap());
+    let rules = objects[0].pointer("/spec/groups/0/rules").and_then(Value::as_array).unwrap();
+    rules.iter().map(|rule| (text(rule, "/alert").to_owned(), rule.clone())).collect()
+}
+
+#[test]
+fn alerts_are_the_file_s_but_for_what_values_change() {
+    let rules = fs::read_to_string(root().join("charts/drop/files/alerts.yaml")).unwrap();
+    let rules: Value = serde_saphyr::from_str(&rules).unwrap();
+    let rules = rules.pointer("/groups/0/rules").and_then(Value::as_array).unwrap();
+    let mut expected: BTreeMap<_, _> =
+        rules.iter().map(|rule| (text(rule, "/alert").to_owned(), rule.clone())).collect();
+    assert_eq!(alerts(""), expected);
+    expected.remove("DropDown");
+    expected.get_mut("DropStalled").unwrap()["for"] = "6h".into();
+    expected.get_mut("DropImageFails").unwrap()["labels"] = json!({"severity": "info", "team": "ci"});
+    let changed = alerts(
+        "prometheusRule.alerts.DropDown.enabled=false,prometheusRule.alerts.DropStalled.for=6h,\
+         prometheusRule.alerts.DropImageFails.labels.severity=info,prometheusRule.alerts.DropImageFails.labels.team=ci",
+    );
+    assert_eq!(changed, expected);
+}
+
+#[test]
+fn tilt_installs_what_its_values_say() {
+    let tiltfile = fs::read_to_string(root().join("Tiltfile")).unwrap();
+    let (_, set) = tiltfile.split_once("set=[").unwrap();
+    let (set, _) = set.split_once(']').unwrap();
+    let values: Vec<String> = set.split('\'').skip(1).step_by(2).map(|value| value.replace("\\\\", "\\")).collect();
+    let flags: Vec<&str> = values.iter().flat_map(|value| ["--set", value.as_str()]).collect();
+    let objects = objects(&run("helm", &[&["template", "drop", "charts/drop"][..], &flags].concat()).unwrap());
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    assert_eq!(deployment["spec"]["replicas"], 1);
+    let environment = deployment.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).unwrap();
+    let value = |name: &str| environment.iter().find(|variable| variable["name"] == name).unwrap()["value"].clone();
+    assert_eq!((value("DROP_LOG_LEVEL"), value("DROP_LOG_FORMAT")), (json!("info,drop=debug"), json!("text")));
 }
 
 #[test]

@@ -6,8 +6,10 @@ use std::fs;
 use std::process::Command;
 use std::sync::LazyLock;
 
+use drop_api::names::short_hash;
 use drop_docs::{blocks, commands, root};
 use drop_testbed::Tools;
+use serde_json::Value;
 
 /// Where charts are published; in the tests they come from the repository.
 const PUBLISHED: &str = "oci://ghcr.io/corewire/";
@@ -78,14 +80,46 @@ fn charts_render_as_they_are_installed() {
 }
 
 #[test]
+fn charts_render_with_the_values_of_argo_cd_and_flux() {
+    let mut rendered = Vec::new();
+    for file in ["examples/gitops/argocd/application.yaml", "examples/gitops/flux/operator.yaml"] {
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(root().join(file)).unwrap()).unwrap();
+        for object in objects {
+            let (source, version, values) = match object["kind"].as_str() {
+                Some("Application") => ("/spec/source", "targetRevision", "/spec/source/helm/valuesObject"),
+                Some("HelmRelease") => ("/spec/chart/spec", "version", "/spec/values"),
+                _ => continue,
+            };
+            let source = object.pointer(source).unwrap();
+            let chart = format!("charts/{}", source["chart"].as_str().unwrap());
+            let definition = fs::read_to_string(root().join(&chart).join("Chart.yaml")).unwrap();
+            let definition: Value = serde_saphyr::from_str(&definition).unwrap();
+            let wanted = source[version].as_str().unwrap();
+            let published = definition["version"].as_str().unwrap();
+            assert!(published.starts_with(wanted.trim_end_matches('x')), "{file}: {chart} has the version {published}");
+            let values = object.pointer(values).map(Value::to_string).unwrap_or_else(|| "{}".to_owned());
+            template("drop", &chart, &values).unwrap_or_else(|error| panic!("{file}: {error}"));
+            rendered.push(chart);
+        }
+    }
+    assert_eq!(rendered, ["charts/drop-crds", "charts/drop", "charts/drop-crds", "charts/drop"]);
+}
+
+/// What Helm makes of a chart with these values.
+fn template(release: &str, chart: &str, values: &str) -> Result<String, String> {
+    let file =
+        std::env::temp_dir().join(format!("drop-docs-{}-{}.yaml", std::process::id(), short_hash(values.as_bytes())));
+    fs::write(&file, values).unwrap();
+    let result = run("helm", &["template", release, chart, "--values", &file.display().to_string()]);
+    fs::remove_file(&file).unwrap();
+    result
+}
+
+#[test]
 fn values_in_the_documentation_are_those_of_the_chart() {
     let values: Vec<_> = blocks().unwrap().into_iter().filter(|block| block.is("values")).collect();
     assert!(!values.is_empty());
     for block in values {
-        let file = std::env::temp_dir().join(format!("drop-docs-{}.yaml", std::process::id()));
-        fs::write(&file, &block.text).unwrap();
-        let result = run("helm", &["template", "drop", "charts/drop", "--values", &file.display().to_string()]);
-        fs::remove_file(&file).unwrap();
-        result.unwrap_or_else(|error| panic!("{block}: {error}"));
+        template("drop", "charts/drop", &block.text).unwrap_or_else(|error| panic!("{block}: {error}"));
     }
 }

@@ -163,7 +163,7 @@ impl Serving {
 #[command(next_help_heading = "Policy of images without a policyRef")]
 struct DefaultPolicy {
     /// On how many nodes images may be pulled at once
-    #[arg(long, env = "DROP_MAX_CONCURRENT_NODES", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, env = "DROP_MAX_CONCURRENT_NODES", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100_000))]
     max_concurrent_nodes: i32,
     /// Least time between starting on one node and starting on another
     #[arg(long, env = "DROP_MIN_DELAY_BETWEEN_PULLS", default_value = "10s")]

@@ -21,7 +21,7 @@ use drop_core::discovery::{Answer, Backend, SourceFailure, SourceReason};
 use jiff::Timestamp;
 
 pub use client::Limits;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, check_authorities};
 pub use run::run;
 
 /// How long a message may be, in characters: as much as the status takes.

@@ -9,6 +9,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use drop_core::explain::Explanation;
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::engine::Query;
@@ -27,6 +29,15 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     /// Whether this replica works.
     pub leadership: Leadership,
+}
+
+/// What `/debug/plan` answers.
+#[derive(Serialize)]
+struct Look {
+    /// Whether this replica works; a standby does not know what is refused.
+    leads: bool,
+    /// Why every missing image is missing.
+    images: Vec<Explanation>,
 }
 
 /// The paths that are served: probes to everybody, the others to those whom the guard lets pass.
@@ -56,7 +67,8 @@ async fn readyz(State(context): State<Context>) -> Response {
 
 async fn metrics(State(context): State<Context>) -> Response {
     let Some(summary) = context.ask(Query::Summarize).await else { return not_running() };
-    match context.metrics.encode(&summary, context.leadership.is_held()) {
+    let leads = context.leadership.is_held() && summary.is_synced;
+    match context.metrics.encode(&summary, leads) {
         Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, content_type)], text).into_response()
@@ -66,8 +78,8 @@ async fn metrics(State(context): State<Context>) -> Response {
 }
 
 async fn debug_plan(State(context): State<Context>) -> Response {
-    let Some(explanations) = context.ask(Query::Explain).await else { return not_running() };
-    match serde_json::to_string_pretty(&explanations) {
+    let Some(images) = context.ask(Query::Explain).await else { return not_running() };
+    match serde_json::to_string_pretty(&Look { leads: context.leadership.is_held(), images }) {
         Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -1,6 +1,7 @@
 //! What Prometheus sees.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
 pub struct Metrics {
     registry: Registry,
     pulls: Family<Labels, Counter>,
+    /// The policies that `pulls` has series of.
+    pulled_under: Mutex<BTreeSet<Name>>,
     pull_errors: Family<Labels, Counter>,
     pull_duration: Histogram,
     pull_bytes: Counter,
@@ -55,8 +58,11 @@ pub struct Metrics {
     waiting_pulls: Family<Labels, Gauge<i64>>,
     nodes_targeted: Family<Labels, Gauge<i64>>,
     nodes_cached: Family<Labels, Gauge<i64>>,
+    nodes_failed: Family<Labels, Gauge<i64>>,
     consecutive_failures: Family<Labels, Gauge<i64>>,
+    set_health: Family<Labels, Gauge<i64>>,
     discovery_health: Family<Labels, Gauge<i64>>,
+    source_health: Family<Labels, Gauge<i64>>,
     discovery_images: Family<Labels, Gauge<i64>>,
     discovery_latency: Family<Labels, Histogram>,
     /// The policies and sources that `discovery_latency` has series of.
@@ -73,6 +79,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             pulls: Family::default(),
+            pulled_under: Mutex::default(),
             pull_errors: Family::default(),
             pull_duration: Histogram::new(pull_buckets),
             pull_bytes: Counter::default(),
@@ -84,17 +91,16 @@ impl Metrics {
             waiting_pulls: Family::default(),
             nodes_targeted: Family::default(),
             nodes_cached: Family::default(),
+            nodes_failed: Family::default(),
             consecutive_failures: Family::default(),
+            set_health: Family::default(),
             discovery_health: Family::default(),
+            source_health: Family::default(),
             discovery_images: Family::default(),
             discovery_latency: Family::new_with_constructor(latency),
             asked: Mutex::default(),
             leading: Gauge::default(),
         };
-        // What has not happened yet has happened zero times: rates need a start.
-        for result in [SUCCESS, FAILURE] {
-            metrics.pulls.get_or_create(&labels([("result", result)])).inc_by(0);
-        }
         metrics.register();
         metrics
     }
@@ -103,7 +109,7 @@ impl Metrics {
         self.registry.register_collector(Box::new(Process::started_now()));
         let registry = self.registry.sub_registry_with_prefix("drop");
         // The encoder adds `_total` to counters and `_info` to infos.
-        registry.register("pulls", "Image pulls that ended, by result", self.pulls.clone());
+        registry.register("pulls", "Image pulls that ended, by PullPolicy and result", self.pulls.clone());
         registry.register("pull_errors", "Image pulls that failed, by the kubelet's reason", self.pull_errors.clone());
         registry.register("pull_duration_seconds", "How long image pulls took", self.pull_duration.clone());
         registry.register(
@@ -121,20 +127,35 @@ impl Metrics {
         registry.register("active_pulls", "Images being pulled, by PullPolicy", self.active_pulls.clone());
         registry.register(
             "waiting_pulls",
-            "Images missing on target nodes and not being pulled, by PullPolicy and reason",
+            "Images missing on target nodes and not being pulled, by PullPolicy and reason, on the replica that works",
             self.waiting_pulls.clone(),
         );
         registry.register("nodes_targeted", "Nodes that should have the image", self.nodes_targeted.clone());
         registry.register("nodes_cached", "Nodes that have the image", self.nodes_cached.clone());
         registry.register(
+            "nodes_failed",
+            "Nodes that do not have the image because the last pull there failed",
+            self.nodes_failed.clone(),
+        );
+        registry.register(
             "consecutive_failures",
-            "Failed pulls since the last one that succeeded",
+            "Rounds of pulls that failed for the image's or its registry's sake, with no success since",
             self.consecutive_failures.clone(),
+        );
+        registry.register(
+            "set_health",
+            "Whether a CachedImageSet can have all of its CachedImages, on the replica that works",
+            self.set_health.clone(),
+        );
+        registry.register(
+            "discovery_health",
+            "Whether a DiscoveryPolicy is Ready, or has not run yet",
+            self.discovery_health.clone(),
         );
         registry.register(
             "discovery_source_health",
             "Whether a source of a DiscoveryPolicy answered well when it was last asked",
-            self.discovery_health.clone(),
+            self.source_health.clone(),
         );
         registry.register("discovery_images", "Images that a DiscoveryPolicy has found", self.discovery_images.clone());
         registry.register(
@@ -142,7 +163,11 @@ impl Metrics {
             "How long a source of a DiscoveryPolicy took to answer",
             self.discovery_latency.clone(),
         );
-        registry.register("leading", "Whether this replica holds the Lease, and so works", self.leading.clone());
+        registry.register(
+            "leading",
+            "Whether this replica works: it holds the Lease, and has seen the cluster",
+            self.leading.clone(),
+        );
         let version = Info::new(labels([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("build", "The operator's version", version);
     }
@@ -163,7 +188,13 @@ impl Metrics {
                 FAILURE
             }
         };
-        self.pulls.get_or_create(&labels([("result", result)])).inc();
+        self.pulls_under(&settlement.policy, result).inc();
+    }
+
+    /// The counter of a policy's pulls that ended so.
+    fn pulls_under(&self, policy: &Name, result: &'static str) -> impl Deref<Target = Counter> {
+        self.pulled_under.lock().unwrap_or_else(PoisonError::into_inner).insert(policy.clone());
+        self.pulls.get_or_create(&pull_labels(policy, result))
     }
 
     /// Counts images that were removed from nodes.
@@ -190,7 +221,7 @@ impl Metrics {
     }
 
     /// All metrics in the text format, with gauges as of `summary` and of whether this
-    /// replica leads.
+    /// replica leads. A standby leaves out what only a leader knows.
     ///
     /// # Errors
     /// None in practice: text is written to memory.
@@ -198,13 +229,17 @@ impl Metrics {
         self.leading.set(leads.into());
         self.weigh(summary);
         self.forget_sources(summary);
+        self.forget_policies(summary);
         for family in [
             &self.active_pulls,
             &self.waiting_pulls,
             &self.nodes_targeted,
             &self.nodes_cached,
+            &self.nodes_failed,
             &self.consecutive_failures,
+            &self.set_health,
             &self.discovery_health,
+            &self.source_health,
             &self.discovery_images,
         ] {
             // Series go with their objects.
@@ -212,8 +247,12 @@ impl Metrics {
         }
         for (policy, active) in &summary.active {
             self.active_pulls.get_or_create(&labels([("policy", policy_label(policy))])).set(gauge(*active));
+            // What has not happened yet has happened zero times: rates need a start.
+            for result in [SUCCESS, FAILURE] {
+                self.pulls_under(policy, result).inc_by(0);
+            }
         }
-        for ((policy, reason), waiting) in &summary.waiting {
+        for ((policy, reason), waiting) in summary.waiting.iter().filter(|_| leads) {
             let labels = labels([("policy", policy_label(policy)), ("reason", reason)]);
             self.waiting_pulls.get_or_create(&labels).set(gauge(*waiting));
         }
@@ -221,12 +260,17 @@ impl Metrics {
             let labels = labels([("cachedimage", image)]);
             self.nodes_targeted.get_or_create(&labels).set(gauge(counts.targeted));
             self.nodes_cached.get_or_create(&labels).set(gauge(counts.cached));
+            self.nodes_failed.get_or_create(&labels).set(gauge(counts.failed));
             self.consecutive_failures.get_or_create(&labels).set(gauge(counts.consecutive_failures));
         }
+        for (set, is_whole) in summary.sets.iter().filter(|_| leads) {
+            self.set_health.get_or_create(&labels([("set", set)])).set((*is_whole).into());
+        }
         for (policy, counts) in &summary.discoveries {
+            self.discovery_health.get_or_create(&labels([("policy", policy)])).set(counts.is_well.into());
             self.discovery_images.get_or_create(&labels([("policy", policy)])).set(gauge(counts.images));
             for (source, is_well) in &counts.sources {
-                self.discovery_health.get_or_create(&source_labels(policy, source)).set((*is_well).into());
+                self.source_health.get_or_create(&source_labels(policy, source)).set((*is_well).into());
             }
         }
         let mut text = String::new();
@@ -258,6 +302,20 @@ impl Metrics {
             stays
         });
     }
+
+    /// Ends the series of policies that are gone.
+    fn forget_policies(&self, summary: &Summary) {
+        let mut policies = self.pulled_under.lock().unwrap_or_else(PoisonError::into_inner);
+        policies.retain(|policy| {
+            let stays = summary.active.contains_key(policy);
+            if !stays {
+                for result in [SUCCESS, FAILURE] {
+                    self.pulls.remove(&pull_labels(policy, result));
+                }
+            }
+            stays
+        });
+    }
 }
 
 /// Values of the label `result`.
@@ -267,6 +325,10 @@ const FAILURE: &str = "failure";
 /// In seconds: from a registry nearby to a query over weeks.
 fn latency() -> Histogram {
     Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
+}
+
+fn pull_labels(policy: &str, result: &str) -> Labels {
+    labels([("policy", policy_label(policy)), ("result", result)])
 }
 
 fn source_labels(policy: &str, source: &str) -> Labels {
@@ -346,10 +408,47 @@ mod tests {
     }
 
     #[test]
+    fn pulls_are_counted_by_policy_from_zero_until_it_goes() {
+        let metrics = Metrics::new();
+        let mut summary = Summary::default();
+        summary.active.insert("slow".into(), 0);
+        summary.active.insert(BUILT_IN.into(), 0);
+        let told = |summary: &Summary| metrics.encode(summary, true).unwrap();
+        let text = told(&summary);
+        for policy in ["slow", "built-in"] {
+            for result in [SUCCESS, FAILURE] {
+                let zero = format!("drop_pulls_total{{policy=\"{policy}\",result=\"{result}\"}} 0");
+                assert!(text.contains(&zero), "{zero}:\n{text}");
+            }
+        }
+        let image = Reference::parse("alpine:3.20");
+        metrics.settled(&Settlement { image, policy: "slow".into(), result: Ok(None) });
+        assert!(told(&summary).contains(r#"drop_pulls_total{policy="slow",result="success"} 1"#));
+        summary.active.remove("slow");
+        assert!(!told(&summary).contains("slow"), "{}", told(&summary));
+    }
+
+    #[test]
+    fn a_standby_tells_nothing_that_only_the_leader_knows() {
+        let metrics = Metrics::new();
+        let mut summary = Summary::default();
+        summary.images.insert("alpine".into(), Default::default());
+        summary.waiting.insert((BUILT_IN.into(), "Refused"), 9);
+        summary.sets.insert("toolchain".into(), false);
+        for leads in [true, false] {
+            let text = metrics.encode(&summary, leads).unwrap();
+            assert!(text.contains("drop_nodes_cached{"), "{text}");
+            for series in [r#"drop_waiting_pulls{policy="built-in",reason="Refused"} 9"#, r#"{set="toolchain"} 0"#] {
+                assert_eq!(text.contains(series), leads, "{series}:\n{text}");
+            }
+        }
+    }
+
+    #[test]
     fn bytes_are_counted_once_when_the_size_is_known() {
         let metrics = Metrics::new();
         let image = Reference::parse("alpine:3.20");
-        let settlement = Settlement { image: image.clone(), result: Ok(None) };
+        let settlement = Settlement { image: image.clone(), policy: BUILT_IN.into(), result: Ok(None) };
         let bytes = |size| {
             let sizes = [(image.clone(), size)].into();
             let text = metrics.encode(&Summary { sizes, ..Summary::default() }, true).unwrap();
@@ -370,8 +469,9 @@ mod tests {
         let metrics = Metrics::new();
         let image = Reference::parse("alpine:3.20");
         let name = || Name::from("a");
-        metrics.settled(&Settlement { image: image.clone(), result: Ok(Some(SignedDuration::from_secs(1))) });
-        metrics.settled(&Settlement { image: image.clone(), result: Err("ErrImagePull".into()) });
+        for result in [Ok(Some(SignedDuration::from_secs(1))), Err("ErrImagePull".into())] {
+            metrics.settled(&Settlement { image: image.clone(), policy: name(), result });
+        }
         metrics.evicted(1);
         metrics.planned(Duration::from_millis(1));
         metrics.requested(&Method::GET, &"/api/v1/nodes".parse().unwrap());
@@ -380,6 +480,7 @@ mod tests {
         summary.active.insert(name(), 1);
         summary.waiting.insert((name(), "Next"), 1);
         summary.images.insert(name(), Default::default());
+        summary.sets.insert(name(), true);
         summary.sizes.insert(image, Some(1));
         summary.discoveries.entry(name()).or_default().sources.insert(name(), true);
         metrics.encode(&summary, true).unwrap()
@@ -431,7 +532,7 @@ mod tests {
 
     /// Labels with the names of objects, which end with them; all others have words of the code
     /// or of Kubernetes.
-    const OF_OBJECTS: [&str; 3] = ["cachedimage", "policy", "source"];
+    const OF_OBJECTS: [&str; 4] = ["cachedimage", "policy", "set", "source"];
     const OF_WORDS: [&str; 6] = ["le", "reason", "resource", "result", "verb", "version"];
 
     #[test]
@@ -440,7 +541,7 @@ mod tests {
             let labels = labels_of(&sample);
             assert!(labels.iter().all(|label| OF_OBJECTS.contains(label) || OF_WORDS.contains(label)), "{sample}");
             // Pairs of objects would grow with their product; a source is a part of its policy.
-            let objects = labels.iter().filter(|label| ["cachedimage", "policy"].contains(label)).count();
+            let objects = labels.iter().filter(|label| ["cachedimage", "policy", "set"].contains(label)).count();
             assert!(objects <= 1, "{sample}");
         }
     }
@@ -450,9 +551,11 @@ mod tests {
         let told = |images: usize| {
             let metrics = Metrics::new();
             for image in 0..images {
-                let reference = || Reference::parse(&format!("registry-{image}.example.com/app:{image}"));
-                metrics.settled(&Settlement { image: reference(), result: Ok(Some(SignedDuration::from_secs(1))) });
-                metrics.settled(&Settlement { image: reference(), result: Err("ErrImagePull".into()) });
+                for result in [Ok(Some(SignedDuration::from_secs(1))), Err("ErrImagePull".into())] {
+                    let policy = format!("policy-{image}").into();
+                    let image = Reference::parse(&format!("registry-{image}.example.com/app:{image}"));
+                    metrics.settled(&Settlement { image, policy, result });
+                }
                 metrics.evicted(1);
                 metrics.planned(Duration::from_millis(1));
                 let pod = format!("/api/v1/namespaces/drop-{image}/pods/pull-{image}?fieldManager={image}");

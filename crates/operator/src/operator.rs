@@ -15,6 +15,7 @@ use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{LogFormat, OperatorArgs};
+use crate::discover::check_authorities;
 use crate::engine::{Engine, Query};
 use crate::execute::{Executor, Resources};
 use crate::guard::Guard;
@@ -34,6 +35,7 @@ const EVENTS: usize = 1024;
 /// Runs the operator until SIGTERM or SIGINT.
 pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
     init_log(args)?;
+    check_authorities()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(serve(args))
 }

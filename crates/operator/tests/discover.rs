@@ -64,3 +64,19 @@ fn what_fails_fails_with_a_reason_on_standard_error() {
         "{stderr}"
     );
 }
+
+#[test]
+fn authorities_that_are_named_and_missing_are_an_error_and_not_replaced_by_others() {
+    let empty = std::env::temp_dir().join(format!("drop-authorities-{}", std::process::id()));
+    std::fs::write(&empty, "").unwrap();
+    for (file, why) in [("/nowhere/ca.crt", "No such file"), (empty.to_str().unwrap(), "no certificate is in it")] {
+        let environment = [("SSL_CERT_FILE", file)];
+        let operator = Command::new(env!("CARGO_BIN_EXE_drop")).arg("operator").env_clear().envs(environment).output();
+        for output in [discover(POLICY, &environment), operator.unwrap()] {
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            let is_named = stderr.contains(&format!("SSL_CERT_FILE={file}")) && stderr.contains(why);
+            assert!(!output.status.success() && is_named, "{stderr}");
+        }
+    }
+    std::fs::remove_file(&empty).unwrap();
+}

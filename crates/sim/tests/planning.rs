@@ -823,6 +823,41 @@ fn a_pod_that_is_refused_is_tried_again_later_and_the_status_says_so() {
 }
 
 #[test]
+fn a_refusal_is_the_reason_until_a_pod_is_accepted() {
+    let mut lab = nodes(3);
+    fate(&mut lab, Fate::Refused("exceeded quota"), u32::MAX, creates);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("5m"));
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.run(secs(5.0));
+    for _ in 0..900 {
+        lab.run(secs(1.0));
+        let explained = lab.explained();
+        let is_refused = |line: &&String| line.ends_with("the pull Pod was refused: exceeded quota");
+        let asked_for = explained.iter().filter(|line| line.ends_with("is pulling")).count();
+        assert!(asked_for <= 1 && explained.iter().filter(is_refused).count() + asked_for == 3, "{explained:?}");
+    }
+}
+
+#[test]
+fn a_registry_that_does_not_answer_is_the_reason_until_it_does() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("7m"));
+    for n in 0..3 {
+        let image = format!("registry.bad/x{n}:1");
+        lab.knobs.broken_images.insert(image.clone(), NO_SUCH_HOST.into());
+        lab.image_with(&format!("bad{n}"), &image, under("p"));
+    }
+    lab.until(|lab| (0..3).all(|n| lab.status(&format!("bad{n}")).consecutive_failures > 0));
+    for _ in 0..1800 {
+        lab.run(secs(1.0));
+        let explained = lab.explained();
+        let waits = |line: &&String| !line.ends_with("is pulling");
+        let mut waiting = explained.iter().filter(waits);
+        assert!(waiting.all(|line| line.contains("registry.bad does not answer")), "{explained:?}");
+    }
+}
+
+#[test]
 fn a_refused_pod_does_not_keep_other_nodes_from_starting() {
     let mut lab = nodes(2);
     fate(

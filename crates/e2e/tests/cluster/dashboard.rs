@@ -44,7 +44,8 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
         let title = text(panel, "/title");
         for target in panel.pointer("/targets").and_then(Value::as_array).into_iter().flatten() {
             let written = text(target, "/expr");
-            let query = written.replace("$__rate_interval", RATE_INTERVAL);
+            // Series of one cluster have no label that tells it from others.
+            let query = written.replace("$__rate_interval", RATE_INTERVAL).replace("$cluster", "");
             ensure!(!query.contains('$'), "{title}: Grafana alone knows what stands for the variable in {query}");
             let found = if target.pointer("/instant") == Some(&Value::Bool(true)) {
                 prometheus.query(&query)
@@ -65,8 +66,8 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
     for rule in rules.pointer("/groups/0/rules").and_then(Value::as_array).context("rules")? {
         let (name, query) = (text(rule, "/alert"), text(rule, "/expr"));
         let found: Found = serde_json::from_value(prometheus.query(query).with_context(|| name.to_owned())?)?;
-        let fires = ["DropImageFails", "DropDiscoveryFails"].contains(&name);
-        let is_quiet = ["DropDown", "DropWithoutLeader"].contains(&name);
+        let fires = ["DropImageFails", "DropSetFails", "DropDiscoveryFails"].contains(&name);
+        let is_quiet = ["DropDown", "DropRestarts", "DropWithoutLeader", "DropImagesEvicted"].contains(&name);
         ensure!(!fires || !found.is_empty(), "{name} does not fire: {query}");
         ensure!(!is_quiet || found.is_empty(), "{name} fires: {found:?}");
     }
@@ -77,7 +78,7 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
     let mut delete = vec!["delete", "discoverypolicy/panel-good", "discoverypolicy/panel-bad", "pullpolicy/panel"];
     let images: Vec<String> = (0..IMAGES).map(|image| format!("cachedimage/panel-{image}")).collect();
     delete.extend(images.iter().map(String::as_str));
-    delete.push("cachedimage/panel-missing");
+    delete.extend(["cachedimage/panel-missing", "cachedimageset/panel"]);
     bed.cluster.kubectl(&delete)?;
     bed.wait("the objects to go", |sight| {
         (!sight.images.keys().chain(sight.discoveries.keys()).any(|name| name.starts_with("panel"))).then_some(())
@@ -119,6 +120,11 @@ apiVersion: drop.corewire.io/v1alpha1
 kind: CachedImage
 metadata: {{name: panel-missing}}
 spec: {{image: docker.io/panel/missing, policyRef: {{name: panel}}, nodeSelector: {{scenario: dashboard}}}}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImageSet
+metadata: {{name: panel}}
+spec: {{discoveryPolicyRef: {{name: panel-none}}, nodeSelector: {{scenario: dashboard}}}}
 {}{}",
         policy("good"),
         policy("bad")
@@ -139,6 +145,10 @@ spec: {{image: docker.io/panel/missing, policyRef: {{name: panel}}, nodeSelector
     let known = [
         "drop_evictions_total > 0",
         "drop_pull_bytes_total > 0",
+        "min_over_time(drop_set_health[20s]) == 0",
+        "drop_nodes_failed{cachedimage=\"panel-missing\"} > 0",
+        "drop_discovery_health{policy=\"panel-bad\"} == 0",
+        "drop_pulls_total{policy=\"panel\", result=\"success\"} > 0",
         // So long that the recovery is seen in graphs.
         "min_over_time(drop_nodes_cached{cachedimage=\"panel-0\"}[20s]) == 2",
     ];

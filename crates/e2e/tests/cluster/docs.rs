@@ -5,13 +5,18 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use drop_docs::root;
-use drop_e2e::Bed;
+use drop_e2e::{Bed, definitions};
 use serde_json::Value;
 
-/// Groups of the API that this cluster does not serve: Argo CD's, Flux's and the simulator's.
-const FOREIGN: [&str; 4] = ["argoproj.io/", "kustomize.toolkit.fluxcd.io/", "toolkit.fluxcd.io/", "simulation.drop."];
+/// Groups of the API whose definitions are nowhere to be had: HelmReleases, and the simulator's files.
+const FOREIGN: [&str; 2] = ["helm.toolkit.fluxcd.io/", "simulation.drop."];
 
 pub fn what_readers_may_copy_is_accepted(bed: &Bed) -> Result<()> {
+    for definition in definitions()? {
+        let file = definition.display().to_string();
+        bed.cluster.kubectl(&["apply", "--server-side", "-f", &file])?;
+        bed.cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &file])?;
+    }
     for block in drop_docs::blocks()?.into_iter().filter(|block| block.language == "yaml") {
         let accepted = accept(bed, &block.text);
         if block.is("refused") {
@@ -20,7 +25,10 @@ pub fn what_readers_may_copy_is_accepted(bed: &Bed) -> Result<()> {
             accepted.with_context(|| block.to_string())?;
         }
     }
-    accept_all(bed, &root().join("examples"))
+    accept_all(bed, &root().join("examples"))?;
+    // With the kinds of the Prometheus operator, of which no other test knows anything.
+    let chart = fs::read_to_string(root().join("crates/e2e/tests/charts/everything.rendered.yaml"))?;
+    accept(bed, &chart).context("the chart with all that can be switched on")
 }
 
 fn accept_all(bed: &Bed, folder: &Path) -> Result<()> {

@@ -15,16 +15,17 @@ use jiff::Timestamp;
 use super::manifest::Manifests;
 use super::report::{self, Outcome};
 use super::run::ask;
-use super::{Credentials, Limits};
+use super::{Credentials, Limits, check_authorities};
 use crate::cli::{DiscoverArgs, OutputFormat, SecretArgs};
 
 /// Runs the policies of the files, and prints what they find.
 ///
 /// # Errors
-/// The files cannot be used, or no source of a policy answers.
+/// The files or the authorities that the environment names cannot be used, or no source of a policy answers.
 pub fn run(args: &DiscoverArgs) -> anyhow::Result<()> {
     let manifests = Manifests::read(&args.files)?;
     let given = secret(&args.secret)?;
+    check_authorities()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(discover(args, &manifests, given.as_ref(), &mut io::stdout().lock()))
 }

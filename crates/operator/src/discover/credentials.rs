@@ -31,6 +31,21 @@ static PUBLIC_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
     roots
 });
 
+/// Checks that the authorities which the environment names are there, so that none are trusted in
+/// their stead.
+///
+/// # Errors
+/// `SSL_CERT_FILE` or `SSL_CERT_DIR` names nothing with a certificate.
+pub fn check_authorities() -> anyhow::Result<()> {
+    let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
+    let Some((name, path)) = named else { return Ok(()) };
+    let found = rustls_native_certs::load_native_certs();
+    let (usable, _) = RootCertStore::empty().add_parsable_certificates(found.certs);
+    let why = found.errors.first().map_or_else(|| "no certificate is in it".to_owned(), ToString::to_string);
+    anyhow::ensure!(usable > 0, "{name}={}: {why}: name certificates of authorities in PEM", path.display());
+    Ok(())
+}
+
 /// How a backend is convinced, and how it convinces.
 ///
 /// All but the trusted authorities is for the backend's own origin alone.

@@ -1,0 +1,149 @@
+//! Pages of the documentation, followed from top to bottom on a real cluster.
+//!
+//! What a reader does elsewhere is done here before: nodes are labelled, registries have the images, and the
+//! operator's own among them, made of the binary that the other tests use.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use drop_docs::Block;
+use drop_e2e::root;
+use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools, wait_for};
+
+/// In an order in which each finds what it needs. Those of discovery are left out, because their sources are
+/// nowhere, and so is what needs another operator or another cluster. The last one uninstalls.
+const PAGES: [&str; 8] =
+    ["one-image", "toolchain", "private-registry", "pacing", "alerts", "security", "troubleshooting", "upgrade"];
+/// What the pages pull.
+const IMAGES: [(&str, &str); 5] = [
+    ("library/alpine", "3.19"),
+    ("library/alpine", "3.20"),
+    ("library/golang", "1.22-bookworm"),
+    ("library/node", "20-alpine"),
+    ("ci/builder", "v3.1.0"),
+];
+/// Hosts in the pages whose images the cluster's registry has.
+const REGISTRY: &str = "registry.example.com";
+/// Where charts are published.
+const PUBLISHED: &str = "oci://ghcr.io/corewire/";
+/// Ends what a block leaves behind, and leaves out what makes the operator's image.
+const PRELUDE: &str = "set -euo pipefail; trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n\
+                       cargo() { :; }; skopeo() { :; }\n";
+/// How long what a page shows may take to be seen.
+const LIMIT: Duration = Duration::from_secs(180);
+
+#[test]
+fn pages_hold_what_they_promise_to_whoever_follows_them() {
+    let reader = Reader::new().unwrap();
+    let result = reader.quickstart().and_then(|()| PAGES.into_iter().try_for_each(|page| reader.follow(page)));
+    if let Err(error) = result {
+        let objects = reader.cluster.kubectl(&["get", "drop", "-o", "wide"]).unwrap_or_default();
+        let pods = reader.cluster.kubectl(&["-n", "drop-system", "get", "pods"]).unwrap_or_default();
+        panic!("{error:#}\n{objects}\n{pods}");
+    }
+}
+
+struct Reader {
+    cluster: Cluster,
+    tools: Tools,
+    /// Where `drop` is.
+    operator: PathBuf,
+    blocks: Vec<Block>,
+}
+
+impl Reader {
+    fn new() -> Result<Self> {
+        let tools = Tools::with(&["helm", "kubernetes"], &|line| eprintln!("[e2e-pages] {line}"))?;
+        let options = ClusterOptions { api_for_pods: true, ..ClusterOptions::new("e2e-pages") };
+        let cluster = Cluster::start(options, &|line| eprintln!("[e2e-pages] {line}"))?;
+        let operator = drop_e2e::build_operator()?;
+        let registry = cluster.registry();
+        for repository in ["corewire/drop", "drop"] {
+            registry.push_program(repository, env!("CARGO_PKG_VERSION"), &operator)?;
+        }
+        for (repository, tag) in IMAGES {
+            registry.push(repository, tag, &ImageSpec::runnable())?;
+        }
+        cluster.mirror_host(REGISTRY)?;
+        cluster.add_nodes(vec![NodeOptions::new("node-1"), NodeOptions::new("node-2")])?;
+        cluster.kubectl(&["label", "nodes", "--all", "node-role.kubernetes.io/build=true"])?;
+        let operator = operator.parent().context("it lies in a directory")?.to_owned();
+        Ok(Self { cluster, tools, operator, blocks: drop_docs::blocks()? })
+    }
+
+    fn page(&self, name: &str) -> impl Iterator<Item = &Block> {
+        let path = Path::new("docs").join(name).with_extension("md");
+        self.blocks.iter().filter(move |block| block.page == path)
+    }
+
+    /// Follows the quickstart to its end, at which nothing is left, and installs once more.
+    fn quickstart(&self) -> Result<()> {
+        self.follow("quickstart")?;
+        let install = self.page("quickstart").find(|block| block.language == "bash").context("a block of commands")?;
+        self.run(install, &install.text).map(drop)
+    }
+
+    /// Does what the page says, and waits for what is to be cached then.
+    fn follow(&self, page: &str) -> Result<()> {
+        eprintln!("[e2e-pages] {page}");
+        for block in self.page(page).filter(|block| !block.is("values")) {
+            match block.language.as_str() {
+                "yaml" => drop(self.run(block, &format!("kubectl apply -f - <<'EOF'\n{}\nEOF", block.text))?),
+                "bash" => drop(self.run(block, &block.text)?),
+                "console" => self.see(block)?,
+                _ => {}
+            }
+        }
+        let images = self.cluster.kubectl(&["get", "cachedimages", "-o", "name", "--ignore-not-found"]);
+        for image in images.unwrap_or_default().split_whitespace() {
+            self.cluster.kubectl(&["wait", "--for=condition=Ready", image, "--timeout=180s"])?;
+        }
+        Ok(())
+    }
+
+    /// What a shell prints.
+    fn run(&self, block: &Block, script: &str) -> Result<String> {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let bin = self.tools.path("kubectl");
+        let bin = bin.parent().context("it lies in a directory")?;
+        let script = format!("{PRELUDE}{}", script.replace(PUBLISHED, ""));
+        let output = Command::new("timeout")
+            .args(["600", "bash", "-c", &script])
+            .env("PATH", format!("{}:{}:{path}", bin.display(), self.operator.display()))
+            .env("KUBECONFIG", self.cluster.kubeconfig())
+            .current_dir(root())
+            .stdin(Stdio::null())
+            .output()?;
+        let (told, complained) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+        ensure!(output.status.success(), "{block}: {}\n{script}\n{told}\n{complained}", output.status);
+        Ok(told)
+    }
+
+    /// Runs what stands behind a prompt, until it prints the table that the page shows, but for ages.
+    fn see(&self, block: &Block) -> Result<()> {
+        let (command, table) = block.text.split_once('\n').context("a command and what it prints")?;
+        let command = command.strip_prefix("$ ").with_context(|| format!("{block} has no prompt"))?;
+        let mut seen = String::new();
+        let result = wait_for(&format!("{block}: {command}"), LIMIT, || {
+            seen = self.run(block, command)?;
+            let found = rows(&seen);
+            Ok(rows(table).iter().all(|row| found.contains(row)).then_some(()))
+        });
+        result.with_context(|| format!("it printed\n{seen}and not\n{table}"))
+    }
+}
+
+/// The words of each row of a table.
+fn rows(table: &str) -> Vec<Vec<&str>> {
+    table.lines().map(but_the_age).collect()
+}
+
+/// The words of a row whose last column tells an age.
+fn but_the_age(row: &str) -> Vec<&str> {
+    let mut words: Vec<&str> = row.split_whitespace().collect();
+    words.pop();
+    words
+}
