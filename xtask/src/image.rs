@@ -1,5 +1,5 @@
 //! `cargo xtask image`: the operator's container image as an OCI archive, without a Docker
-//! engine. The same source, built by the same Rust in the same place, makes the same image.
+//! engine. The same source, built by the same compilers, makes the same image wherever it lies.
 
 use std::fs;
 use std::path::{Path, PathBuf};
