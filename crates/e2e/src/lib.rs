@@ -3,6 +3,7 @@
 
 mod bed;
 mod fleet;
+mod https;
 mod operator;
 pub mod requests;
 mod sight;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub use bed::Bed;
 pub use fleet::Fleet;
+pub use https::Scraper;
 pub use operator::{Operator, build as build_operator};
 pub use sight::{SeenEvent, SeenPod, Sight};
 
