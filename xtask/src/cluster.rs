@@ -3,14 +3,16 @@
 //! A cluster ends with the process that started it, so `up` leaves one behind: itself, as
 //! `serve`.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{self, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use drop_testbed::{Cluster, ClusterOptions, NodeOptions, Tools};
+use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
 
 /// `serve` prints it when all is ready; what follows is for the user.
 const READY: &str = "ready";
@@ -36,6 +38,9 @@ pub(crate) struct Up {
     /// How many nodes it has; they are called node-1, node-2, ...
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=50))]
     nodes: u8,
+    /// The operator's image, by `cargo xtask image`, under the name that the chart has for it.
+    #[arg(long)]
+    image: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -58,6 +63,7 @@ fn start(up: &Up) -> Result<()> {
     let mut server = process::Command::new(std::env::current_exe()?)
         .args(["cluster", "serve", "--name", &up.name.name])
         .arg(format!("--nodes={}", up.nodes))
+        .args(up.image.iter().flat_map(|image| [OsStr::new("--image"), image.as_os_str()]))
         // A group of its own: Ctrl-C in this terminal is not meant for it.
         .process_group(0)
         .stdin(Stdio::null())
@@ -80,7 +86,12 @@ fn start(up: &Up) -> Result<()> {
 
 fn serve(up: &Up) -> Result<()> {
     let name = up.name.name.as_str();
-    let cluster = Cluster::start(ClusterOptions { daemon: true, ..ClusterOptions::new(name) }, &say)?;
+    let options = ClusterOptions { daemon: true, api_for_pods: true, ..ClusterOptions::new(name) };
+    let cluster = Cluster::start(options, &say)?;
+    cluster.registry().push("library/alpine", "3.20", &ImageSpec::runnable())?;
+    if let Some(image) = &up.image {
+        cluster.registry().push_archive("corewire/drop", env!("CARGO_PKG_VERSION"), image)?;
+    }
     say("starting the nodes");
     let nodes = (1..=up.nodes).map(|number| NodeOptions::new(format!("node-{number}")));
     cluster.add_nodes(nodes.collect())?;
@@ -88,7 +99,8 @@ fn serve(up: &Up) -> Result<()> {
         "the cluster runs; end it with: cargo xtask cluster down --name {name}\n\
          logs: {}\n\n\
          export KUBECONFIG={}\n\
-         alias kubectl={}\n\
+         alias kubectl={}\n\n\
+         Its registry stands for docker.io, ghcr.io and so on, and has library/alpine:3.20.\n\
          {READY}",
         Cluster::logs(name)?.display(),
         cluster.kubeconfig().display(),

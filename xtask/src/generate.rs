@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::{dashboard, reference, root, timeline};
+use crate::{curve, dashboard, reference, root, timeline};
 
 /// Writes every generated file.
 pub fn run() -> Result<()> {
@@ -30,6 +30,7 @@ fn files() -> Result<Vec<(PathBuf, String)>> {
     let read = |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
     let picture = dashboard::picture(&read("charts/drop/files/dashboard.json")?, &read("docs/dashboard.json")?)?;
     files.push((root.join("docs/dashboard.svg"), picture));
+    files.push((root.join("docs/ranking.svg"), curve::picture()?));
     for mut crd in crds {
         let plural = crd.pointer("/spec/names/plural").and_then(Value::as_str).context("a CRD has a plural")?;
         let file = format!("{plural}.yaml");

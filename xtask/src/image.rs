@@ -1,5 +1,5 @@
 //! `cargo xtask image`: the operator's container image as an OCI archive, without a Docker
-//! engine. The same source, built by the same Rust in the same place, makes the same image.
+//! engine. The same source, built by the same compilers, makes the same image wherever it lies.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,14 +63,16 @@ fn build(platform: &Platform) -> Result<PathBuf> {
     // Already installed is no error; without rustup the build tells what is missing.
     let _ = Command::new("rustup").args(["target", "add", target]).output();
     let root = root()?;
+    let folder = root.join("target");
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--release", "--locked", "--package", "drop", "--no-default-features"])
-        .args(["--target", target])
+        .args(["--target", target, "--target-dir"])
+        .arg(&folder)
         .env("CARGO_ENCODED_RUSTFLAGS", without_paths(&root)?)
         .current_dir(&root)
         .status()?;
     ensure!(built.success(), "the operator does not build for {target}");
-    Ok(root.join("target").join(target).join("release/drop"))
+    Ok(folder.join(target).join("release/drop"))
 }
 
 /// Flags by which the binary, whose panics name source files, does not tell where it was built.

@@ -5,6 +5,7 @@
 mod bench;
 mod book;
 mod cluster;
+mod curve;
 mod dashboard;
 mod demo;
 mod dev;

@@ -7,10 +7,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use drop_demo::Args;
+use drop_sim::Lab;
+use drop_sim::scenario::Scenario;
 
 use crate::root;
 
 const FOLDER: &str = "docs/timelines";
+/// Scenarios of the planner's tests that are drawn, too.
+const SCENARIOS: [&str; 1] = ["eviction-storm"];
 /// One for each image, in the order of their names.
 const COLOURS: [&str; 4] = ["#4477aa", "#ee6677", "#228833", "#ccbb44"];
 /// On light and on dark pages alike.
@@ -41,11 +45,20 @@ pub(crate) fn files() -> Result<Vec<(PathBuf, String)>> {
             files.push((path.with_extension("svg"), draw(&bars)?));
         }
     }
+    for name in SCENARIOS {
+        let path = root()?.join(format!("crates/sim/scenarios/{name}.yaml"));
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let bars = bars(Scenario::from_yaml(&text)?.run())?;
+        files.push((folder.join(name).with_extension("svg"), draw(&bars)?));
+    }
     Ok(files)
 }
 
 fn play(path: &std::path::Path) -> Result<Vec<Bar>> {
-    let lab = drop_demo::record(&Args { files: vec![path.to_owned()], ..Args::default() })?;
+    bars(drop_demo::record(&Args { files: vec![path.to_owned()], ..Args::default() })?)
+}
+
+fn bars(lab: Lab) -> Result<Vec<Bar>> {
     let pods = lab.record.pods;
     let start = pods.first().context("no Pod was created")?.at;
     let seconds = |at: jiff::Timestamp| at.duration_since(start).as_secs_f64();

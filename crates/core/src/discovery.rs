@@ -25,6 +25,7 @@ pub use failure::{SourceFailure, SourceReason};
 pub use left_out::{LeftOut, Why};
 pub use pipeline::{MOST_IMAGES, Measured, Pipeline, Ranked, RankedImage, score_text};
 pub use query::{Backend, Query};
+pub use ranking::Model;
 pub use sync::{Discovered, Order, SourceOutcome, SpecId};
 pub use tags::registry_name;
 

@@ -4,6 +4,7 @@
 mod bed;
 mod definitions;
 mod fleet;
+mod https;
 mod operator;
 pub mod requests;
 mod sight;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub use bed::Bed;
 pub use definitions::definitions;
 pub use fleet::Fleet;
+pub use https::Scraper;
 pub use operator::{Operator, build as build_operator};
 pub use sight::{SeenEvent, SeenPod, Sight};
 

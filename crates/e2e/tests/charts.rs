@@ -3,7 +3,7 @@
 //! `BLESS=1 cargo test --package drop-e2e --test charts` writes anew what is compared with.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 use std::sync::LazyLock;
@@ -62,7 +62,7 @@ fn compare(given: &Value, read: &Value, path: &str, lost: &mut Vec<String>) {
                 compare(item, &read[index], &format!("{path}[{index}]"), lost);
             }
         }
-        value if value == read => {}
+        value if value == read && !value.is_null() => {}
         value => lost.push(format!("{path}: {value} is read as {read}")),
     }
 }
@@ -110,10 +110,12 @@ fn each_file_of_values_renders_as_recorded() {
 #[test]
 fn objects_have_only_fields_that_kubernetes_knows() {
     for values in ["default", "minimal", "everything"] {
-        for object in objects(&render(values)) {
-            let name = text(&object, "/metadata/name");
-            assert_eq!(unknown_fields(&object), Vec::<String>::new(), "{values}: {} {name}", object["kind"]);
+        let objects = objects(&render(values));
+        for object in &objects {
+            let name = text(object, "/metadata/name");
+            assert_eq!(unknown_fields(object), Vec::<String>::new(), "{values}: {} {name}", object["kind"]);
         }
+        check_consistency(&objects);
     }
 }
 
@@ -146,6 +148,8 @@ fn bad_values_are_refused_with_a_remedy() {
         ("defaultPolicy.maxConcurrentNodes=1000000", "want 100,000"),
         ("prometheusRule.enabled=true,prometheusRule.alerts.DropX.for=1h", "there is no alert DropX, only DropDown,"),
         ("prometheusRule.alerts.DropDown.severity=page", "additional properties 'severity' not allowed"),
+        ("metrics.tls=null", "at '/metrics': missing property 'tls'"),
+        ("podDisruptionBudget.maxUnavailable=0", "podDisruptionBudget/maxUnavailable': minimum: got 0, want 1"),
     ];
     for (values, expected) in cases {
         let error = run("helm", &["template", "drop", "charts/drop", "--set", values]).unwrap_err();
@@ -154,15 +158,112 @@ fn bad_values_are_refused_with_a_remedy() {
 }
 
 #[test]
-fn names_follow_the_release_and_stay_valid() {
+fn names_follow_the_release() {
     for (release, expected) in [("drop", "drop"), ("my", "my-drop"), ("dropper", "dropper")] {
         let objects = objects(&run("helm", &["template", release, "charts/drop"]).unwrap());
-        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
-        assert_eq!(text(deployment, "/metadata/name"), expected);
+        assert_eq!(text(one(&objects, "Deployment"), "/metadata/name"), expected);
     }
-    let long = "x".repeat(53);
-    for object in objects(&run("helm", &["template", &long, "charts/drop"]).unwrap()) {
-        assert!(text(&object, "/metadata/name").len() <= 63, "{object:#}");
+}
+
+/// The only object of a kind.
+fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
+    let mut found = objects.iter().filter(|object| object["kind"] == kind);
+    let object = found.next().unwrap_or_else(|| panic!("no {kind}"));
+    assert_eq!(found.next(), None);
+    object
+}
+
+/// Whether an object with these labels is selected.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let selector = selector.as_object().unwrap();
+    !selector.is_empty() && selector.iter().all(|(key, value)| labels[key] == *value)
+}
+
+/// The names of a list of objects, each of which must be there once.
+fn names(list: &Value) -> BTreeSet<&str> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let names: BTreeSet<&str> = list.iter().map(|item| text(item, "/name")).collect();
+    assert_eq!(names.len(), list.len(), "{list:#?}");
+    names
+}
+
+/// What one object says of another must be true.
+fn check_consistency(objects: &[Value]) {
+    let key = |object| ["/kind", "/metadata/namespace", "/metadata/name"].map(|pointer| text(object, pointer));
+    let keys: BTreeSet<_> = objects.iter().map(key).collect();
+    assert_eq!(keys.len(), objects.len(), "two of one name");
+    let deployment = one(objects, "Deployment");
+    let namespace = text(deployment, "/metadata/namespace");
+    let template = &deployment["spec"]["template"];
+    let (labels, pod) = (&template["metadata"]["labels"], &template["spec"]);
+    let container = &pod["containers"][0];
+    let account = text(pod, "/serviceAccountName");
+    names(&container["env"]);
+    assert_eq!(names(&container["volumeMounts"]), names(&pod["volumes"]));
+    for object in objects {
+        let name = text(object, "/metadata/name");
+        let is_valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        assert!(name.len() <= 63 && name.chars().all(is_valid), "{name}");
+        match text(object, "/kind") {
+            "ClusterRoleBinding" | "RoleBinding" => {
+                let role =
+                    [text(object, "/roleRef/kind"), text(object, "/metadata/namespace"), text(object, "/roleRef/name")];
+                assert!(keys.contains(&role), "{name} binds {role:?}");
+                let subject = &object["subjects"][0];
+                let is_own = subject["name"] == account && subject["namespace"] == namespace;
+                assert!(is_own || name.ends_with("-metrics-reader"), "{object:#}");
+            }
+            "Deployment" => assert!(selects(&object["spec"]["selector"]["matchLabels"], labels)),
+            "NetworkPolicy" if name.ends_with("-pull") => {}
+            "NetworkPolicy" => assert!(selects(&object["spec"]["podSelector"]["matchLabels"], labels)),
+            "PodDisruptionBudget" => {
+                assert!(selects(&object["spec"]["selector"]["matchLabels"], labels));
+                assert!(deployment["spec"]["replicas"].as_u64() > Some(1), "{object:#}");
+            }
+            "PriorityClass" => assert!(container["env"].as_array().unwrap().iter().any(|env| env["value"] == name)),
+            "Service" => assert!(selects(&object["spec"]["selector"], labels)),
+            "ServiceAccount" => assert_eq!(name, account),
+            "ServiceMonitor" => {
+                let service = one(objects, "Service");
+                assert!(selects(&object["spec"]["selector"]["matchLabels"], &service["metadata"]["labels"]));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn odd_values_make_objects_that_fit_each_other() {
+    let (long, tls) = ("x".repeat(53), "metrics.tls.secret=tls");
+    let guarded = format!("{tls},metrics.auth.enabled=true");
+    let cases = [
+        ("drop", "default", "replicaCount=2".to_owned()),
+        ("drop", "own", "replicaCount=1".to_owned()),
+        ("drop", "own", "replicaCount=0,leaderElection.enabled=false".to_owned()),
+        (&long, "own", "networkPolicy.enabled=true,prometheusRule.enabled=true".to_owned()),
+        ("my", "own", format!("fullnameOverride={},networkPolicy.enabled=true", "y".repeat(63))),
+        ("my", "own", "nameOverride=other,networkPolicy.enabled=true,serviceMonitor.enabled=true".to_owned()),
+        ("drop", "own", format!("{tls},serviceMonitor.enabled=true,caBundle.secret=ca")),
+        ("drop", "own", format!("{guarded},metrics.enabled=false,caBundle.configMap=ca")),
+        ("drop", "own", format!("{guarded},serviceMonitor.enabled=true,metrics.auth.readers=null")),
+        ("drop", "own", format!("{guarded},metrics.auth.readers[0].name=a,metrics.auth.readers[0].namespace=b")),
+        ("drop", "own", "serviceAccount.create=false,serviceAccount.name=a,pullPods.priorityClass.name=b".to_owned()),
+        ("drop", "own", "pullPods.priorityClass.create=false,pullPods.priorityClass.name=b".to_owned()),
+        (
+            "drop",
+            "own",
+            "defaultPolicy=null,extraArgs=null,extraEnv=null,podAnnotations=null,podLabels=null".to_owned(),
+        ),
+        ("drop", "own", "resources=null,tolerations=null,affinity=null,topologySpreadConstraints=null".to_owned()),
+        ("drop", "own", "dashboard.enabled=true,dashboard.labels=null,imagePullSecrets=null".to_owned()),
+    ];
+    for (release, namespace, set) in &cases {
+        let arguments = ["template", release, "charts/drop", "--namespace", namespace, "--set", set];
+        let objects = objects(&run("helm", &arguments).unwrap_or_else(|error| panic!("{set}: {error}")));
+        for object in &objects {
+            assert_eq!(unknown_fields(object), Vec::<String>::new(), "{set}: {object:#}");
+        }
+        check_consistency(&objects);
     }
 }
 

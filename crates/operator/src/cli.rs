@@ -95,9 +95,10 @@ pub struct OperatorArgs {
     /// Namespace in which pull Pods run and from which Secrets are read
     #[arg(long, env = "DROP_POD_NAMESPACE", default_value = "drop-system")]
     pub pod_namespace: String,
-    /// Address for /healthz, /readyz, /metrics and /debug/plan
-    #[arg(long, env = "DROP_LISTEN", default_value = "0.0.0.0:8080")]
-    pub listen: SocketAddr,
+    /// Address for /healthz, /readyz, /metrics and /debug/plan; of several the first that there is. The default is all
+    /// of the machine, or those of IPv4 where there is no IPv6
+    #[arg(long, env = "DROP_LISTEN", value_delimiter = ',', default_value = "[::]:8080,0.0.0.0:8080")]
+    pub listen: Vec<SocketAddr>,
     /// Priority class of pull Pods
     #[arg(long, env = "DROP_POD_PRIORITY_CLASS")]
     pub pod_priority_class: Option<String>,

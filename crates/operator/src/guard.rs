@@ -3,7 +3,7 @@
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources>).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
@@ -17,7 +17,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use ring::digest::{SHA256, digest};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 /// For how long an answer counts that was yes. A no is asked for again: whoever gets the right
@@ -25,17 +25,19 @@ use tracing::warn;
 const ALLOWED: Duration = Duration::from_secs(60);
 /// How many such answers are kept.
 const ANSWERS: usize = 1000;
-/// How many requests are asked about at once, so that nobody floods the API server this way.
+/// How many requests of strangers are asked about at once, and, as each that is refused keeps its turn for
+/// [`REFUSED`], how many are refused in that time: nobody floods the API server this way.
 const REVIEWS: usize = 4;
+const REFUSED: Duration = Duration::from_secs(1);
 /// How long the API server may take, and a request wait for its turn.
 const REVIEW: Duration = Duration::from_secs(10);
 
 /// Lets those pass whom the API server lets.
 pub struct Guard {
     client: Client,
-    /// Until when whoever has the token may `get` the path.
+    /// Until when whoever has the token may `get` the path. They are asked about again afterwards, but are no strangers.
     allowed: Mutex<HashMap<Question, Instant>>,
-    reviews: Semaphore,
+    strangers: Arc<Semaphore>,
 }
 
 /// The SHA-256 of a token, and the path that is asked for.
@@ -82,38 +84,59 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 impl Guard {
     /// Asks the API server that `client` reaches.
     pub fn new(client: Client) -> Self {
-        Self { client, allowed: Mutex::default(), reviews: Semaphore::new(REVIEWS) }
+        Self { client, allowed: Mutex::default(), strangers: Arc::new(Semaphore::new(REVIEWS)) }
     }
 
     async fn verdict(&self, token: &str, path: &str) -> anyhow::Result<Verdict> {
         // Tokens themselves are not kept.
         let question = (digest(&SHA256, token.as_bytes()).as_ref().to_vec(), path.to_owned());
-        if self.is_allowed(&question) {
+        let until = self.allowed().get(&question).copied();
+        if until.is_some_and(|until| Instant::now() < until) {
             return Ok(Verdict::Allowed);
         }
-        let verdict = timeout(REVIEW, self.review(token, path)).await??;
-        if verdict == Verdict::Allowed {
-            self.keep(question);
+        let asked = async {
+            match until {
+                // Whoever was let in before does not wait behind strangers.
+                Some(_) => self.review(token, path).await,
+                None => self.review_stranger(token, path).await,
+            }
+        };
+        let verdict = timeout(REVIEW, asked).await??;
+        match verdict {
+            Verdict::Allowed => self.keep(question),
+            Verdict::Unknown | Verdict::Forbidden => drop(self.allowed().remove(&question)),
         }
         Ok(verdict)
     }
 
-    fn is_allowed(&self, question: &Question) -> bool {
-        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        allowed.get(question).is_some_and(|until| Instant::now() < *until)
+    fn allowed(&self) -> MutexGuard<'_, HashMap<Question, Instant>> {
+        self.allowed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep(&self, question: Question) {
         let now = Instant::now();
-        let mut allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
-        allowed.retain(|_, until| now < *until);
+        let mut allowed = self.allowed();
+        if allowed.len() >= ANSWERS {
+            allowed.retain(|_, until| now < *until);
+        }
         if allowed.len() < ANSWERS {
             allowed.insert(question, now + ALLOWED);
         }
     }
 
+    async fn review_stranger(&self, token: &str, path: &str) -> anyhow::Result<Verdict> {
+        let turn = Arc::clone(&self.strangers).acquire_owned().await?;
+        let verdict = self.review(token, path).await;
+        if !matches!(verdict, Ok(Verdict::Allowed)) {
+            tokio::spawn(async move {
+                sleep(REFUSED).await;
+                drop(turn);
+            });
+        }
+        verdict
+    }
+
     async fn review(&self, token: &str, path: &str) -> anyhow::Result<Verdict> {
-        let _permit = self.reviews.acquire().await?;
         let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
         let review = TokenReview { spec, ..TokenReview::default() };
         let review = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await?;
@@ -139,6 +162,8 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use axum::Router;
     use axum::body::Body;
     use axum::middleware::from_fn_with_state;
@@ -223,22 +248,65 @@ mod tests {
         assert_eq!(server.got().len(), 6);
     }
 
+    /// As if all that was allowed had been so long ago.
+    fn expire(guard: &Guard) {
+        for until in guard.allowed().values_mut() {
+            *until = Instant::now();
+        }
+    }
+
     #[tokio::test]
     async fn answers_are_bounded_and_do_not_count_for_ever() {
         let server = api_server().await;
         let client = Client::try_from(kube::Config::new(server.url.parse().unwrap())).unwrap();
         let guard = Guard::new(client);
+        for _ in 0..2 {
+            assert_eq!(guard.verdict("reader", "/metrics").await.unwrap(), Verdict::Allowed);
+            expire(&guard);
+        }
+        assert_eq!(server.got().len(), 4, "each time a TokenReview and a SubjectAccessReview");
         let question = |number: usize| (vec![0], number.to_string());
-        for number in 0..=ANSWERS {
+        for number in 0..2 * ANSWERS {
             guard.keep(question(number));
         }
-        assert!(guard.is_allowed(&question(0)) && !guard.is_allowed(&question(ANSWERS)));
-        for until in guard.allowed.lock().unwrap().values_mut() {
-            *until = Instant::now();
-        }
-        assert!(!guard.is_allowed(&question(0)));
+        assert_eq!(guard.allowed().len(), ANSWERS);
+        expire(&guard);
         guard.keep(question(0));
-        assert_eq!(guard.allowed.lock().unwrap().len(), 1);
+        assert_eq!(guard.allowed().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_strangers_reaches_the_api_server_at_a_bounded_rate_and_keeps_nobody_out_who_is_known() {
+        let strangers = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&strangers);
+        let answer = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let asked = Arc::clone(&asked);
+            async move {
+                let review = request.into_body().collect_bytes().await?;
+                let mut review: Value = serde_json::from_slice(&review)?;
+                let is_known = review["spec"]["token"] == "reader" || review["spec"]["user"] == "reader";
+                if !is_known {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+                let user = json!({ "username": "reader" });
+                review["status"] = json!({ "authenticated": is_known, "user": user, "allowed": is_known });
+                Ok::<_, tower::BoxError>(http::Response::new(kube::client::Body::from(serde_json::to_vec(&review)?)))
+            }
+        });
+        let guard = Arc::new(Guard::new(Client::new(answer, "default")));
+        assert_eq!(guard.verdict("reader", "/metrics").await.unwrap(), Verdict::Allowed);
+        expire(&guard);
+        for number in 0..100 * REVIEWS {
+            let guard = Arc::clone(&guard);
+            tokio::spawn(async move { guard.verdict(&number.to_string(), "/metrics").await });
+        }
+        for second in 1..=5 {
+            sleep(REFUSED - Duration::from_millis(1)).await;
+            assert_eq!(strangers.load(Ordering::Relaxed), second * REVIEWS);
+            assert_eq!(guard.verdict("reader", "/metrics").await.unwrap(), Verdict::Allowed);
+            expire(&guard);
+            sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[tokio::test]

@@ -57,7 +57,8 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let client = client(&metrics, args.max_silence()).await?;
     let certificate = args.serving.certificate()?;
-    let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let listener =
+        TcpListener::bind(&*args.listen).await.with_context(|| format!("cannot listen on any of {:?}", args.listen))?;
     info!(version = env!("CARGO_PKG_VERSION"), listen = %listener.local_addr()?, "started");
 
     let lease = Duration::try_from(args.lease_duration.get())?.max(Duration::from_secs(3));

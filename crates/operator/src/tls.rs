@@ -1,5 +1,6 @@
 //! Connections under TLS, with a certificate that may be renewed at any time.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -21,7 +22,8 @@ use tracing::{info, warn};
 
 /// How long a client may take to agree on keys.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How many clients may be about that at once; others wait to be accepted.
+/// How many clients may be about that at once. One more ends the oldest of them, so that nobody keeps others out by
+/// being silent: an honest one takes milliseconds.
 const HANDSHAKES: usize = 64;
 
 /// A certificate with its key, in two PEM files that may change.
@@ -92,12 +94,29 @@ pub struct TlsListener {
     certificate: Certificate,
     /// Clients that are not heard before they have agreed on keys.
     handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
+    /// The same, the oldest first, with some that have ended.
+    order: VecDeque<AbortHandle>,
 }
 
 impl TlsListener {
     /// Connections to `listener`, under `certificate`.
     pub fn new(listener: TcpListener, certificate: Certificate) -> Self {
-        Self { listener, certificate, handshakes: JoinSet::new() }
+        Self { listener, certificate, handshakes: JoinSet::new(), order: VecDeque::new() }
+    }
+
+    fn shake_hands(&mut self, stream: TcpStream, address: SocketAddr) {
+        self.order.retain(|handshake| !handshake.is_finished());
+        if self.order.len() == HANDSHAKES
+            && let Some(oldest) = self.order.pop_front()
+        {
+            oldest.abort();
+        }
+        // Two small files for each connection need no watch and no clock.
+        let acceptor = TlsAcceptor::from(self.certificate.current());
+        self.order.push_back(self.handshakes.spawn(async move {
+            let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()?;
+            Some((stream, address))
+        }));
     }
 }
 
@@ -108,14 +127,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             tokio::select! {
-                (stream, address) = Listener::accept(&mut self.listener), if self.handshakes.len() < HANDSHAKES => {
-                    // Two small files for each connection need no watch and no clock.
-                    let acceptor = TlsAcceptor::from(self.certificate.current());
-                    self.handshakes.spawn(async move {
-                        let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()?;
-                        Some((stream, address))
-                    });
-                }
+                (stream, address) = Listener::accept(&mut self.listener) => self.shake_hands(stream, address),
                 Some(shaken) = self.handshakes.join_next() => {
                     if let Ok(Some(connection)) = shaken {
                         return connection;
@@ -135,6 +147,7 @@ mod tests {
     use axum::Router;
     use axum::routing::get;
     use reqwest::{Certificate as Root, Client};
+    use tokio::io::AsyncReadExt as _;
 
     use super::*;
     use crate::discover::fake::{Authority, Identity};
@@ -186,15 +199,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_that_say_nothing_hold_up_nobody() {
+    async fn clients_that_say_nothing_hold_up_nobody_and_end_the_oldest_of_them() {
         let authority = Authority::new();
         let (chain, key) = files("silent", &authority);
         let port = serve(Certificate::open(chain, key).unwrap()).await;
         let mut silent = Vec::new();
-        for _ in 0..HANDSHAKES / 2 {
+        for _ in 0..2 * HANDSHAKES {
             silent.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
         }
         assert!(answers(port, &authority).await);
+        let mut newest = silent.split_off(HANDSHAKES + 1);
+        for ended in &mut silent {
+            assert_eq!(ended.read(&mut [0]).await.unwrap_or_default(), 0);
+        }
+        for waiting in &mut newest {
+            let nothing = waiting.try_read(&mut [0]).unwrap_err();
+            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+        }
     }
 
     #[test]

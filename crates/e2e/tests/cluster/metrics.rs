@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::{Bed, Operator, root};
+use drop_e2e::{Bed, Operator, Scraper, root};
 use drop_testbed::{Authority, Tools, wait_for};
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 /// How long anything may take that is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -31,20 +29,10 @@ fn roles() -> Result<String> {
     Ok(format!("{}{}", String::from_utf8(rendered.stdout)?, accounts.concat()))
 }
 
-/// The status of an answer over TLS, to someone who trusts `authority` alone.
+/// The status with which the operator answers over TLS to someone who trusts `authority` alone.
 fn status(operator: &Operator, authority: &Authority, path: &str, token: Option<&str>) -> Result<u16> {
-    let root = Certificate::from_pem(authority.certificate().as_bytes())?;
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::new_with_certs(&[root]))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
-    let config = Agent::config_builder().tls_config(tls).proxy(None).http_status_as_error(false);
-    let agent = config.timeout_global(Some(LIMIT)).build().new_agent();
-    let mut request = agent.get(format!("https://{}{path}", operator.address));
-    if let Some(token) = token {
-        request = request.header("Authorization", format!("Bearer {token}"));
-    }
-    Ok(request.call()?.status().as_u16())
+    let scraper = Scraper::new(authority, operator.address.parse()?)?;
+    Ok(scraper.get(&format!("https://{}{path}", operator.address), token)?.0)
 }
 
 pub fn only_who_may_read_them_is_told(bed: &Bed) -> Result<()> {
