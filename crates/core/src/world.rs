@@ -191,16 +191,18 @@ pub(crate) struct Published<S> {
 
 impl<S: Clone + PartialEq> Published<S> {
     /// Takes in what the watch shows. While a write is under way that is older, and it may be
-    /// for a while after its answer.
-    fn observe(&mut self, status: S) {
+    /// for a while after its answer. Returns whether it is something else than was known.
+    fn observe(&mut self, status: S) -> bool {
+        let is_same = status == self.status;
         let is_older = self.is_under_way || self.overtaken.contains(&status);
-        if status == self.status || !is_older {
+        if is_same || !is_older {
             self.overtaken.clear();
         }
         if !is_older {
             self.status = status;
             self.is_confirmed = true;
         }
+        !is_same && !is_older
     }
 
     /// Takes in the answer to a write.
