@@ -7,11 +7,13 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Lab, duration};
-use drop_api::CachedImageSpec;
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
 use drop_api::condition::{self, ConditionStatus};
+use drop_api::node_cache::{ImageRecord, NodeCacheSpec};
+use drop_api::{CachedImageSpec, NodeCache};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Kind, Report};
+use drop_core::memory::MAX_IMAGES;
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
 use drop_sim::{Failure, Fate, Kubelet, schema, secs, under};
@@ -460,6 +462,55 @@ fn where_an_image_matches_nowhere_the_message_follows_the_nodes() {
     lab.remove_node("a");
     lab.settle();
     assert_eq!(lab.message("gpu"), "none of 1 node is a target; b: label pool=gpu is missing");
+}
+
+/// Node a, of which a NodeCache holds as many images as it can, and node b, which is busy; `new`
+/// is wanted on a.
+fn full() -> Lab {
+    let mut lab = nodes(2);
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "full".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "busy".to_owned())));
+    lab.stop(false);
+    lab.knobs.json = false;
+    lab.knobs.pull = secs(600.0);
+    let only_on = |pool: &str| [("pool".to_owned(), pool.to_owned())].into();
+    let spec = NodeCacheSpec { node_uid: lab.api.nodes["a"].uid.to_string() };
+    let mut cache = NodeCache::new("a", spec);
+    let status = cache.status.get_or_insert_default();
+    for n in 0..MAX_IMAGES {
+        lab.image_with(&format!("old-{n}"), &format!("old:{n}"), |image| {
+            image.image_pull_policy = ImagePullPolicy::Never;
+            image.node_selector = only_on("full");
+        });
+        let image = Reference::parse(&format!("old:{n}")).to_string();
+        status.images.push(ImageRecord { image, found_at: Some(lab.now), ..ImageRecord::default() });
+    }
+    lab.api.caches.insert("a".to_owned(), cache);
+    lab.image_with("huge", "huge", |image| image.node_selector = only_on("busy"));
+    lab.image_with("new", "new", |image| image.node_selector = only_on("full"));
+    lab.start();
+    lab.run(secs(30.0));
+    assert_eq!(lab.message("new"), "0 of 1 nodes have it; a: more than 2000 images are wanted on the node");
+    lab
+}
+
+#[test]
+fn where_there_is_room_again_no_status_speaks_of_too_many_images() {
+    let next = "0 of 1 nodes have it; next under the built-in pull policy: 1 node at once, 10s apart";
+    let mut lab = full();
+    lab.delete_image("old-7");
+    lab.run(secs(30.0));
+    assert_eq!(lab.message("new"), next);
+
+    // The watch breaks off while another machine takes the name.
+    let mut lab = full();
+    let labels = lab.api.nodes["a"].labels.clone();
+    lab.remove_node("a");
+    lab.node("a");
+    lab.edit_node("a", |node| node.labels = labels);
+    lab.relist_kind(Kind::Node);
+    lab.run(secs(30.0));
+    assert_eq!(lab.message("new"), next);
 }
 
 #[test]

@@ -154,10 +154,11 @@ impl World {
             Some(entry) if entry.node == node => return,
             Some(entry) => {
                 // Another machine under the same name starts anew.
-                if entry.node.uid != node.uid {
+                let is_another = entry.node.uid != node.uid;
+                if is_another {
                     entry.turn = None;
                 }
-                let is_hindered = entry.node.readiness != node.readiness;
+                let is_hindered = is_another || entry.node.readiness != node.readiness;
                 entry.node = node;
                 if is_hindered {
                     self.hinder(&name);
@@ -356,17 +357,17 @@ impl World {
             .map(|image| (image.clone(), None))
             .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
             .collect();
-        let is_hindered = before.node_failure != node_failure;
+        let is_troubled = before.node_failure != node_failure;
+        let is_hindered = is_troubled || before.has_room() != after.has_room();
         match node_failure {
             Some(failure) => drop(self.troubled.insert(node.clone(), failure)),
             None => drop(self.troubled.remove(node)),
         }
         if is_hindered {
             self.hinder(node);
-            self.dirty.nodes.insert(node.clone());
         }
-        if !self.is_synced() {
-            // Then every node is judged as a whole.
+        // Before all is synced, every node is judged as a whole.
+        if is_troubled || !self.is_synced() {
             self.dirty.nodes.insert(node.clone());
         }
         for (reference, record) in &changes {
