@@ -649,19 +649,22 @@ impl World {
                 Sighting::Absent | Sighting::Unknown => None,
             };
             let has_room = memory.has_room();
+            let is_known = memory.images.get(reference).is_some_and(|record| record.current_since().is_some());
+            let digest = evidence.counts_as_pulled().filter(|_| !is_known).map(Name::from);
             match memory.images.get_mut(reference) {
                 Some(record) => {
                     record.size = size.or(record.size);
                     if is_there == Standing::Evicted && record.present_since().is_some() {
                         record.evict(now, self.settings.repair_max);
                         evictions += 1;
-                    } else if is_there.is_there() && record.present_since().is_none() {
-                        record.found_at = Some(now);
+                    } else if is_there.is_there() && (record.present_since().is_none() || digest.is_some()) {
+                        record.found_at = record.found_at.or(Some(now));
+                        record.digest = digest;
                         record.failure = None;
                     }
                 }
                 None if is_there.is_there() && has_room => {
-                    let record = Record { found_at: Some(now), size, ..Record::default() };
+                    let record = Record { found_at: Some(now), digest, size, ..Record::default() };
                     memory.images.insert(reference.clone(), record);
                 }
                 None => {}

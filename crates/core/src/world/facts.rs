@@ -44,6 +44,10 @@ impl World {
             if old.reference != image.reference {
                 entry.tally = Tally::default();
                 self.forget_standings(&name);
+            } else if old.pull != image.pull {
+                // It may stand as before for another reason, which is remembered.
+                let nodes = self.nodes.iter().filter(|(_, node)| node.standings.contains_key(&name));
+                self.dirty.caches.extend(nodes.map(|(node, _)| node.clone()));
             }
             self.disown(&old);
             self.own(&image);
