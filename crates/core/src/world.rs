@@ -311,6 +311,8 @@ pub(crate) struct Flight {
     pub(crate) not_before: Option<Timestamp>,
     /// What the API server says against it.
     pub(crate) refusal: Option<Name>,
+    /// Whether what it is about is gone: an answer may tell of what was there before.
+    is_overtaken: bool,
 }
 
 impl Flight {
@@ -452,6 +454,7 @@ impl World {
         for effect in &plan.effects {
             let flight = self.flights.entry(effect.key()).or_default();
             flight.not_before = None;
+            flight.is_overtaken = false;
             match effect {
                 Effect::CreatePod(order) => self.expect_pod(order, now),
                 Effect::PatchImage { image, status } => {

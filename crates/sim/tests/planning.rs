@@ -5,6 +5,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
@@ -13,6 +14,7 @@ use drop_api::node_cache::{ImageRecord, NodeCacheSpec};
 use drop_api::{CachedImageSpec, NodeCache};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Kind, Report};
+use drop_core::inventory::{Inventory, Listed};
 use drop_core::memory::MAX_IMAGES;
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
@@ -812,6 +814,19 @@ fn another_machine_under_the_same_name_starts_empty() {
 }
 
 #[test]
+fn an_answer_that_comes_after_its_node_cache_is_gone_tells_nothing() {
+    let mut lab = nodes(1);
+    fate(&mut lab, Fate::Late(secs(4.5)), 1, records);
+    lab.image("alpine", "alpine");
+    lab.run(secs(10.3));
+    assert!(lab.api.caches.contains_key("a"), "it was written, and the answer is on its way");
+    lab.remove_node("a");
+    lab.node("a");
+    lab.settle();
+    assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 1/1", 2));
+}
+
+#[test]
 fn what_was_pulled_onto_a_machine_is_not_recorded_for_its_successor() {
     let mut lab = nodes(1);
     lab.image("alpine", "alpine");
@@ -1048,6 +1063,32 @@ fn a_tag_that_moves_is_followed_by_all_and_a_failure_on_the_way_is_overcome() {
     let reasons = lab.reasons("alpine");
     let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
     assert!(since_cached.clone().all(|reason| reason == "Cached"), "an image is there all the time: {reasons:?}");
+}
+
+/// A node joins that has the newest image, and then that is pushed anew.
+fn joins_with_the_newest_image(lab: &mut Lab, before: ImagePullPolicy) {
+    lab.edit_image("alpine", |image| image.image_pull_policy = before);
+    let names = vec![Reference::new("alpine", None, Some(OLD)), Reference::parse("alpine:1")];
+    lab.node("d");
+    lab.edit_node("d", |node| node.inventory = Inventory::new(vec![Arc::new(Listed { names, size: 1 })]));
+    lab.run(secs(60.0));
+    lab.edit_image("alpine", |image| image.image_pull_policy = ImagePullPolicy::Always);
+    lab.run(secs(60.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.pods_of("alpine:1").len()), ("Cached 4/4", 3));
+    lab.push("docker.io/library/alpine:1", NEW);
+    lab.run(secs(400.0));
+}
+
+#[test]
+fn a_node_that_had_the_newest_image_already_stays_ready_while_it_follows() {
+    for before in [ImagePullPolicy::Always, ImagePullPolicy::IfNotPresent] {
+        let mut lab = followed();
+        joins_with_the_newest_image(&mut lab, before);
+        assert_eq!(digests(&lab), [NEW; 4], "{:?}", lab.starts());
+        let reasons = lab.reasons("alpine");
+        let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
+        assert_eq!(since_cached.collect::<Vec<_>>(), ["Cached"], "from {before:?}: {reasons:?}");
+    }
 }
 
 #[test]

@@ -495,6 +495,9 @@ impl World {
                 self.flights.remove(&EffectKey::KillPod(name.clone()));
             }
             Kind::Cache => {
+                if let Some(flight) = self.flights.get_mut(&EffectKey::Record(name.clone())) {
+                    flight.is_overtaken = true;
+                }
                 if let Some(entry) = self.caches.remove(name) {
                     self.memory_changed(name, entry.memory);
                 }

@@ -13,6 +13,7 @@ use crate::time::after;
 
 impl World {
     pub(super) fn report(&mut self, key: EffectKey, report: Report, now: Timestamp) {
+        let is_overtaken = self.flights.get(&key).is_some_and(|flight| flight.is_overtaken);
         match &report {
             Report::Refused(_) | Report::Unknown(_) => {
                 let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
@@ -61,7 +62,8 @@ impl World {
             }
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
             (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
-            (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache, false),
+            // If it was written anew, the watch shows that.
+            (EffectKey::Record(_), Report::Recorded(cache)) if !is_overtaken => self.set_cache(*cache, false),
             _ => {}
         }
     }
