@@ -783,6 +783,26 @@ fn a_cordoned_node_is_left_out_and_loses_nothing() {
 }
 
 #[test]
+fn a_node_that_is_no_target_now_forgets_what_is_not_wanted_there_any_more() {
+    let remembers = |lab: &Lab| !lab.api.caches["a"].status.as_ref().unwrap().images.is_empty();
+    let ends: [fn(&mut Lab); 2] = [
+        |lab| lab.delete_image("alpine"),
+        |lab| lab.edit_image("alpine", |image| drop(image.node_selector.insert("pool".to_owned(), "gpu".to_owned()))),
+    ];
+    for end in ends {
+        let mut lab = nodes(1);
+        lab.image("alpine", "alpine");
+        lab.settle();
+        lab.disconnect("a");
+        lab.settle();
+        assert!(remembers(&lab), "its network may come back");
+        end(&mut lab);
+        lab.settle();
+        assert!(!remembers(&lab));
+    }
+}
+
+#[test]
 fn a_node_that_is_deleted_mid_pull_frees_its_slot() {
     let mut lab = nodes(2);
     lab.knobs.pull = secs(600.0);

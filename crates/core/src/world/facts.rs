@@ -112,6 +112,13 @@ impl World {
 
     pub(super) fn unwant(&mut self, image: &Image) {
         self.stale.policies.insert(image.policy.clone());
+        // Nodes that are no targets now, but were, remember it too.
+        let remember = self.nodes.iter().filter(|(_, node)| {
+            let memory = self.memory_of(&node.node).filter(|_| !node.standings.contains_key(&image.name));
+            memory.is_some_and(|memory| memory.images.contains_key(&image.reference))
+        });
+        let remember: Vec<Name> = remember.map(|(node, _)| node.clone()).collect();
+        self.dirty.caches.extend(remember);
         if let Some(names) = self.wanted.get_mut(&image.reference) {
             names.remove(&image.name);
             if names.is_empty() {
