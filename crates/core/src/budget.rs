@@ -88,7 +88,7 @@ impl<'a> Budget<'a> {
         for entry in world.pods.values() {
             let pod = &entry.pod;
             let usage = usage.entry(pod.policy.clone()).or_default();
-            usage.add(&pod.node, pod.busy_hosts().map(Name::from).collect());
+            usage.add(&pod.node, pod.busy_hosts().collect());
             if entry.begins_turn && entry.started_at.is_none() {
                 usage.beginning.insert(pod.node.clone());
             }
@@ -160,7 +160,7 @@ impl<'a> Budget<'a> {
     pub fn take(&mut self, order: &PodOrder) {
         self.taken.insert(order.node.clone(), order.name.clone());
         let usage = self.usage.entry(order.policy.clone()).or_default();
-        usage.add(&order.node, order.pulls.iter().map(|pull| pull.reference.host().into()).collect());
+        usage.add(&order.node, order.pulls.iter().map(|pull| pull.reference.host()).collect());
         if order.begins_turn {
             usage.beginning.insert(order.node.clone());
         }
@@ -169,12 +169,15 @@ impl<'a> Budget<'a> {
 
 impl Usage {
     /// Counts one Pod.
-    fn add(&mut self, node: &Name, hosts: BTreeSet<Name>) {
+    fn add(&mut self, node: &Name, hosts: BTreeSet<&str>) {
         self.busy.insert(node.clone());
         self.nodes.insert(node.clone());
         self.pulls += 1;
         for host in hosts {
-            *self.hosts.entry(host).or_default() += 1;
+            match self.hosts.get_mut(host) {
+                Some(pods) => *pods += 1,
+                None => drop(self.hosts.insert(host.into(), 1)),
+            }
         }
     }
 }

@@ -144,14 +144,14 @@ impl Memory {
                     record.found_at = None;
                     // By Drop's clock, as failures are, so that the two can be compared.
                     record.pulled = Some(Pulled { at: context.now, duration });
-                    record.digest = digest;
+                    record.digest = digest.map(Name::from);
                 }
                 Some(Outcome::Failed { reason, message }) => {
-                    let cause = classify(&reason, &message, &container.image, context.platform);
+                    let cause = classify(reason, message, &container.image, context.platform);
                     if cause.scope == FailureScope::Node {
-                        node_failure = Some((reason.clone(), cause.message.clone()));
+                        node_failure = Some((reason.into(), cause.message.clone()));
                     }
-                    let reason = plain(&reason);
+                    let reason = plain(reason);
                     settlements.push(Settlement { image: container.image.clone(), result: Err(reason.clone()) });
                     let count = record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
                     let count = match cause.scope {
@@ -361,17 +361,15 @@ fn node_trouble(end: &End) -> Option<(Name, String)> {
 
 /// A kubelet's reason, as it is kept. A pull that was first seen while the kubelet
 /// waited to try it again has failed once all the same.
-fn plain(reason: &Name) -> Name {
-    match &**reason {
+fn plain(reason: &str) -> Name {
+    match reason {
         "ImagePullBackOff" => "ErrImagePull".into(),
         reason => shortened(reason, MAX_REASON).into(),
     }
 }
 
 /// What a Pod's end makes of a pull that was still open.
-fn cut_short(end: &End) -> Option<Outcome> {
-    (*end == End::TimedOut).then(|| Outcome::Failed {
-        reason: "PullTimeout".into(),
-        message: "the pull took longer than pullTimeout".into(),
-    })
+fn cut_short(end: &End) -> Option<Outcome<'static>> {
+    (*end == End::TimedOut)
+        .then_some(Outcome::Failed { reason: "PullTimeout", message: "the pull took longer than pullTimeout" })
 }

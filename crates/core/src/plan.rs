@@ -26,6 +26,8 @@ pub struct Plan {
     pub clean: Clean,
     /// Objects that are to be written later.
     pub(crate) deferred: Deferred,
+    /// Objects that are written with this plan, or later.
+    pub(crate) looked_at: LookedAt,
     /// What the effects are about.
     keys: BTreeSet<EffectKey>,
     /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.
@@ -39,13 +41,18 @@ pub(crate) struct Deferred {
     pub(crate) policies: Vec<(Name, Timestamp)>,
 }
 
+/// Objects whose status was found to differ.
+#[derive(Debug, Default)]
+pub(crate) struct LookedAt {
+    pub(crate) images: Vec<Name>,
+    pub(crate) policies: Vec<Name>,
+}
+
 /// Objects whose written state is as it should be.
 #[derive(Debug, Default)]
 pub struct Clean {
     /// CachedImages.
     pub images: Vec<Name>,
-    /// CachedImages whose status differs and waits for its time.
-    pub looked_at: Vec<Name>,
     /// CachedImageSets.
     pub sets: Vec<Name>,
     /// Effects that were refused and are not wanted any more.

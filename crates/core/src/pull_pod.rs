@@ -83,21 +83,21 @@ pub enum ContainerState {
 }
 
 /// How the pull of one image ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<'a> {
     /// The image is on the node.
     Pulled {
         /// Its digest, where the runtime tells it.
-        digest: Option<Name>,
+        digest: Option<&'a str>,
         /// When the container was seen to have got past the pull, in whole seconds.
         at: Option<Timestamp>,
     },
     /// The pull failed, with the kubelet's reason and message.
     Failed {
         /// In one word.
-        reason: Name,
+        reason: &'a str,
         /// In a sentence.
-        message: Name,
+        message: &'a str,
     },
 }
 
@@ -107,11 +107,11 @@ impl Container {
     /// A container gets an image ID, or into one of the states below, only after
     /// its image is there: whether it can then run does not matter.
     #[must_use]
-    pub fn outcome(&self) -> Option<Outcome> {
+    pub fn outcome(&self) -> Option<Outcome<'_>> {
         let digest = self.image_id.as_deref().and_then(digest_of);
         match &self.state {
             ContainerState::Waiting { reason, message } if is_pull_failure(reason) => {
-                Some(Outcome::Failed { reason: reason.clone(), message: message.clone() })
+                Some(Outcome::Failed { reason, message })
             }
             ContainerState::Waiting { reason, .. } => {
                 let pulled = self.image_id.is_some()
@@ -136,10 +136,10 @@ fn is_loss(reason: &str) -> bool {
 /// The `sha256:…` of an image ID such as `docker.io/library/alpine@sha256:…`.
 /// A bare `sha256:…` is the image's own ID and not the digest in the registry;
 /// other algorithms are too long for what Drop writes.
-fn digest_of(image_id: &str) -> Option<Name> {
+fn digest_of(image_id: &str) -> Option<&str> {
     let (_, digest) = image_id.split_once('@')?;
     let hex = digest.strip_prefix("sha256:")?;
-    (hex.len() == 64).then(|| digest.into())
+    (hex.len() == 64).then_some(digest)
 }
 
 /// When this process saw a Pod take each step. Of a Pod that was there before the
@@ -282,15 +282,14 @@ mod tests {
         for container in pulled {
             assert!(matches!(container.outcome(), Some(Outcome::Pulled { .. })), "{container:?}");
         }
-        let digest = container(id, terminated("Completed")).outcome();
-        assert!(matches!(digest, Some(Outcome::Pulled { digest: Some(d), .. }) if ID.ends_with(&*d)));
+        let container = container(id, terminated("Completed"));
+        assert!(matches!(container.outcome(), Some(Outcome::Pulled { digest: Some(d), .. }) if ID.ends_with(d)));
     }
 
     #[test]
     fn failures_are_final_at_first_sight_and_the_rest_is_open() {
         for reason in ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "RegistryUnavailable"] {
-            let outcome = container(None, waiting(reason)).outcome();
-            assert!(matches!(outcome, Some(Outcome::Failed { .. })), "{reason}");
+            assert!(matches!(container(None, waiting(reason)).outcome(), Some(Outcome::Failed { .. })), "{reason}");
         }
         for state in [
             waiting(""),
@@ -304,8 +303,8 @@ mod tests {
 
     #[test]
     fn an_image_id_without_a_repository_is_no_digest() {
-        let outcome = container(Some("sha256:abc"), terminated("Completed")).outcome();
-        assert!(matches!(outcome, Some(Outcome::Pulled { digest: None, .. })));
+        let container = container(Some("sha256:abc"), terminated("Completed"));
+        assert!(matches!(container.outcome(), Some(Outcome::Pulled { digest: None, .. })));
     }
 
     #[test]

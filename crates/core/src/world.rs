@@ -429,9 +429,13 @@ impl World {
         for image in &plan.clean.images {
             self.stale.images.remove(image);
         }
-        for image in &plan.clean.looked_at {
-            // With every Pod's step, to look again would be work for nothing.
-            self.stale.images.hold(image.clone(), after(now, self.settings.status_interval));
+        // With every Pod's step, to look again would be work for nothing.
+        let held_until = after(now, self.settings.status_interval);
+        for image in &plan.looked_at.images {
+            self.stale.images.hold(image.clone(), held_until);
+        }
+        for policy in &plan.looked_at.policies {
+            self.stale.policies.hold(policy.clone(), held_until);
         }
         for (image, at) in &plan.deferred.images {
             self.stale.images.defer(image.clone(), *at);

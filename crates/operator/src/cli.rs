@@ -222,8 +222,8 @@ struct Timing {
     /// How long a NodeCache may lag behind while no pull's outcome is at stake
     #[arg(long, env = "DROP_RECORD_WITHIN", default_value = "10s")]
     record_within: GoDuration,
-    /// How long a watch may be silent before it is resumed on a new connection; the API server
-    /// sends something every minute
+    /// How long a watch may be silent before it is resumed on a new connection. That costs one
+    /// request: an API server is silent, too, while no object of the kind changes
     #[arg(long, env = "DROP_MAX_SILENCE", default_value = "90s")]
     max_silence: GoDuration,
 }

@@ -11,6 +11,8 @@ use drop_core::reference::Reference;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 
+use crate::lean;
+
 /// How virtual kubelets mark their nodes; see <https://virtual-kubelet.io/docs/>.
 const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
 const LABEL_TYPE: &str = "type";
@@ -26,27 +28,26 @@ fn listed(image: k8s::ContainerImage) -> Listed {
 }
 
 /// Reads a Node; `None` where it lacks a name or UID.
-pub fn node(object: k8s::Node, images: &mut Interner<Listed>) -> Option<Node> {
+pub fn node(object: lean::Node, images: &mut Interner<Listed>) -> Option<Node> {
     let meta = object.metadata;
-    let spec = object.spec.unwrap_or_default();
-    let status = object.status.unwrap_or_default();
+    let lean::NodeSpec { taints, unschedulable } = object.spec;
+    let lean::NodeStatus { conditions, images: on_disk, node_info } = object.status;
     let labels = meta.labels.unwrap_or_default();
-    let taints = spec.taints.unwrap_or_default();
+    let taints = taints.unwrap_or_default();
     let is_virtual = labels.get(LABEL_TYPE).is_some_and(|value| value == "virtual-kubelet")
         || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET);
-    let info = status.node_info.unwrap_or_default();
-    let listed = status.images.unwrap_or_default().into_iter().map(|image| images.share(listed(image)));
+    let listed = on_disk.unwrap_or_default().into_iter().map(|image| images.share(listed(image)));
     let inventory = Inventory::new(listed.collect());
-    let conditions = status.conditions.unwrap_or_default();
+    let conditions = conditions.unwrap_or_default();
     Some(Node {
         name: meta.name?.into(),
         uid: meta.uid?.into(),
         labels,
         taints: taints.into_iter().filter_map(Taint::from_api).collect(),
         inventory,
-        platform: format!("{}/{}", info.operating_system, info.architecture).into(),
-        tells_sandbox: minor_version(&info.kubelet_version).is_none_or(|minor| minor >= 36),
-        unschedulable: spec.unschedulable.unwrap_or_default(),
+        platform: format!("{}/{}", node_info.operating_system, node_info.architecture).into(),
+        tells_sandbox: minor_version(&node_info.kubelet_version).is_none_or(|minor| minor >= 36),
+        unschedulable,
         deleting: meta.deletion_timestamp.is_some(),
         is_virtual,
         disk_pressure: conditions
@@ -80,16 +81,14 @@ fn minor_version(version: &str) -> Option<u32> {
 }
 
 /// Reads a pull Pod; `None` where it lacks what each of them has.
-pub fn pull_pod(object: k8s::Pod) -> Option<PullPod> {
-    let meta = object.metadata;
-    let spec = object.spec?;
+pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
+    let lean::Pod { metadata: meta, spec, status } = object;
     let owner = meta.owner_references.into_iter().flatten().find(|owner| owner.kind == "Node");
     // A Pod of an older operator has a label instead; it belongs to no machine that is known.
     let node = meta.labels.as_ref().and_then(|labels| labels.get(LABEL_NODE));
     if owner.is_none() && node.is_none_or(|node| Some(node) != spec.node_name.as_ref()) {
         return None;
     }
-    let status = object.status.unwrap_or_default();
     let acknowledged_at = status.start_time.as_ref().map(|time| time.0);
     let mut statuses = status.container_statuses.unwrap_or_default();
     let containers = spec.containers.into_iter().map(|container| {
@@ -146,7 +145,7 @@ fn sandbox_up_at(conditions: Vec<k8s::PodCondition>, acknowledged_at: Option<Tim
     }
 }
 
-fn container(container: k8s::Container, status: Option<k8s::ContainerStatus>) -> Container {
+fn container(container: lean::Container, status: Option<lean::ContainerStatus>) -> Container {
     let image = Reference::parse(&container.image.unwrap_or_default());
     let unseen = || ContainerState::Waiting { reason: "".into(), message: "".into() };
     let Some(status) = status else {

@@ -15,6 +15,9 @@ use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::observe::WRITTEN_BY_LEADERS;
 
+/// The shortest time between two plans: what happens meanwhile goes into one.
+const PACE: Duration = Duration::from_millis(10);
+
 /// A question to the engine, answered between two plans.
 pub enum Query {
     /// Whether the engine answers at all.
@@ -61,6 +64,7 @@ impl<'a> Engine<'a> {
     /// engine has to start from what the API says.
     pub async fn run(mut self) {
         let mut wake_at = None;
+        let mut planned_at = tokio::time::Instant::now();
         let leadership = self.leadership.clone();
         let lost = leadership.lost();
         tokio::pin!(lost);
@@ -80,7 +84,7 @@ impl<'a> Engine<'a> {
                 event = self.events.recv() => {
                     let Some(event) = event else { return };
                     self.world.apply(event, Timestamp::now());
-                    // What came in meanwhile goes into the same plan.
+                    tokio::time::sleep_until(planned_at + PACE).await;
                     while let Ok(event) = self.events.try_recv() {
                         self.world.apply(event, Timestamp::now());
                     }
@@ -92,6 +96,7 @@ impl<'a> Engine<'a> {
                 () = sleep_until(wake_at) => {}
             }
             wake_at = self.plan();
+            planned_at = tokio::time::Instant::now();
         }
     }
 

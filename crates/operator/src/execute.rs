@@ -5,14 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use drop_api::names::{LABEL_MANAGED_BY, LABEL_ORIGIN, MANAGER};
-use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, DiscoveryPolicy, NodeCache, PullPolicy};
+use drop_api::{CachedImage, CachedImageSet, CachedImageSpec, DiscoveryPolicy, PullPolicy};
 use drop_core::discovery::{Discovered, Order};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
 use drop_core::image::Origin;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
@@ -20,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::discover::{self, Limits};
 use crate::event::{self, event};
+use crate::lean;
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::operator::pod_name;
@@ -153,11 +153,10 @@ impl Executor {
                 Ok(found.map_or(Report::PodGone { uid: None }, |_| Report::Done))
             }
             Effect::RecordNode { cache, .. } => {
-                let api: Api<NodeCache> = Api::all(self.resources.client.clone());
+                let api: Api<lean::NodeCache> = Api::all(self.resources.client.clone());
                 let params = PatchParams::apply(MANAGER).force();
-                let mut cache = api.patch(&cache.name_any(), &params, &Patch::Apply(cache)).await?;
-                cache.metadata.managed_fields = None;
-                Ok(Report::Recorded(Box::new(cache)))
+                let cache = api.patch(&cache.name_any(), &params, &Patch::Apply(cache)).await?;
+                Ok(Report::Recorded(Box::new(cache.into())))
             }
             Effect::PatchImage { image, status } => patch_status(&self.cached_images(), image, status).await,
             Effect::CreateChild { child, .. } => self.create_child(child).await,
@@ -201,8 +200,7 @@ impl Executor {
     }
 
     async fn create_pod(&self, order: &PodOrder) -> Result<Report, kube::Error> {
-        let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
-        let created = match self.pods().create(&post(), &pod).await {
+        let created = match self.post_pod(order).await {
             // An earlier request, whose answer was lost, may have created it.
             Err(kube::Error::Api(status)) if status.is_already_exists() => {
                 match self.pods().get_opt(&order.name).await? {
@@ -217,6 +215,14 @@ impl Executor {
             Some(uid) => Report::PodCreated { uid: uid.into() },
             None => Report::Refused(format!("there is a Pod {} that is not Drop's", order.name)),
         })
+    }
+
+    async fn post_pod(&self, order: &PodOrder) -> Result<lean::Pod, kube::Error> {
+        let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
+        let body = serde_json::to_vec(&pod).map_err(kube::Error::SerdeError)?;
+        // `Api::create` would have the answer be all that was sent.
+        let request = Request::new(self.pods().resource_url()).create(&post(), body);
+        self.resources.client.request(request.map_err(kube::Error::BuildRequest)?).await
     }
 
     async fn create_child(&self, child: &CachedImage) -> Result<Report, kube::Error> {
@@ -287,7 +293,7 @@ impl Executor {
         Api::all(self.resources.client.clone())
     }
 
-    fn pods(&self) -> Api<Pod> {
+    fn pods(&self) -> Api<lean::Pod> {
         Api::namespaced(self.resources.client.clone(), &self.resources.namespace)
     }
 
@@ -369,8 +375,8 @@ impl Executor {
 }
 
 /// Whether a Pod that was there already is the one that `order` asks for.
-fn is_ours(pod: &Pod, order: &PodOrder) -> bool {
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+fn is_ours(pod: &lean::Pod, order: &PodOrder) -> bool {
+    let node = pod.spec.node_name.as_deref();
     let manager = pod.labels().get(LABEL_MANAGED_BY);
     node == Some(&order.node) && manager.is_some_and(|manager| manager == MANAGER)
 }

@@ -8,6 +8,7 @@ mod event;
 mod execute;
 mod guard;
 mod http;
+mod lean;
 mod lease;
 mod metrics;
 mod observe;

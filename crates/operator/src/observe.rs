@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::future::ready;
 
 use drop_api::names::{LABEL_MANAGED_BY, MANAGER};
-use drop_api::{CachedImage, CachedImageSet, DiscoveryPolicy, NodeCache, PullPolicy};
+use drop_api::{CachedImage, CachedImageSet, DiscoveryPolicy, PullPolicy};
 use drop_core::Name;
 use drop_core::event::{Event, Kind};
 use drop_core::image::Image;
@@ -14,7 +14,7 @@ use drop_core::interner::Interner;
 use drop_core::policy::Policy;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1 as k8s;
-use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
 use crate::convert;
+use crate::lean::{self, Guarded};
 use crate::patience::{cause, patient};
 
 /// What another replica may have written a moment ago, so that it is listed anew by
@@ -76,7 +77,7 @@ async fn send(events: &mpsc::Sender<Event>, event: Event) {
 /// gone; one that cannot be read is reported and otherwise ignored.
 fn watch_kind<K>(
     kind: Kind,
-    api: Api<DeserializeGuard<K>>,
+    api: Api<Guarded<K>>,
     config: watcher::Config,
     mut convert: impl FnMut(K) -> Option<Event>,
 ) -> impl Stream<Item = Event>
@@ -171,12 +172,11 @@ fn pull_policy(object: PullPolicy) -> Option<Event> {
     Some(Event::Policy(Box::new(policy), Box::new(object.status.unwrap_or_default())))
 }
 
-fn node_cache(mut object: NodeCache) -> Option<Event> {
-    object.metadata.managed_fields = None;
-    Some(Event::Cache(Box::new(object)))
+fn node_cache(object: lean::NodeCache) -> Option<Event> {
+    Some(Event::Cache(Box::new(object.into())))
 }
 
-fn pod(object: k8s::Pod) -> Option<Event> {
+fn pod(object: lean::Pod) -> Option<Event> {
     convert::pull_pod(object).map(|pod| Event::Pod(Box::new(pod)))
 }
 

@@ -34,7 +34,7 @@ const EVENTS: usize = 1024;
 /// Runs the operator until SIGTERM or SIGINT.
 pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
     init_log(args)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(serve(args))
 }
 

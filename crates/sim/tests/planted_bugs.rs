@@ -459,7 +459,9 @@ fn a_deletion_before_the_outcome_is_recorded() {
 #[test]
 fn a_status_that_is_not_kept_up_to_date() {
     let noticed = noticed(|plan| {
-        for effect in plan.effects.extract_if(.., |effect| matches!(effect, Effect::PatchImage { .. })) {
+        let is_alpines =
+            |effect: &mut Effect| matches!(effect, Effect::PatchImage { image, .. } if **image == *"alpine");
+        for effect in plan.effects.extract_if(.., is_alpines) {
             if let Effect::PatchImage { image, .. } = effect {
                 plan.clean.images.push(image);
             }

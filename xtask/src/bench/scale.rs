@@ -78,9 +78,10 @@ struct Figures {
     plan_p99_seconds: f64,
     /// etcd's log (`etcd_disk_wal_write_bytes_total`), by everybody: kubelets too.
     etcd_bytes: u64,
-    /// In a minute with nothing to do, besides those for the Lease.
+    /// In a minute with nothing to do, besides those that keep the Lease and the watches.
     idle_requests: usize,
     idle_lease_requests: usize,
+    idle_watches_resumed: usize,
     idle_cpu_seconds: f64,
 }
 
@@ -130,6 +131,7 @@ fn measure(binary: &Path, nodes: usize, images: usize, images_per_pod: usize) ->
     let all = lab.requests()?;
     let idle = all.get(requests.len()..).unwrap_or_default();
     let idle_lease_requests = idle.iter().filter(|request| request.resource == "leases").count();
+    let idle_watches_resumed = idle.iter().filter(|request| request.verb == "watch").count();
 
     let lives = requests::lives(&requests);
     let most = requests::most_at_once(&lives);
@@ -150,8 +152,9 @@ fn measure(binary: &Path, nodes: usize, images: usize, images_per_pod: usize) ->
         plan_p50_seconds: plan_times.quantile(0.5),
         plan_p99_seconds: plan_times.quantile(0.99),
         etcd_bytes,
-        idle_requests: idle.len() - idle_lease_requests,
+        idle_requests: idle.len() - idle_lease_requests - idle_watches_resumed,
         idle_lease_requests,
+        idle_watches_resumed,
         idle_cpu_seconds,
     })
 }

@@ -93,10 +93,10 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
         match publish(world, &entry.published, status, notice, now, plan, effect) {
             Publication::Needless => plan.clean.images.push(name.clone()),
             Publication::Later(at) => {
-                plan.clean.looked_at.push(name.clone());
+                plan.looked_at.images.push(name.clone());
                 plan.deferred.images.push((name.clone(), at));
             }
-            Publication::Now => plan.clean.looked_at.push(name.clone()),
+            Publication::Now => plan.looked_at.images.push(name.clone()),
         }
     }
 }
@@ -111,8 +111,11 @@ pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
         let effect = |status| Effect::PatchPolicy { policy: name.clone(), status };
         match publish(world, &entry.published, status, None, now, plan, effect) {
             Publication::Needless => plan.clean.policies.push(name.clone()),
-            Publication::Later(at) => plan.deferred.policies.push((name.clone(), at)),
-            Publication::Now => {}
+            Publication::Later(at) => {
+                plan.looked_at.policies.push(name.clone());
+                plan.deferred.policies.push((name.clone(), at));
+            }
+            Publication::Now => plan.looked_at.policies.push(name.clone()),
         }
     }
 }
