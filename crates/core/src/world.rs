@@ -311,7 +311,7 @@ pub(crate) struct Flight {
     pub(crate) not_before: Option<Timestamp>,
     /// What the API server says against it.
     pub(crate) refusal: Option<Name>,
-    /// Whether what it is about is gone: an answer may tell of what was there before.
+    /// Whether what it is about is gone since.
     is_overtaken: bool,
 }
 

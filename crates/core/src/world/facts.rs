@@ -483,7 +483,7 @@ impl World {
                 let nowhere = self.images.iter().filter(|(_, entry)| entry.is_nowhere());
                 self.stale.images.extend(nowhere.map(|(image, _)| image.clone()));
                 self.stale.caches.remove(name);
-                self.flights.remove(&EffectKey::Record(name.clone()));
+                self.overtake(&EffectKey::Record(name.clone()));
             }
             Kind::Pod => {
                 if let Some(entry) = self.pods.get(name) {
@@ -502,9 +502,7 @@ impl World {
                 self.flights.remove(&EffectKey::KillPod(name.clone()));
             }
             Kind::Cache => {
-                if let Some(flight) = self.flights.get_mut(&EffectKey::Record(name.clone())) {
-                    flight.is_overtaken = true;
-                }
+                self.overtake(&EffectKey::Record(name.clone()));
                 if let Some(entry) = self.caches.remove(name) {
                     self.memory_changed(name, entry.memory);
                 }
