@@ -190,6 +190,11 @@ impl Lab {
                 self.api.images.insert(name.clone(), child.clone());
                 self.record.wanted(self.now);
                 self.show_image(&name);
+                for owner in child.metadata.owner_references.iter().flatten() {
+                    if !self.api.sets.values().any(|set| set.metadata.uid.as_ref() == Some(&owner.uid)) {
+                        self.collect_soon(owner.uid.as_str().into());
+                    }
+                }
                 Report::Child(Box::new(child))
             }
         }
@@ -228,7 +233,7 @@ impl Lab {
         known && self.is_wanted(node_uid, reference)
     }
 
-    /// Whether the node of this UID misses images of a policy.
+    /// Whether the node of this UID misses images of a policy, as far as the operator must know.
     pub(crate) fn misses_some(&self, node_uid: &Name, policy: &Name) -> bool {
         let Some(node) = self.api.node_of_uid(node_uid) else { return false };
         let said = self.record.policies.get(&**policy).into_iter().flatten().filter_map(|(_, spec)| spec.as_ref());
@@ -236,7 +241,7 @@ impl Lab {
         let mut images = self.api.images.values().filter_map(Image::from_api);
         images.any(|image| {
             let what = (node_uid.clone(), image.reference.clone());
-            let id = self.id_on_disk(node_uid, &image.reference).filter(|_| self.record.pulled.contains_key(&what));
+            let id = self.id_on_disk(node_uid, &image.reference).filter(|_| self.record.successes.contains_key(&what));
             let is_there = id.is_some_and(|id| !follows_tags || **id == image_id(&self.knobs, &image.reference));
             let is_pulled = image.policy == *policy && image.pull != ImagePullPolicy::Never;
             is_pulled && !is_there && image.placement.selects(node).is_ok()
