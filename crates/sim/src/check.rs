@@ -66,7 +66,7 @@ impl Lab {
         let planned_at = first.unwrap_or(sent_at);
         let policies = self.policies_in_force(&order.policy, planned_at);
         for pull in &order.pulls {
-            let is_done = !policies.iter().any(|policy| self.may_be_pulled(pull, &order.node_uid, policy));
+            let is_done = !policies.iter().any(|policy| self.may_be_pulled(pull, &order.node_uid, policy, planned_at));
             faults.unless(!is_done, || format!("{} was pulled already", pull.reference));
         }
         let refusals: Vec<String> = policies.iter().map_while(|policy| self.refuses(policy, order)).collect();
@@ -104,7 +104,7 @@ impl Lab {
 
     /// Whether there is a reason to pull an image onto the node of this UID under this policy,
     /// although it may have been done: somebody has to ask whether the tag has moved, or it has.
-    fn may_be_pulled(&self, pull: &Pull, node_uid: &Name, policy: &PullPolicySpec) -> bool {
+    fn may_be_pulled(&self, pull: &Pull, node_uid: &Name, policy: &PullPolicySpec, planned_at: Timestamp) -> bool {
         let done = self.record.successes.get(&(node_uid.clone(), pull.reference.clone()));
         // That the machine is gone may be shown later than that its NodeCache is.
         let is_there = |node_uid: &Name| self.api.node_of_uid(node_uid).is_some();
@@ -117,7 +117,8 @@ impl Lab {
         let has_moved = pulled.any(|it| it.image_id != own.image_id && own.at.duration_since(it.at) <= self.hearsay());
         let known = self.record.successes.iter().filter(|(what, _)| of_it(what) && is_there(&what.0));
         let asked_at = known.map(|(_, it)| it.at).max();
-        has_moved || asked_at.is_none_or(|at| self.now.duration_since(at) >= interval.get())
+        let is_due = |at: Timestamp| at > planned_at || planned_at.duration_since(at) >= interval.get();
+        has_moved || asked_at.is_none_or(is_due)
     }
 
     /// Whether the operator may have given up on a Pod before it hears of its end.
@@ -236,8 +237,12 @@ impl Lab {
         faults.unless(!ready.message.is_empty(), || "Ready has no message".to_owned());
         let object = self.api.images.get(image).and_then(|object| object.status.as_ref());
         let before = object.and_then(|status| condition::ready(&status.conditions));
-        // A status that was lost may have changed it in between.
-        let comparable = |before: &&Condition| before.status == ready.status && !self.record.unwritten.contains(image);
+        // A status that was lost, or that was meant for what was there under the name before, may have changed it in
+        // between.
+        let created_at = self.record.created_at.get(&EffectKey::Image(image.into()));
+        let is_new = created_at.is_some_and(|at| self.now.duration_since(*at) <= self.hearsay());
+        let is_known = !is_new && !self.record.unwritten.contains(image);
+        let comparable = |before: &&Condition| before.status == ready.status && is_known;
         let moved = before.filter(comparable).is_some_and(|it| it.last_transition_time != ready.last_transition_time);
         faults.unless(!moved, || "lastTransitionTime moved although status did not change".to_owned());
         faults.at(|| format!("{image}: {status:#?}"))

@@ -149,6 +149,9 @@ impl Lab {
         policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
         self.record.policy_changed(name, Some(policy.spec.clone()), self.now);
         let event = policy_event(policy);
+        // A shorter pullTimeout may end a pull of whose success nobody has heard.
+        let (now, hearsay) = (self.now, self.hearsay());
+        self.record.successes.retain(|_, success| now.duration_since(success.at) > hearsay);
         self.note(|| format!("PullPolicy {name} is written"));
         event.into_iter().for_each(|event| self.show(Kind::Policy, &event));
     }
