@@ -83,7 +83,7 @@ pub struct ImageRecord {
     /// The full reference, normalised: `docker.io/library/alpine:3.20`.
     #[schemars(length(min = 1, max = 768))]
     pub image: String,
-    /// The digest that was pulled.
+    /// The digest that was pulled, or found where it was the newest of its tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     pub digest: Option<String>,

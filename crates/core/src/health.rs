@@ -47,7 +47,8 @@ impl Health {
                 (newest.at, std::cmp::Reverse(&newest.node)) <= (pulled.at, std::cmp::Reverse(node))
             });
             if newest {
-                self.success = Some(Success { at: pulled.at, node: node.clone(), digest: pulled.digest.clone() });
+                let digest = record.and_then(|record| record.digest.clone());
+                self.success = Some(Success { at: pulled.at, node: node.clone(), digest });
                 stale = false;
             }
         }

@@ -41,6 +41,9 @@ pub struct Record {
     pub pulled: Option<Pulled>,
     /// Since when it is known to be there without a pull.
     pub found_at: Option<Timestamp>,
+    /// The digest that was pulled, if the runtime tells it; or the one that was found, where it
+    /// was the newest of its tag.
+    pub digest: Option<Name>,
     /// The evictions so far.
     pub eviction: Option<Eviction>,
     /// Its size in bytes, as a node listed it.
@@ -61,14 +64,12 @@ pub struct Eviction {
 }
 
 /// A pull that succeeded.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pulled {
     /// When.
     pub at: Timestamp,
     /// How long it took, in whole seconds, if the Pod's status tells.
     pub duration: Option<SignedDuration>,
-    /// The image's digest, if the runtime tells it.
-    pub digest: Option<Name>,
 }
 
 /// Failures in a row.
@@ -145,8 +146,8 @@ impl Memory {
                     record.failure = None;
                     record.found_at = None;
                     // By Drop's clock, as failures are, so that the two can be compared.
-                    let digest = container.digest().map(Name::from);
-                    record.pulled = Some(Pulled { at: context.now, duration, digest });
+                    record.pulled = Some(Pulled { at: context.now, duration });
+                    record.digest = container.digest().map(Name::from);
                 }
                 Some(Outcome::Failed { reason, message }) => {
                     let cause = classify(reason, message, &container.image, context.platform);
@@ -261,13 +262,14 @@ impl Record {
     /// Since when the image is known to be there; `None` if it is not.
     #[must_use]
     pub fn present_since(&self) -> Option<Timestamp> {
-        self.pulled.as_ref().map(|pulled| pulled.at).or(self.found_at)
+        self.pulled.map(|pulled| pulled.at).or(self.found_at)
     }
 
-    /// The digest that was pulled.
+    /// Since when the image is known to be there, and to have been the newest of its tag then;
+    /// `None` if it is not.
     #[must_use]
-    pub fn digest(&self) -> Option<&Name> {
-        self.pulled.as_ref()?.digest.as_ref()
+    pub fn current_since(&self) -> Option<Timestamp> {
+        self.pulled.map(|pulled| pulled.at).or(self.found_at.filter(|_| self.digest.is_some()))
     }
 
     /// Takes in that the image was removed. One that had stayed for longer than
@@ -279,6 +281,7 @@ impl Record {
         self.eviction = Some(Eviction { count, at: now });
         self.pulled = None;
         self.found_at = None;
+        self.digest = None;
         self.failure = None;
     }
 
@@ -286,8 +289,9 @@ impl Record {
         let digest = image.digest.as_deref().map(|digest| texts.share(digest));
         let duration = image.pull_duration.as_ref().map(GoDuration::get);
         Self {
-            pulled: image.pulled_at.map(|at| Pulled { at, duration, digest }),
+            pulled: image.pulled_at.map(|at| Pulled { at, duration }),
             found_at: image.found_at,
+            digest,
             eviction: image
                 .eviction
                 .as_ref()
@@ -302,7 +306,7 @@ impl Record {
         let pulled = self.pulled.as_ref();
         ImageRecord {
             image: image.to_string(),
-            digest: pulled.and_then(|pulled| pulled.digest.as_deref()).map(str::to_owned),
+            digest: self.digest.as_deref().map(str::to_owned),
             pulled_at: pulled.map(|pulled| pulled.at),
             pull_duration: pulled
                 .and_then(|pulled| pulled.duration)

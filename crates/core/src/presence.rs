@@ -55,8 +55,8 @@ pub struct Evidence<'a> {
 #[must_use]
 pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Timestamp>) {
     let since = evidence.record.and_then(|record| match evidence.image.pull {
-        // Only a pull says that the tag was new.
-        ImagePullPolicy::Always => record.pulled.as_ref().map(|pulled| pulled.at),
+        // Only a pull says what is new of a tag.
+        ImagePullPolicy::Always => record.current_since(),
         ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => record.present_since(),
     });
     let is_absent = evidence.sighting == Sighting::Absent;
@@ -88,12 +88,24 @@ impl Evidence<'_> {
     fn suffices(&self, listed: &Listed) -> bool {
         match self.image.pull {
             ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => true,
-            // A digest cannot move; a tag counts as pulled where it is known to be new.
-            ImagePullPolicy::Always => {
-                let reference = &self.image.reference;
-                reference.digest().is_some() || listed.digests(reference).any(|digest| Some(digest) == self.newest)
-            }
+            ImagePullPolicy::Always => self.newest_of(listed).is_some(),
         }
+    }
+
+    /// The digest for which an image that is listed counts as pulled; `None` where it does not,
+    /// or need not. A digest cannot move; a tag counts as pulled where it is known to be new.
+    #[must_use]
+    pub fn counts_as_pulled(&self) -> Option<&str> {
+        match self.sighting {
+            Sighting::Present(listed) if self.image.pull == ImagePullPolicy::Always => self.newest_of(listed),
+            _ => None,
+        }
+    }
+
+    fn newest_of(&self, listed: &Listed) -> Option<&str> {
+        let reference = &self.image.reference;
+        let newest = || self.newest.filter(|newest| listed.digests(reference).any(|digest| digest == *newest));
+        reference.digest().or_else(newest)
     }
 
     /// Whether the tag has moved since the image came onto the node.
@@ -105,7 +117,7 @@ impl Evidence<'_> {
             Sighting::Present(listed) => Some(listed),
             Sighting::Absent | Sighting::Unknown => None,
         };
-        let pulled = self.record.and_then(Record::digest).map(|digest| &**digest);
+        let pulled = self.record.and_then(|record| record.digest.as_deref());
         // The list lags behind a pull, and some runtimes list other digests than they
         // report: any one that is the newest will do.
         let mut known = listed.into_iter().flat_map(|listed| listed.digests(reference)).chain(pulled).peekable();
@@ -149,8 +161,8 @@ mod tests {
     }
 
     fn pulled(digest: &str) -> Record {
-        let pulled = Pulled { at: at(0), duration: None, digest: Some(digest.into()) };
-        Record { pulled: Some(pulled), ..Record::default() }
+        let pulled = Pulled { at: at(0), duration: None };
+        Record { pulled: Some(pulled), digest: Some(digest.into()), ..Record::default() }
     }
 
     fn judge(
@@ -181,6 +193,8 @@ mod tests {
         let (was_pulled, evicted) =
             (pulled(OLD), Record { eviction: Some(Eviction { count: 1, at: at(0) }), ..Record::default() });
         let brought_back = Record { found_at: Some(at(10)), ..evicted.clone() };
+        // It counted as pulled when it was found.
+        let found = Record { found_at: Some(at(10)), digest: Some(OLD.into()), ..Record::default() };
         let cases = [
             // Nothing is remembered.
             (IfNotPresent, None, here.clone(), None, Standing::Cached),
@@ -200,6 +214,9 @@ mod tests {
             (Always, Some(&was_pulled), there, Some(NEW), Standing::Cached),
             (Always, Some(&pulled(NEW)), here.clone(), Some(NEW), Standing::Cached),
             (IfNotPresent, Some(&was_pulled), here.clone(), Some(NEW), Standing::Cached),
+            (Always, Some(&found), here.clone(), Some(OLD), Standing::Cached),
+            (Always, Some(&found), here.clone(), Some(NEW), Standing::Outdated),
+            (Always, Some(&found), Sighting::Absent, Some(OLD), Standing::Evicted),
             // It was evicted, and somebody else brought it back, or not.
             (IfNotPresent, Some(&evicted), here.clone(), None, Standing::Cached),
             (IfNotPresent, Some(&evicted), Sighting::Absent, None, Standing::Evicted),

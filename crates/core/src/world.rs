@@ -191,16 +191,18 @@ pub(crate) struct Published<S> {
 
 impl<S: Clone + PartialEq> Published<S> {
     /// Takes in what the watch shows. While a write is under way that is older, and it may be
-    /// for a while after its answer.
-    fn observe(&mut self, status: S) {
+    /// for a while after its answer. Returns whether it is something else than was known.
+    fn observe(&mut self, status: S) -> bool {
+        let is_same = status == self.status;
         let is_older = self.is_under_way || self.overtaken.contains(&status);
-        if status == self.status || !is_older {
+        if is_same || !is_older {
             self.overtaken.clear();
         }
         if !is_older {
             self.status = status;
             self.is_confirmed = true;
         }
+        !is_same && !is_older
     }
 
     /// Takes in the answer to a write.
@@ -309,6 +311,8 @@ pub(crate) struct Flight {
     pub(crate) not_before: Option<Timestamp>,
     /// What the API server says against it.
     pub(crate) refusal: Option<Name>,
+    /// Whether what it is about is gone since.
+    is_overtaken: bool,
 }
 
 impl Flight {
@@ -454,6 +458,7 @@ impl World {
         for effect in &plan.effects {
             let flight = self.flights.entry(effect.key()).or_default();
             flight.not_before = None;
+            flight.is_overtaken = false;
             match effect {
                 Effect::CreatePod(order) => self.expect_pod(order, now),
                 Effect::PatchImage { image, status } => {
@@ -651,19 +656,22 @@ impl World {
                 Sighting::Absent | Sighting::Unknown => None,
             };
             let has_room = memory.has_room();
+            let is_known = memory.images.get(reference).is_some_and(|record| record.current_since().is_some());
+            let digest = evidence.counts_as_pulled().filter(|_| !is_known).map(Name::from);
             match memory.images.get_mut(reference) {
                 Some(record) => {
                     record.size = size.or(record.size);
                     if is_there == Standing::Evicted && record.present_since().is_some() {
                         record.evict(now, self.settings.repair_max);
                         evictions += 1;
-                    } else if is_there.is_there() && record.present_since().is_none() {
-                        record.found_at = Some(now);
+                    } else if is_there.is_there() && (record.present_since().is_none() || digest.is_some()) {
+                        record.found_at = record.found_at.or(Some(now));
+                        record.digest = digest;
                         record.failure = None;
                     }
                 }
                 None if is_there.is_there() && has_room => {
-                    let record = Record { found_at: Some(now), size, ..Record::default() };
+                    let record = Record { found_at: Some(now), digest, size, ..Record::default() };
                     memory.images.insert(reference.clone(), record);
                 }
                 None => {}

@@ -158,8 +158,9 @@ impl Lab {
         None
     }
 
-    fn tell(&mut self, id: u64, event: Event) -> Option<u64> {
+    fn tell(&mut self, id: u64, mut event: Event) -> Option<u64> {
         let now = self.now;
+        (self.knobs.mishear)(&mut event);
         self.process(id)?.world.apply(event, now);
         Some(id)
     }

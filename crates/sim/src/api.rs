@@ -66,6 +66,8 @@ pub struct LivePod {
     pub pod: PullPod,
     /// The UID of the node that owns it.
     pub node_uid: Name,
+    /// Whether it uses the node's network.
+    pub host_network: bool,
     /// The pulls at hand.
     pub pass: Option<Pass>,
     /// Passes in which a pull failed.

@@ -4,13 +4,15 @@
 
 use std::collections::BTreeSet;
 
+use drop_api::cached_image::ImagePullPolicy;
 use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::pull_policy::HostNetwork;
 use drop_api::{CachedImageStatus, NodeCache, PullPolicySpec};
-use drop_core::Effect;
-use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::effect::{EffectKey, PodOrder, Pull};
 use drop_core::node::Readiness;
 use drop_core::pull_pod::{Expectations, PullPod, Steps};
 use drop_core::reference::Reference;
+use drop_core::{Effect, Name};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{Lab, secs};
@@ -23,17 +25,17 @@ const BUSY: (SignedDuration, usize) = (SignedDuration::from_secs(30), 30);
 
 /// What does not hold.
 #[derive(Default)]
-struct Faults(Vec<String>);
+pub(crate) struct Faults(Vec<String>);
 
 impl Faults {
-    fn unless(&mut self, holds: bool, what: impl FnOnce() -> String) {
+    pub(crate) fn unless(&mut self, holds: bool, what: impl FnOnce() -> String) {
         if !holds {
             self.0.push(what());
         }
     }
 
     /// What is wrong, and where.
-    fn at(self, place: impl FnOnce() -> String) -> Vec<String> {
+    pub(crate) fn at(self, place: impl FnOnce() -> String) -> Vec<String> {
         if self.0.is_empty() {
             return Vec::new();
         }
@@ -56,20 +58,17 @@ impl Lab {
         let on_node = self.record.live().find(|pod| pod.order.node_uid == order.node_uid);
         faults.unless(on_node.is_none(), || format!("one Pod per node, beside {on_node:?}"));
         let policies = self.policies_in_force(&order.policy, sent_at);
-        let is_looked_up_again = policies.iter().any(|policy| policy.repull_interval.is_some());
-        for pull in &order.pulls {
-            let done = self.record.successes.contains(&(order.node_uid.clone(), pull.reference.clone()));
-            // That the machine is gone may be shown later than that its NodeCache is.
-            let is_there = self.api.node_of_uid(&order.node_uid).is_some();
-            faults
-                .unless(!done || !is_there || is_looked_up_again, || format!("{} was pulled already", pull.reference));
-        }
         let is_open = policies.iter().any(|policy| !policy.paused);
         faults.unless(is_open, || "the policy is paused or missing".to_owned());
         // A request that was lost is made again under the limits of its first time.
         let key = EffectKey::CreatePod(order.name.clone());
         let first = self.record.requests.iter().find(|(_, other)| *other == key).map(|(at, _)| *at);
-        let policies = self.policies_in_force(&order.policy, first.unwrap_or(sent_at));
+        let planned_at = first.unwrap_or(sent_at);
+        let policies = self.policies_in_force(&order.policy, planned_at);
+        for pull in &order.pulls {
+            let is_done = !policies.iter().any(|policy| self.may_be_pulled(pull, &order.node_uid, policy, planned_at));
+            faults.unless(!is_done, || format!("{} was pulled already", pull.reference));
+        }
         let refusals: Vec<String> = policies.iter().map_while(|policy| self.refuses(policy, order)).collect();
         faults.unless(refusals.len() < policies.len(), || format!("{refusals:?}"));
         if !order.begins_turn {
@@ -77,11 +76,49 @@ impl Lab {
             let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
             faults.unless(goes_on, || "a turn goes on that never began".to_owned());
         }
+        let changed_at = self.record.readiness_changed_at.get(&*order.node);
+        let is_known = changed_at.is_none_or(|at| planned_at.duration_since(*at) > self.hearsay());
+        if let Some(node) = self.api.node_of_uid(&order.node_uid).filter(|_| is_known) {
+            let is_as_allowed = policies.iter().any(|policy| {
+                let uses_it = match policy.host_network {
+                    HostNetwork::Always => true,
+                    HostNetwork::Never => false,
+                    HostNetwork::NotReadyNodes => node.readiness != Readiness::Ready,
+                };
+                uses_it == order.host_network
+            });
+            faults.unless(is_as_allowed, || "its policy says otherwise of the node's network".to_owned());
+            let can_start = match node.readiness {
+                Readiness::Ready | Readiness::NotReady { network: true } => true,
+                Readiness::NotReady { network: false } => order.host_network,
+                Readiness::Lost { .. } => false,
+            };
+            faults.unless(can_start, || "its node can start no such Pod".to_owned());
+        }
         faults.at(|| {
             let earlier = self.record.pods.iter().filter(|pod| pod.order.node == order.node);
             let earlier: Vec<String> = earlier.map(|pod| format!("{pod}, {}", pod.order.name)).collect();
             format!("after {earlier:#?}: {order:#?}")
         })
+    }
+
+    /// Whether there is a reason to pull an image onto the node of this UID under this policy,
+    /// although it may have been done: somebody has to ask whether the tag has moved, or it has.
+    fn may_be_pulled(&self, pull: &Pull, node_uid: &Name, policy: &PullPolicySpec, planned_at: Timestamp) -> bool {
+        let done = self.record.successes.get(&(node_uid.clone(), pull.reference.clone()));
+        // That the machine is gone may be shown later than that its NodeCache is.
+        let is_there = |node_uid: &Name| self.api.node_of_uid(node_uid).is_some();
+        let Some(own) = done.filter(|_| is_there(node_uid)) else { return true };
+        let Some(interval) = policy.repull_interval.as_ref().filter(|_| pull.policy == ImagePullPolicy::Always) else {
+            return false;
+        };
+        let of_it = |what: &(Name, Reference)| what.1 == pull.reference;
+        let mut pulled = self.record.pulled.iter().filter(|(what, _)| of_it(what)).map(|(_, it)| it);
+        let has_moved = pulled.any(|it| it.image_id != own.image_id && own.at.duration_since(it.at) <= self.hearsay());
+        let known = self.record.successes.iter().filter(|(what, _)| of_it(what) && is_there(&what.0));
+        let asked_at = known.map(|(_, it)| it.at).max();
+        let is_due = |at: Timestamp| at > planned_at || planned_at.duration_since(at) >= interval.get();
+        has_moved || asked_at.is_none_or(is_due)
     }
 
     /// Whether the operator may have given up on a Pod before it hears of its end.
@@ -92,8 +129,8 @@ impl Lab {
         }
         let is_lost =
             self.api.nodes.get(&*pod.node).is_some_and(|node| matches!(node.readiness, Readiness::Lost { .. }));
-        let regained_at = self.record.regained_at.get(&*pod.node);
-        if is_lost || regained_at.is_some_and(|at| self.now.duration_since(*at) <= self.hearsay()) {
+        let changed_at = self.record.readiness_changed_at.get(&*pod.node);
+        if is_lost || changed_at.is_some_and(|at| self.now.duration_since(*at) <= self.hearsay()) {
             return true;
         }
         let policies = self.policies_in_force(&pod.policy, self.now);
@@ -153,9 +190,8 @@ impl Lab {
         }
         let hosts: BTreeSet<&str> = order.pulls.iter().map(|pull| pull.reference.host()).collect();
         for host in hosts {
-            let is_busy = |pod: &drop_core::Name| {
-                self.api.pods.get(pod).is_some_and(|live| live.pod.busy_hosts().any(|busy| busy == host))
-            };
+            let is_busy =
+                |pod: &Name| self.api.pods.get(pod).is_some_and(|live| live.pod.busy_hosts().any(|busy| busy == host));
             let pulling = live.iter().filter(|pod| is_busy(&pod.order.name)).count();
             if over(policy.max_concurrent_pulls_per_registry, pulling + 1) {
                 return Some(format!("{pulling} Pods pull from {host} already"));
@@ -178,7 +214,7 @@ impl Lab {
         let pulled = images.filter(|image| image.pulled_at.is_some());
         let untrue = pulled.filter(|image| {
             let what = (cache.spec.node_uid.as_str().into(), Reference::parse(&image.image));
-            !self.record.pulled.contains(&what)
+            !self.record.pulled.contains_key(&what)
         });
         untrue.map(|image| format!("{} was never pulled onto {name}", image.image)).collect()
     }
@@ -201,8 +237,12 @@ impl Lab {
         faults.unless(!ready.message.is_empty(), || "Ready has no message".to_owned());
         let object = self.api.images.get(image).and_then(|object| object.status.as_ref());
         let before = object.and_then(|status| condition::ready(&status.conditions));
-        // A status that was lost may have changed it in between.
-        let comparable = |before: &&Condition| before.status == ready.status && !self.record.unwritten.contains(image);
+        // A status that was lost, or that was meant for what was there under the name before, may have changed it in
+        // between.
+        let created_at = self.record.created_at.get(&EffectKey::Image(image.into()));
+        let is_new = created_at.is_some_and(|at| self.now.duration_since(*at) <= self.hearsay());
+        let is_known = !is_new && !self.record.unwritten.contains(image);
+        let comparable = |before: &&Condition| before.status == ready.status && is_known;
         let moved = before.filter(comparable).is_some_and(|it| it.last_transition_time != ready.last_transition_time);
         faults.unless(!moved, || "lastTransitionTime moved although status did not change".to_owned());
         faults.at(|| format!("{image}: {status:#?}"))
@@ -217,6 +257,7 @@ impl Lab {
         let times = recent.filter(|(_, other)| *other == key).count();
         faults.unless(times < BUSY.1, || format!("{key:?} is asked for {times} times within {:#}", BUSY.0));
         if matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
+            let is_gone = matches!(effect, Effect::PatchImage { image, .. } if !self.api.images.contains_key(&**image));
             let created_at = self.record.created_at.get(&key).copied();
             let written = || self.record.requests.iter().rev().filter(|(_, other)| *other == key).map(|(at, _)| *at);
             // A write of a moment ago may have been meant for what was there under the name before.
@@ -225,7 +266,8 @@ impl Lab {
             let since = self.record.restarted_at.max(created_at);
             let last = written().next().filter(|at| since.is_none_or(|since| since < *at));
             let is_early = last.is_some_and(|at| self.now.duration_since(at) < secs(1.0));
-            faults.unless(!is_early, || format!("{key:?} is written too often"));
+            // What is gone comes back for a moment where a watch is behind the answer to its deletion.
+            faults.unless(!is_early || is_gone, || format!("{key:?} is written too often"));
         }
         faults.0
     }

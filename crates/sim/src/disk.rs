@@ -32,7 +32,8 @@ pub(crate) struct Disk {
 
 /// An image on a disk.
 struct Stored {
-    digest: Reference,
+    /// What the runtime calls it: its repository and digest.
+    id: Name,
     /// In bytes.
     size: u64,
     used_at: Timestamp,
@@ -53,9 +54,9 @@ impl Lab {
         self.knobs.disk.is_none_or(|capacity| others + self.size_of(image) <= capacity)
     }
 
-    /// An image came onto the disk of the node of this UID, as this digest.
-    pub(crate) fn stored(&mut self, node_uid: &Name, image: &Reference, digest: Reference) {
-        let stored = Stored { digest, size: self.size_of(image), used_at: self.now };
+    /// An image came onto the disk of the node of this UID, under this ID.
+    pub(crate) fn stored(&mut self, node_uid: &Name, image: &Reference, id: Name) {
+        let stored = Stored { id, size: self.size_of(image), used_at: self.now };
         self.disks.entry(node_uid.clone()).or_default().images.insert(image.clone(), stored);
         self.list_soon(node_uid);
         self.watch_disk(node_uid);
@@ -100,6 +101,12 @@ impl Lab {
         node.and_then(|node| self.disks.get(&node.uid)).is_some_and(|disk| disk.images.contains_key(image))
     }
 
+    /// What the runtime of the node of this UID calls an image: its repository and digest.
+    #[must_use]
+    pub fn id_on_disk(&self, node_uid: &str, image: &Reference) -> Option<&Name> {
+        self.disks.get(node_uid)?.images.get(image).map(|stored| &stored.id)
+    }
+
     /// Whether the node's list would show the image if it were there: it is complete, or the
     /// image is large enough.
     #[must_use]
@@ -131,6 +138,7 @@ impl Lab {
             let node = self.api.node_of_uid(node_uid).map(|node| node.name.clone()).unwrap_or_default();
             self.note(|| format!("{node}: {image} is removed"));
             self.record.successes.remove(&(node_uid.clone(), image.clone()));
+            self.record.changes.push(self.now);
             self.list_soon(node_uid);
         }
         is_removed
@@ -149,7 +157,10 @@ impl Lab {
         let pause = Listed { names: vec![Reference::parse("registry.k8s.io/pause:3.10")], size: 1 };
         let stored = self.disks.get(node_uid).into_iter().flat_map(|disk| &disk.images);
         let mut images: Vec<Listed> = stored
-            .map(|(image, stored)| Listed { names: vec![stored.digest.clone(), image.clone()], size: stored.size })
+            .map(|(image, stored)| Listed {
+                names: vec![Reference::parse(&stored.id), image.clone()],
+                size: stored.size,
+            })
             .chain([pause])
             .collect();
         images.sort_by_key(|image| Reverse(image.size));

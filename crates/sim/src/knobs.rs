@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use drop_core::discovery::{Answer, SourceFailure};
-use drop_core::{Effect, Name, Plan};
+use drop_core::{Effect, Event, Name, Plan};
 use jiff::SignedDuration;
 
 use crate::{Bandwidth, Kubelet, Registry, Rng, secs};
@@ -82,6 +82,8 @@ pub struct Knobs {
     pub fate: Box<dyn FnMut(&Effect) -> Fate>,
     /// What a broken planner would make of each plan, to see that it is noticed.
     pub tamper: Box<dyn FnMut(&mut Plan)>,
+    /// What a broken planner would understand of each event, to see that it is noticed.
+    pub mishear: Box<dyn FnMut(&mut Event)>,
     /// Delays and fates of requests are drawn from this, if set.
     pub jitter: Option<Rng>,
 }
@@ -107,6 +109,7 @@ impl Default for Knobs {
             lists: false,
             fate: Box::new(|_| Fate::Answered),
             tamper: Box::new(|_| {}),
+            mishear: Box::new(|_| {}),
             jitter: None,
         }
     }

@@ -1,7 +1,8 @@
 //! What kubelets do with pull Pods.
 
+use drop_api::scheduling::TaintEffect;
 use drop_core::event::Kind;
-use drop_core::node::{Node, Readiness};
+use drop_core::node::{Node, Readiness, Taint};
 use drop_core::pull_pod::{Container, ContainerState, Rejection};
 use drop_core::reference::Reference;
 use drop_core::{Event, Name};
@@ -9,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::Item;
 use crate::api::whole_seconds;
+use crate::record::Success;
 use crate::{Failure, Knobs, Lab, secs};
 
 /// How a kubelet behaves.
@@ -67,6 +69,8 @@ const SYNC: SignedDuration = SignedDuration::from_secs(2);
 /// The first wait of a Pod after a failed pull, doubled up to the second
 /// (`imageBackOffPeriod` and `MaxImageBackOff` in Kubernetes' `pkg/kubelet/kubelet.go`).
 const BACK_OFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(10), SignedDuration::from_secs(300));
+/// The taint of nodes that are not ready.
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
 /// A kubelet that is restarted takes so long.
 const RESTART: SignedDuration = SignedDuration::from_secs(3);
 
@@ -86,6 +90,8 @@ impl Lab {
         let Some(live) = self.api.pod_of_uid(uid) else { return };
         let (name, node) = (live.pod.name.clone(), live.pod.node.clone());
         let is_terminating = live.pod.terminating;
+        let has_network = live.host_network
+            || self.api.nodes.get(&*node).is_none_or(|node| node.readiness != Readiness::NotReady { network: false });
         let kubelet = self.kubelet(&node);
         let mut later = |step| self.agenda.add(now + SILENCE, Item::Kubelet(uid.clone(), step));
         match step {
@@ -106,7 +112,7 @@ impl Lab {
                     _ => self.agenda.add(now + SANDBOX, Item::Kubelet(uid.clone(), Step::StartSandbox)),
                 }
             }
-            Step::StartSandbox if kubelet == Kubelet::NoSandbox => return later(step),
+            Step::StartSandbox if kubelet == Kubelet::NoSandbox || !has_network => return later(step),
             Step::StartSandbox => {
                 let sandbox_up_at = self.kubelet_time(now);
                 let Some(live) = self.api.pods.get_mut(&name) else { return };
@@ -160,8 +166,8 @@ impl Lab {
             Some(failure) => self.note(|| format!("{node}: {image}: {}: {}", failure.reason, failure.message)),
             None => {
                 self.note(|| format!("{node}: {image} is pulled"));
-                let digest = Reference::parse(&image_id(&self.knobs, &image));
-                self.stored(&node_uid, &image, digest);
+                let id = image_id(&self.knobs, &image).into();
+                self.stored(&node_uid, &image, id);
             }
         }
         let now = self.now;
@@ -201,13 +207,15 @@ impl Lab {
                 continue;
             }
             let image = container.image.clone();
-            container.image_id = Some(image_id(&self.knobs, &image).into());
+            let image_id = self.id_on_disk(&live.node_uid, &image).cloned().unwrap_or_default();
+            container.image_id = Some(image_id.clone());
             let at = Some(self.kubelet_time(*at));
             container.state = ContainerState::Terminated { reason: "Completed".into(), at };
             let wanted = !given_up && self.is_surely_wanted(&live.node_uid, &image);
-            self.record.succeeded(&live.node_uid, &image, wanted);
+            self.record.succeeded(&live.node_uid, &image, wanted, Success { at: self.now, image_id });
         }
         let uid = live.pod.uid.clone().unwrap_or_default();
+        self.record.settled(&uid, self.now);
         if has_failed {
             let wait = (BACK_OFF.0 * 2_i32.saturating_pow(live.failures.min(8))).min(BACK_OFF.1);
             live.failures += 1;
@@ -254,14 +262,26 @@ impl Lab {
         self.edit_node(node, |node| node.readiness = Readiness::Lost { since });
     }
 
-    /// Every node that was lost is back.
+    /// The network of a node is not up any more, and the control plane says so.
+    pub fn disconnect(&mut self, node: &str) {
+        self.note(|| format!("node {node} has no network"));
+        self.edit_node(node, lacks_network);
+    }
+
+    /// A node is ready.
+    pub fn ready(&mut self, node: &str) {
+        self.note(|| format!("node {node} is ready"));
+        self.edit_node(node, |node| {
+            node.readiness = Readiness::Ready;
+            node.taints.retain(|taint| taint.key != NOT_READY);
+        });
+    }
+
+    /// Every node that was lost, or had no network, is ready again.
     pub fn regain(&mut self) {
-        let is_lost = |node: &Node| matches!(node.readiness, Readiness::Lost { .. });
-        let lost = self.api.nodes.values().filter(|node| is_lost(node)).map(|node| node.name.clone());
-        for node in lost.collect::<Vec<_>>() {
-            self.note(|| format!("node {node} is back"));
-            self.record.regained_at.insert(node.to_string(), self.now);
-            self.edit_node(&node, |node| node.readiness = Readiness::Ready);
+        let others = self.api.nodes.values().filter(|node| node.readiness != Readiness::Ready);
+        for node in others.map(|node| node.name.clone()).collect::<Vec<_>>() {
+            self.ready(&node);
         }
         self.knobs.kubelets.retain(|_, kubelet| *kubelet != Kubelet::Lost);
     }
@@ -291,7 +311,8 @@ impl Lab {
         let Some(live) = self.api.pods.remove(&name) else { return };
         self.forget_pulls(uid);
         self.note(|| format!("{}: the Pod is gone", live.pod.node));
-        self.record.gone(uid, self.now);
+        let left_some = self.misses_some(&live.node_uid, &live.pod.policy);
+        self.record.gone(uid, left_some, self.now);
         self.show(Kind::Pod, &Event::Gone(Kind::Pod, name));
         self.pull_for_others(&live.node_uid);
     }
@@ -310,8 +331,16 @@ impl Lab {
     }
 }
 
+/// What the control plane shows of a node whose network is not up.
+pub(crate) fn lacks_network(node: &mut Node) {
+    node.readiness = Readiness::NotReady { network: false };
+    let taint = |effect| Taint { key: NOT_READY.to_owned(), value: String::new(), effect };
+    node.taints.retain(|taint| taint.key != NOT_READY);
+    node.taints.extend([taint(TaintEffect::NoSchedule), taint(TaintEffect::NoExecute)]);
+}
+
 /// What a runtime calls an image that it has pulled.
-fn image_id(knobs: &Knobs, image: &Reference) -> String {
+pub(crate) fn image_id(knobs: &Knobs, image: &Reference) -> String {
     let repository = image.as_str().split([':', '@']).next().unwrap_or_default();
     let usual = format!("sha256:{:064x}", 7);
     let digest = knobs.digests.get(image.as_str()).unwrap_or(&usual);

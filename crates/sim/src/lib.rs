@@ -2,8 +2,8 @@
 //!
 //! [`Lab`] drives a [`World`](drop_core::World) the way the operator does, against a
 //! simulated API server, kubelets and registries, and keeps its own [`Record`] of what
-//! happened. After every plan it checks the plan (`audit`, the same plan twice, a wake-up
-//! in the future), and at every request it checks, from its own record, what the
+//! happened. After every plan it checks the plan (`audit`, the same plan twice, nothing twice, a
+//! wake-up in the future), and at every request it checks, from its own record, what the
 //! specification promises: caps, delays, nothing pulled twice, statuses that make sense.
 //! What does not hold is a [`Violation`], kept in [`Lab::violations`].
 //!
@@ -11,8 +11,8 @@
 //! registries; the checks of caps, delays and repetitions at each creation (`check.rs`),
 //! which recount from the record alone, except that they take the planner's word for which
 //! Pods begin a turn, and its code for which registries a Pod is still pulling from and when
-//! a Pod is given up; and the recount of pacing ([`pacing`]), which takes nobody's word.
-//! The statuses are compared with what is on the simulated disks by the property tests.
+//! a Pod is given up; the recount of pacing (`pacing.rs`), which takes nobody's word; and the
+//! look at a cluster at rest (`rest.rs`), which compares statuses with the simulated disks.
 //!
 //! There is no clock and no randomness but [`Rng`], so whatever is made from a seed
 //! happens again in the same way.
@@ -26,11 +26,12 @@ mod knobs;
 mod kubelet;
 mod lab;
 pub mod manifest;
-pub mod pacing;
+mod pacing;
 mod process;
 mod pulls;
 mod record;
 mod requests;
+mod rest;
 mod rng;
 pub mod scenario;
 pub mod schema;
@@ -41,7 +42,7 @@ pub use knobs::{Failure, Fate, Knobs};
 pub use kubelet::{Kubelet, Pass};
 pub use lab::{Lab, Violation};
 pub use pulls::{Bandwidth, Registry};
-pub use record::{Created, Record};
+pub use record::{Created, Record, Success};
 pub use rng::Rng;
 pub use users::under;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use drop_core::effect::EffectKey;
 use drop_core::event::Kind;
 use drop_core::explain::explain;
 use drop_core::{Effect, Event, Name, World, audit::audit, plan};
@@ -77,7 +78,8 @@ impl Lab {
     fn begin(&mut self, leads: Range<Timestamp>) -> u64 {
         let id = self.agenda.number();
         let mut world = World::new(self.settings.clone());
-        for event in self.list() {
+        for mut event in self.list() {
+            (self.knobs.mishear)(&mut event);
             world.apply(event, self.now);
         }
         let (shown, lags) = (BTreeMap::new(), BTreeMap::new());
@@ -200,15 +202,26 @@ impl Lab {
         if !process.leads.contains(&now) {
             return;
         }
-        let mut first = plan(world, now);
-        let second = plan(world, now);
+        let mut planned = |world: &World| {
+            let mut plan = plan(world, now);
+            (self.knobs.tamper)(&mut plan);
+            plan
+        };
+        let (first, second) = (planned(world), planned(world));
         let mut violations = Vec::new();
         if (&first.effects, first.wake_at) != (&second.effects, second.wake_at) {
             violations.push("planning twice makes two plans".to_owned());
         }
-        (self.knobs.tamper)(&mut first);
         violations.extend(audit(world, &first, now));
         world.commit(&first, now);
+        if !first.effects.is_empty() {
+            // What was asked for counts as done.
+            world.settle(now);
+            let asked: BTreeSet<EffectKey> = first.effects.iter().map(Effect::key).collect();
+            let again = planned(world).effects;
+            let twice = again.iter().map(Effect::key).filter(|key| asked.contains(key));
+            violations.extend(twice.map(|key| format!("{key:?} is asked for again at once")));
+        }
         process.wake_at = first.wake_at;
         if let Some(at) = first.wake_at.filter(|at| *at <= now) {
             violations.push(format!("the plan wakes at {at}, which is over"));

@@ -34,16 +34,19 @@ pub struct Record {
     pub told: Vec<(Timestamp, Notice)>,
     /// What each PullPolicy said, since when; `None` while it did not exist.
     pub policies: BTreeMap<String, Vec<(Timestamp, Option<PullPolicySpec>)>>,
-    /// Pulls that a Pod's status showed as done, by the node's UID.
-    pub pulled: BTreeSet<(Name, Reference)>,
-    /// Those among them that are not to be pulled again.
-    pub successes: BTreeSet<(Name, Reference)>,
+    /// Pulls that a Pod's status showed as done, by the node's UID; the last ones.
+    pub pulled: BTreeMap<(Name, Reference), Success>,
+    /// Those that the operator must know of: these images are not to be pulled again but for a
+    /// tag that is followed.
+    pub successes: BTreeMap<(Name, Reference), Success>,
     /// When what is wanted where last changed.
     pub wants_changed_at: Option<Timestamp>,
+    /// When anything changed that may let an image be missing, or not, on some node.
+    pub changes: Vec<Timestamp>,
     /// When objects with a status were created.
     pub created_at: BTreeMap<EffectKey, Timestamp>,
-    /// When nodes that had been lost were back, by name.
-    pub regained_at: BTreeMap<String, Timestamp>,
+    /// When it last changed whether nodes are ready, by name.
+    pub readiness_changed_at: BTreeMap<String, Timestamp>,
     /// When the operator was last restarted.
     pub restarted_at: Option<Timestamp>,
     /// What watches have shown, in the order in which it came to be; only where that was
@@ -51,6 +54,15 @@ pub struct Record {
     pub history: Option<Vec<(Kind, Event)>>,
     /// What happened, as sentences for people; only where it was asked for.
     pub(crate) journal: Option<Vec<(Timestamp, String)>>,
+}
+
+/// A pull that succeeded.
+#[derive(Clone, Debug)]
+pub struct Success {
+    /// When a Pod's status showed it.
+    pub at: Timestamp,
+    /// What the image was then, by its digest.
+    pub image_id: Name,
 }
 
 /// A Pod that was created.
@@ -64,8 +76,12 @@ pub struct Created {
     pub order: PodOrder,
     /// When its deletion was asked for.
     pub deleted_at: Option<Timestamp>,
+    /// When it first showed what became of its images.
+    pub settled_at: Option<Timestamp>,
     /// When it was gone.
     pub gone_at: Option<Timestamp>,
+    /// Whether its node missed images of its policy when it was gone.
+    pub left_some: bool,
     /// Nothing in the API tells of this Pod any more to an operator that was
     /// restarted.
     pub is_forgotten: bool,
@@ -76,6 +92,12 @@ impl Created {
     #[must_use]
     pub fn pulls(&self, reference: &Reference) -> bool {
         self.order.pulls.iter().any(|pull| pull.reference == *reference)
+    }
+
+    /// The registries that it pulls from.
+    #[must_use]
+    pub fn hosts(&self) -> BTreeSet<&str> {
+        self.order.pulls.iter().map(|pull| pull.reference.host()).collect()
     }
 
     /// When, in whole seconds since the lab began.
@@ -113,7 +135,16 @@ impl Record {
 
     pub(crate) fn created(&mut self, order: &PodOrder, uid: Name, at: Timestamp) {
         let order = order.clone();
-        self.pods.push(Created { at, uid, order, deleted_at: None, gone_at: None, is_forgotten: false });
+        self.pods.push(Created {
+            at,
+            uid,
+            order,
+            deleted_at: None,
+            settled_at: None,
+            gone_at: None,
+            left_some: false,
+            is_forgotten: false,
+        });
     }
 
     fn pod(&mut self, uid: &Name) -> Option<&mut Created> {
@@ -126,27 +157,41 @@ impl Record {
         }
     }
 
-    pub(crate) fn gone(&mut self, uid: &Name, at: Timestamp) {
+    pub(crate) fn settled(&mut self, uid: &Name, at: Timestamp) {
         if let Some(pod) = self.pod(uid) {
-            pod.gone_at = Some(at);
+            pod.settled_at.get_or_insert(at);
         }
     }
 
-    pub(crate) fn succeeded(&mut self, node_uid: &Name, image: &Reference, wanted: bool) {
-        self.pulled.insert((node_uid.clone(), image.clone()));
-        if wanted {
-            self.successes.insert((node_uid.clone(), image.clone()));
+    pub(crate) fn gone(&mut self, uid: &Name, left_some: bool, at: Timestamp) {
+        if let Some(pod) = self.pod(uid) {
+            (pod.gone_at, pod.left_some) = (Some(at), left_some);
         }
+    }
+
+    pub(crate) fn succeeded(&mut self, node_uid: &Name, image: &Reference, wanted: bool, success: Success) {
+        let what = (node_uid.clone(), image.clone());
+        if wanted {
+            self.successes.insert(what.clone(), success.clone());
+        }
+        self.pulled.insert(what, success);
+    }
+
+    /// Something is wanted that was not before.
+    pub(crate) fn wanted(&mut self, at: Timestamp) {
+        self.wants_changed_at = Some(at);
+        self.changes.push(at);
     }
 
     /// What is wanted where has changed: what was pulled may be pulled again.
     pub(crate) fn wants_changed(&mut self, at: Timestamp) {
         self.successes.clear();
-        self.wants_changed_at = Some(at);
+        self.wanted(at);
     }
 
     pub(crate) fn policy_changed(&mut self, name: &str, spec: Option<PullPolicySpec>, at: Timestamp) {
         self.policies.entry(name.to_owned()).or_default().push((at, spec));
+        self.changes.push(at);
     }
 
     /// The operator was restarted: it knows of starts from Pods and NodeCaches only.

@@ -8,12 +8,13 @@ use drop_api::{
 use drop_core::discovery::{Backend, Discovered, Order, SourceFailure, SourceOutcome};
 use drop_core::effect::{EffectKey, PodOrder};
 use drop_core::event::{Kind, Report};
-use drop_core::image::Image;
+use drop_core::image::{Image, ImagePullPolicy};
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
 use jiff::Timestamp;
 
 use crate::api::{policy_event, set_event};
+use crate::kubelet::image_id;
 use crate::{Lab, secs};
 
 impl Lab {
@@ -143,7 +144,7 @@ impl Lab {
         self.violate_all(self.faults_of_start(order, sent_at));
         let images = order.pulls.iter().map(|pull| pull.reference.clone());
         let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
-        let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images);
+        let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images, order.host_network);
         self.record.created(order, uid.clone(), self.now);
         let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
         self.note(|| format!("{}: a Pod pulls {}", order.node, images.join(", ")));
@@ -187,8 +188,13 @@ impl Lab {
                 child.metadata.generation = Some(1);
                 self.record.created_at.insert(EffectKey::Image(name.as_str().into()), self.now);
                 self.api.images.insert(name.clone(), child.clone());
-                self.record.wants_changed_at = Some(self.now);
+                self.record.wanted(self.now);
                 self.show_image(&name);
+                for owner in child.metadata.owner_references.iter().flatten() {
+                    if !self.api.sets.values().any(|set| set.metadata.uid.as_ref() == Some(&owner.uid)) {
+                        self.collect_soon(owner.uid.as_str().into());
+                    }
+                }
                 Report::Child(Box::new(child))
             }
         }
@@ -225,6 +231,21 @@ impl Lab {
     pub(crate) fn is_surely_wanted(&self, node_uid: &Name, reference: &Reference) -> bool {
         let known = self.record.wants_changed_at.is_none_or(|at| self.now.duration_since(at) > self.hearsay());
         known && self.is_wanted(node_uid, reference)
+    }
+
+    /// Whether the node of this UID misses images of a policy, as far as the operator must know.
+    pub(crate) fn misses_some(&self, node_uid: &Name, policy: &Name) -> bool {
+        let Some(node) = self.api.node_of_uid(node_uid) else { return false };
+        let said = self.record.policies.get(&**policy).into_iter().flatten().filter_map(|(_, spec)| spec.as_ref());
+        let follows_tags = said.clone().any(|spec| spec.repull_interval.is_some());
+        let mut images = self.api.images.values().filter_map(Image::from_api);
+        images.any(|image| {
+            let what = (node_uid.clone(), image.reference.clone());
+            let id = self.id_on_disk(node_uid, &image.reference).filter(|_| self.record.successes.contains_key(&what));
+            let is_there = id.is_some_and(|id| !follows_tags || **id == image_id(&self.knobs, &image.reference));
+            let is_pulled = image.policy == *policy && image.pull != ImagePullPolicy::Never;
+            is_pulled && !is_there && image.placement.selects(node).is_ok()
+        })
     }
 
     /// Whether some CachedImage wants `reference` on the node of this UID.

@@ -19,12 +19,13 @@
 use std::collections::BTreeMap;
 
 use drop_api::GoDuration;
-use drop_core::node::{Node, Readiness, Taint};
+use drop_core::node::Node;
 use drop_core::reference::Reference;
 use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::kubelet::lacks_network;
 use crate::manifest::Object;
 use crate::{Bandwidth, Lab, Registry};
 
@@ -132,18 +133,9 @@ impl Lab {
             self.note(|| format!("{host} {registry}"));
             self.knobs.registries.insert(host.clone(), *registry);
         }
-        for (image, digest) in &moment.push {
-            self.note(|| format!("{image} is pushed anew"));
-            self.knobs.digests.insert(image.clone(), digest.clone());
-        }
+        moment.push.iter().for_each(|(image, digest)| self.push(image, digest));
         moment.join.iter().for_each(|node| self.join(node));
-        for name in &moment.ready {
-            self.note(|| format!("node {name} is ready"));
-            self.edit_node(name, |node| {
-                node.readiness = Readiness::Ready;
-                node.taints.clear();
-            });
-        }
+        moment.ready.iter().for_each(|node| self.ready(node));
         moment.leave.iter().for_each(|node| self.remove_node(node));
         moment.apply.iter().for_each(|object| self.apply_written(object));
         for image in moment.evict.iter().map(|image| Reference::parse(image)) {
@@ -164,12 +156,7 @@ impl Lab {
                 node.labels.insert(key.clone(), value.clone());
             }
             if spec.not_ready {
-                node.readiness = Readiness::NotReady { network: false };
-                node.taints = vec![Taint {
-                    key: "node.kubernetes.io/not-ready".to_owned(),
-                    value: String::new(),
-                    effect: drop_api::scheduling::TaintEffect::NoSchedule,
-                }];
+                lacks_network(node);
             }
         });
     }

@@ -39,7 +39,7 @@ impl Lab {
         self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
         self.note(|| format!("CachedImage {name} is created"));
-        self.record.wants_changed_at = Some(self.now);
+        self.record.wanted(self.now);
         self.show_image(name);
     }
 
@@ -149,6 +149,9 @@ impl Lab {
         policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
         self.record.policy_changed(name, Some(policy.spec.clone()), self.now);
         let event = policy_event(policy);
+        // A shorter pullTimeout may end a pull of whose success nobody has heard.
+        let (now, hearsay) = (self.now, self.hearsay());
+        self.record.successes.retain(|_, success| now.duration_since(success.at) > hearsay);
         self.note(|| format!("PullPolicy {name} is written"));
         event.into_iter().for_each(|event| self.show(Kind::Policy, &event));
     }
@@ -179,13 +182,27 @@ impl Lab {
     /// Changes a node.
     pub fn edit_node(&mut self, name: &str, edit: impl FnOnce(&mut Node)) {
         let Some(node) = self.api.nodes.get_mut(name) else { return self.misses("Node", name) };
-        let labels = node.labels.clone();
+        let before = node.clone();
         edit(node);
-        if node.labels != labels {
+        let node = node.clone();
+        let is_target_of = |node: &Node| (node.readiness, node.taints.clone(), node.unschedulable);
+        if node.labels != before.labels {
             self.record.wants_changed(self.now);
+        } else if is_target_of(&node) != is_target_of(&before) {
+            self.record.changes.push(self.now);
         }
-        let event = Event::Node(Box::new(node.clone()));
+        if node.readiness != before.readiness {
+            self.record.readiness_changed_at.insert(name.to_owned(), self.now);
+        }
+        let event = Event::Node(Box::new(node));
         self.show(Kind::Node, &event);
+    }
+
+    /// Pushes an image anew: what its digest is from now on.
+    pub fn push(&mut self, image: &str, digest: &str) {
+        self.note(|| format!("{image} is pushed anew"));
+        self.knobs.digests.insert(image.to_owned(), digest.to_owned());
+        self.record.changes.push(self.now);
     }
 
     /// Removes a node; Kubernetes collects its Pods and its NodeCache a little later.
@@ -208,7 +225,7 @@ impl Lab {
             return self.misses("Node", node);
         };
         let images = [Reference::parse(reference)];
-        self.add_pod(name.into(), node.into(), node_uid, "".into(), images);
+        self.add_pod(name.into(), node.into(), node_uid, "".into(), images, false);
     }
 
     /// Adds a Pod that pulls these images. Returns its UID.
@@ -219,6 +236,7 @@ impl Lab {
         node_uid: Name,
         policy: Name,
         images: impl IntoIterator<Item = Reference>,
+        host_network: bool,
     ) -> Name {
         let uid: Name = format!("pod-{}", self.api.next_version()).into();
         let waiting = || ContainerState::Waiting { reason: "".into(), message: "".into() };
@@ -236,7 +254,9 @@ impl Lab {
             rejection: None,
             containers: containers.collect(),
         };
-        self.api.pods.insert(name.clone(), LivePod { pod, node_uid, pass: None, failures: 0, gone_from: None });
+        self.api
+            .pods
+            .insert(name.clone(), LivePod { pod, node_uid, host_network, pass: None, failures: 0, gone_from: None });
         self.show_pod(&name);
         self.kubelet_sees(&uid);
         uid

@@ -13,6 +13,7 @@ use drop_api::discovery_policy::{
 };
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::EffectKey;
+use drop_core::event::Kind;
 use drop_sim::secs;
 use jiff::SignedDuration;
 
@@ -206,6 +207,22 @@ fn an_edit_of_the_spec_or_its_secret_asks_at_once() {
     lab.discovery("ci", |spec| spec.max_images = 1);
     lab.run(secs(5.0));
     assert_eq!(runs(&lab), 3);
+}
+
+#[test]
+fn a_watch_that_lags_drops_no_outcome_that_is_not_written_yet() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    lab.lag(Kind::Discovery, secs(1.5), true);
+    // While the second outcome waits for a second after the first, the watch shows nothing of
+    // either; while the third one does, it shows the first.
+    for (image, span) in [("y:1", 0.2), ("z:1", 1.0), ("last:1", 10.0)] {
+        answer(&mut lab, ONE, &[(image, 1.0)]);
+        lab.secret("creds");
+        lab.run(secs(span));
+    }
+    assert_eq!(found(&lab), ("Synced".to_owned(), vec!["docker.io/library/last:1 1".to_owned()]));
 }
 
 #[test]

@@ -5,13 +5,17 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use common::{Lab, duration};
-use drop_api::CachedImageSpec;
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
 use drop_api::condition::{self, ConditionStatus};
+use drop_api::node_cache::{ImageRecord, NodeCacheSpec};
+use drop_api::{CachedImageSpec, NodeCache};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Kind, Report};
+use drop_core::inventory::{Inventory, Listed};
+use drop_core::memory::MAX_IMAGES;
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
 use drop_sim::{Failure, Fate, Kubelet, schema, secs, under};
@@ -462,6 +466,55 @@ fn where_an_image_matches_nowhere_the_message_follows_the_nodes() {
     assert_eq!(lab.message("gpu"), "none of 1 node is a target; b: label pool=gpu is missing");
 }
 
+/// Node a, of which a NodeCache holds as many images as it can, and node b, which is busy; `new`
+/// is wanted on a.
+fn full() -> Lab {
+    let mut lab = nodes(2);
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "full".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "busy".to_owned())));
+    lab.stop(false);
+    lab.knobs.json = false;
+    lab.knobs.pull = secs(600.0);
+    let only_on = |pool: &str| [("pool".to_owned(), pool.to_owned())].into();
+    let spec = NodeCacheSpec { node_uid: lab.api.nodes["a"].uid.to_string() };
+    let mut cache = NodeCache::new("a", spec);
+    let status = cache.status.get_or_insert_default();
+    for n in 0..MAX_IMAGES {
+        lab.image_with(&format!("old-{n}"), &format!("old:{n}"), |image| {
+            image.image_pull_policy = ImagePullPolicy::Never;
+            image.node_selector = only_on("full");
+        });
+        let image = Reference::parse(&format!("old:{n}")).to_string();
+        status.images.push(ImageRecord { image, found_at: Some(lab.now), ..ImageRecord::default() });
+    }
+    lab.api.caches.insert("a".to_owned(), cache);
+    lab.image_with("huge", "huge", |image| image.node_selector = only_on("busy"));
+    lab.image_with("new", "new", |image| image.node_selector = only_on("full"));
+    lab.start();
+    lab.run(secs(30.0));
+    assert_eq!(lab.message("new"), "0 of 1 nodes have it; a: more than 2000 images are wanted on the node");
+    lab
+}
+
+#[test]
+fn where_there_is_room_again_no_status_speaks_of_too_many_images() {
+    let next = "0 of 1 nodes have it; next under the built-in pull policy: 1 node at once, 10s apart";
+    let mut lab = full();
+    lab.delete_image("old-7");
+    lab.run(secs(30.0));
+    assert_eq!(lab.message("new"), next);
+
+    // The watch breaks off while another machine takes the name.
+    let mut lab = full();
+    let labels = lab.api.nodes["a"].labels.clone();
+    lab.remove_node("a");
+    lab.node("a");
+    lab.edit_node("a", |node| node.labels = labels);
+    lab.relist_kind(Kind::Node);
+    lab.run(secs(30.0));
+    assert_eq!(lab.message("new"), next);
+}
+
 #[test]
 fn a_pull_that_takes_too_long_fails_and_counts_until_its_pod_is_gone() {
     let mut lab = nodes(2);
@@ -730,6 +783,26 @@ fn a_cordoned_node_is_left_out_and_loses_nothing() {
 }
 
 #[test]
+fn a_node_that_is_no_target_now_forgets_what_is_not_wanted_there_any_more() {
+    let remembers = |lab: &Lab| !lab.api.caches["a"].status.as_ref().unwrap().images.is_empty();
+    let ends: [fn(&mut Lab); 2] = [
+        |lab| lab.delete_image("alpine"),
+        |lab| lab.edit_image("alpine", |image| drop(image.node_selector.insert("pool".to_owned(), "gpu".to_owned()))),
+    ];
+    for end in ends {
+        let mut lab = nodes(1);
+        lab.image("alpine", "alpine");
+        lab.settle();
+        lab.disconnect("a");
+        lab.settle();
+        assert!(remembers(&lab), "its network may come back");
+        end(&mut lab);
+        lab.settle();
+        assert!(!remembers(&lab));
+    }
+}
+
+#[test]
 fn a_node_that_is_deleted_mid_pull_frees_its_slot() {
     let mut lab = nodes(2);
     lab.knobs.pull = secs(600.0);
@@ -758,6 +831,19 @@ fn another_machine_under_the_same_name_starts_empty() {
     let cache = &lab.api.caches["a"];
     assert_eq!(cache.spec.node_uid, *lab.api.nodes["a"].uid);
     assert_eq!(cache.status.clone().unwrap().images[0].attempts, 1, "nothing is inherited");
+}
+
+#[test]
+fn an_answer_that_comes_after_its_node_cache_is_gone_tells_nothing() {
+    let mut lab = nodes(1);
+    fate(&mut lab, Fate::Late(secs(4.5)), 1, records);
+    lab.image("alpine", "alpine");
+    lab.run(secs(10.3));
+    assert!(lab.api.caches.contains_key("a"), "it was written, and the answer is on its way");
+    lab.remove_node("a");
+    lab.node("a");
+    lab.settle();
+    assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 1/1", 2));
 }
 
 #[test]
@@ -1032,6 +1118,32 @@ fn a_tag_that_moves_is_followed_by_all_and_a_failure_on_the_way_is_overcome() {
     let reasons = lab.reasons("alpine");
     let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
     assert!(since_cached.clone().all(|reason| reason == "Cached"), "an image is there all the time: {reasons:?}");
+}
+
+/// A node joins that has the newest image, and then that is pushed anew.
+fn joins_with_the_newest_image(lab: &mut Lab, before: ImagePullPolicy) {
+    lab.edit_image("alpine", |image| image.image_pull_policy = before);
+    let names = vec![Reference::new("alpine", None, Some(OLD)), Reference::parse("alpine:1")];
+    lab.node("d");
+    lab.edit_node("d", |node| node.inventory = Inventory::new(vec![Arc::new(Listed { names, size: 1 })]));
+    lab.run(secs(60.0));
+    lab.edit_image("alpine", |image| image.image_pull_policy = ImagePullPolicy::Always);
+    lab.run(secs(60.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.pods_of("alpine:1").len()), ("Cached 4/4", 3));
+    lab.push("docker.io/library/alpine:1", NEW);
+    lab.run(secs(400.0));
+}
+
+#[test]
+fn a_node_that_had_the_newest_image_already_stays_ready_while_it_follows() {
+    for before in [ImagePullPolicy::Always, ImagePullPolicy::IfNotPresent] {
+        let mut lab = followed();
+        joins_with_the_newest_image(&mut lab, before);
+        assert_eq!(digests(&lab), [NEW; 4], "{:?}", lab.starts());
+        let reasons = lab.reasons("alpine");
+        let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
+        assert_eq!(since_cached.collect::<Vec<_>>(), ["Cached"], "from {before:?}: {reasons:?}");
+    }
 }
 
 #[test]

@@ -1,13 +1,18 @@
 //! Each invariant notices the bug that it is for: plans are spoilt as a broken planner
-//! would make them, and the lab has to say what is wrong.
+//! would make them, or it misunderstands what it hears, and the lab has to say what is wrong.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
-use drop_api::cached_image::ImagePullPolicy;
+use drop_api::CachedImageStatus;
+use drop_api::cached_image::{ImagePullPolicy, NodeFailure};
+use drop_api::cached_image_set::ImageEntry;
+use drop_api::condition::ConditionStatus;
 use drop_api::node_cache::ImageRecord;
 use drop_core::effect::{PodOrder, Pull};
+use drop_core::event::Kind;
+use drop_core::node::Readiness;
+use drop_core::policy::Policy;
 use drop_core::reference::Reference;
-use drop_core::{Effect, Plan};
-use drop_sim::pacing::Pace;
+use drop_core::{Effect, Event, Plan};
 use drop_sim::{Fate, Lab, secs, under};
 use jiff::{SignedDuration, Timestamp};
 
@@ -44,7 +49,18 @@ fn noticed(tamper: impl FnMut(&mut Plan) + 'static) -> Vec<String> {
     let mut lab = lab();
     lab.knobs.tamper = Box::new(tamper);
     lab.run(secs(60.0));
+    told(&lab)
+}
+
+fn told(lab: &Lab) -> Vec<String> {
     lab.violations.iter().map(ToString::to_string).collect()
+}
+
+/// The lab with a planner that understands events so.
+fn deaf(mishear: impl FnMut(&mut Event) + 'static) -> Lab {
+    let mut lab = lab();
+    lab.knobs.mishear = Box::new(mishear);
+    lab
 }
 
 /// Spoils every Pod that is asked for.
@@ -104,10 +120,43 @@ fn more_nodes_than_the_policy_allows() {
     assert_says(&noticed, "2 nodes pull, 1 may");
     assert_says(&noticed, "2 nodes begin at once");
     assert_says(&noticed, "2 nodes pull\"");
-    assert_says(
-        &each_pod(move |order| (order.begins_turn, order.policy) = (true, "gone".into())),
-        "its policy does not exist",
-    );
+}
+
+#[test]
+fn pulls_under_a_policy_that_is_paused_or_missing() {
+    let paused = each_pod(|order| order.policy = "paused".into());
+    assert_says(&paused, "its policy is paused");
+    assert_says(&paused, "the policy is paused or missing");
+    let missing = each_pod(|order| order.policy = "gone".into());
+    assert_says(&missing, "its policy does not exist");
+    assert_says(&missing, "the policy is paused or missing");
+}
+
+#[test]
+fn more_images_in_a_pod_than_the_policy_allows() {
+    let another = |n| pull("alpine", &format!("alpine:{n}"));
+    assert_says(&each_pod(move |order| order.pulls = (0..11).map(another).collect()), "too many images in one Pod");
+    assert_eq!(each_pod(move |order| order.pulls.truncate(1)), Vec::<String>::new());
+}
+
+#[test]
+fn a_network_that_the_policy_does_not_allow_or_that_is_not_there() {
+    assert_says(&each_pod(|order| order.host_network = true), "its policy says otherwise of the node's network");
+    let hears_no_trouble = |event: &mut Event| {
+        if let Event::Node(node) = event {
+            (node.readiness, node.taints) = (Readiness::Ready, Vec::new());
+        }
+    };
+    for trouble in [Lab::disconnect, Lab::lose] {
+        let mut lab = lab();
+        trouble(&mut lab, "b");
+        lab.run(secs(30.0));
+        assert_eq!(lab.live("b").map(|live| live.pod.node.clone()), None, "it waits");
+        let mut lab = deaf(hears_no_trouble);
+        trouble(&mut lab, "b");
+        lab.run(secs(30.0));
+        assert_says(&told(&lab), "its node can start no such Pod");
+    }
 }
 
 #[test]
@@ -148,38 +197,183 @@ fn effects_of_a_new_leader_that_has_not_listed_yet() {
     lab.run(secs(60.0));
     lab.hand_over(secs(1.0));
     lab.run(secs(10.9));
-    let mut tampered = false;
-    lab.knobs.tamper = Box::new(move |plan| {
-        if !std::mem::replace(&mut tampered, true) {
-            plan.effects.push(Effect::CheckPod { pod: "any".into() });
+    lab.knobs.tamper = Box::new(|plan| plan.effects.push(Effect::CheckPod { pod: "any".into() }));
+    lab.run(secs(10.0));
+    assert_says(&told(&lab), "effects before every watch has synced");
+}
+
+#[test]
+fn a_plan_that_comes_from_more_than_the_world() {
+    let mut calls = 0;
+    let noticed = noticed(move |plan| {
+        calls += 1;
+        plan.effects.extend((calls % 2 == 0).then(|| Effect::CheckPod { pod: "any".into() }));
+    });
+    assert_says(&noticed, "planning twice makes two plans");
+}
+
+#[test]
+fn what_was_asked_for_a_moment_ago() {
+    let mut asked = Vec::new();
+    let noticed = noticed(move |plan| {
+        let is_creation = |effect: &&Effect| matches!(effect, Effect::CreatePod(_));
+        match plan.effects.iter().find(is_creation) {
+            Some(creation) => asked = vec![creation.clone()],
+            None => plan.effects.append(&mut asked),
         }
     });
-    lab.run(secs(10.0));
-    let noticed: Vec<String> = lab.violations.iter().map(ToString::to_string).collect();
-    assert_says(&noticed, "effects before every watch has synced");
+    assert!(
+        noticed.iter().any(|it| it.contains("CreatePod") && it.ends_with("is asked for again at once")),
+        "{noticed:#?}"
+    );
+}
+
+#[test]
+fn a_wake_up_in_the_past() {
+    let noticed = noticed(|plan| {
+        if !plan.effects.is_empty() {
+            plan.wake_at = Some(Timestamp::UNIX_EPOCH);
+        }
+    });
+    assert_says(&noticed, "the plan wakes at 1970-01-01T00:00:00Z, which is over");
+}
+
+#[test]
+fn a_planner_that_never_rests() {
+    let mut lab = deaf(|event| {
+        if let Event::Policy(policy, _) = event {
+            policy.repull_interval = Some(SignedDuration::from_hours(3));
+        }
+    });
+    lab.relist();
+    lab.settle();
+    assert_says(&told(&lab), "still busy after a day");
+}
+
+#[test]
+fn pods_that_nobody_deletes() {
+    let mut lab = lab();
+    lab.knobs.tamper = Box::new(|plan| plan.effects.retain(|effect| !matches!(effect, Effect::DeletePod { .. })));
+    lab.settle();
+    assert_says(&told(&lab), "Pods are left: [\"alpine-");
 }
 
 #[test]
 fn a_request_that_is_made_again_and_again() {
-    let noticed = noticed(|plan| plan.effects.push(Effect::CheckPod { pod: "any".into() }));
+    let mut calls = 0;
+    let noticed = noticed(move |plan| {
+        // The lab plans twice, and once more after that was done: then it is not asked for.
+        calls += 1;
+        plan.effects.extend((calls % 3 != 0).then(|| Effect::CheckPod { pod: "any".into() }));
+    });
     assert_says(&noticed, "CheckPod(\"any\") is asked for 30 times");
 }
 
-#[test]
-fn a_pace_that_is_too_fast() {
-    let mut lab = lab();
-    lab.knobs.tamper = Box::new(|plan| {
-        for effect in &mut plan.effects {
-            if let Effect::CreatePod(order) = effect {
-                order.policy = "wide".into();
-            }
+/// What the recount of pacing says where each of five nodes pulls from two registries, under a
+/// policy that the planner understands so.
+fn recounted(mut misread: impl FnMut(&mut Policy) + 'static) -> Vec<String> {
+    let mut lab = Lab::default();
+    lab.knobs.mishear = Box::new(move |event| {
+        if let Event::Policy(policy, _) = event {
+            misread(policy);
         }
     });
-    lab.run(secs(60.0));
-    let pace = lab.record.pace("wide");
-    assert_eq!((pace.nodes, pace.pods), (2, 2));
-    assert!(pace.delay.is_some_and(|delay| delay < secs(1.0)), "{pace:?}");
-    assert_eq!(lab.record.pace("one"), Pace::default());
+    lab.policy("nodes", |policy| {
+        policy.max_concurrent_nodes = 2;
+        policy.min_delay_between_pulls = "3s".parse().unwrap();
+    });
+    lab.policy("pods", |policy| {
+        policy.max_concurrent_nodes = 5;
+        policy.max_concurrent_pulls = Some(3);
+        policy.min_delay_between_pulls = "0s".parse().unwrap();
+    });
+    lab.policy("registry", |policy| {
+        policy.max_concurrent_nodes = 5;
+        policy.max_concurrent_pulls_per_registry = Some(2);
+        policy.min_delay_between_pulls = "0s".parse().unwrap();
+    });
+    for (pool, policy) in ["nodes", "pods", "registry"].into_iter().enumerate() {
+        for n in 0..5 {
+            let node = format!("{policy}-{n}");
+            lab.node(&node);
+            lab.edit_node(&node, |node| drop(node.labels.insert("pool".to_owned(), pool.to_string())));
+        }
+        for (name, reference) in [("alpine", "alpine"), ("busybox", "busybox"), ("quay", "quay.io/a/b:1")] {
+            lab.image_with(&format!("{policy}-{name}"), reference, |image| {
+                image.node_selector.insert("pool".to_owned(), pool.to_string());
+                under(policy)(image);
+            });
+        }
+    }
+    lab.settle();
+    lab.faults_of_pacing()
+}
+
+#[test]
+fn limits_that_are_one_off() {
+    assert_eq!(recounted(|_| {}), Vec::<String>::new());
+    assert_eq!(recounted(|policy| policy.max_nodes += 1), ["policy \"nodes\": 3 nodes pulled at once, 2 may"]);
+    assert_eq!(
+        recounted(|policy| policy.max_pulls = policy.max_pulls.map(|most| most + 1)),
+        ["policy \"pods\": 4 Pods pulled at once, 3 may"]
+    );
+    assert_eq!(
+        recounted(|policy| policy.max_pulls_per_registry = policy.max_pulls_per_registry.map(|most| most + 1)),
+        ["policy \"registry\": 3 Pods pulled from one registry at once, 2 may"]
+    );
+    let hasty = recounted(|policy| policy.min_delay = (policy.min_delay - secs(1.0)).max(SignedDuration::ZERO));
+    assert!(hasty.len() == 1 && hasty[0].starts_with("policy \"nodes\": nodes began 2s"), "{hasty:?}");
+}
+
+#[test]
+fn pods_that_count_only_until_their_deletion_is_asked_for() {
+    let mut lab = deaf(|event| {
+        if let Event::Pod(pod) = event
+            && pod.terminating
+        {
+            *event = Event::Gone(Kind::Pod, pod.name.clone());
+        }
+    });
+    // The kubelet does not cancel a pull.
+    lab.policy("one", |policy| policy.pull_timeout = "20s".parse().unwrap());
+    lab.knobs.pull = secs(60.0);
+    lab.run(secs(120.0));
+    assert_eq!(lab.faults_of_pacing(), ["policy \"one\": 2 nodes pulled at once, 1 may"]);
+}
+
+#[test]
+fn starts_that_a_restart_forgets() {
+    let mut lab = deaf(|event| {
+        if let Event::Cache(cache) = event {
+            cache.status.iter_mut().for_each(|status| status.pull_starts.clear());
+        }
+    });
+    lab.edit_image("alpine", under("wide"));
+    lab.run(secs(20.0));
+    assert_eq!(lab.faults_of_pacing(), Vec::<String>::new());
+    lab.restart(true);
+    lab.settle();
+    let noticed = lab.faults_of_pacing();
+    assert!(noticed.len() == 1 && noticed[0].starts_with("policy \"wide\": nodes began 19s"), "{noticed:?}");
+}
+
+#[test]
+fn a_turn_that_goes_on_without_anything_to_go_on_with() {
+    let mut lab = lab();
+    lab.edit_image("alpine", under("wide"));
+    lab.run(secs(90.0));
+    assert_eq!(lab.starts(), ["0s a: alpine", "60s b: alpine"]);
+    lab.knobs.mishear = Box::new(|event| {
+        if let Event::Policy(policy, _) = event {
+            policy.min_delay = SignedDuration::ZERO;
+        }
+    });
+    lab.relist();
+    lab.run(secs(1.0));
+    lab.image_with("busybox", "busybox", under("wide"));
+    lab.settle();
+    let noticed = lab.faults_of_pacing();
+    assert!(noticed.len() == 1 && noticed[0].starts_with("policy \"wide\": nodes began"), "{noticed:?}");
 }
 
 #[test]
@@ -201,7 +395,6 @@ fn an_image_that_starves() {
 
 #[test]
 fn pods_that_should_not_be() {
-    assert_says(&each_pod(|order| order.policy = "paused".into()), "its policy is paused");
     assert_says(&each_pod(|order| order.node_uid = "other".into()), "its node is another machine");
     assert_says(&each_pod(|order| order.node = "z".into()), "its node does not exist");
     assert_says(&each_pod(|order| order.node = "c".into()), "the node is not a target of alpine");
@@ -232,16 +425,32 @@ fn a_pull_of_what_is_there() {
 }
 
 #[test]
+fn a_pull_of_a_followed_tag_that_is_not_due() {
+    let mut lab = lab();
+    lab.policy("one", |policy| policy.repull_interval = Some("10m".parse().unwrap()));
+    lab.run(secs(60.0));
+    lab.knobs.mishear = Box::new(|event| {
+        if let Event::Policy(policy, _) = event {
+            policy.repull_interval = Some(secs(590.0));
+        }
+    });
+    lab.relist();
+    lab.run(secs(600.0));
+    assert_says(&told(&lab), "docker.io/library/alpine:latest was pulled already");
+}
+
+#[test]
 fn a_deletion_before_the_outcome_is_recorded() {
     let mut pod = None;
     let noticed = noticed(move |plan| {
-        if let Some(pod) = pod.take() {
-            plan.effects.push(Effect::DeletePod { pod, uid: None, force: false });
-        }
-        for effect in &plan.effects {
-            if let Effect::CreatePod(order) = effect {
-                pod = Some(order.name.clone());
-            }
+        let mut orders = plan.effects.iter().filter_map(|effect| match effect {
+            Effect::CreatePod(order) => Some(order.name.clone()),
+            _ => None,
+        });
+        match (orders.next(), &pod) {
+            (Some(created), _) => pod = Some(created),
+            (None, Some(pod)) => plan.effects.push(Effect::DeletePod { pod: pod.clone(), uid: None, force: false }),
+            (None, None) => {}
         }
     });
     assert_says(&noticed, "its outcome is not recorded");
@@ -303,6 +512,22 @@ fn statuses_that_make_no_sense() {
     assert_says(&spoilt(|status| status.conditions[0].message.clear()), "Ready has no message");
     assert_says(&spoilt(|status| status.conditions[0].reason = "Cached".to_owned()), "Ready and its reason differ");
     assert_says(&spoilt(|status| status.conditions[0].reason = "x".repeat(2000)), "the API server refuses");
+    let crowded = spoilt(|status| {
+        let failure = |n| NodeFailure {
+            node: format!("node-{n}"),
+            reason: "ErrImagePull".to_owned(),
+            message: "image not found".to_owned(),
+            attempts: 1,
+            retry_at: None,
+        };
+        status.failures = (0..11).map(failure).collect();
+    });
+    assert_says(&crowded, "more than 10 failures");
+    let boastful = spoilt(|status| {
+        status.conditions[0].status = ConditionStatus::True;
+        status.conditions[0].reason = "Cached".to_owned();
+    });
+    assert_says(&boastful, "Cached, but not everywhere");
     let mut clock = 0;
     let moved = noticed(move |plan| {
         for effect in &mut plan.effects {
@@ -313,4 +538,41 @@ fn statuses_that_make_no_sense() {
         }
     });
     assert_says(&moved, "lastTransitionTime moved");
+}
+
+/// What is wrong with the lab at rest, if the status of its image came out so.
+fn at_rest(spoil: fn(&mut CachedImageStatus)) -> Vec<String> {
+    let mut lab = lab();
+    lab.knobs.lists = true;
+    lab.settle();
+    lab.api.images.get_mut("alpine").and_then(|image| image.status.as_mut()).map(spoil).unwrap();
+    lab.faults_at_rest()
+}
+
+#[test]
+fn statuses_at_rest_that_are_not_true() {
+    assert_eq!(at_rest(|_| {}), Vec::<String>::new());
+    assert_says(&at_rest(|status| status.nodes_ready = 1), "it shows 1 nodes that have it, and 2 do");
+    let waiting = at_rest(|status| status.conditions[0].reason = "Waiting".to_owned());
+    assert_says(&waiting, "it shows Waiting 2/2: on all 2 target nodes");
+    let old = at_rest(|status| status.observed_generation = Some(0));
+    assert_says(&old, "its status is that of an older generation");
+    assert_says(&at_rest(|status| status.nodes_pulling = 1), "pulls or failures are left: (1, 0, 0)");
+
+    let mut lab = lab();
+    let entries = ["alpine", "busybox"].map(|image| ImageEntry { image: image.to_owned(), ..ImageEntry::default() });
+    lab.set("web", |set| set.images = entries.to_vec());
+    lab.settle();
+    assert_eq!(lab.faults_at_rest(), Vec::<String>::new());
+    lab.api.sets.get_mut("web").and_then(|set| set.status.as_mut()).unwrap().images_ready = 1;
+    assert_says(&lab.faults_at_rest(), "it shows Some((2, 1)), and 2 of 2 are ready");
+    lab.api.images.retain(|name, _| !name.starts_with("web-busybox"));
+    assert_says(&lab.faults_at_rest(), "busybox");
+
+    let mut lab = self::lab();
+    lab.settle();
+    lab.api.policies.get_mut("one").and_then(|policy| policy.status.as_mut()).unwrap().nodes_pulling = 1;
+    assert_eq!(lab.faults_at_rest(), ["PullPolicy one shows 1 nodes that pull"]);
+    lab.api.images.get_mut("alpine").unwrap().status = None;
+    assert_says(&lab.faults_at_rest(), "CachedImage alpine has no status");
 }

@@ -102,6 +102,7 @@ impl World {
         let index = entry.node.inventory.index(images.len());
         let mut changes = Vec::new();
         let mut nowhere = Vec::new();
+        let mut forgets = false;
         let mut judge_at: Option<Timestamp> = None;
         for name in images {
             let wanted = self.images.get(name);
@@ -117,6 +118,12 @@ impl World {
             }
             if before != standing {
                 changes.push((name.clone(), before, standing));
+            } else if standing.is_none() {
+                // It was no target, and by now is not even meant to be one.
+                forgets |= wanted.is_some_and(|wanted| {
+                    memory.is_some_and(|memory| memory.images.contains_key(&wanted.image.reference))
+                        && !wanted.selects(&entry.node)
+                });
             }
         }
         self.stale.images.extend(nowhere);
@@ -135,7 +142,7 @@ impl World {
         // An eviction is recorded at once, because its repair waits for that.
         match changes.iter().any(|(.., standing)| *standing == Some(Standing::Evicted)) {
             true => self.stale.caches.insert(node.clone()),
-            false if changes.is_empty() => {}
+            false if changes.is_empty() && !forgets => {}
             false => self.cache_is_stale(node.clone(), now),
         }
         !changes.is_empty()

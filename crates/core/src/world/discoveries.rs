@@ -42,16 +42,14 @@ impl World {
         let status = object.status.unwrap_or_default();
         match self.discoveries.get_mut(&name) {
             Some(entry) if entry.id == id => {
-                let is_new = entry.published.status != status;
-                entry.published.observe(status);
+                if !entry.published.observe(status) {
+                    return;
+                }
                 // Another replica leads, and has asked.
                 let is_own = entry.outcome.as_ref() == Some(&entry.published.status);
-                if is_new && !is_own && entry.next_at.is_some() {
+                if !is_own && entry.next_at.is_some() {
                     entry.outcome = None;
                     entry.next_at = Some(entry.published.status.next_sync_time.unwrap_or(Timestamp::MIN));
-                }
-                if !is_new {
-                    return;
                 }
             }
             known => {

@@ -44,6 +44,10 @@ impl World {
             if old.reference != image.reference {
                 entry.tally = Tally::default();
                 self.forget_standings(&name);
+            } else if old.pull != image.pull {
+                // It may stand as before for another reason, which is remembered.
+                let nodes = self.nodes.iter().filter(|(_, node)| node.standings.contains_key(&name));
+                self.dirty.caches.extend(nodes.map(|(node, _)| node.clone()));
             }
             self.disown(&old);
             self.own(&image);
@@ -108,6 +112,13 @@ impl World {
 
     pub(super) fn unwant(&mut self, image: &Image) {
         self.stale.policies.insert(image.policy.clone());
+        // Nodes that are no targets now, but were, remember it too.
+        let remember = self.nodes.iter().filter(|(_, node)| {
+            let memory = self.memory_of(&node.node).filter(|_| !node.standings.contains_key(&image.name));
+            memory.is_some_and(|memory| memory.images.contains_key(&image.reference))
+        });
+        let remember: Vec<Name> = remember.map(|(node, _)| node.clone()).collect();
+        self.dirty.caches.extend(remember);
         if let Some(names) = self.wanted.get_mut(&image.reference) {
             names.remove(&image.name);
             if names.is_empty() {
@@ -154,10 +165,11 @@ impl World {
             Some(entry) if entry.node == node => return,
             Some(entry) => {
                 // Another machine under the same name starts anew.
-                if entry.node.uid != node.uid {
+                let is_another = entry.node.uid != node.uid;
+                if is_another {
                     entry.turn = None;
                 }
-                let is_hindered = entry.node.readiness != node.readiness;
+                let is_hindered = is_another || entry.node.readiness != node.readiness;
                 entry.node = node;
                 if is_hindered {
                     self.hinder(&name);
@@ -356,17 +368,17 @@ impl World {
             .map(|image| (image.clone(), None))
             .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
             .collect();
-        let is_hindered = before.node_failure != node_failure;
+        let is_troubled = before.node_failure != node_failure;
+        let is_hindered = is_troubled || before.has_room() != after.has_room();
         match node_failure {
             Some(failure) => drop(self.troubled.insert(node.clone(), failure)),
             None => drop(self.troubled.remove(node)),
         }
         if is_hindered {
             self.hinder(node);
-            self.dirty.nodes.insert(node.clone());
         }
-        if !self.is_synced() {
-            // Then every node is judged as a whole.
+        // Before all is synced, every node is judged as a whole.
+        if is_troubled || !self.is_synced() {
             self.dirty.nodes.insert(node.clone());
         }
         for (reference, record) in &changes {
@@ -471,7 +483,7 @@ impl World {
                 let nowhere = self.images.iter().filter(|(_, entry)| entry.is_nowhere());
                 self.stale.images.extend(nowhere.map(|(image, _)| image.clone()));
                 self.stale.caches.remove(name);
-                self.flights.remove(&EffectKey::Record(name.clone()));
+                self.overtake(&EffectKey::Record(name.clone()));
             }
             Kind::Pod => {
                 if let Some(entry) = self.pods.get(name) {
@@ -490,6 +502,7 @@ impl World {
                 self.flights.remove(&EffectKey::KillPod(name.clone()));
             }
             Kind::Cache => {
+                self.overtake(&EffectKey::Record(name.clone()));
                 if let Some(entry) = self.caches.remove(name) {
                     self.memory_changed(name, entry.memory);
                 }

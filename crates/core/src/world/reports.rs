@@ -13,8 +13,9 @@ use crate::time::after;
 
 impl World {
     pub(super) fn report(&mut self, key: EffectKey, report: Report, now: Timestamp) {
+        let is_overtaken = self.flights.get(&key).is_some_and(|flight| flight.is_overtaken);
         match &report {
-            Report::Refused(_) | Report::Unknown(_) => {
+            Report::Refused(_) | Report::Unknown(_) if !is_overtaken => {
                 let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
                 if let Some(flight) = self.flights.get_mut(&key) {
                     flight.failures = flight.failures.saturating_add(1);
@@ -61,8 +62,17 @@ impl World {
             }
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
             (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
-            (EffectKey::Record(_), Report::Recorded(cache)) => self.set_cache(*cache, false),
+            // If it was written anew, the watch shows that.
+            (EffectKey::Record(_), Report::Recorded(cache)) if !is_overtaken => self.set_cache(*cache, false),
             _ => {}
+        }
+    }
+
+    /// Takes in that what an effect is about is gone: an answer tells of what was there before.
+    pub(super) fn overtake(&mut self, key: &EffectKey) {
+        match self.flights.get_mut(key) {
+            Some(flight) if flight.is_under_way() => flight.is_overtaken = true,
+            _ => drop(self.flights.remove(key)),
         }
     }
 
