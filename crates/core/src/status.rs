@@ -366,7 +366,9 @@ fn set_reason(
         (!image.is_owned_by(&entry.set.uid))
             .then(|| format!("CachedImage {} is there and not the set's: rename or delete it", image.name))
     });
-    let refused = world.flights_of(&entry.set.name).filter_map(|(key, flight)| match (key, &flight.refusal) {
+    // Where nothing is asked for any more, a refusal is over.
+    let flights = world.flights_of(&entry.set.name).filter(|_| !is_current);
+    let refused = flights.filter_map(|(key, flight)| match (key, &flight.refusal) {
         (EffectKey::Child { child, .. }, Some(why)) => Some(format!("CachedImage {child} was refused: {why}")),
         _ => None,
     });
