@@ -333,11 +333,13 @@ fn is_ready(child: &ImageEntry) -> bool {
 
 /// Whether a set can have all of its CachedImages, whatever becomes of these.
 pub(crate) fn is_whole(world: &World, entry: &SetEntry) -> bool {
-    !matches!(world.discovery_of(&entry.set), Some(None)) && wrong(world, entry).is_empty()
+    // A refusal that is over goes with the plan that finds it so.
+    !matches!(world.discovery_of(&entry.set), Some(None)) && wrong(world, entry, false).is_empty()
 }
 
-/// Which of a set's CachedImages it cannot have, as sentences.
-fn wrong(world: &World, entry: &SetEntry) -> Vec<String> {
+/// Which of a set's CachedImages it cannot have, as sentences. `is_current` says whether it asks
+/// for nothing any more, so that a refusal is over.
+fn wrong(world: &World, entry: &SetEntry, is_current: bool) -> Vec<String> {
     let foreign = entry.members.children.iter().filter_map(|child| {
         let image = &world.images.get(&child.image.name)?.image;
         // One of an earlier set of the name is about to go.
@@ -347,7 +349,8 @@ fn wrong(world: &World, entry: &SetEntry) -> Vec<String> {
         (!image.is_owned_by(&entry.set.uid))
             .then(|| format!("CachedImage {} is there and not the set's: rename or delete it", image.name))
     });
-    let refused = world.flights_of(&entry.set.name).filter_map(|(key, flight)| match (key, &flight.refusal) {
+    let flights = world.flights_of(&entry.set.name).filter(|_| !is_current);
+    let refused = flights.filter_map(|(key, flight)| match (key, &flight.refusal) {
         (EffectKey::Child { child, .. }, Some(why)) => Some(format!("CachedImage {child} was refused: {why}")),
         _ => None,
     });
@@ -378,7 +381,7 @@ fn set_reason(
             }
         }
     }
-    let wrong = wrong(world, entry);
+    let wrong = wrong(world, entry, is_current);
     if !wrong.is_empty() {
         return say("Degraded", wrong.join("; "));
     }

@@ -114,7 +114,9 @@ impl Lab {
         };
         let of_it = |what: &(Name, Reference)| what.1 == pull.reference;
         let mut pulled = self.record.pulled.iter().filter(|(what, _)| of_it(what)).map(|(_, it)| it);
-        let has_moved = pulled.any(|it| it.image_id != own.image_id && own.at.duration_since(it.at) <= self.hearsay());
+        // What was pulled a little earlier may have been recorded later, and then it is the newest.
+        let slack = self.hearsay() + self.settings.retry_max;
+        let has_moved = pulled.any(|it| it.image_id != own.image_id && own.at.duration_since(it.at) <= slack);
         let known = self.record.successes.iter().filter(|(what, _)| of_it(what) && is_there(&what.0));
         let asked_at = known.map(|(_, it)| it.at).max();
         let is_due = |at: Timestamp| at > planned_at || planned_at.duration_since(at) >= interval.get();

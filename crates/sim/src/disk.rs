@@ -108,7 +108,7 @@ impl Lab {
     }
 
     /// Whether the node's list would show the image if it were there: it is complete, or the
-    /// image is large enough.
+    /// image is known to be large enough.
     #[must_use]
     pub fn would_list(&self, node: &str, image: &Reference) -> bool {
         let disk = self.api.nodes.get(node).and_then(|node| self.disks.get(&node.uid));
@@ -116,7 +116,8 @@ impl Lab {
         sizes.sort_unstable();
         let smallest_listed = sizes.iter().rev().nth(self.settings.listed_images.saturating_sub(1));
         sizes.len() + 1 < self.settings.listed_images
-            || smallest_listed.is_some_and(|smallest| self.size_of(image) > *smallest)
+            || (self.record.listed.contains(image)
+                && smallest_listed.is_some_and(|smallest| self.size_of(image) > *smallest))
     }
 
     /// The node's garbage collector removes an image. Returns whether it was there, and was not
@@ -165,6 +166,7 @@ impl Lab {
             .collect();
         images.sort_by_key(|image| Reverse(image.size));
         images.truncate(self.settings.listed_images);
+        self.record.listed.extend(images.iter().flat_map(|image| image.names.iter().cloned()));
         let inventory = Inventory::new(images.into_iter().map(Arc::new).collect());
         self.edit_node(&name, |node| node.inventory = inventory);
     }

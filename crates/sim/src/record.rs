@@ -39,6 +39,8 @@ pub struct Record {
     /// Those that the operator must know of: these images are not to be pulled again but for a
     /// tag that is followed.
     pub successes: BTreeMap<(Name, Reference), Success>,
+    /// Images that some node has listed, with their sizes.
+    pub listed: BTreeSet<Reference>,
     /// When what is wanted where last changed.
     pub wants_changed_at: Option<Timestamp>,
     /// When anything changed that may let an image be missing, or not, on some node.
@@ -83,7 +85,7 @@ pub struct Created {
     /// Whether its node missed images of its policy when it was gone.
     pub left_some: bool,
     /// Nothing in the API tells of this Pod any more to an operator that was
-    /// restarted.
+    /// restarted, or its machine was gone before it came.
     pub is_forgotten: bool,
 }
 
@@ -133,7 +135,7 @@ impl Record {
         lines.collect()
     }
 
-    pub(crate) fn created(&mut self, order: &PodOrder, uid: Name, at: Timestamp) {
+    pub(crate) fn created(&mut self, order: &PodOrder, uid: Name, has_machine: bool, at: Timestamp) {
         let order = order.clone();
         self.pods.push(Created {
             at,
@@ -143,7 +145,7 @@ impl Record {
             settled_at: None,
             gone_at: None,
             left_some: false,
-            is_forgotten: false,
+            is_forgotten: !has_machine,
         });
     }
 

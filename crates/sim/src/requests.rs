@@ -145,10 +145,11 @@ impl Lab {
         let images = order.pulls.iter().map(|pull| pull.reference.clone());
         let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
         let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images, order.host_network);
-        self.record.created(order, uid.clone(), self.now);
+        let has_machine = self.api.nodes.get(&*order.node).is_some_and(|node| node.uid == order.node_uid);
+        self.record.created(order, uid.clone(), has_machine, self.now);
         let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
         self.note(|| format!("{}: a Pod pulls {}", order.node, images.join(", ")));
-        if self.api.nodes.get(&*order.node).is_none_or(|node| node.uid != order.node_uid) {
+        if !has_machine {
             self.collect_soon(order.node_uid.clone());
         }
         Report::PodCreated { uid }

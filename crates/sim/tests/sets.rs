@@ -54,6 +54,38 @@ fn a_set_becomes_ready_and_its_images_share_pods() {
 }
 
 #[test]
+fn a_late_answer_about_a_child_confirms_no_status_that_was_refused() {
+    let mut lab = Lab::new();
+    let mut refusals = 3;
+    lab.knobs.fate = Box::new(move |effect| match effect {
+        Effect::CreateChild { .. } => Fate::Late(secs(4.9)),
+        Effect::PatchImage { .. } if refusals > 0 => {
+            refusals -= 1;
+            Fate::Refused("not now")
+        }
+        _ => Fate::Answered,
+    });
+    lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
+    lab.settle();
+    let child = lab.api.images.keys().next().unwrap();
+    assert_eq!(lab.shows(child), "NoMatchingNodes 0/0");
+}
+
+#[test]
+fn a_refusal_does_not_outlive_what_was_refused() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    // The second request is carried out, but nobody hears of it but by the watch.
+    let mut fates = vec![Fate::AnswerLost, Fate::Refused("not now")];
+    lab.knobs.fate = Box::new(move |effect| match effect {
+        Effect::CreateChild { .. } => fates.pop().unwrap_or(Fate::Answered),
+        _ => Fate::Answered,
+    });
+    lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 1/1");
+}
+
+#[test]
 fn images_are_pulled_in_the_order_of_the_list() {
     let mut lab = Lab::with_nodes(&["a"]);
     lab.policy("one", |spec| spec.images_per_pod = 1);

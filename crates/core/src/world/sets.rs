@@ -100,11 +100,13 @@ impl World {
         self.stale.sets.insert(set.clone());
         match report {
             Report::Child(object) => {
-                if let Some(image) = Image::from_api(&object) {
-                    // The answer is older than a status that was written meanwhile.
-                    let known = self.images.get(&image.name).filter(|known| known.image.uid == image.uid);
-                    let known = known.map(|known| known.published.status.clone());
-                    self.set_image(image, known.or(object.status).unwrap_or_default(), now);
+                let Some(image) = Image::from_api(&object) else { return };
+                // What is known of a status that was written meanwhile, the answer does not tell.
+                let known = self.images.get_mut(&image.name).filter(|known| known.image.uid == image.uid);
+                let known = known.map(|known| std::mem::replace(&mut known.published, Published::new(<_>::default())));
+                self.set_image(image, object.status.unwrap_or_default(), now);
+                if let (Some(published), Some(entry)) = (known, self.images.get_mut(child)) {
+                    entry.published = published;
                 }
             }
             Report::Done => self.remove(Kind::Image, child),
