@@ -243,7 +243,11 @@ impl Lab {
         images.any(|image| {
             let what = (node_uid.clone(), image.reference.clone());
             let id = self.id_on_disk(node_uid, &image.reference).filter(|_| self.record.successes.contains_key(&what));
-            let is_there = id.is_some_and(|id| !follows_tags || **id == image_id(&self.knobs, &image.reference));
+            // Which of two digests is the newest is told by when they were recorded.
+            let pulled = self.record.pulled.iter().filter(|((_, other), _)| *other == image.reference);
+            let mut ids = pulled.map(|(_, it)| &*it.image_id);
+            let newest = image_id(&self.knobs, &image.reference);
+            let is_there = id.is_some_and(|id| !follows_tags || (**id == newest && ids.all(|other| other == newest)));
             let is_pulled = image.policy == *policy && image.pull != ImagePullPolicy::Never;
             is_pulled && !is_there && image.placement.selects(node).is_ok()
         })
