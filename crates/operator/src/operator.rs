@@ -36,6 +36,7 @@ const EVENTS: usize = 1024;
 pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
     init_log(args)?;
     check_authorities()?;
+    // The loop and the watches stay on this thread, requests and discovery have the other.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(serve(args))
 }

@@ -67,7 +67,7 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
         let (name, query) = (text(rule, "/alert"), text(rule, "/expr"));
         let found: Found = serde_json::from_value(prometheus.query(query).with_context(|| name.to_owned())?)?;
         let fires = ["DropImageFails", "DropSetFails", "DropDiscoveryFails"].contains(&name);
-        let is_quiet = ["DropDown", "DropRestarts", "DropWithoutLeader", "DropImagesEvicted"].contains(&name);
+        let is_quiet = ["DropDown", "DropRestarts", "DropWithoutLeader"].contains(&name);
         ensure!(!fires || !found.is_empty(), "{name} does not fire: {query}");
         ensure!(!is_quiet || found.is_empty(), "{name} fires: {found:?}");
     }

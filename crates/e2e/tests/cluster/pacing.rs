@@ -83,7 +83,11 @@ spec:
   priority: -1
   policyRef: {name: policy-edit}
   nodeSelector: {kubernetes.io/hostname: policy-edit-1}
----
+",
+    )?;
+    bed.wait_pod("docker.io/policy-edit/held:1")?;
+    bed.apply(
+        "
 apiVersion: drop.corewire.io/v1alpha1
 kind: CachedImage
 metadata: {name: policy-edit-free}
@@ -93,7 +97,6 @@ spec:
   nodeSelector: {kubernetes.io/hostname: policy-edit-2}
 ",
     )?;
-    bed.wait_pod("docker.io/policy-edit/held:1")?;
     bed.wait_image("policy-edit-free", |_, ready| ready.reason == "Waiting")?;
     ensure!(bed.pods_of("docker.io/policy-edit/free:1").is_empty(), "one node at a time is allowed");
 
