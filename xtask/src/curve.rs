@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anyhow::Result;
 use drop_core::discovery::Model;
 
-/// On light and on dark pages alike.
-const INK: &str = "#808080";
+use crate::svg::{self, INK};
+
 /// Sizes in pixels: what is left for numbers, and what is drawn.
 const LEFT: f64 = 40.0;
 const WIDTH: f64 = 620.0;
@@ -25,16 +25,9 @@ const POINTS: u32 = 200;
 pub(crate) fn picture() -> Result<String> {
     let x = |jobs: f64| LEFT + jobs.log10() / MOST_JOBS.log10() * WIDTH;
     let y = |pulls: f64| HEIGHT - pulls / MOST_PULLS * HEIGHT + 8.0;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" \
-         font-size=\"12\" fill=\"{INK}\">\n",
-        LEFT + WIDTH + 30.0,
-        HEIGHT + 68.0
-    );
+    let mut svg = svg::begin(LEFT + WIDTH + 30.0, HEIGHT + 68.0, 12, INK);
     for jobs in (0..=4).map(|power| 10_f64.powi(power)) {
-        let at = x(jobs);
-        writeln!(svg, "<path d=\"M{at:.1} 8V{}\" stroke=\"{INK}\" stroke-opacity=\"0.3\"/>", y(0.0))?;
-        writeln!(svg, "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{jobs}</text>", y(0.0) + 16.0)?;
+        svg::mark(&mut svg, x(jobs), 8.0, y(0.0), &jobs.to_string())?;
     }
     for pulls in [0.0, 20.0, 40.0, 60.0, 80.0] {
         let (at, end) = (y(pulls), LEFT + WIDTH);
@@ -47,9 +40,7 @@ pub(crate) fn picture() -> Result<String> {
         let points = jobs.map(|jobs| (x(jobs), y(model.score(NODES, BEFORE * jobs, WITHIN * jobs, 1.0))));
         let path: Vec<String> = points.map(|(x, y)| format!("{x:.1} {y:.1}")).collect();
         writeln!(svg, "<path d=\"M{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>", path.join("L"))?;
-        let (at, row) = (LEFT + place, y(0.0) + 50.0);
-        writeln!(svg, "<rect x=\"{at}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>", row - 9.0)?;
-        writeln!(svg, "<text x=\"{}\" y=\"{row}\">{name}</text>", at + 15.0)?;
+        svg::key(&mut svg, LEFT + place, y(0.0) + 50.0, colour, name)?;
     }
     let (middle, row) = (LEFT + WIDTH / 2.0, y(0.0) + 32.0);
     writeln!(svg, "<text x=\"{middle}\" y=\"{row}\" text-anchor=\"middle\">jobs of the image in a day</text>")?;

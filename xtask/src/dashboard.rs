@@ -7,6 +7,8 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::svg;
+
 /// Pixels of one of the grid's 24 columns, and of one of its rows with the gap below.
 const COLUMN: f64 = 50.0;
 const ROW: f64 = 38.0;
@@ -111,10 +113,8 @@ pub(crate) fn picture(dashboard: &str, recording: &str) -> Result<String> {
     let recording: Recording = serde_json::from_str(recording).context("docs/dashboard.json")?;
     let height = dashboard.panels.iter().map(|panel| panel.grid_pos.y + panel.grid_pos.h).fold(0.0, f64::max) * ROW;
     let width = 24.0 * COLUMN;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
-         font-size=\"11\" fill=\"#ccccdc\">\n<rect width=\"{width}\" height=\"{height}\" fill=\"#111217\"/>\n"
-    );
+    let mut svg = svg::begin(width, height, 11, "#ccccdc");
+    writeln!(svg, "<rect width=\"{width}\" height=\"{height}\" fill=\"#111217\"/>")?;
     for panel in &dashboard.panels {
         let Place { x, y, w, h } = panel.grid_pos;
         let (width, height) = (w * COLUMN - GAP, h * ROW - GAP);

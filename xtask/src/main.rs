@@ -14,6 +14,7 @@ mod generate;
 mod image;
 mod operator;
 mod reference;
+mod svg;
 mod test;
 mod timeline;
 

@@ -11,14 +11,13 @@ use drop_sim::Lab;
 use drop_sim::scenario::Scenario;
 
 use crate::root;
+use crate::svg::{self, INK};
 
 const FOLDER: &str = "docs/timelines";
 /// Scenarios of the planner's tests that are drawn, too.
 const SCENARIOS: [&str; 1] = ["eviction-storm"];
 /// One for each image, in the order of their names.
 const COLOURS: [&str; 4] = ["#4477aa", "#ee6677", "#228833", "#ccbb44"];
-/// On light and on dark pages alike.
-const INK: &str = "#808080";
 /// Sizes in pixels: the names on the left, what is drawn, and one line of it.
 const LEFT: f64 = 90.0;
 const WIDTH: f64 = 620.0;
@@ -81,17 +80,10 @@ fn draw(bars: &[Bar]) -> Result<String> {
     let x = |second: f64| LEFT + second / end * WIDTH;
     let floor = LINE * (rows.len() as f64);
 
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"sans-serif\" \
-         font-size=\"12\" fill=\"{INK}\">\n",
-        LEFT + WIDTH + 30.0,
-        floor + 2.0 * LINE
-    );
+    let mut svg = svg::begin(LEFT + WIDTH + 30.0, floor + 2.0 * LINE, 12, INK);
     let mut second = 0.0;
     while second <= end {
-        let at = x(second);
-        writeln!(svg, "<path d=\"M{at:.1} 0V{floor}\" stroke=\"{INK}\" stroke-opacity=\"0.3\"/>")?;
-        writeln!(svg, "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{second} s</text>", floor + 16.0)?;
+        svg::mark(&mut svg, x(second), 0.0, floor, &format!("{second} s"))?;
         second += step;
     }
     for (node, y) in &rows {
@@ -110,9 +102,7 @@ fn draw(bars: &[Bar]) -> Result<String> {
     }
     let mut at = LEFT;
     for (image, colour) in &colours {
-        let y = floor + LINE;
-        writeln!(svg, "<rect x=\"{at}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>", y + 6.0)?;
-        writeln!(svg, "<text x=\"{}\" y=\"{}\">{image}</text>", at + 15.0, y + 15.0)?;
+        svg::key(&mut svg, at, floor + LINE + 15.0, colour, image)?;
         at += 40.0 + 7.0 * (image.len() as f64);
     }
     svg.push_str("</svg>\n");
