@@ -2,6 +2,7 @@
 //! twelve kilobytes, and comes five times: it is read straight from there, and the rest skipped.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use drop_api::node_cache::{NodeCacheSpec, NodeCacheStatus};
 use k8s_openapi::api::core::v1 as k8s;
@@ -126,8 +127,8 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
         resource_version: Option<String>,
         creation_timestamp: Option<Time>,
         deletion_timestamp: Option<Time>,
-        labels: Option<std::collections::BTreeMap<String, String>>,
-        annotations: Option<std::collections::BTreeMap<String, String>>,
+        labels: Option<BTreeMap<String, String>>,
+        annotations: Option<BTreeMap<String, String>>,
         owner_references: Option<Vec<OwnerReference>>,
     }
     let read = Metadata::deserialize(deserializer)?;

@@ -23,13 +23,20 @@ const CONNECTION_HEADERS: [HeaderName; 4] =
 /// decides; Mozilla's, which are built in, where the system has none, as in an
 /// image made from scratch.
 static PUBLIC_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let (mut roots, _) = system_roots();
     if roots.is_empty() {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
 });
+
+/// The system's authorities, and why some of them cannot be read.
+fn system_roots() -> (RootCertStore, Vec<rustls_native_certs::Error>) {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    (roots, found.errors)
+}
 
 /// Checks that the authorities which the environment names are there, so that none are trusted in
 /// their stead.
@@ -39,10 +46,9 @@ static PUBLIC_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
 pub fn check_authorities() -> anyhow::Result<()> {
     let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
     let Some((name, path)) = named else { return Ok(()) };
-    let found = rustls_native_certs::load_native_certs();
-    let (usable, _) = RootCertStore::empty().add_parsable_certificates(found.certs);
-    let why = found.errors.first().map_or_else(|| "no certificate is in it".to_owned(), ToString::to_string);
-    anyhow::ensure!(usable > 0, "{name}={}: {why}: name certificates of authorities in PEM", path.display());
+    let (roots, errors) = system_roots();
+    let why = errors.first().map_or_else(|| "no certificate is in it".to_owned(), ToString::to_string);
+    anyhow::ensure!(!roots.is_empty(), "{name}={}: {why}: name certificates of authorities in PEM", path.display());
     Ok(())
 }
 
