@@ -403,7 +403,7 @@ impl World {
     /// Takes in one event.
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
-            Event::Image(image, status) => self.set_image(*image, *status, now),
+            Event::Image(image, status) => self.set_image(*image, Some(*status), now),
             Event::Set(set, status) => self.set_set(*set, *status),
             Event::Discovery(policy) => self.set_discovery(*policy),
             Event::Secret(name, version) => self.set_secret(name, version),

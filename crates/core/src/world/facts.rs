@@ -18,7 +18,8 @@ use crate::pull_pod::{Container, ContainerState, PullPod, Steps};
 use crate::reference::Reference;
 
 impl World {
-    pub(super) fn set_image(&mut self, image: Image, status: CachedImageStatus, now: Timestamp) {
+    /// Takes in a CachedImage. `None` tells nothing of the status of one that is known.
+    pub(super) fn set_image(&mut self, image: Image, status: Option<CachedImageStatus>, now: Timestamp) {
         let name = image.name.clone();
         // The answer to a write may come before the watch shows what was there before it.
         let older = |known: &ImageEntry| known.image.uid == image.uid && known.image.generation > image.generation;
@@ -29,11 +30,12 @@ impl World {
         self.stale.sets.extend(image.set.as_ref().map(|set| set.name.clone()));
         self.stale.sets.extend(self.asked_by.get(&name).cloned());
         if let Some(entry) = self.images.get_mut(&name) {
-            if entry.image.uid == image.uid {
-                entry.published.observe(status);
-            } else {
+            if entry.image.uid != image.uid {
                 // Another object under the name shows nothing of what was written to the one before.
+                let status = status.unwrap_or_default();
                 entry.published = Published { is_part: image.set.is_some(), ..Published::new(status) };
+            } else if let Some(status) = status {
+                entry.published.observe(status);
             }
             if entry.image == image {
                 return;
@@ -58,7 +60,7 @@ impl World {
             self.forget_standings(&name);
             self.own(&image);
             self.want(&image);
-            let published = Published { is_part: image.set.is_some(), ..Published::new(status) };
+            let published = Published { is_part: image.set.is_some(), ..Published::new(status.unwrap_or_default()) };
             let rank = self.rank_of(&image);
             let entry = ImageEntry {
                 image,

@@ -102,12 +102,8 @@ impl World {
             Report::Child(object) => {
                 let Some(image) = Image::from_api(&object) else { return };
                 // What is known of a status that was written meanwhile, the answer does not tell.
-                let known = self.images.get_mut(&image.name).filter(|known| known.image.uid == image.uid);
-                let known = known.map(|known| std::mem::replace(&mut known.published, Published::new(<_>::default())));
-                self.set_image(image, object.status.unwrap_or_default(), now);
-                if let (Some(published), Some(entry)) = (known, self.images.get_mut(child)) {
-                    entry.published = published;
-                }
+                let is_known = self.images.get(&image.name).is_some_and(|known| known.image.uid == image.uid);
+                self.set_image(image, object.status.filter(|_| !is_known), now);
             }
             Report::Done => self.remove(Kind::Image, child),
             _ => {}
