@@ -24,41 +24,34 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// Objects that were found to be written as they should be.
     pub clean: Clean,
-    /// Objects that are to be written later.
-    pub(crate) deferred: Deferred,
-    /// Objects that are written with this plan, or later.
-    pub(crate) looked_at: LookedAt,
+    /// What the statuses of CachedImages were found to be.
+    pub images: Looks,
+    /// What those of PullPolicies were found to be.
+    pub policies: Looks,
     /// What the effects are about.
     keys: BTreeSet<EffectKey>,
     /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.
     long_pulls: BTreeSet<Name>,
 }
 
-/// Objects that need not be looked at before these times, unless something changes.
+/// Objects of one kind whose statuses were looked at.
 #[derive(Debug, Default)]
-pub(crate) struct Deferred {
-    pub(crate) images: Vec<(Name, Timestamp)>,
-    pub(crate) policies: Vec<(Name, Timestamp)>,
-}
-
-/// Objects whose status was found to differ.
-#[derive(Debug, Default)]
-pub(crate) struct LookedAt {
-    pub(crate) images: Vec<Name>,
-    pub(crate) policies: Vec<Name>,
+pub struct Looks {
+    /// Those that are as they should be.
+    pub clean: Vec<Name>,
+    /// Those that differ: they are written with this plan, or later.
+    pub(crate) differing: Vec<Name>,
+    /// Those that need not be looked at before these times, unless something changes.
+    pub(crate) deferred: Vec<(Name, Timestamp)>,
 }
 
 /// Objects whose written state is as it should be.
 #[derive(Debug, Default)]
 pub struct Clean {
-    /// CachedImages.
-    pub images: Vec<Name>,
     /// CachedImageSets.
     pub sets: Vec<Name>,
     /// Effects that were refused and are not wanted any more.
     pub flights: Vec<EffectKey>,
-    /// PullPolicies.
-    pub policies: Vec<Name>,
     /// Nodes, for their NodeCaches.
     pub caches: Vec<Name>,
 }

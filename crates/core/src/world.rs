@@ -426,31 +426,15 @@ impl World {
 
     /// Takes the plan's effects as done, until their reports come.
     pub fn commit(&mut self, plan: &Plan, now: Timestamp) {
-        for image in &plan.clean.images {
-            self.stale.images.remove(image);
-        }
         // With every Pod's step, to look again would be work for nothing.
         let held_until = after(now, self.settings.status_interval);
-        for image in &plan.looked_at.images {
-            self.stale.images.hold(image.clone(), held_until);
-        }
-        for policy in &plan.looked_at.policies {
-            self.stale.policies.hold(policy.clone(), held_until);
-        }
-        for (image, at) in &plan.deferred.images {
-            self.stale.images.defer(image.clone(), *at);
-        }
-        for (policy, at) in &plan.deferred.policies {
-            self.stale.policies.defer(policy.clone(), *at);
-        }
+        self.stale.images.looked_at(&plan.images, held_until);
+        self.stale.policies.looked_at(&plan.policies, held_until);
         for set in &plan.clean.sets {
             self.stale.sets.remove(set);
         }
         for key in &plan.clean.flights {
             self.flights.remove(key);
-        }
-        for policy in &plan.clean.policies {
-            self.stale.policies.remove(policy);
         }
         for cache in &plan.clean.caches {
             self.stale.caches.remove(cache);

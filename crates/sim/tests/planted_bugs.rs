@@ -463,7 +463,7 @@ fn a_status_that_is_not_kept_up_to_date() {
             |effect: &mut Effect| matches!(effect, Effect::PatchImage { image, .. } if **image == *"alpine");
         for effect in plan.effects.extract_if(.., is_alpines) {
             if let Effect::PatchImage { image, .. } = effect {
-                plan.clean.images.push(image);
+                plan.images.clean.push(image);
             }
         }
     });

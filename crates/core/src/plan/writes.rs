@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use drop_api::NodeCache;
 use jiff::Timestamp;
 
-use super::Plan;
 use super::pods::record;
+use super::{Looks, Plan};
 use crate::Name;
 use crate::backoff::Backoff;
 use crate::effect::{Effect, EffectKey};
@@ -65,7 +65,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
     let budget = OnceCell::new();
     for name in world.stale.images.due(now) {
         let Some(entry) = world.images.get(name) else {
-            plan.clean.images.push(name.clone());
+            plan.images.clean.push(name.clone());
             continue;
         };
         if plan.starts(&entry.image.reference) {
@@ -84,39 +84,27 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             let shown_at = after(entry.seen_at, world.settings.progress_interval);
             if shown_at > now {
                 plan.wake(shown_at);
-                plan.deferred.images.push((name.clone(), shown_at));
+                plan.images.deferred.push((name.clone(), shown_at));
                 continue;
             }
         }
         let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
-        match publish(world, &entry.published, status, notice, now, plan, effect) {
-            Publication::Needless => plan.clean.images.push(name.clone()),
-            Publication::Later(at) => {
-                plan.looked_at.images.push(name.clone());
-                plan.deferred.images.push((name.clone(), at));
-            }
-            Publication::Now => plan.looked_at.images.push(name.clone()),
-        }
+        let publication = publish(world, &entry.published, status, notice, now, plan, effect);
+        plan.images.note(name, &publication);
     }
 }
 
 pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
     for name in world.stale.policies.due(now) {
         let Some(entry) = world.policies.get(name).filter(|_| !name.is_empty()) else {
-            plan.clean.policies.push(name.clone());
+            plan.policies.clean.push(name.clone());
             continue;
         };
         let status = status::pull_policy(world, &entry.policy, &entry.published.status, now);
         let effect = |status| Effect::PatchPolicy { policy: name.clone(), status };
-        match publish(world, &entry.published, status, None, now, plan, effect) {
-            Publication::Needless => plan.clean.policies.push(name.clone()),
-            Publication::Later(at) => {
-                plan.looked_at.policies.push(name.clone());
-                plan.deferred.policies.push((name.clone(), at));
-            }
-            Publication::Now => plan.looked_at.policies.push(name.clone()),
-        }
+        let publication = publish(world, &entry.published, status, None, now, plan, effect);
+        plan.policies.note(name, &publication);
     }
 }
 
@@ -128,6 +116,19 @@ pub(super) enum Publication {
     Now,
     /// From then on.
     Later(Timestamp),
+}
+
+impl Looks {
+    fn note(&mut self, name: &Name, publication: &Publication) {
+        match publication {
+            Publication::Needless => self.clean.push(name.clone()),
+            Publication::Later(at) => {
+                self.differing.push(name.clone());
+                self.deferred.push((name.clone(), *at));
+            }
+            Publication::Now => self.differing.push(name.clone()),
+        }
+    }
 }
 
 /// Writes `status` where it differs, when its time has come, and tells of what has

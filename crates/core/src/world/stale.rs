@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::Name;
+use crate::plan::Looks;
 
 /// Names of objects to be looked at, and from when on: a plan looks at those that are due
 /// only, however many wait.
@@ -42,6 +43,13 @@ impl Stale {
         if let Some(due) = self.due.get(&name).copied() {
             self.put(name, due.max(until));
         }
+    }
+
+    /// They were looked at; those that differ are held until then.
+    pub(crate) fn looked_at(&mut self, looks: &Looks, held_until: Timestamp) {
+        looks.clean.iter().for_each(|name| self.remove(name));
+        looks.differing.iter().for_each(|name| self.hold(name.clone(), held_until));
+        looks.deferred.iter().for_each(|(name, at)| self.defer(name.clone(), *at));
     }
 
     fn not_before(&self, name: &Name, at: Timestamp) -> Timestamp {
