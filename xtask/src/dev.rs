@@ -64,7 +64,7 @@ pub(crate) fn run(dev: &Dev) -> Result<()> {
             Ok(binary) => {
                 // The address is free only when the former one has ended.
                 drop(running);
-                cluster.kubectl(&["apply", "-f", &operator::crds()?])?;
+                cluster.define(&operator::crds()?)?;
                 running = start(&binary, &cluster, dev.listen);
             }
             Err(error) => say(&format!("{error:#}; the former one goes on")),

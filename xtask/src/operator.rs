@@ -41,14 +41,13 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
 }
 
 /// The directory of the CustomResourceDefinitions.
-pub(crate) fn crds() -> Result<String> {
-    Ok(root()?.join("deploy/crds").display().to_string())
+pub(crate) fn crds() -> Result<PathBuf> {
+    Ok(root()?.join("deploy/crds"))
 }
 
 /// Makes the cluster know Drop's kinds, and the namespace.
 pub(crate) fn install(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(&["apply", "-f", &crds()?])?;
-    cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
+    cluster.define(&crds()?)?;
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
     Ok(())
 }

@@ -63,9 +63,7 @@ impl Bed {
     pub fn without_operator(name: &str, flags: &[&str]) -> Result<Self> {
         let binary = operator::build()?;
         let cluster = Cluster::start(ClusterOptions::new(name), &|line| eprintln!("[{name}] {line}"))?;
-        let crds = crate::root().join("deploy/crds");
-        cluster.kubectl(&["apply", "-f", &crds.display().to_string()])?;
-        cluster.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"])?;
+        cluster.define(&crate::root().join("deploy/crds"))?;
         cluster.kubectl(&["create", "namespace", NAMESPACE])?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let client = runtime.block_on(client(cluster.kubeconfig()))?;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::Signal;
+use serde_json::Value;
 
 use crate::api_proxy::ApiProxy;
 use crate::api_service::ApiService;
@@ -258,6 +259,20 @@ impl Cluster {
         Ok(())
     }
 
+    /// Applies the CustomResourceDefinitions at `path` (a file, or a folder of them), and waits
+    /// until objects of their kinds can be made.
+    ///
+    /// # Errors
+    /// If the API server refuses one, or has not taken all of them in within a minute.
+    pub fn define(&self, path: &Path) -> Result<()> {
+        let file = format!("--filename={}", path.display());
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", &file])?;
+        wait_for(&format!("the API server knows the kinds of {}", path.display()), Duration::from_secs(60), || {
+            let definitions = serde_json::from_str(&self.kubectl(&["get", "--output=json", &file])?)?;
+            Ok(established(&definitions).then_some(()))
+        })
+    }
+
     /// The registry that stands for [`crate::MIRRORED_HOSTS`].
     #[must_use]
     pub fn registry(&self) -> &Registry {
@@ -431,5 +446,41 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         // Nobody is left to tell; the next start cleans up what stays.
         let _ = self.stop();
+    }
+}
+
+/// Whether all CustomResourceDefinitions of what kubectl printed are served.
+///
+/// kubectl's own wait fails on one so new that its conditions are null.
+fn established(definitions: &Value) -> bool {
+    let one = std::slice::from_ref(definitions);
+    let all = definitions.get("items").and_then(Value::as_array).map_or(one, Vec::as_slice);
+    all.iter().all(|definition| {
+        let conditions = definition.pointer("/status/conditions").and_then(Value::as_array);
+        let mut conditions = conditions.into_iter().flatten();
+        conditions.any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn definitions_are_awaited_from_their_first_moment_on() {
+        let new = json!({ "status": { "conditions": null } });
+        let named = json!({ "status": { "conditions": [
+            { "type": "NamesAccepted", "status": "True" },
+            { "type": "Established", "status": "False" },
+        ] } });
+        let served = json!({ "status": { "conditions": [{ "type": "Established", "status": "True" }] } });
+        assert!(established(&served));
+        assert!(established(&json!({ "items": [served, served] })));
+        for unserved in [new, named, json!({})] {
+            assert!(!established(&unserved), "{unserved}");
+            assert!(!established(&json!({ "items": [served, unserved] })), "{unserved}");
+        }
     }
 }

@@ -13,9 +13,7 @@ const FOREIGN: [&str; 2] = ["helm.toolkit.fluxcd.io/", "simulation.drop."];
 
 pub fn what_readers_may_copy_is_accepted(bed: &Bed) -> Result<()> {
     for definition in definitions()? {
-        let file = definition.display().to_string();
-        bed.cluster.kubectl(&["apply", "--server-side", "-f", &file])?;
-        bed.cluster.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", &file])?;
+        bed.cluster.define(&definition)?;
     }
     for block in drop_docs::blocks()?.into_iter().filter(|block| block.language == "yaml") {
         let accepted = accept(bed, &block.text);

@@ -108,8 +108,7 @@ fn leave_behind(bed: &Bed) -> Result<()> {
         bed.apply(&object.to_string())?;
     }
     bed.apply(PODS)?;
-    let crds = root().join("deploy/crds");
-    bed.cluster.kubectl(&["apply", "-f", &crds.display().to_string()])?;
+    bed.cluster.define(&root().join("deploy/crds"))?;
     until("the API server to know Drop's fields only", || {
         Ok(stored(bed, "older-image")?.pointer("/status/cachedNodes").is_none())
     })
