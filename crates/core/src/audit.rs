@@ -13,6 +13,7 @@ use crate::Name;
 use crate::effect::{Effect, PodOrder};
 use crate::image::ImagePullPolicy;
 use crate::plan::Plan;
+use crate::policy::Policy;
 use crate::presence::Standing;
 use crate::status;
 use crate::world::{Stage, World};
@@ -94,7 +95,10 @@ fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
     }
     for pull in &order.pulls {
         let name = &pull.cached_image;
-        match world.images.get(name) {
+        let entry = world.images.get(name);
+        let policy = entry.and_then(|entry| world.policy_of(&entry.image));
+        let follows_tag = policy.is_some_and(Policy::follows_tags);
+        match entry {
             None => violations.push(format!("{name} does not exist")),
             Some(entry) if entry.image.pull == ImagePullPolicy::Never => {
                 violations.push(format!("{name} is never to be pulled"));
@@ -103,7 +107,7 @@ fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
         }
         match node.standings.get(name) {
             None => violations.push(format!("the node is not a target of {name}")),
-            Some(Standing::Cached) if !world.follows_tag(name) => violations.push(format!("{name} is there already")),
+            Some(Standing::Cached) if !follows_tag => violations.push(format!("{name} is there already")),
             Some(_) => {}
         }
     }

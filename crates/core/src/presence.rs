@@ -24,6 +24,9 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] = [Self::Cached, Self::Outdated, Self::Missing, Self::Failed, Self::Evicted];
+
     /// Whether the image is there.
     #[must_use]
     pub fn is_there(self) -> bool {

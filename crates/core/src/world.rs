@@ -7,6 +7,7 @@
 mod derived;
 mod discoveries;
 mod facts;
+mod judge;
 mod on_node;
 mod reports;
 mod sets;
@@ -124,6 +125,20 @@ pub(crate) struct ImageEntry {
     pub(crate) published: Published<CachedImageStatus>,
 }
 
+/// An image, and what is known of it whatever the node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) entry: &'a ImageEntry,
+    /// The least size in bytes that a node lists it with.
+    size: Option<u64>,
+    /// The digest that the newest pull on any node got.
+    newest: Option<&'a str>,
+    /// Whether its policy follows tags that move.
+    follows_tag: bool,
+    /// Whether no other CachedImage wants the same.
+    is_only: bool,
+}
+
 /// In how many nodes an image has which standing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -144,6 +159,13 @@ impl Tally {
         self.cached + self.outdated
     }
 
+    fn take_in(&mut self, mut moves: Moves) {
+        for standing in Standing::ALL {
+            let count = self.of(standing);
+            *count = (*count + *moves.entered.of(standing)).saturating_sub(*moves.left.of(standing));
+        }
+    }
+
     fn of(&mut self, standing: Standing) -> &mut usize {
         match standing {
             Standing::Cached => &mut self.cached,
@@ -152,6 +174,20 @@ impl Tally {
             Standing::Failed => &mut self.failed,
             Standing::Evicted => &mut self.evicted,
         }
+    }
+}
+
+/// In how many nodes an image has got another standing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Moves {
+    left: Tally,
+    entered: Tally,
+}
+
+impl Moves {
+    fn add(&mut self, before: Option<Standing>, after: Option<Standing>) {
+        before.into_iter().for_each(|standing| *self.left.of(standing) += 1);
+        after.into_iter().for_each(|standing| *self.entered.of(standing) += 1);
     }
 }
 
@@ -591,39 +627,45 @@ impl World {
         Some(after(health.last_open_failure()?, wait))
     }
 
+    /// An image, and what is known of it whatever the node.
+    pub(crate) fn known<'a>(&'a self, entry: &'a ImageEntry) -> Known<'a> {
+        let reference = &entry.image.reference;
+        let success = self.health.get(reference).and_then(|health| health.success.as_ref());
+        Known {
+            entry,
+            size: self.sizes.get(reference).copied(),
+            newest: success.and_then(|success| success.digest.as_deref()),
+            follows_tag: self.policy_of(&entry.image).is_some_and(Policy::follows_tags),
+            is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
+        }
+    }
+
     /// What an image on a node is judged by, if `memory` is what is remembered.
     pub(crate) fn evidence<'a>(
-        &'a self,
-        node: &'a Node,
+        &self,
+        node: &Node,
         listed: &Index<'a>,
-        image: &'a Image,
+        known: &Known<'a>,
         memory: Option<&'a Memory>,
     ) -> Evidence<'a> {
-        let reference = &image.reference;
-        let record = memory.and_then(|memory| memory.images.get(reference));
+        let image = &known.entry.image;
+        let record = memory.and_then(|memory| memory.images.get(&image.reference));
         // Its size here, or the least that it has anywhere: it may differ by platform.
-        let size = record.and_then(|record| record.size).or(self.sizes.get(reference).copied());
-        let sighting = match (listed.sight(reference, size, self.settings.listed_images), node.readiness) {
+        let size = record.and_then(|record| record.size).or(known.size);
+        let sighting = match (listed.sight(&image.reference, size, self.settings.listed_images), node.readiness) {
             // The list of a kubelet that does not report is an old one.
             (Sighting::Absent, Readiness::Lost { .. }) => Sighting::Unknown,
             (sighting, _) => sighting,
         };
-        let success = self.health.get(reference).and_then(|health| health.success.as_ref());
         Evidence {
             image,
             record,
             sighting,
-            newest: success.and_then(|success| success.digest.as_deref()),
-            follows_tag: self.follows_tag(&image.name),
+            newest: known.newest,
+            follows_tag: known.follows_tag,
             node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
             listed_within: self.settings.listed_within,
         }
-    }
-
-    /// Whether the image's tag is looked up again from time to time.
-    pub(crate) fn follows_tag(&self, image: &Name) -> bool {
-        let policy = self.images.get(image).and_then(|entry| self.policy_of(&entry.image));
-        policy.is_some_and(|policy| policy.repull_interval.is_some())
     }
 
     /// `memory` with what the node's list proves of the images wanted there: those
@@ -633,7 +675,7 @@ impl World {
         let index = node.node.inventory.index(node.standings.len());
         for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
             let reference = &entry.image.reference;
-            let evidence = self.evidence(&node.node, &index, &entry.image, Some(&memory));
+            let evidence = self.evidence(&node.node, &index, &self.known(entry), Some(&memory));
             let is_there = standing(&evidence, now).0;
             let size = match evidence.sighting {
                 Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),

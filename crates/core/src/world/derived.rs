@@ -1,76 +1,25 @@
 //! What follows from the facts: who is where, and who comes next.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{ImageEntry, NodeEntry, World};
+use super::{Moves, NodeEntry, World};
 use crate::Name;
 use crate::backoff::spread;
 use crate::image::ImagePullPolicy;
 use crate::order::{Candidate, Urgency};
-use crate::presence::{Standing, standing};
-use crate::reference::Reference;
+use crate::presence::Standing;
 use crate::time::after;
 
 impl World {
-    /// Derives anew which nodes are targets of which images, and how these stand there, where
-    /// that may have changed.
-    pub(super) fn judge_all(&mut self, now: Timestamp) {
-        let placed = std::mem::take(&mut self.dirty.images);
-        for image in &placed {
-            self.place_image(image);
-        }
-        let nodes = std::mem::take(&mut self.dirty.nodes);
-        let mut images = std::mem::take(&mut self.dirty.standings);
-        let news_of: Vec<(Name, Reference)> = images
-            .difference(&placed)
-            .filter_map(|name| Some((name.clone(), self.images.get(name)?.image.reference.clone())))
-            .collect();
-        images.extend(placed.iter().cloned());
-        if !images.is_empty() {
-            let others: Vec<Name> = self.nodes.keys().filter(|node| !nodes.contains(*node)).cloned().collect();
-            for node in others {
-                let Some(entry) = self.nodes.get(&node) else { continue };
-                // News from elsewhere tells nothing new of what was never there.
-                let is_concerned = |(name, reference): &&(Name, Reference)| {
-                    entry
-                        .standings
-                        .get(name)
-                        .is_some_and(|standing| *standing != Standing::Missing || entry.node.inventory.lists(reference))
-                };
-                let concerned = news_of.iter().filter(is_concerned).map(|(name, _)| name);
-                let images: BTreeSet<Name> = placed.iter().chain(concerned).cloned().collect();
-                let is_changed = self.judge(&node, &images, now);
-                let waits =
-                    |image: &Name| self.standing_on(&node, image).is_some_and(|standing| standing != Standing::Cached);
-                if is_changed || placed.iter().any(waits) {
-                    self.dirty.places.insert(node);
-                }
-            }
-        }
-        for (node, images) in std::mem::take(&mut self.dirty.pairs) {
-            if !nodes.contains(&node) {
-                self.judge(&node, &images, now);
-            }
-        }
-        if !nodes.is_empty() {
-            // Those that are gone are among the images that were placed.
-            images.extend(self.images.keys().cloned());
-        }
-        for node in nodes {
-            self.judge(&node, &images, now);
-            self.dirty.places.insert(node);
-        }
-    }
-
     /// How an image stands on a node; `None` where that is not a target.
     pub(crate) fn standing_on(&self, node: &str, image: &str) -> Option<Standing> {
         self.nodes.get(node)?.standings.get(image).copied()
     }
 
     /// Derives an image's placement anew.
-    fn place_image(&mut self, name: &Name) {
+    pub(super) fn place_image(&mut self, name: &Name) {
         if let Some(entry) = self.images.get(name) {
             let policy = self.policy_of(&entry.image);
             let placement = policy.map(|policy| {
@@ -95,74 +44,18 @@ impl World {
         self.stale.images.insert(name.clone());
     }
 
-    /// Judges images on a node, and counts them. Returns whether anything changed.
-    fn judge(&mut self, node: &Name, images: &BTreeSet<Name>, now: Timestamp) -> bool {
-        let Some(entry) = self.nodes.get(node) else { return false };
-        let memory = self.memory_of(&entry.node);
-        let index = entry.node.inventory.index(images.len());
-        let mut changes = Vec::new();
-        let mut nowhere = Vec::new();
-        let mut forgets = false;
-        let mut judge_at: Option<Timestamp> = None;
-        for name in images {
-            let wanted = self.images.get(name);
-            let standing = wanted.filter(|wanted| wanted.place_on(&entry.node).is_ok()).map(|wanted| {
-                let (standing, at) = standing(&self.evidence(&entry.node, &index, &wanted.image, memory), now);
-                judge_at = at.into_iter().chain(judge_at).min();
-                standing
-            });
-            let before = entry.standings.get(name).copied();
-            if standing.is_none() && wanted.is_some_and(ImageEntry::is_nowhere) {
-                // Its status says why by the example of some node.
-                nowhere.push(name.clone());
-            }
-            if before != standing {
-                changes.push((name.clone(), before, standing));
-            } else if standing.is_none() {
-                // It was no target, and by now is not even meant to be one.
-                forgets |= wanted.is_some_and(|wanted| {
-                    memory.is_some_and(|memory| memory.images.contains_key(&wanted.image.reference))
-                        && !wanted.selects(&entry.node)
-                });
-            }
-        }
-        self.stale.images.extend(nowhere);
-        if let Some(at) = judge_at {
-            self.judgements.insert((at, node.clone()));
-        }
-        for (image, before, standing) in &changes {
-            if let Some(entry) = self.nodes.get_mut(node) {
-                match standing {
-                    Some(standing) => entry.standings.insert(image.clone(), *standing),
-                    None => entry.standings.remove(image),
-                };
-            }
-            self.count(image, *before, *standing);
-        }
-        // An eviction is recorded at once, because its repair waits for that.
-        match changes.iter().any(|(.., standing)| *standing == Some(Standing::Evicted)) {
-            true => self.stale.caches.insert(node.clone()),
-            false if changes.is_empty() && !forgets => {}
-            false => self.cache_is_stale(node.clone(), now),
-        }
-        !changes.is_empty()
-    }
-
     /// A NodeCache may differ from what it should be, in nothing that is urgent.
     pub(super) fn cache_is_stale(&mut self, node: Name, now: Timestamp) {
         let at = after(now, spread(self.settings.record_within, &node));
         self.stale.caches.insert_at(node, at);
     }
 
-    pub(super) fn count(&mut self, image: &Name, before: Option<Standing>, after: Option<Standing>) {
+    pub(super) fn count(&mut self, image: &Name, moves: Moves) {
+        if moves == Moves::default() {
+            return;
+        }
         let Some(entry) = self.images.get_mut(image) else { return };
-        if let Some(before) = before {
-            let count = entry.tally.of(before);
-            *count = count.saturating_sub(1);
-        }
-        if let Some(after) = after {
-            *entry.tally.of(after) += 1;
-        }
+        entry.tally.take_in(moves);
         if entry.tally.there() == entry.tally.targeted() {
             // Nothing is asked for any more that could be refused.
             entry.refused = None;

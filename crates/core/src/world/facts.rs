@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use drop_api::{CachedImageStatus, NodeCache, PullPolicyStatus};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{CacheEntry, ImageEntry, NodeEntry, PodEntry, PolicyEntry, Published, Stage, Tally, World};
+use super::{CacheEntry, ImageEntry, Moves, NodeEntry, PodEntry, PolicyEntry, Published, Stage, Tally, World};
 use crate::Name;
 use crate::effect::{EffectKey, PodOrder};
 use crate::event::Kind;
@@ -480,7 +480,9 @@ impl World {
                 let Some(entry) = self.nodes.remove(name) else { return };
                 self.leave_queues(name, &entry.places, entry.alarm);
                 for (image, standing) in entry.standings {
-                    self.count(&image, Some(standing), None);
+                    let mut moves = Moves::default();
+                    moves.add(Some(standing), None);
+                    self.count(&image, moves);
                 }
                 let nowhere = self.images.iter().filter(|(_, entry)| entry.is_nowhere());
                 self.stale.images.extend(nowhere.map(|(image, _)| image.clone()));
