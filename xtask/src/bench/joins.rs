@@ -71,7 +71,7 @@ fn measure(binary: &Path, cap: i64) -> Result<Joined> {
     lab.apply(IMAGES, &policy)?;
     let children = format!("--for=jsonpath={{.status.imagesManaged}}={IMAGES}");
     lab.cluster.kubectl(&["wait", &children, "--timeout=60s", "cachedimageset", "--all"])?;
-    lab.add_nodes("node", NODES)?;
+    lab.join("node", NODES)?;
     lab.wait_cached(NODES, LIMIT)?;
 
     let audit = lab.cluster.audit()?;

@@ -39,9 +39,9 @@ impl Lab {
         Ok(Self { operator, kwok, cluster })
     }
 
-    /// Adds nodes side by side.
-    pub(super) fn add_nodes(&self, prefix: &str, count: usize) -> Result<()> {
-        self.kwok.add_nodes(&names(prefix, count))
+    /// Adds nodes as fast as the API server takes them.
+    pub(super) fn join(&self, prefix: &str, count: usize) -> Result<()> {
+        self.kwok.add_nodes_at_once(&names(prefix, count))
     }
 
     /// Applies a set of so many images under a policy with this spec, YAML on one line.
