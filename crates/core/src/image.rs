@@ -116,7 +116,7 @@ impl Image {
             pull: spec.image_pull_policy,
             secrets: spec.image_pull_secrets.iter().map(|secret| secret.name.as_str().into()).collect(),
             placement: Placement {
-                labels: spec.node_selector.clone(),
+                labels: spec.node_selector.clone().into_iter().collect(),
                 affinity: spec.node_affinity.clone(),
                 tolerations: spec.tolerations.clone(),
             },

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use drop_api::scheduling::{
-    NodeLabels, NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm, TaintEffect, Toleration,
+    NodeSelector, NodeSelectorOperator, NodeSelectorRequirement, NodeSelectorTerm, TaintEffect, Toleration,
     TolerationOperator,
 };
 
@@ -17,8 +17,8 @@ use crate::node::{Node, Taint};
 /// What an image and its PullPolicy ask of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// Labels that must all be there.
-    pub labels: NodeLabels,
+    /// Labels that must all be there. Image and policy may ask for different values of one.
+    pub labels: Vec<(String, String)>,
     /// Terms of which one must hold.
     pub affinity: Option<NodeSelector>,
     /// Taints that may be there.

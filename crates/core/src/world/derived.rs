@@ -26,8 +26,7 @@ impl World {
                 let mut placement = entry.image.placement.clone();
                 placement.tolerations.extend(policy.tolerations.iter().cloned());
                 placement.tolerate_twins();
-                let labels = policy.labels.iter();
-                placement.labels.extend(labels.map(|(key, value)| (key.clone(), value.clone())));
+                placement.labels.extend(policy.labels.clone());
                 placement
             });
             let reference = &entry.image.reference;
