@@ -63,6 +63,8 @@ pub struct Budget<'a> {
     usage: BTreeMap<Name, Usage>,
     /// Nodes that got a Pod from the plan at hand, and the Pod.
     taken: BTreeMap<Name, Name>,
+    /// Policies that refused a retry: with thousands of nodes none is looked for in vain twice.
+    used_up: BTreeSet<Name>,
 }
 
 /// What one policy has in use.
@@ -100,7 +102,7 @@ impl<'a> Budget<'a> {
             let usage = usage.entry(policy.clone()).or_default();
             usage.nodes.extend(going_on.map(|candidate| candidate.node.clone()));
         }
-        Self { world, usage, taken: BTreeMap::new() }
+        Self { world, usage, taken: BTreeMap::new(), used_up: BTreeSet::new() }
     }
 
     /// Whether `policy` lets `node` start a Pod now.
@@ -147,6 +149,17 @@ impl<'a> Budget<'a> {
             Some(limit) if in_use >= limit => Err(Verdict::WaitingForRegistrySlot { host: host.into(), limit }),
             _ => Ok(()),
         }
+    }
+
+    /// Takes in that `policy` refused a retry: those that follow in this plan wait with it.
+    pub fn use_up(&mut self, policy: &Policy) {
+        self.used_up.insert(policy.name.clone());
+    }
+
+    /// Whether retries wait for what `policy` allows.
+    #[must_use]
+    pub fn is_used_up(&self, policy: &Policy) -> bool {
+        self.used_up.contains(&policy.name)
     }
 
     /// The Pod that keeps `node` from starting another, if any.

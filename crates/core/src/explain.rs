@@ -129,7 +129,7 @@ pub(crate) fn verdict(
         return Verdict::RegistryPaused { host, at: Some(at).filter(|_| !under_way) };
     }
     if let Some(at) = world.probe_at(image, policy) {
-        let under_way = world.pulling.contains_key(&image.reference);
+        let under_way = world.is_tried(&image.reference);
         let health = world.health.get(&image.reference);
         let cause = health.and_then(|health| health.open_failures().next());
         let cause = cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone());

@@ -199,10 +199,16 @@ impl Memory {
         (memory, settlements)
     }
 
-    /// Forgets every image that `is_wanted` denies, every policy that `exists`
-    /// denies, and of the others those that began first where they are too many.
+    /// Forgets every image that `is_wanted` denies, and every policy that `exists` denies. Where
+    /// too many are left, images that were never pulled go, and policies that began first.
     pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool) {
         self.images.retain(|image, _| is_wanted(image));
+        let surplus = self.images.len().saturating_sub(MAX_IMAGES);
+        // The node's list tells again of what was only found there.
+        let found = self.images.iter().filter(|(_, record)| record.attempts == 0 && record.eviction.is_none());
+        for image in found.map(|(image, _)| image.clone()).take(surplus).collect::<Vec<_>>() {
+            self.images.remove(&image);
+        }
         self.starts.retain(|policy, _| exists(policy));
         while self.starts.len() > MAX_STARTS {
             let first = self.starts.iter().min_by_key(|(_, at)| **at).map(|(policy, _)| policy.clone());

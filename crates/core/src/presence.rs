@@ -73,8 +73,8 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
         (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
         (None, _) => match evidence.record {
             Some(Record { failure: Some(_), .. }) => Standing::Failed,
-            // What is missing on a node that fails as a whole fails with it.
-            _ if evidence.node_fails => Standing::Failed,
+            // What is missing on a node that fails as a whole fails with it; what is never tried does not.
+            _ if evidence.node_fails && evidence.image.pull != ImagePullPolicy::Never => Standing::Failed,
             // What another CachedImage found there again is not evicted, although this one wants
             // it pulled.
             Some(record) if record.eviction.is_some() && (is_absent || record.present_since().is_none()) => {

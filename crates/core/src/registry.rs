@@ -61,12 +61,15 @@ impl Registry {
         if !self.is_paused() {
             return None;
         }
-        let (count, last) = self
-            .failing
-            .values()
-            .fold((0_u32, Timestamp::MIN), |(sum, last), (count, at)| (sum.saturating_add(*count), last.max(*at)));
+        let count = self.failing.values().fold(0_u32, |sum, (count, _)| sum.saturating_add(*count));
         let excess = u32::try_from(FAILING_IMAGES - 1).unwrap_or(u32::MAX);
         let wait = backoff.delay(count.saturating_sub(excess), host);
-        Some(after(last, wait))
+        Some(after(self.last_failure()?, wait))
+    }
+
+    /// The newest pull that failed for its sake since then.
+    #[must_use]
+    pub fn last_failure(&self) -> Option<Timestamp> {
+        self.failing.values().map(|(_, at)| *at).max()
     }
 }

@@ -133,7 +133,9 @@ pub(crate) fn cached_image<'a>(
         .flatten()
         .filter(|node| is_target(world, node, entry))
         .collect();
-    let of_nodes = world.troubled.iter().filter(|(node, _)| !health.failing.contains_key(*node));
+    // What a paused policy does not try does not fail with its node.
+    let is_paused = world.policy_of(image).is_some_and(|policy| policy.paused);
+    let of_nodes = world.troubled.iter().filter(|(node, _)| !is_paused && !health.failing.contains_key(*node));
     let mut failures: Vec<(&crate::Name, &Failure)> = health
         .failing
         .iter()

@@ -615,9 +615,27 @@ impl World {
         self.registries.get(image.host())?.probe_at(image.host(), &policy.backoff)
     }
 
-    /// Whether a Pod is pulling from the image's registry.
+    /// Whether a Pod is trying the image. One that began before the image last failed tells
+    /// nothing new, however long it takes.
+    pub(crate) fn is_tried(&self, image: &Reference) -> bool {
+        self.is_tried_since(image, self.health.get(image).and_then(Health::last_open_failure))
+    }
+
+    /// Whether a Pod is trying the image's registry, in the same sense.
     pub(crate) fn is_registry_tried(&self, image: &Reference) -> bool {
-        self.pulling.keys().any(|other| other.host() == image.host())
+        let failed_at = self.registries.get(image.host()).and_then(Registry::last_failure);
+        let of_host = self.pulling.keys().filter(|other| other.host() == image.host());
+        of_host.into_iter().any(|other| self.is_tried_since(other, failed_at))
+    }
+
+    fn is_tried_since(&self, image: &Reference, at: Option<Timestamp>) -> bool {
+        let nodes = self.pulling.get(image).into_iter().flatten();
+        let mut pods = nodes.filter_map(|node| self.pods_on.get(node)).flatten().filter_map(|pod| self.pods.get(pod));
+        pods.any(|entry| {
+            let is_of_image = entry.pod.containers.iter().any(|container| container.image == *image);
+            let is_after = entry.started_at.is_none_or(|started_at| at.is_none_or(|at| started_at > at));
+            is_of_image && is_after && !self.is_recorded(entry)
+        })
     }
 
     /// When an image that fails may be tried again by the backoff alone.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, Phase};
+use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition::{self, ConditionStatus};
 use drop_api::node_cache::{ImageRecord, NodeCacheSpec};
 use drop_api::{CachedImageSpec, NodeCache};
@@ -22,6 +23,7 @@ use drop_sim::{Failure, Fate, Kubelet, schema, secs, under};
 
 const NOT_FOUND: (&str, &str) =
     ("ErrImagePull", "failed to resolve reference \"docker.io/library/nope:1\": docker.io/library/nope:1: not found");
+const TOO_MANY_REQUESTS: (&str, &str) = ("ErrImagePull", "unexpected status: 429 Too Many Requests");
 const NO_SUCH_HOST: (&str, &str) = (
     "ErrImagePull",
     "failed to do request: Head \"https://registry.bad/v2/x\": dial tcp: lookup registry.bad: no such host",
@@ -314,6 +316,51 @@ fn a_registry_that_fails_three_images_is_tried_by_one_pull_at_a_time() {
 }
 
 #[test]
+fn a_long_pull_is_no_try_of_a_registry_that_failed_since() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 2;
+        policy.min_delay_between_pulls = duration("1s");
+    });
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "a".to_owned())));
+    lab.knobs.pulls.insert("r.example/large:1".to_owned(), secs(45.0 * 60.0));
+    lab.image_with("large", "r.example/large:1", |image| {
+        under("p")(image);
+        image.node_selector = [("pool".to_owned(), "a".to_owned())].into();
+    });
+    lab.run(secs(5.0));
+    for name in ["u", "v", "w"] {
+        let reference = format!("r.example/{name}:1");
+        lab.knobs.broken_images.insert(reference.clone(), TOO_MANY_REQUESTS.into());
+        lab.image_with(name, &reference, under("p"));
+    }
+    lab.run(secs(60.0));
+    lab.knobs.broken_images.clear();
+    lab.run(secs(300.0));
+    for name in ["u", "v", "w"] {
+        assert_eq!(lab.status(name).ready.as_deref(), Some("1/2"), "{}", lab.message(name));
+    }
+}
+
+#[test]
+fn a_pull_that_hangs_is_no_try_once_it_has_failed() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| {
+        policy.pull_timeout = duration("1m");
+        policy.max_concurrent_nodes = 2;
+    });
+    lab.knobs.pull = secs(4.0 * 3600.0);
+    lab.image_with("x", "registry.bad/x:1", under("p"));
+    lab.run(secs(5.0));
+    lab.knobs.pull = secs(5.0);
+    lab.knobs.broken_images.insert("registry.bad/x:1".to_owned(), NO_SUCH_HOST.into());
+    lab.run(secs(30.0));
+    lab.knobs.broken_images.clear();
+    lab.run(secs(600.0));
+    assert_eq!(lab.status("x").ready.as_deref(), Some("1/2"), "{}", lab.message("x"));
+}
+
+#[test]
 fn after_one_success_every_node_pulls_what_failed() {
     let mut lab = nodes(4);
     lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
@@ -466,34 +513,65 @@ fn where_an_image_matches_nowhere_the_message_follows_the_nodes() {
     assert_eq!(lab.message("gpu"), "none of 1 node is a target; b: label pool=gpu is missing");
 }
 
-/// Node a, of which a NodeCache holds as many images as it can, and node b, which is busy; `new`
-/// is wanted on a.
-fn full() -> Lab {
+/// Nodes a and b, and no operator yet; a NodeCache holds `count` images of a, which nobody pulls.
+fn remembering(count: usize) -> Lab {
     let mut lab = nodes(2);
     lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "full".to_owned())));
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "busy".to_owned())));
     lab.stop(false);
     lab.knobs.json = false;
-    lab.knobs.pull = secs(600.0);
-    let only_on = |pool: &str| [("pool".to_owned(), pool.to_owned())].into();
     let spec = NodeCacheSpec { node_uid: lab.api.nodes["a"].uid.to_string() };
     let mut cache = NodeCache::new("a", spec);
     let status = cache.status.get_or_insert_default();
-    for n in 0..MAX_IMAGES {
+    for n in 0..count {
         lab.image_with(&format!("old-{n}"), &format!("old:{n}"), |image| {
             image.image_pull_policy = ImagePullPolicy::Never;
-            image.node_selector = only_on("full");
+            image.node_selector = [("pool".to_owned(), "full".to_owned())].into();
         });
         let image = Reference::parse(&format!("old:{n}")).to_string();
         status.images.push(ImageRecord { image, found_at: Some(lab.now), ..ImageRecord::default() });
     }
     lab.api.caches.insert("a".to_owned(), cache);
+    lab
+}
+
+/// Node a, of which a NodeCache holds as many images as it can, and node b, which is busy; `new`
+/// is wanted on a.
+fn full() -> Lab {
+    let mut lab = remembering(MAX_IMAGES);
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "busy".to_owned())));
+    lab.knobs.pull = secs(600.0);
+    let only_on = |pool: &str| [("pool".to_owned(), pool.to_owned())].into();
     lab.image_with("huge", "huge", |image| image.node_selector = only_on("busy"));
     lab.image_with("new", "new", |image| image.node_selector = only_on("full"));
     lab.start();
     lab.run(secs(30.0));
     assert_eq!(lab.message("new"), "0 of 1 nodes have it; a: more than 2000 images are wanted on the node");
     lab
+}
+
+fn remembered(lab: &Lab, node: &str) -> usize {
+    lab.api.caches[node].status.as_ref().unwrap().images.len()
+}
+
+#[test]
+fn a_pod_of_several_images_does_not_overfill_a_node_cache() {
+    let mut lab = remembering(MAX_IMAGES - 1);
+    let images = ["x:1", "x:2", "x:3"].map(|image| ImageEntry { image: image.to_owned(), ..ImageEntry::default() });
+    lab.set("new", |set| set.images = images.into());
+    lab.start();
+    lab.run(secs(60.0));
+    assert_eq!(remembered(&lab, "a"), MAX_IMAGES);
+}
+
+#[test]
+fn a_retry_does_not_overfill_a_node_cache() {
+    let mut lab = remembering(MAX_IMAGES);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
+    lab.image("nope", "nope:1");
+    lab.start();
+    lab.run(secs(300.0));
+    assert!(lab.starts().len() > 1 && lab.starts().iter().all(|start| start.contains(" b: ")), "{:?}", lab.starts());
+    assert_eq!(remembered(&lab, "a"), MAX_IMAGES);
 }
 
 #[test]
@@ -754,6 +832,34 @@ fn an_image_that_no_node_matches_says_so() {
     lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
     lab.settle();
     assert_eq!(lab.shows("gpu"), "Cached 1/1");
+}
+
+#[test]
+fn labels_of_image_and_policy_must_both_hold() {
+    let mut lab = nodes(2);
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "build".to_owned())));
+    lab.policy("p", |policy| drop(policy.node_selector.insert("pool".to_owned(), "build".to_owned())));
+    lab.image_with("x", "x:1", |image| {
+        under("p")(image);
+        image.node_selector.insert("pool".to_owned(), "gpu".to_owned());
+    });
+    lab.settle();
+    assert_eq!((lab.starts(), lab.shows("x").as_str()), (vec![], "NoMatchingNodes 0/0"));
+    assert_eq!(lab.message("x"), "none of 2 nodes is a target; a: label pool=build is missing");
+}
+
+#[test]
+fn what_is_not_tried_does_not_fail_with_its_node() {
+    let mut lab = nodes(1);
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "full").into()));
+    lab.image("x", "x:1");
+    lab.image_with("never", "y:1", |image| image.image_pull_policy = ImagePullPolicy::Never);
+    lab.policy("idle", |policy| policy.paused = true);
+    lab.image_with("idle", "z:1", under("idle"));
+    lab.run(secs(60.0));
+    assert_eq!(lab.status("never").nodes_failed, 0);
+    assert_eq!(lab.shows("idle"), "Paused 0/1");
 }
 
 #[test]
@@ -1868,6 +1974,26 @@ fn an_image_that_is_removed_again_and_again_is_pulled_ever_more_slowly() {
         told(&lab, "alpine"),
         ["Cached", "Evicted", "Cached", "Evicted", "Cached", "Evicted", "Cached", "Evicted", "Cached"]
     );
+}
+
+#[test]
+fn a_retry_waits_as_an_eviction_asks() {
+    let mut lab = nodes(2);
+    lab.knobs.lists = true;
+    lab.edit_node("b", |node| node.unschedulable = true);
+    lab.image("x", "x:1");
+    lab.settle();
+    lab.run(secs(600.0));
+    lab.knobs.broken_images.insert("docker.io/library/x:1".to_owned(), NOT_FOUND.into());
+    lab.edit_node("b", |node| node.unschedulable = false);
+    lab.until(|lab| lab.status("x").nodes_failed == 1);
+    assert!(lab.evict("a", &Reference::parse("x:1")));
+    lab.until(|lab| lab.api.caches["a"].status.as_ref().unwrap().images[0].eviction.is_some());
+    let noticed_at = lab.now;
+    lab.run(secs(120.0));
+    let again = lab.record.pods.iter().find(|pod| &*pod.order.node == "a" && pod.at > noticed_at).unwrap();
+    let wait = again.at.duration_since(noticed_at);
+    assert!(wait >= secs(54.0), "{wait:?}");
 }
 
 #[test]

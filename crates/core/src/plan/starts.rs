@@ -137,13 +137,16 @@ fn batch<'a>(
         .collect();
     images.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut batch: Vec<&Image> = Vec::new();
+    let mut room = here.room();
     for (_, image) in images {
         let fits = match batch.first() {
             None => true,
             Some(first) => first.set.is_some() && first.set == image.set && first.secrets == image.secrets,
         };
         let is_new = batch.iter().all(|other| other.reference != image.reference);
-        if fits && is_new && batch.len() < policy.images_per_pod {
+        let takes = usize::from(here.record(&image.reference).is_none());
+        if fits && is_new && takes <= room && batch.len() < policy.images_per_pod {
+            room -= takes;
             batch.push(image);
         }
     }
@@ -217,7 +220,7 @@ fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> Probes<'a> {
         let last_failure = world.health.get(&image.reference).and_then(Health::last_open_failure);
         let (last_of_policy, _) = last_failures.entry(&policy.name).or_insert((Timestamp::MIN, policy));
         *last_of_policy = last_failure.unwrap_or(Timestamp::MIN).max(*last_of_policy);
-        if policy.paused || image.pull == ImagePullPolicy::Never || world.is_tried(&image.reference, plan) {
+        if policy.paused || image.pull == ImagePullPolicy::Never || world.is_or_will_be_tried(&image.reference, plan) {
             continue;
         }
         let of_registry = world.registry_probe_at(&image.reference, policy);
@@ -250,23 +253,30 @@ fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, pl
     let Some(ImageEntry { image, .. }) = world.images.get(name) else { return false };
     let Some(policy) = world.policy_of(image) else { return false };
     let is_paused = world.is_registry_paused(&image.reference);
+    if budget.is_used_up(policy) {
+        return false;
+    }
     // Another probe of this plan may do.
-    if world.is_tried(&image.reference, plan) || (is_paused && plan.tries_registry(&image.reference)) {
+    if world.is_or_will_be_tried(&image.reference, plan) || (is_paused && plan.tries_registry(&image.reference)) {
         return false;
     }
     let last_try = |node: &Name| {
         let failing = &world.health.get(&image.reference)?.failing;
         failing.get(node).map(|failure| failure.at)
     };
+    let held_until = |node: &NodeEntry| {
+        let here = world.on_node(node);
+        here.backoff(policy).map(|(until, _)| until).max(here.repair_at(&image.reference))
+    };
     let candidates = world
         .nodes
         .values()
         .filter(|node| node.standings.get(name).is_some_and(|standing| *standing != Standing::Cached))
         .filter(|node| budget.busy_with(&node.node.name).is_none())
-        .filter(|node| node.hindrance(policy).is_none());
-    let (waiting, free): (Vec<_>, Vec<_>) = candidates
-        .map(|node| (node, world.on_node(node).backoff(policy).map(|(until, _)| until)))
-        .partition(|(_, until)| until.is_some_and(|until| until > now));
+        .filter(|node| node.hindrance(policy).is_none())
+        .filter(|node| world.on_node(node).has_room(&image.reference));
+    let (waiting, free): (Vec<_>, Vec<_>) =
+        candidates.map(|node| (node, held_until(node))).partition(|(_, until)| until.is_some_and(|until| until > now));
     // The node that has not tried for longest goes first.
     let node = free.into_iter().min_by_key(|(node, _)| (last_try(&node.node.name), node.node.name.clone()));
     let Some((node, _)) = node else {
@@ -287,10 +297,11 @@ fn try_on(
     plan: &mut Plan,
 ) -> bool {
     let begins_turn = node.turn.as_ref() != Some(&policy.name);
-    let admitted = budget
-        .admit(policy, &node.node.name, begins_turn, now)
-        .and_then(|()| budget.admit_host(policy, image.reference.host()));
-    match admitted {
+    let admitted = budget.admit(policy, &node.node.name, begins_turn, now);
+    if admitted.is_err() {
+        budget.use_up(policy);
+    }
+    match admitted.and_then(|()| budget.admit_host(policy, image.reference.host())) {
         Ok(()) => {
             let order = order(world, node, policy, &[image], begins_turn);
             let starts = order.is_some();
@@ -312,7 +323,8 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
     let Some(policy) = world.policy_of(image) else { return };
     let Some(interval) = policy.repull_interval else { return };
     let is_fixed = image.reference.digest().is_some() || image.pull != ImagePullPolicy::Always;
-    if policy.paused || is_fixed || entry.tally.there() == 0 || world.is_tried(&image.reference, plan) {
+    let needs_no_try = policy.paused || is_fixed || entry.tally.there() == 0;
+    if needs_no_try || world.is_or_will_be_tried(&image.reference, plan) {
         return;
     }
     let success = world.health.get(&image.reference).and_then(|health| health.success.as_ref());
@@ -323,6 +335,9 @@ fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut B
     let at = held_until.map_or(at, |until| until.max(at));
     if at > now {
         plan.wake(at);
+        return;
+    }
+    if budget.is_used_up(policy) {
         return;
     }
     let since = |node: &NodeEntry| world.on_node(node).record(&image.reference)?.present_since();
@@ -360,8 +375,8 @@ impl World {
         secrets
     }
 
-    /// Whether a Pod is pulling `image` somewhere, or the plan makes one.
-    fn is_tried(&self, image: &Reference, plan: &Plan) -> bool {
-        self.pulling.contains_key(image) || plan.starts(image)
+    /// Whether a Pod is trying `image`, or the plan makes one.
+    fn is_or_will_be_tried(&self, image: &Reference, plan: &Plan) -> bool {
+        self.is_tried(image) || plan.starts(image)
     }
 }

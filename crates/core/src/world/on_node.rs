@@ -7,7 +7,7 @@ use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
 use crate::backoff::Backoff;
 use crate::image::{Image, ImagePullPolicy};
-use crate::memory::{Memory, Record};
+use crate::memory::{MAX_IMAGES, Memory, Record};
 use crate::order::Urgency;
 use crate::policy::Policy;
 use crate::presence::Standing;
@@ -34,9 +34,14 @@ impl<'a> OnNode<'a> {
         self.memory?.images.get(image)
     }
 
+    /// Of how many more images it can be remembered what becomes of them.
+    pub(crate) fn room(&self) -> usize {
+        MAX_IMAGES.saturating_sub(self.memory.map_or(0, |memory| memory.images.len()))
+    }
+
     /// Whether what becomes of `image` can be remembered.
     pub(crate) fn has_room(&self, image: &Reference) -> bool {
-        self.memory.is_none_or(|memory| memory.has_room() || memory.images.contains_key(image))
+        self.room() > 0 || self.record(image).is_some()
     }
 
     /// Until when the node as a whole is left alone, and why.
