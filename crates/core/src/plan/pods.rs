@@ -17,7 +17,8 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
     for entry in world.pods.values() {
         let pod = &entry.pod;
         let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
-        let node = world.nodes.get(&pod.node).filter(|node| node.node.uid == pod.node_uid);
+        let of_name = world.nodes.get(&pod.node);
+        let node = of_name.filter(|node| node.node.uid == pod.node_uid);
         match &entry.stage {
             Stage::Requested(order) if wanted && world.may_still_start(order) => {
                 plan.add(world, Effect::CreatePod(order.clone()), now);
@@ -42,7 +43,8 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             }
             Stage::Observed => {}
         }
-        let lost_at = node.and_then(|node| world.lost_at(&node.node));
+        // Whichever machine it belongs to, no other kubelet will say that it is over.
+        let lost_at = of_name.and_then(|node| world.lost_at(&node.node));
         let is_lost = lost_at.is_some_and(|at| at <= now);
         lost_at.filter(|_| !is_lost).into_iter().for_each(|at| plan.wake(at));
         let Some(node) = node.filter(|_| wanted && !world.is_recorded(entry)) else {
