@@ -39,6 +39,13 @@ impl Starts {
         }
     }
 
+    /// Takes in that another machine has the name `node` from now on, or none.
+    pub fn replace(&mut self, node: &str) {
+        if let Some((last, _)) = self.last.as_mut().filter(|(last, _)| **last == *node) {
+            *last = "".into();
+        }
+    }
+
     /// When `node` may begin, `delay` after the last start on another node.
     #[must_use]
     pub fn free_at(&self, node: &str, delay: SignedDuration) -> Option<Timestamp> {
@@ -214,6 +221,8 @@ mod tests {
         starts.note(&"b".into(), at(20));
         assert_eq!(starts.free_at("b", delay), Some(at(15)));
         assert_eq!(starts.free_at("a", delay), Some(at(30)));
+        starts.replace("b");
+        assert_eq!(starts.free_at("b", delay), Some(at(30)), "another machine of its name waits");
     }
 
     #[test]

@@ -170,6 +170,7 @@ impl World {
                 let is_another = entry.node.uid != node.uid;
                 if is_another {
                     entry.turn = None;
+                    self.starts.values_mut().for_each(|starts| starts.replace(&name));
                 }
                 let is_hindered = is_another || entry.node.readiness != node.readiness;
                 entry.node = node;
@@ -478,6 +479,7 @@ impl World {
             }
             Kind::Node => {
                 let Some(entry) = self.nodes.remove(name) else { return };
+                self.starts.values_mut().for_each(|starts| starts.replace(name));
                 self.leave_queues(name, &entry.places, entry.alarm);
                 for (image, standing) in entry.standings {
                     let mut moves = Moves::default();
