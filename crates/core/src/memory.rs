@@ -256,6 +256,19 @@ impl Memory {
     }
 }
 
+/// Lets no time of a NodeCache lie ahead of `now`. The clock of the leader that wrote it was ahead of this
+/// one's, or this one was set back: what waits from then on would wait longer than it should.
+pub fn clamp_times(status: &mut NodeCacheStatus, now: Timestamp) {
+    let starts = status.pull_starts.iter_mut().map(|start| &mut start.at);
+    let of_node = status.node_failure.iter_mut().map(|failure| &mut failure.at);
+    let of_images = status.images.iter_mut().flat_map(|image| {
+        let failure = image.failure.as_mut().map(|failure| &mut failure.at);
+        let eviction = image.eviction.as_mut().map(|eviction| &mut eviction.at);
+        [failure, eviction, image.pulled_at.as_mut(), image.found_at.as_mut()].into_iter().flatten()
+    });
+    starts.chain(of_node).chain(of_images).for_each(|at| *at = now.min(*at));
+}
+
 /// Takes out of a NodeCache's status what a [`Memory`] holds of it.
 pub fn forget(status: &mut NodeCacheStatus) {
     status.last_pod_uid = None;

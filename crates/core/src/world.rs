@@ -446,7 +446,7 @@ impl World {
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
             Event::Node(node) => self.set_node(*node),
             Event::Pod(pod) => self.set_pod(*pod, now),
-            Event::Cache(object) => self.set_cache(*object, true),
+            Event::Cache(object) => self.set_cache(*object, true, now),
             Event::Gone(kind, name) => self.remove(kind, &name),
             Event::Listed(kind, names) => {
                 for gone in self.names(kind) {

@@ -5,7 +5,10 @@
 mod common;
 
 use common::{Lab, duration};
-use drop_sim::{secs, under};
+use drop_api::NodeCache;
+use drop_api::node_cache::{Failure, FailureScope, ImageRecord, NodeCacheSpec, PullStart};
+use drop_sim::{Kubelet, secs, under};
+use jiff::SignedDuration;
 
 /// A Pod of an older operator, which belongs to no machine that is known.
 fn older_pod(lab: &mut Lab, node: &str) {
@@ -39,4 +42,46 @@ fn a_machine_that_takes_the_name_of_another_waits_for_the_delay() {
     assert_eq!(lab.starts(), ["0s a: x"]);
     lab.run(secs(600.0));
     assert_eq!(lab.starts(), ["0s a: x", "600s a: x"]);
+}
+
+#[test]
+fn what_a_leader_wrote_whose_clock_was_ahead_delays_nothing_for_longer() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.stop(false);
+    let spec = NodeCacheSpec { node_uid: lab.api.nodes["a"].uid.to_string() };
+    let mut cache = NodeCache::new("a", spec);
+    let at = lab.now + SignedDuration::from_hours(1);
+    let status = cache.status.get_or_insert_default();
+    status.pull_starts.push(PullStart { policy: String::new(), at });
+    let failure = Failure {
+        reason: "ErrImagePull".to_owned(),
+        message: "image not found".to_owned(),
+        scope: FailureScope::Image,
+        count: 1,
+        at,
+        retry_at: None,
+    };
+    let image = "docker.io/library/x:1".to_owned();
+    status.images.push(ImageRecord { image, attempts: 1, failure: Some(failure), ..ImageRecord::default() });
+    lab.api.caches.insert("a".to_owned(), cache);
+    lab.image("x", "x:1");
+    lab.start();
+    lab.run(secs(120.0));
+    assert_eq!(lab.shows("x"), "Cached 2/2");
+}
+
+#[test]
+fn a_pod_that_was_created_by_a_clock_ahead_delays_nothing_for_longer() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.stop(false);
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Silent);
+    lab.policy("p", |policy| policy.max_concurrent_nodes = 2);
+    lab.stray_pod("early", "a", "x:1");
+    let created_at = lab.now + SignedDuration::from_hours(1);
+    let pod = &mut lab.api.pods.get_mut("early").unwrap().pod;
+    (pod.created_at, pod.policy) = (created_at, "p".into());
+    lab.image_with("x", "x:1", under("p"));
+    lab.start();
+    lab.run(secs(30.0));
+    assert_eq!(lab.starts(), ["10s b: x"]);
 }

@@ -16,6 +16,7 @@ use crate::node::Node;
 use crate::policy::{BUILT_IN, Policy};
 use crate::pull_pod::{Container, ContainerState, PullPod, Steps};
 use crate::reference::Reference;
+use crate::time::after;
 
 impl World {
     /// Takes in a CachedImage. `None` tells nothing of the status of one that is known.
@@ -207,11 +208,11 @@ impl World {
             return;
         }
         // A Pod that this process asked for was created by now at the latest. Of
-        // any other only the second is known in which it was created.
+        // any other only the second is known in which it was created, by a clock that may be ahead.
         let started_at = match known {
             Some(PodEntry { started_at: Some(at), .. }) => *at,
             Some(_) => now,
-            None => pod.created_at.saturating_add(SignedDuration::from_secs(1)).unwrap_or(now),
+            None => after(pod.created_at, SignedDuration::from_secs(1)).min(now),
         };
         let begins_turn = known.is_none_or(|known| known.begins_turn);
         let steps = Steps::see(&pod, known.map(|known| &known.steps), now);
@@ -332,7 +333,7 @@ impl World {
         self.stale.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
     }
 
-    pub(super) fn set_cache(&mut self, mut object: NodeCache, seen: bool) {
+    pub(super) fn set_cache(&mut self, mut object: NodeCache, seen: bool, now: Timestamp) {
         let Some(name) = object.metadata.name.as_deref().map(Name::from) else { return };
         // The answer to a write may come before the watch shows the state that
         // the write replaced.
@@ -341,6 +342,7 @@ impl World {
             return;
         }
         let status = object.status.get_or_insert_default();
+        memory::clamp_times(status, now);
         let memory = Memory::from_api(status, &mut self.texts);
         memory::forget(status);
         let unchanged =

@@ -63,7 +63,7 @@ impl World {
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
             (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
             // If it was written anew, the watch shows that.
-            (EffectKey::Record(_), Report::Recorded(cache)) if !is_overtaken => self.set_cache(*cache, false),
+            (EffectKey::Record(_), Report::Recorded(cache)) if !is_overtaken => self.set_cache(*cache, false, now),
             _ => {}
         }
     }
