@@ -105,6 +105,10 @@ pub struct ImageRecord {
     /// Pulls that were tried here, which makes the next Pod's name a new one.
     #[serde(default)]
     pub attempts: i32,
+    /// Whether the next pull gets a Pod of its own: the Pod of the last one took longer than
+    /// `pullTimeout`, which does not tell which of its images hangs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<bool>,
     /// Why the last pull failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,

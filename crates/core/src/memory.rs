@@ -50,6 +50,8 @@ pub struct Record {
     pub size: Option<u64>,
     /// Pulls that were tried.
     pub attempts: u32,
+    /// Whether the last one did not end in time, so that the next gets a Pod of its own.
+    pub alone: bool,
     /// The failures since the last success. Boxed, because most have none.
     pub failure: Option<Box<Failure>>,
 }
@@ -130,10 +132,12 @@ impl Memory {
         // Within one Pod images are pulled one after another: each began when the
         // one before it was through.
         let mut began_at = pod.sandbox_up_at;
+        let open = pod.containers.iter().filter(|container| container.outcome().is_none()).count();
         for container in &pod.containers {
             let record = memory.images.entry(container.image.clone()).or_default();
             record.attempts = record.attempts.saturating_add(1);
-            let outcome = container.outcome().or_else(|| cut_short(end));
+            record.alone = container.outcome().is_none() && (record.alone || *end == End::TimedOut);
+            let outcome = container.outcome().or_else(|| cut_short(end, open));
             let settled = |result| Settlement { image: container.image.clone(), policy: pod.policy.clone(), result };
             match outcome {
                 Some(Outcome::Pulled { at }) => {
@@ -317,6 +321,7 @@ impl Record {
                 .map(|eviction| Eviction { count: u32::try_from(eviction.count).unwrap_or_default(), at: eviction.at }),
             size: image.size_bytes.and_then(|size| u64::try_from(size).ok()),
             attempts: u32::try_from(image.attempts).unwrap_or_default(),
+            alone: image.alone.unwrap_or_default(),
             failure: image.failure.as_ref().map(|failure| Box::new(Failure::from_api(failure, texts))),
         }
     }
@@ -337,6 +342,7 @@ impl Record {
             }),
             size_bytes: self.size.and_then(|size| i64::try_from(size).ok()),
             attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
+            alone: self.alone.then_some(true),
             failure: self.failure.as_deref().map(Failure::to_api),
         }
     }
@@ -390,8 +396,9 @@ fn plain(reason: &str) -> Name {
     }
 }
 
-/// What a Pod's end makes of a pull that was still open.
-fn cut_short(end: &End) -> Option<Outcome<'static>> {
-    (*end == End::TimedOut)
+/// What a Pod's end makes of a pull that was still open, as so many were. A kubelet does not tell how
+/// far it has come with a Pod, so where several were open any of them may be the one that hangs.
+fn cut_short(end: &End, open: usize) -> Option<Outcome<'static>> {
+    (*end == End::TimedOut && open == 1)
         .then_some(Outcome::Failed { reason: "PullTimeout", message: "the pull took longer than pullTimeout" })
 }

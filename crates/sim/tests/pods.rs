@@ -6,6 +6,8 @@ mod common;
 
 use common::{Lab, duration};
 use drop_api::NodeCache;
+use drop_api::cached_image::LocalObjectReference;
+use drop_api::cached_image_set::ImageEntry;
 use drop_api::node_cache::{Failure, FailureScope, ImageRecord, NodeCacheSpec, PullStart};
 use drop_sim::{Kubelet, secs, under};
 use jiff::SignedDuration;
@@ -84,4 +86,26 @@ fn a_pod_that_was_created_by_a_clock_ahead_delays_nothing_for_longer() {
     lab.start();
     lab.run(secs(30.0));
     assert_eq!(lab.starts(), ["10s b: x"]);
+}
+
+#[test]
+fn an_image_that_hangs_does_not_fail_those_that_share_its_pod() {
+    for images in [["fine:1", "fine:2", "hang:1"], ["hang:1", "fine:1", "fine:2"]] {
+        let mut lab = Lab::with_nodes(&["a"]);
+        lab.policy("p", |policy| policy.pull_timeout = duration("1m"));
+        lab.knobs.pulls.insert("docker.io/library/hang:1".to_owned(), secs(90.0));
+        lab.set("s", |set| {
+            set.images = images.map(|image| ImageEntry { image: image.to_owned(), ..ImageEntry::default() }).into();
+            set.policy_ref = Some(LocalObjectReference { name: "p".to_owned() });
+        });
+        lab.run(secs(600.0));
+        let counts: Vec<_> = lab.record.pods.iter().map(|pod| pod.order.pulls.len()).collect();
+        assert_eq!(counts[..4], [3, 1, 1, 1], "a Pod that shows no progress does not tell which image hangs");
+        assert!(counts[4..].iter().all(|count| *count == 1));
+        for name in lab.api.images.keys() {
+            let has_timed_out = lab.reasons(name).contains(&"PullTimeout".to_owned());
+            assert_eq!(has_timed_out, name.contains("hang"), "{name}: {:?}", lab.reasons(name));
+            assert!(has_timed_out || lab.shows(name) == "Cached 1/1", "{name}: {}", lab.shows(name));
+        }
+    }
 }

@@ -136,11 +136,13 @@ fn batch<'a>(
         .filter(|(_, image)| image.policy == policy.name && budget.admit_host(policy, image.reference.host()).is_ok())
         .collect();
     images.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let is_alone = |image: &Image| here.record(&image.reference).is_some_and(|record| record.alone);
     let mut batch: Vec<&Image> = Vec::new();
     let mut room = here.room();
     for (_, image) in images {
         let fits = match batch.first() {
             None => true,
+            Some(first) if is_alone(first) || is_alone(image) => false,
             Some(first) => first.set.is_some() && first.set == image.set && first.secrets == image.secrets,
         };
         let is_new = batch.iter().all(|other| other.reference != image.reference);
