@@ -27,6 +27,9 @@ pub const LABEL_PREFIX_CACHED_IMAGE: &str = "cachedimage.drop.corewire.io/";
 /// built-in defaults. An annotation, because a policy's name may be longer than
 /// a label's value.
 pub const ANNOTATION_POLICY: &str = "drop.corewire.io/policy";
+/// On a pull Pod: the references that its containers were ordered to pull, in their order, separated by
+/// spaces. Admission may rewrite those in the containers, to those of a proxy for one.
+pub const ANNOTATION_IMAGES: &str = "drop.corewire.io/images";
 /// Tells the cluster autoscaler that a pull Pod does not keep its node.
 pub const ANNOTATION_SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 

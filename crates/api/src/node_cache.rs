@@ -87,6 +87,11 @@ pub struct ImageRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     pub digest: Option<String>,
+    /// The reference that was really pulled, where admission rewrote the one in the Pod: the node
+    /// lists the image under this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 768))]
+    pub pulled_as: Option<String>,
     /// When it was pulled; absent until a pull succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulled_at: Option<Timestamp>,

@@ -44,6 +44,8 @@ pub struct Record {
     /// The digest that was pulled, if the runtime tells it; or the one that was found, where it
     /// was the newest of its tag.
     pub digest: Option<Name>,
+    /// What was pulled instead, where admission has rewritten the reference. Boxed, because most have none.
+    pub pulled_as: Option<Box<Reference>>,
     /// The evictions so far.
     pub eviction: Option<Eviction>,
     /// Its size in bytes, as a node listed it.
@@ -152,6 +154,7 @@ impl Memory {
                     // By Drop's clock, as failures are, so that the two can be compared.
                     record.pulled = Some(Pulled { at: context.now, duration });
                     record.digest = container.digest().map(Name::from);
+                    record.pulled_as = container.pulled_as.clone().map(Box::new);
                 }
                 Some(Outcome::Failed { reason, message }) => {
                     let cause = classify(reason, message, &container.image, context.platform);
@@ -315,6 +318,7 @@ impl Record {
             pulled: image.pulled_at.map(|at| Pulled { at, duration }),
             found_at: image.found_at,
             digest,
+            pulled_as: image.pulled_as.as_deref().map(|name| Box::new(Reference::parse(name).shared(texts))),
             eviction: image
                 .eviction
                 .as_ref()
@@ -331,6 +335,7 @@ impl Record {
         ImageRecord {
             image: image.to_string(),
             digest: self.digest.as_deref().map(str::to_owned),
+            pulled_as: self.pulled_as.as_ref().map(ToString::to_string),
             pulled_at: pulled.map(|pulled| pulled.at),
             pull_duration: pulled
                 .and_then(|pulled| pulled.duration)

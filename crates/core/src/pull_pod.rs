@@ -50,8 +50,10 @@ pub struct Rejection {
 /// One container, and so one image, of a pull Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// The image that it pulls.
+    /// The image that it was ordered to pull.
     pub image: Reference,
+    /// What it pulls instead, where admission has rewritten the reference.
+    pub pulled_as: Option<Reference>,
     /// `status.imageID`, where the kubelet has set it.
     pub image_id: Option<Name>,
     /// Its state.
@@ -253,7 +255,7 @@ mod tests {
     const ID: &str = "docker.io/library/alpine@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
     fn container(image_id: Option<&str>, state: ContainerState) -> Container {
-        Container { image: Reference::parse("alpine:3.20"), image_id: image_id.map(Into::into), state }
+        Container { image: Reference::parse("alpine:3.20"), pulled_as: None, image_id: image_id.map(Into::into), state }
     }
 
     fn waiting(reason: &str) -> ContainerState {

@@ -670,7 +670,14 @@ impl World {
         let record = memory.and_then(|memory| memory.images.get(&image.reference));
         // Its size here, or the least that it has anywhere: it may differ by platform.
         let size = record.and_then(|record| record.size).or(known.size);
-        let sighting = match (listed.sight(&image.reference, size, self.settings.listed_images), node.readiness) {
+        let sight = |name| listed.sight(name, size, self.settings.listed_images);
+        // Under the name that it was pulled by, where admission has rewritten its own.
+        let pulled_as = record.and_then(|record| record.pulled_as.as_deref());
+        let sighting = match (sight(&image.reference), pulled_as) {
+            (Sighting::Absent | Sighting::Unknown, Some(name)) => sight(name),
+            (sighting, _) => sighting,
+        };
+        let sighting = match (sighting, node.readiness) {
             // The list of a kubelet that does not report is an old one.
             (Sighting::Absent, Readiness::Lost { .. }) => Sighting::Unknown,
             (sighting, _) => sighting,

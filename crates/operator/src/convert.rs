@@ -1,7 +1,7 @@
 //! From Kubernetes objects to what planning needs of them. The rest of each
 //! object is dropped here, which bounds the operator's memory.
 
-use drop_api::names::{ANNOTATION_POLICY, LABEL_NODE};
+use drop_api::names::{ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
 use drop_core::interner::Interner;
 use drop_core::inventory::{Inventory, Listed};
 use drop_core::node::{Node, Readiness, Taint};
@@ -11,7 +11,7 @@ use drop_core::reference::Reference;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 
-use crate::lean;
+use crate::{lean, pod};
 
 /// How virtual kubelets mark their nodes; see <https://virtual-kubelet.io/docs/>.
 const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
@@ -90,20 +90,27 @@ pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
         return None;
     }
     let acknowledged_at = status.start_time.as_ref().map(|time| time.0);
+    let mut annotations = meta.annotations.unwrap_or_default();
+    // Pods of an older operator do not say what was ordered.
+    let ordered = annotations.remove(ANNOTATION_IMAGES);
+    let ordered: Option<Vec<&str>> = ordered.as_deref().map(|images| images.split(' ').collect());
     let mut statuses = status.container_statuses.unwrap_or_default();
-    let containers = spec.containers.into_iter().map(|container| {
+    let containers = spec.containers.into_iter().filter_map(|container| {
+        let found = Reference::parse(container.image.as_deref().unwrap_or_default());
+        let image = match &ordered {
+            Some(ordered) => Reference::parse(ordered.get(pod::place(&container.name)?)?),
+            None => found.clone(),
+        };
         let at = statuses.iter().position(|status| status.name == container.name);
-        self::container(container, at.map(|at| statuses.swap_remove(at)))
+        let status = at.map(|at| statuses.swap_remove(at));
+        Some(self::container(image.clone(), Some(found).filter(|found| *found != image), status))
     });
     let containers: Vec<Container> = containers.collect();
     Some(PullPod {
         uid: Some(meta.uid?.into()),
         node: spec.node_name?.into(),
         node_uid: owner.map(|owner| owner.uid).unwrap_or_default().into(),
-        policy: meta
-            .annotations
-            .and_then(|mut all| all.remove(ANNOTATION_POLICY))
-            .map_or_else(|| BUILT_IN.into(), Into::into),
+        policy: annotations.remove(ANNOTATION_POLICY).map_or_else(|| BUILT_IN.into(), Into::into),
         created_at: meta.creation_timestamp?.0,
         terminating: meta.deletion_timestamp.is_some(),
         acknowledged_at,
@@ -145,11 +152,10 @@ fn sandbox_up_at(conditions: Vec<k8s::PodCondition>, acknowledged_at: Option<Tim
     }
 }
 
-fn container(container: lean::Container, status: Option<lean::ContainerStatus>) -> Container {
-    let image = Reference::parse(&container.image.unwrap_or_default());
+fn container(image: Reference, pulled_as: Option<Reference>, status: Option<lean::ContainerStatus>) -> Container {
     let unseen = || ContainerState::Waiting { reason: "".into(), message: "".into() };
     let Some(status) = status else {
-        return Container { image, image_id: None, state: unseen() };
+        return Container { image, pulled_as, image_id: None, state: unseen() };
     };
     let state = match status.state {
         Some(k8s::ContainerState { terminated: Some(end), .. }) => ContainerState::Terminated {
@@ -166,7 +172,7 @@ fn container(container: lean::Container, status: Option<lean::ContainerStatus>) 
         _ => unseen(),
     };
     let image_id = Some(status.image_id).filter(|id| !id.is_empty()).map(Into::into);
-    Container { image, image_id, state }
+    Container { image, pulled_as, image_id, state }
 }
 
 #[cfg(test)]
@@ -225,6 +231,31 @@ mod tests {
         let evicted = pod(json!({ "phase": "Failed", "reason": "OutOfpods", "message": "full" }));
         assert_eq!(evicted.rejection.as_ref().map(|rejection| &*rejection.reason), Some("OutOfpods"));
         assert_eq!(evicted.containers[0].outcome(), None, "a rejected Pod proves nothing");
+    }
+
+    #[test]
+    fn what_was_ordered_is_read_from_a_pod_that_admission_has_changed() {
+        let object = json!({
+            "metadata": {
+                "name": "x", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z",
+                "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "node-uid" }],
+                "annotations": { "drop.corewire.io/images": "docker.io/library/x:1 quay.io/y:2" },
+            },
+            "spec": { "nodeName": "n1", "containers": [
+                { "name": "istio-proxy", "image": "docker.io/istio/proxyv2:1" },
+                { "name": "pull-0", "image": "proxy.local/library/x:1" },
+                { "name": "pull-1", "image": "quay.io/y:2" },
+            ] },
+        });
+        let pod = pull_pod(serde_json::from_value(object).unwrap()).unwrap();
+        let read = |container: &Container| {
+            (container.image.to_string(), container.pulled_as.as_ref().map(ToString::to_string))
+        };
+        let expected = [
+            ("docker.io/library/x:1".to_owned(), Some("proxy.local/library/x:1".to_owned())),
+            ("quay.io/y:2".to_owned(), None),
+        ];
+        assert_eq!(pod.containers.iter().map(read).collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use drop_api::cached_image::ImagePullPolicy;
 use drop_api::names::{
-    ANNOTATION_POLICY, ANNOTATION_SAFE_TO_EVICT, LABEL_CACHED_IMAGE, LABEL_IMAGE_SET, LABEL_MANAGED_BY, LABEL_NODE,
-    LABEL_PREFIX_CACHED_IMAGE, MANAGER, label_value,
+    ANNOTATION_IMAGES, ANNOTATION_POLICY, ANNOTATION_SAFE_TO_EVICT, LABEL_CACHED_IMAGE, LABEL_IMAGE_SET,
+    LABEL_MANAGED_BY, LABEL_NODE, LABEL_PREFIX_CACHED_IMAGE, MANAGER, label_value,
 };
 use drop_api::scheduling::Toleration;
 use drop_core::effect::{PodOrder, Pull};
@@ -21,6 +21,9 @@ const UID: i64 = 65534;
 /// How long a container may go on after its Pod is deleted. Never 0: the Pod would vanish while
 /// the pull runs on.
 pub const TERMINATION_GRACE_SECONDS: u32 = 1;
+
+/// The name of the only container of a Pod, and what the names of several begin with.
+const CONTAINER: &str = "pull";
 
 /// The Pod for `order`.
 pub fn pod(order: &PodOrder, namespace: &str, priority_class: Option<&str>) -> k8s::Pod {
@@ -72,7 +75,11 @@ fn metadata(order: &PodOrder, namespace: &str) -> ObjectMeta {
         let key = format!("{LABEL_PREFIX_CACHED_IMAGE}{}", label_value(&pull.cached_image));
         labels.insert(key, String::new());
     }
-    let mut annotations = BTreeMap::from([(ANNOTATION_SAFE_TO_EVICT.to_owned(), "true".to_owned())]);
+    let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
+    let mut annotations = BTreeMap::from([
+        (ANNOTATION_SAFE_TO_EVICT.to_owned(), "true".to_owned()),
+        (ANNOTATION_IMAGES.to_owned(), images.join(" ")),
+    ]);
     if &*order.policy != BUILT_IN {
         annotations.insert(ANNOTATION_POLICY.to_owned(), order.policy.to_string());
     }
@@ -95,8 +102,19 @@ fn metadata(order: &PodOrder, namespace: &str) -> ObjectMeta {
 
 fn containers(order: &PodOrder) -> Vec<k8s::Container> {
     match order.pulls.as_slice() {
-        [only] => vec![container("pull".to_owned(), only)],
-        pulls => pulls.iter().enumerate().map(|(index, pull)| container(format!("pull-{index}"), pull)).collect(),
+        [only] => vec![container(CONTAINER.to_owned(), only)],
+        pulls => {
+            pulls.iter().enumerate().map(|(index, pull)| container(format!("{CONTAINER}-{index}"), pull)).collect()
+        }
+    }
+}
+
+/// The place among the pulls of its order that a container of a pull Pod has; `None` for one that
+/// admission has added.
+pub fn place(container: &str) -> Option<usize> {
+    match container.strip_prefix(CONTAINER)? {
+        "" => Some(0),
+        number => number.strip_prefix('-')?.parse().ok(),
     }
 }
 
@@ -193,5 +211,6 @@ mod tests {
         }
         let names: Vec<_> = pod.spec.unwrap().containers.into_iter().map(|container| container.name).collect();
         assert_eq!(names, ["pull-0", "pull-1"]);
+        assert_eq!(["pull", "pull-1", "pull-x", "istio-proxy"].map(place), [Some(0), Some(1), None, None]);
     }
 }

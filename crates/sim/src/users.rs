@@ -240,7 +240,8 @@ impl Lab {
     ) -> Name {
         let uid: Name = format!("pod-{}", self.api.next_version()).into();
         let waiting = || ContainerState::Waiting { reason: "".into(), message: "".into() };
-        let containers = images.into_iter().map(|image| Container { image, image_id: None, state: waiting() });
+        let container = |image| Container { image, pulled_as: None, image_id: None, state: waiting() };
+        let containers = images.into_iter().map(container);
         let pod = PullPod {
             name: name.clone(),
             uid: Some(uid.clone()),

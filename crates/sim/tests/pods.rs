@@ -4,11 +4,16 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod common;
 
+use std::sync::Arc;
+
 use common::{Lab, duration};
 use drop_api::NodeCache;
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::node_cache::{Failure, FailureScope, ImageRecord, NodeCacheSpec, PullStart};
+use drop_core::Event;
+use drop_core::inventory::{Inventory, Listed};
+use drop_core::reference::Reference;
 use drop_sim::{Kubelet, secs, under};
 use jiff::SignedDuration;
 
@@ -108,4 +113,30 @@ fn an_image_that_hangs_does_not_fail_those_that_share_its_pod() {
             assert!(has_timed_out || lab.shows(name) == "Cached 1/1", "{name}: {}", lab.shows(name));
         }
     }
+}
+
+#[test]
+fn what_admission_lets_a_node_pull_from_a_proxy_is_there_under_the_name_of_the_proxy() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    let proxied = Reference::parse("proxy.local/library/x:1");
+    let name = proxied.clone();
+    lab.knobs.mishear = Box::new(move |event| {
+        if let Event::Pod(pod) = event {
+            pod.containers.iter_mut().for_each(|container| container.pulled_as = Some(name.clone()));
+        }
+    });
+    let list = |lab: &mut Lab, name: &Reference| {
+        let listed = Arc::new(Listed { names: vec![name.clone()], size: 7 });
+        lab.edit_node("a", |node| node.inventory = Inventory::new(vec![listed]));
+    };
+    lab.image("x", "x:1");
+    lab.run(secs(10.0));
+    list(&mut lab, &proxied);
+    lab.run(secs(600.0));
+    assert_eq!((lab.record.pods.len(), lab.shows("x").as_str()), (1, "Cached 1/1"));
+    let record = lab.api.caches["a"].status.as_ref().unwrap().images[0].clone();
+    assert_eq!((record.image.as_str(), record.pulled_as), ("docker.io/library/x:1", Some(proxied.to_string())));
+    list(&mut lab, &Reference::parse("other:1"));
+    lab.run(secs(1.0));
+    assert_eq!(lab.shows("x"), "Evicted 0/1");
 }

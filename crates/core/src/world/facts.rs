@@ -247,7 +247,12 @@ impl World {
             containers: order
                 .pulls
                 .iter()
-                .map(|pull| Container { image: pull.reference.clone(), image_id: None, state: waiting() })
+                .map(|pull| Container {
+                    image: pull.reference.clone(),
+                    pulled_as: None,
+                    image_id: None,
+                    state: waiting(),
+                })
                 .collect(),
         };
         let steps = Steps::see(&pod, None, now);
