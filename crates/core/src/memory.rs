@@ -382,7 +382,7 @@ impl Failure {
 /// The node's own failure that a Pod's end proves, as reason and message.
 fn node_trouble(end: &End) -> Option<(Name, String)> {
     match end {
-        End::Settled | End::TimedOut => None,
+        End::Settled | End::TimedOut | End::Deleted => None,
         End::Rejected(rejection) => Some((plain(&rejection.reason), shortened(&rejection.message, MAX_MESSAGE))),
         End::Lost => Some(("NodeLost".into(), "the kubelet does not report".to_owned())),
         End::Unacknowledged => Some(("Unacknowledged".into(), "the kubelet does not acknowledge Pods".to_owned())),
@@ -404,6 +404,10 @@ fn plain(reason: &str) -> Name {
 /// What a Pod's end makes of a pull that was still open, as so many were. A kubelet does not tell how
 /// far it has come with a Pod, so where several were open any of them may be the one that hangs.
 fn cut_short(end: &End, open: usize) -> Option<Outcome<'static>> {
-    (*end == End::TimedOut && open == 1)
-        .then_some(Outcome::Failed { reason: "PullTimeout", message: "the pull took longer than pullTimeout" })
+    let (reason, message) = match end {
+        End::TimedOut if open == 1 => ("PullTimeout", "the pull took longer than pullTimeout"),
+        End::Deleted => ("PodDeleted", "its Pod was deleted by somebody else"),
+        _ => return None,
+    };
+    Some(Outcome::Failed { reason, message })
 }

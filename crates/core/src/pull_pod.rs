@@ -204,6 +204,8 @@ pub enum End {
     SandboxNotUp,
     /// The pulls took too long.
     TimedOut,
+    /// Somebody else deleted it.
+    Deleted,
     /// The node's kubelet is lost.
     Lost,
 }

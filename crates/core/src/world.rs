@@ -334,6 +334,8 @@ pub(crate) enum Stage {
     Created(Timestamp),
     /// The watch has shown it.
     Observed,
+    /// Somebody else has deleted it: it stays until that is recorded.
+    Gone,
 }
 
 /// An effect that is under way, or that failed and waits.
@@ -447,6 +449,7 @@ impl World {
             Event::Node(node) => self.set_node(*node),
             Event::Pod(pod) => self.set_pod(*pod, now),
             Event::Cache(object) => self.set_cache(*object, true, now),
+            Event::Gone(Kind::Pod, name) => self.pod_gone(&name),
             Event::Gone(kind, name) => self.remove(kind, &name),
             Event::Listed(kind, names) => {
                 for gone in self.names(kind) {

@@ -140,3 +140,23 @@ fn what_admission_lets_a_node_pull_from_a_proxy_is_there_under_the_name_of_the_p
     lab.run(secs(1.0));
     assert_eq!(lab.shows("x"), "Evicted 0/1");
 }
+
+#[test]
+fn a_pod_that_somebody_deletes_each_time_is_made_again_ever_more_slowly() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.knobs.pulls.insert("docker.io/library/x:1".to_owned(), secs(2.0));
+    lab.image("x", "x:1");
+    for _ in 0..1200 {
+        lab.run(secs(0.5));
+        let pods: Vec<_> = lab.api.pods.keys().cloned().collect();
+        pods.iter().for_each(|pod| lab.delete_pod(pod));
+    }
+    assert_eq!(lab.shows("x"), "PodDeleted 0/1");
+    assert_eq!(lab.message("x"), "a: its Pod was deleted by somebody else");
+    assert!((3..8).contains(&lab.record.pods.len()), "{:?}", lab.starts());
+    lab.image("y", "quay.io/y:1");
+    lab.run(secs(20.0));
+    assert_eq!(lab.shows("y"), "Cached 1/1");
+    lab.settle();
+    assert_eq!(lab.shows("x"), "Cached 1/1");
+}

@@ -41,14 +41,16 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
                     plan.wake(check_at);
                 }
             }
-            Stage::Observed => {}
+            Stage::Observed | Stage::Gone => {}
         }
+        let is_gone = matches!(entry.stage, Stage::Gone);
         // Whichever machine it belongs to, no other kubelet will say that it is over.
         let lost_at = of_name.and_then(|node| world.lost_at(&node.node));
         let is_lost = lost_at.is_some_and(|at| at <= now);
         lost_at.filter(|_| !is_lost).into_iter().for_each(|at| plan.wake(at));
         let Some(node) = node.filter(|_| wanted && !world.is_recorded(entry)) else {
-            if !pod.terminating || is_lost {
+            // The answer to the deletion of one that is gone says so.
+            if !pod.terminating || is_lost || is_gone {
                 let effect = Effect::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), force: is_lost };
                 plan.add(world, effect, now);
             }
@@ -60,7 +62,8 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             tells_sandbox: node.node.tells_sandbox,
             settings: &world.settings,
         };
-        match pod.end(&entry.steps, &expected, now).or(is_lost.then_some(End::Lost)) {
+        let cut_short = is_gone.then_some(End::Deleted).or(is_lost.then_some(End::Lost));
+        match pod.end(&entry.steps, &expected, now).or(cut_short) {
             // What is under way is not made anew with every plan.
             Some(_) if !world.is_free(&EffectKey::Record(pod.node.clone()), now) => {
                 plan.wake_for(world, &EffectKey::Record(pod.node.clone()));

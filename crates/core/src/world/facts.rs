@@ -304,15 +304,40 @@ impl World {
                 entry.recorded = true;
             }
         }
-        let recorded: Vec<Reference> = recorded
+        let images: Vec<Reference> = recorded
             .iter()
             .filter_map(|pod| self.pods.get(pod))
             .flat_map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_some()))
             .map(|container| container.image.clone())
             .collect();
-        for image in recorded {
+        for image in images {
             self.end_pull(&image, node);
         }
+        for pod in recorded {
+            if self.pods.get(&pod).is_some_and(|entry| matches!(entry.stage, Stage::Gone)) {
+                self.remove(Kind::Pod, &pod);
+            }
+        }
+    }
+
+    /// Takes in that a Pod is gone. One whose outcome is still to be recorded was deleted by somebody else,
+    /// who may do so again: that is recorded as a failure, so that none follows at once.
+    pub(super) fn pod_gone(&mut self, name: &Name) {
+        let is_cut_short = self.pods.get(name).is_some_and(|entry| self.is_cut_short(entry));
+        match self.pods.get_mut(name).filter(|_| is_cut_short) {
+            Some(entry) => entry.stage = Stage::Gone,
+            None => self.remove(Kind::Pod, name),
+        }
+    }
+
+    fn is_cut_short(&self, entry: &PodEntry) -> bool {
+        let pod = &entry.pod;
+        let is_own = [EffectKey::DeletePod(pod.name.clone()), EffectKey::KillPod(pod.name.clone())]
+            .iter()
+            .any(|key| self.flights.contains_key(key));
+        let is_wanted = pod.containers.iter().any(|container| self.wanted.contains_key(&container.image));
+        let is_there = self.nodes.get(&pod.node).is_some_and(|node| node.node.uid == pod.node_uid);
+        matches!(entry.stage, Stage::Observed) && !is_own && is_wanted && is_there && !self.is_recorded(entry)
     }
 
     pub(super) fn end_pull(&mut self, image: &Reference, node: &Name) {
@@ -455,7 +480,7 @@ impl World {
             Kind::Pod => self
                 .pods
                 .iter()
-                .filter(|(_, entry)| matches!(entry.stage, Stage::Observed))
+                .filter(|(_, entry)| matches!(entry.stage, Stage::Observed | Stage::Gone))
                 .map(|(name, _)| name.clone())
                 .collect(),
             Kind::Cache => self.caches.iter().filter(|(_, entry)| entry.seen).map(|(name, _)| name.clone()).collect(),
