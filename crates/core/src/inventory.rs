@@ -1,19 +1,26 @@
 //! What a node's own list of images says.
 //!
 //! `node.status.images` holds the largest images of the node, as many as the
-//! kubelet's `nodeStatusMaxImages` allows (50 unless configured), with all their
-//! names. It follows the node within about a minute.
+//! kubelet's `nodeStatusMaxImages` allows (50 unless configured), each with its
+//! first [`MAX_NAMES`] names: first those by digest, of which a pull makes one per
+//! repository, then those by tag. See `Images` in Kubernetes'
+//! `pkg/kubelet/nodestatus/setters.go`. It follows the node within about a minute.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::reference::Reference;
 
+/// The most names of one image that a kubelet lists (`MaxNamesPerImageInNodeStatus`).
+pub const MAX_NAMES: usize = 5;
+
 /// An image that a node lists. Nodes that list the same share one value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
-    /// Its names, by tag and by digest.
-    pub names: Vec<Reference>,
+    /// Its names, by digest and by tag.
+    pub names: Box<[Reference]>,
+    /// Whether it may have further names that are not listed.
+    pub is_cut: bool,
     /// Its size in bytes, as the runtime counts it.
     pub size: u64,
 }
@@ -23,6 +30,14 @@ impl Listed {
     /// may be several, where an index was pushed again with the same content.
     pub fn digests<'a>(&'a self, image: &'a Reference) -> impl Iterator<Item = &'a str> {
         self.names.iter().filter(|name| name.repository() == image.repository()).filter_map(Reference::digest)
+    }
+
+    /// Whether `image`, which is not among the names, may be one that was cut off.
+    fn may_be(&self, image: &Reference) -> bool {
+        let shows_tags = self.names.iter().any(|name| name.digest().is_none());
+        // Where a tag is listed, so is every digest, and the repository of whatever was pulled.
+        let is_of_repository = || self.names.iter().any(|name| name.repository() == image.repository());
+        self.is_cut && (!shows_tags || (image.digest().is_none() && is_of_repository()))
     }
 }
 
@@ -71,6 +86,7 @@ impl Inventory {
         Index {
             inventory: self,
             by_name: (questions > FEW).then(|| by_name().collect()),
+            cut: self.0.iter().map(|listed| &**listed).filter(|listed| listed.is_cut).collect(),
             smallest: self.0.iter().map(|listed| listed.size).min(),
         }
     }
@@ -84,6 +100,8 @@ const FEW: usize = 8;
 pub struct Index<'a> {
     inventory: &'a Inventory,
     by_name: Option<BTreeMap<&'a Reference, &'a Listed>>,
+    /// Images that may have further names.
+    cut: Vec<&'a Listed>,
     /// In bytes.
     smallest: Option<u64>,
 }
@@ -99,6 +117,9 @@ impl<'a> Index<'a> {
         };
         if let Some(listed) = listed {
             return Sighting::Present(listed);
+        }
+        if self.cut.iter().any(|listed| listed.may_be(image)) {
+            return Sighting::Unknown;
         }
         // The largest images are listed: whatever is larger than the smallest of them
         // would be, too. Of images that are equally large the cut may leave out any.
@@ -118,7 +139,8 @@ mod tests {
     use super::*;
 
     fn listed(names: &[&str], size: u64) -> Arc<Listed> {
-        Arc::new(Listed { names: names.iter().map(|name| Reference::parse(name)).collect(), size })
+        let is_cut = names.len() >= MAX_NAMES;
+        Arc::new(Listed { names: names.iter().map(|name| Reference::parse(name)).collect(), is_cut, size })
     }
 
     fn inventory() -> Inventory {
@@ -153,6 +175,33 @@ mod tests {
         }
         let empty = Inventory::default();
         assert_eq!(empty.index(1).sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
+    }
+
+    #[test]
+    fn a_list_tells_nothing_of_names_that_it_may_lack() {
+        let by_digest = |repository: &str, digit: &str| format!("{repository}@sha256:{}", digit.repeat(64));
+        let pinned = |digit| by_digest("quay.io/x/app", digit);
+        let tagged = [&pinned("a"), &by_digest("quay.io/y/app", "a"), "quay.io/x/app:1", "quay.io/x/app:2", "z:3"];
+        let digests = ["1", "2", "3", "4", "5"].map(|digit| by_digest("quay.io/y/app", digit));
+        let digests = digests.each_ref().map(String::as_str);
+        let (one_less, other) = (&tagged[..4], pinned("b"));
+        let cases: [(&[&str], &str, bool); 9] = [
+            (&tagged, "quay.io/x/app:3", true),
+            (&tagged, "quay.io/y/app:3", true),
+            (&tagged, "quay.io/x/other:3", false),
+            // Every digest comes before a tag.
+            (&tagged, &other, false),
+            (one_less, "quay.io/x/app:3", false),
+            (&digests, "quay.io/x/app:3", true),
+            (&digests, &other, true),
+            (&digests[..4], "quay.io/x/app:3", false),
+            (&digests[..4], &other, false),
+        ];
+        for (names, image, is_unknown) in cases {
+            let inventory = Inventory::new(vec![listed(names, 500), listed(&["alpine:3.20"], 100)]);
+            let sighting = inventory.index(1).sight(&Reference::parse(image), Some(300), 50);
+            assert_eq!(sighting == Sighting::Unknown, is_unknown, "{image} beside {names:?}: {sighting:?}");
+        }
     }
 
     #[test]

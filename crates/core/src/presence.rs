@@ -160,7 +160,7 @@ mod tests {
 
     fn listed(digest: &str) -> Listed {
         let by_digest = Reference::new("alpine", None, Some(digest));
-        Listed { names: vec![by_digest, Reference::parse("alpine:3.20")], size: 1 }
+        Listed { names: [by_digest, Reference::parse("alpine:3.20")].into(), is_cut: false, size: 1 }
     }
 
     fn pulled(digest: &str) -> Record {

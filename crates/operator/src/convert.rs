@@ -3,7 +3,7 @@
 
 use drop_api::names::{ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
 use drop_core::interner::Interner;
-use drop_core::inventory::{Inventory, Listed};
+use drop_core::inventory::{Inventory, Listed, MAX_NAMES};
 use drop_core::node::{Node, Readiness, Taint};
 use drop_core::policy::BUILT_IN;
 use drop_core::pull_pod::{Container, ContainerState, PullPod, Rejection};
@@ -19,10 +19,11 @@ const LABEL_TYPE: &str = "type";
 
 /// What a node says of an image on its disk.
 fn listed(image: k8s::ContainerImage) -> Listed {
-    // Docker lists images without a name as `<none>@<none>`.
-    let names = image.names.unwrap_or_default().into_iter().filter(|name| !name.contains('<'));
+    let names = image.names.unwrap_or_default();
     Listed {
-        names: names.map(|name| Reference::parse(&name)).collect(),
+        is_cut: names.len() >= MAX_NAMES,
+        // Docker lists images without a name as `<none>@<none>`.
+        names: names.iter().filter(|name| !name.contains('<')).map(|name| Reference::parse(name)).collect(),
         size: image.size_bytes.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
     }
 }
@@ -298,6 +299,17 @@ mod tests {
     fn a_kubelet_that_does_not_report_sandboxes_is_trusted() {
         let old = pod(json!({ "phase": "Pending", "startTime": "2026-01-01T00:00:01Z" }));
         assert_eq!(old.sandbox_up_at, old.acknowledged_at);
+    }
+
+    #[test]
+    fn an_image_with_as_many_names_as_a_kubelet_lists_may_have_more() {
+        let read = |names: &[&str]| {
+            let names = Some(names.iter().map(|name| (*name).to_owned()).collect());
+            listed(k8s::ContainerImage { names, size_bytes: None })
+        };
+        let (few, many) = (read(&["x:1", "x:2", "x:3", "x:4"]), read(&["<none>@<none>", "x:1", "x:2", "x:3", "x:4"]));
+        assert_eq!((few.is_cut, many.is_cut), (false, true), "what has no name counts too");
+        assert_eq!(few.names, many.names);
     }
 
     #[test]

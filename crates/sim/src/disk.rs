@@ -155,11 +155,12 @@ impl Lab {
     pub(crate) fn list_images(&mut self, node_uid: &Name) {
         let Some(name) = self.api.node_of_uid(node_uid).map(|node| node.name.clone()) else { return };
         // Something else is always there: an empty list would tell nothing.
-        let pause = Listed { names: vec![Reference::parse("registry.k8s.io/pause:3.10")], size: 1 };
+        let pause = Listed { names: [Reference::parse("registry.k8s.io/pause:3.10")].into(), is_cut: false, size: 1 };
         let stored = self.disks.get(node_uid).into_iter().flat_map(|disk| &disk.images);
         let mut images: Vec<Listed> = stored
             .map(|(image, stored)| Listed {
-                names: vec![Reference::parse(&stored.id), image.clone()],
+                names: [Reference::parse(&stored.id), image.clone()].into(),
+                is_cut: false,
                 size: stored.size,
             })
             .chain([pause])

@@ -1229,9 +1229,11 @@ fn a_tag_that_moves_is_followed_by_all_and_a_failure_on_the_way_is_overcome() {
 /// A node joins that has the newest image, and then that is pushed anew.
 fn joins_with_the_newest_image(lab: &mut Lab, before: ImagePullPolicy) {
     lab.edit_image("alpine", |image| image.image_pull_policy = before);
-    let names = vec![Reference::new("alpine", None, Some(OLD)), Reference::parse("alpine:1")];
+    let names = [Reference::new("alpine", None, Some(OLD)), Reference::parse("alpine:1")].into();
     lab.node("d");
-    lab.edit_node("d", |node| node.inventory = Inventory::new(vec![Arc::new(Listed { names, size: 1 })]));
+    lab.edit_node("d", |node| {
+        node.inventory = Inventory::new(vec![Arc::new(Listed { names, is_cut: false, size: 1 })])
+    });
     lab.run(secs(60.0));
     lab.edit_image("alpine", |image| image.image_pull_policy = ImagePullPolicy::Always);
     lab.run(secs(60.0));

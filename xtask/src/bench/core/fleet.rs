@@ -158,5 +158,5 @@ fn listed(image: usize) -> Listed {
     let repository = repository(image);
     let names =
         [Reference::new(&repository, None, Some(&digest(image))), Reference::new(&repository, Some("1.0"), None)];
-    Listed { names: names.into(), size: 100_000_000 }
+    Listed { names: names.into(), is_cut: false, size: 100_000_000 }
 }
