@@ -214,7 +214,8 @@ pub fn summarize(world: &World, now: Timestamp) -> Summary {
     }
     summary.sets.extend(world.sets.iter().map(|(set, entry)| (set.clone(), status::is_whole(world, entry))));
     for image in world.wanted.keys() {
-        summary.sizes.insert(image.clone(), world.sizes.get(image).copied());
+        let sizes = world.sizes.get(image).into_iter().flat_map(BTreeMap::values);
+        summary.sizes.insert(image.clone(), sizes.min().copied());
     }
     for entry in world.images.values() {
         let counts = ImageCounts {

@@ -75,7 +75,9 @@ impl Inventory {
         self.find(image).is_some()
     }
 
-    fn find(&self, image: &Reference) -> Option<&Listed> {
+    /// The image of this name.
+    #[must_use]
+    pub fn find(&self, image: &Reference) -> Option<&Listed> {
         self.0.iter().map(|listed| &**listed).find(|listed| listed.names.contains(image))
     }
 

@@ -84,8 +84,8 @@ pub struct World {
     pub(crate) health: BTreeMap<Reference, Health>,
     /// Per host how its registry fares.
     pub(crate) registries: BTreeMap<Name, Registry>,
-    /// The sizes of wanted images, in bytes, as nodes list them.
-    pub(crate) sizes: BTreeMap<Reference, u64>,
+    /// Per wanted image and platform the least size in bytes with which a node has listed it.
+    pub(crate) sizes: BTreeMap<Reference, BTreeMap<Name, u64>>,
     /// Images of which one node at a time tries the pull.
     pub(crate) probed: BTreeSet<Name>,
     /// Per policy the nodes that could start a pull now.
@@ -129,8 +129,8 @@ pub(crate) struct ImageEntry {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
     pub(crate) entry: &'a ImageEntry,
-    /// The least size in bytes that a node lists it with.
-    size: Option<u64>,
+    /// Per platform the least size in bytes with which a node has listed it.
+    sizes: Option<&'a BTreeMap<Name, u64>>,
     /// The digest that the newest pull on any node got.
     newest: Option<&'a str>,
     /// Whether its policy follows tags that move.
@@ -654,7 +654,7 @@ impl World {
         let success = self.health.get(reference).and_then(|health| health.success.as_ref());
         Known {
             entry,
-            size: self.sizes.get(reference).copied(),
+            sizes: self.sizes.get(reference),
             newest: success.and_then(|success| success.digest.as_deref()),
             follows_tag: self.policy_of(&entry.image).is_some_and(Policy::follows_tags),
             is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
@@ -671,8 +671,8 @@ impl World {
     ) -> Evidence<'a> {
         let image = &known.entry.image;
         let record = memory.and_then(|memory| memory.images.get(&image.reference));
-        // Its size here, or the least that it has anywhere: it may differ by platform.
-        let size = record.and_then(|record| record.size).or(known.size);
+        let usual_size = || known.sizes?.get(&node.platform).copied();
+        let size = record.and_then(|record| record.size).or_else(usual_size);
         let sight = |name| listed.sight(name, size, self.settings.listed_images);
         // Under the name that it was pulled by, where admission has rewritten its own.
         let pulled_as = record.and_then(|record| record.pulled_as.as_deref());

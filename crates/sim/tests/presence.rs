@@ -7,6 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::Lab;
+use drop_core::Settings;
 use drop_core::inventory::{Inventory, Listed, MAX_NAMES};
 use drop_core::reference::Reference;
 use drop_sim::secs;
@@ -43,4 +44,49 @@ fn a_tag_beyond_the_names_that_a_kubelet_lists_is_not_evicted() {
     list(&mut lab, "a", &[(&names[..4], 100)]);
     lab.run(secs(1.0));
     assert_eq!(lab.shows("app-5"), "Evicted 0/1");
+}
+
+/// A cluster whose kubelets list three images.
+fn with_short_lists() -> Lab {
+    Lab::with(Settings { listed_images: 3, ..Settings::default() })
+}
+
+#[test]
+fn the_size_on_one_platform_proves_nothing_on_another() {
+    let mut lab = with_short_lists();
+    ["a", "b", "c"].iter().for_each(|node| lab.node(node));
+    lab.edit_node("b", |node| node.platform = "linux/arm64".into());
+    lab.image("x", "x:1");
+    lab.run(secs(120.0));
+    assert_eq!(lab.shows("x"), "Cached 3/3");
+    assert!(lab.evict("c", &Reference::parse("x:1")));
+    // What is large on one platform may be too small for the list on the other.
+    list(&mut lab, "a", &[(&["x:1"], 500), (&["y:1"], 400), (&["y:2"], 300)]);
+    for node in ["b", "c"] {
+        list(&mut lab, node, &[(&["y:3"], 1000), (&["y:4"], 900), (&["y:5"], 200)]);
+    }
+    lab.run(secs(250.0));
+    let again: Vec<&str> = lab.record.pods[3..].iter().map(|pod| &*pod.order.node).collect();
+    assert_eq!(again, ["c"], "{:?}", lab.starts());
+}
+
+#[test]
+fn the_order_of_events_does_not_decide_what_a_list_proves() {
+    for image_comes_first in [true, false] {
+        let mut lab = with_short_lists();
+        if image_comes_first {
+            lab.image("x", "x:1");
+        }
+        ["a", "b", "c"].iter().for_each(|node| lab.node(node));
+        list(&mut lab, "a", &[(&["y:1"], 900), (&["y:2"], 800), (&["x:1"], 500)]);
+        list(&mut lab, "b", &[(&["y:1"], 900), (&["y:2"], 800), (&["x:1"], 90)]);
+        // Here it may be as small as on b, and not listed.
+        list(&mut lab, "c", &[(&["y:1"], 900), (&["y:2"], 800), (&["y:3"], 200)]);
+        if !image_comes_first {
+            lab.run(secs(1.0));
+            lab.image("x", "x:1");
+        }
+        lab.run(secs(400.0));
+        assert_eq!(lab.record.pods.len(), 3, "{:?}", lab.starts());
+    }
 }

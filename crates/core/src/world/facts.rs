@@ -94,21 +94,21 @@ impl World {
         let is_new = names.is_empty();
         names.insert(image.name.clone());
         if is_new {
-            let listed = self.nodes.values().find_map(|entry| {
-                entry.node.inventory.images().iter().find(|listed| listed.names.contains(&image.reference))
+            let sizes = self.nodes.values().filter_map(|entry| {
+                Some((entry.node.platform.clone(), entry.node.inventory.find(&image.reference)?.size))
             });
-            if let Some(size) = listed.map(|listed| listed.size) {
-                self.note_size(&image.reference, size);
+            for (platform, size) in Vec::from_iter(sizes) {
+                self.note_size(&image.reference, &platform, size);
             }
         }
     }
 
-    /// Takes in how large an image is on some node, of which the least counts. Lists
-    /// that lack the image may have said nothing before, and prove something now.
-    fn note_size(&mut self, image: &Reference, size: u64) {
-        let known = self.sizes.get(image).copied();
-        if size > 0 && known.is_none_or(|known| size < known) {
-            self.sizes.insert(image.clone(), size);
+    /// Takes in how large an image is on some node of this platform, of which the least
+    /// counts, whatever comes first. Lists that lack the image may prove something else now.
+    fn note_size(&mut self, image: &Reference, platform: &Name, size: u64) {
+        let known = self.sizes.get(image).and_then(|sizes| sizes.get(platform));
+        if size > 0 && known.is_none_or(|known| size < *known) {
+            self.sizes.entry(image.clone()).or_default().insert(platform.clone(), size);
             self.dirty.standings.extend(self.wanted.get(image).into_iter().flatten().cloned());
         }
     }
@@ -160,7 +160,7 @@ impl World {
         for listed in node.inventory.images() {
             for image in &listed.names {
                 if self.wanted.contains_key(image) {
-                    self.note_size(image, listed.size);
+                    self.note_size(image, &node.platform, listed.size);
                 }
             }
         }
