@@ -45,8 +45,8 @@ pub struct Evidence<'a> {
     pub sighting: Sighting<'a>,
     /// The digest that the newest pull on any node got.
     pub newest: Option<&'a str>,
-    /// Whether its policy follows tags that move.
-    pub follows_tag: bool,
+    /// After which time its policy has a tag looked up again, if it does.
+    pub repull_interval: Option<SignedDuration>,
     /// Whether the node fails as a whole.
     pub node_fails: bool,
     /// For how long after a pull the node may not list it yet.
@@ -68,8 +68,11 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
             let listed_by = after(since, evidence.listed_within);
             return if now < listed_by { (Standing::Cached, Some(listed_by)) } else { (Standing::Evicted, None) };
         }
-        (Some(_), _) if evidence.is_outdated() => Standing::Outdated,
-        (Some(_), _) => Standing::Cached,
+        (Some(since), _) => {
+            let outdated_at = evidence.outdated_at(since);
+            let is_outdated = outdated_at.is_some_and(|at| at <= now);
+            return if is_outdated { (Standing::Outdated, None) } else { (Standing::Cached, outdated_at) };
+        }
         (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
         (None, _) => match evidence.record {
             Some(Record { failure: Some(_), .. }) => Standing::Failed,
@@ -111,11 +114,14 @@ impl Evidence<'_> {
         reference.digest().or_else(newest)
     }
 
-    /// Whether the tag has moved since the image came onto the node.
-    fn is_outdated(&self) -> bool {
+    /// From when on the image, which came onto the node at `since`, is outdated, if a pull elsewhere
+    /// got another digest. Not before its own interval has passed: nodes may rightly get different
+    /// ones, by their platforms or mirrors, and would pull in turns for ever.
+    fn outdated_at(&self, since: Timestamp) -> Option<Timestamp> {
         let reference = &self.image.reference;
-        let follows = self.follows_tag && self.image.pull == ImagePullPolicy::Always && reference.digest().is_none();
-        let Some(newest) = self.newest.filter(|_| follows) else { return false };
+        let is_followed = self.image.pull == ImagePullPolicy::Always && reference.digest().is_none();
+        let interval = self.repull_interval.filter(|_| is_followed)?;
+        let newest = self.newest?;
         let listed = match self.sighting {
             Sighting::Present(listed) => Some(listed),
             Sighting::Absent | Sighting::Unknown => None,
@@ -124,7 +130,8 @@ impl Evidence<'_> {
         // The list lags behind a pull, and some runtimes list other digests than they
         // report: any one that is the newest will do.
         let mut known = listed.into_iter().flat_map(|listed| listed.digests(reference)).chain(pulled).peekable();
-        known.peek().is_some() && known.all(|digest| digest != newest)
+        let differs = known.peek().is_some() && known.all(|digest| digest != newest);
+        differs.then(|| after(since, interval))
     }
 }
 
@@ -181,7 +188,7 @@ mod tests {
             record,
             sighting,
             newest,
-            follows_tag: true,
+            repull_interval: Some(SignedDuration::from_secs(900)),
             node_fails: false,
             listed_within: SignedDuration::from_secs(120),
         };
@@ -231,6 +238,13 @@ mod tests {
             let found = judge(pull, record, sighting.clone(), newest, 1000);
             assert_eq!(found, expected, "{pull:?} {record:?} {sighting:?} {newest:?}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_outdated_once_its_own_interval_has_passed() {
+        let (record, old) = (pulled(OLD), listed(OLD));
+        let judge = |now| judge(ImagePullPolicy::Always, Some(&record), Sighting::Present(&old), Some(NEW), now);
+        assert_eq!((judge(899), judge(900)), (Standing::Cached, Standing::Outdated));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use drop_api::pull_policy::HostNetwork;
 use drop_api::{CachedImageSetStatus, CachedImageStatus, NodeCache, PullPolicyStatus};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::backoff::Backoff;
@@ -133,8 +133,8 @@ pub(crate) struct Known<'a> {
     sizes: Option<&'a BTreeMap<Name, u64>>,
     /// The digest that the newest pull on any node got.
     newest: Option<&'a str>,
-    /// Whether its policy follows tags that move.
-    follows_tag: bool,
+    /// After which time its policy has a tag looked up again, if it does.
+    repull_interval: Option<SignedDuration>,
     /// Whether no other CachedImage wants the same.
     is_only: bool,
 }
@@ -656,7 +656,7 @@ impl World {
             entry,
             sizes: self.sizes.get(reference),
             newest: success.and_then(|success| success.digest.as_deref()),
-            follows_tag: self.policy_of(&entry.image).is_some_and(Policy::follows_tags),
+            repull_interval: self.policy_of(&entry.image).and_then(|policy| policy.repull_interval),
             is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
         }
     }
@@ -690,7 +690,7 @@ impl World {
             record,
             sighting,
             newest: known.newest,
-            follows_tag: known.follows_tag,
+            repull_interval: known.repull_interval,
             node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
             listed_within: self.settings.listed_within,
         }

@@ -103,7 +103,8 @@ impl Lab {
     }
 
     /// Whether there is a reason to pull an image onto the node of this UID under this policy,
-    /// although it may have been done: somebody has to ask whether the tag has moved, or it has.
+    /// although it may have been done: its interval has passed, and somebody has to ask whether the
+    /// tag has moved, or it has.
     fn may_be_pulled(&self, pull: &Pull, node_uid: &Name, policy: &PullPolicySpec, planned_at: Timestamp) -> bool {
         let done = self.record.successes.get(&(node_uid.clone(), pull.reference.clone()));
         // That the machine is gone may be shown later than that its NodeCache is.
@@ -120,7 +121,7 @@ impl Lab {
         let known = self.record.successes.iter().filter(|(what, _)| of_it(what) && is_there(&what.0));
         let asked_at = known.map(|(_, it)| it.at).max();
         let is_due = |at: Timestamp| at > planned_at || planned_at.duration_since(at) >= interval.get();
-        has_moved || asked_at.is_none_or(is_due)
+        is_due(own.at) && (has_moved || asked_at.is_none_or(is_due))
     }
 
     /// Whether the operator may have given up on a Pod before it hears of its end.

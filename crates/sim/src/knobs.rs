@@ -67,6 +67,9 @@ pub struct Knobs {
     pub registries: BTreeMap<String, Registry>,
     /// What runtimes tell of references, if it is not a sha256 digest.
     pub digests: BTreeMap<String, String>,
+    /// What runtimes of some nodes tell instead, by node and reference: their mirrors lag behind,
+    /// or they name what their platform gets.
+    pub digests_on: BTreeMap<String, BTreeMap<String, String>>,
     /// What sources answer, by their addresses.
     pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
     /// By how much the kubelets' clocks are ahead.
@@ -102,6 +105,7 @@ impl Default for Knobs {
             disk: None,
             registries: BTreeMap::new(),
             digests: BTreeMap::new(),
+            digests_on: BTreeMap::new(),
             sources: BTreeMap::new(),
             kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),

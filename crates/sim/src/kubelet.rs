@@ -166,7 +166,7 @@ impl Lab {
             Some(failure) => self.note(|| format!("{node}: {image}: {}: {}", failure.reason, failure.message)),
             None => {
                 self.note(|| format!("{node}: {image} is pulled"));
-                let id = image_id(&self.knobs, &image).into();
+                let id = image_id(&self.knobs, &node, &image).into();
                 self.stored(&node_uid, &image, id);
             }
         }
@@ -339,10 +339,11 @@ pub(crate) fn lacks_network(node: &mut Node) {
     node.taints.extend([taint(TaintEffect::NoSchedule), taint(TaintEffect::NoExecute)]);
 }
 
-/// What a runtime calls an image that it has pulled.
-pub(crate) fn image_id(knobs: &Knobs, image: &Reference) -> String {
+/// What a node's runtime calls an image that it has pulled.
+pub(crate) fn image_id(knobs: &Knobs, node: &str, image: &Reference) -> String {
     let repository = image.as_str().split([':', '@']).next().unwrap_or_default();
     let usual = format!("sha256:{:064x}", 7);
-    let digest = knobs.digests.get(image.as_str()).unwrap_or(&usual);
+    let own = knobs.digests_on.get(node).and_then(|digests| digests.get(image.as_str()));
+    let digest = own.or_else(|| knobs.digests.get(image.as_str())).unwrap_or(&usual);
     format!("{repository}@{digest}")
 }

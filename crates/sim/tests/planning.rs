@@ -1226,6 +1226,66 @@ fn a_tag_that_moves_is_followed_by_all_and_a_failure_on_the_way_is_overcome() {
     assert!(since_cached.clone().all(|reason| reason == "Cached"), "an image is there all the time: {reasons:?}");
 }
 
+#[test]
+fn a_node_that_has_only_just_pulled_follows_when_its_own_interval_is_over() {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("5m")));
+    lab.push("docker.io/library/alpine:1", OLD);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(7.0));
+    lab.push("docker.io/library/alpine:1", NEW);
+    lab.run(secs(290.0));
+    assert_eq!((digests(&lab), lab.record.pods.len()), ([OLD, NEW, NEW].map(str::to_owned).to_vec(), 3));
+    lab.run(secs(20.0));
+    assert_eq!((digests(&lab), lab.record.pods.len()), ([NEW; 3].map(str::to_owned).to_vec(), 4));
+}
+
+#[test]
+fn nodes_that_get_different_digests_pull_once_per_interval() {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("5m")));
+    let of_b = [("docker.io/library/alpine:1".to_owned(), NEW.to_owned())];
+    lab.knobs.digests_on.insert("b".to_owned(), of_b.into());
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(3600.0));
+    for node in ["a", "b", "c"] {
+        let pods: Vec<i64> =
+            lab.record.pods.iter().filter(|pod| &*pod.order.node == node).map(|pod| pod.second()).collect();
+        assert!(pods.windows(2).all(|pair| pair[1] - pair[0] >= 300), "{node}: {pods:?}");
+        assert!(pods.len() >= 4, "{node} follows: {pods:?}");
+    }
+    let reasons = lab.reasons("alpine");
+    let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
+    assert_eq!(since_cached.collect::<Vec<_>>(), ["Cached"], "{reasons:?}");
+}
+
+#[test]
+fn a_stale_copy_that_is_found_lets_no_other_node_pull_at_once() {
+    let mut lab = nodes(4);
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("24h")));
+    // It pulls nothing where an older copy is there.
+    lab.edit_node("d", |node| drop(node.labels.insert("pool".to_owned(), "stale".to_owned())));
+    let stale = [("docker.io/library/alpine:1".to_owned(), OLD.to_owned())];
+    lab.knobs.digests_on.insert("d".to_owned(), stale.into());
+    for node in ["a", "b", "c"] {
+        lab.edit_node(node, |node| drop(node.labels.insert("pool".to_owned(), "new".to_owned())));
+    }
+    lab.image_with("always", "alpine:1", |image| {
+        under("p")(image);
+        image.node_selector.insert("pool".to_owned(), "new".to_owned());
+    });
+    lab.run(secs(60.0));
+    lab.image_with("once", "alpine:1", |image| {
+        under("p")(image);
+        image.node_selector.insert("pool".to_owned(), "stale".to_owned());
+        image.image_pull_policy = ImagePullPolicy::IfNotPresent;
+    });
+    lab.run(secs(600.0));
+    assert_eq!(lab.record.pods.len(), 4, "{:?}", lab.starts());
+    lab.run(secs(30.0 * 3600.0));
+    assert_eq!(lab.record.pods.len(), 5, "one node asks: {:?}", lab.starts());
+}
+
 /// A node joins that has the newest image, and then that is pushed anew.
 fn joins_with_the_newest_image(lab: &mut Lab, before: ImagePullPolicy) {
     lab.edit_image("alpine", |image| image.image_pull_policy = before);
