@@ -184,6 +184,7 @@ fn answers_to(effect: &Effect) -> Vec<Event> {
             let containers = order.pulls.iter().map(|pull| Container {
                 image: pull.reference.clone(),
                 image_id: None,
+                pulled_as: None,
                 state: waiting(),
             });
             let mut pod = PullPod {
