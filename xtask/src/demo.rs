@@ -47,6 +47,9 @@ impl Choice {
 const NAME: &str = "demo";
 /// Where the operator serves what the demo tells the user to look at.
 const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
+/// What is shown of an image; without AGE, which always changes. A new one has no condition yet.
+const COLUMNS: &str = "custom-columns=NAME:.metadata.name,STATUS:.status.conditions[?(@.type==\"Ready\")].reason,\
+    READY:.status.ready,PULLING:.status.nodesPulling,MESSAGE:.status.conditions[?(@.type==\"Ready\")].message";
 /// How long the image may take to be cached.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -105,14 +108,7 @@ fn watch(cluster: &Cluster) -> Result<()> {
     let began = Instant::now();
     let mut last = String::new();
     while began.elapsed() < LIMIT {
-        // Without AGE, which always changes.
-        let table = cluster.kubectl(&[
-            "get",
-            "cachedimages",
-            "-o",
-            "custom-columns=NAME:.metadata.name,STATUS:.status.conditions[0].reason,READY:.status.ready,\
-             PULLING:.status.nodesPulling,MESSAGE:.status.conditions[0].message",
-        ])?;
+        let table = cluster.kubectl(&["get", "cachedimages", "-o", COLUMNS])?;
         if table != last {
             println!("{:>4} s\n{table}", began.elapsed().as_secs());
         }
