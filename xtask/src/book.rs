@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use drop_testbed::cargo;
 
 use crate::root;
 
@@ -50,7 +51,7 @@ fn mdbook() -> Result<PathBuf> {
     }
     println!("building mdBook {VERSION}");
     let install = ["install", "mdbook", "--locked", "--debug", "--no-default-features", "--version", VERSION];
-    let status = Command::new(env!("CARGO"))
+    let status = cargo()
         .args(install)
         .arg("--root")
         .arg(&home)

@@ -1,9 +1,8 @@
 //! `cargo xtask fuzz`: random clusters for as long as one likes.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use drop_testbed::cargo;
 
 use crate::root;
 
@@ -21,7 +20,7 @@ pub(crate) struct Fuzz {
 pub(crate) fn run(fuzz: &Fuzz) -> Result<()> {
     let seed = fuzz.seed.unwrap_or_else(|| fastrand::u32(..));
     let test = ["test", "--package", "drop-sim", "--test", "properties", "random_clusters", "--", "--nocapture"];
-    let status = Command::new(env!("CARGO"))
+    let status = cargo()
         .args(test)
         .env("DROP_SEED", seed.to_string())
         .env("DROP_FUZZ_MINUTES", fuzz.minutes.to_string())

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use drop_testbed::cargo;
 use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -64,7 +65,7 @@ fn build(platform: &Platform) -> Result<PathBuf> {
     let _ = Command::new("rustup").args(["target", "add", target]).output();
     let root = root()?;
     let folder = root.join("target");
-    let built = Command::new(env!("CARGO"))
+    let built = cargo()
         .args(["build", "--quiet", "--release", "--locked", "--package", "drop", "--no-default-features"])
         .args(["--target", target, "--target-dir"])
         .arg(&folder)

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use drop_testbed::Cluster;
+use drop_testbed::{Cluster, cargo};
 
 use crate::root;
 
@@ -30,7 +30,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
         // As the container image has it.
         Profile::Release => ("release", "release", Some("--no-default-features")),
     };
-    let mut cargo = Command::new(env!("CARGO"));
+    let mut cargo = cargo();
     let built =
         cargo.args(["build", "--package", "drop", "--profile", name]).args(features).current_dir(root()?).status()?;
     ensure!(built.success(), "the operator does not build");

@@ -1,7 +1,5 @@
 //! `cargo xtask test`: everything that must hold before a change lands.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
@@ -31,8 +29,7 @@ pub(crate) fn run(test: &Test) -> Result<()> {
 /// Runs cargo for a step that is named by what it shows.
 fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
     println!("==> {what}: cargo {}", arguments.join(" "));
-    let status =
-        Command::new(env!("CARGO")).args(arguments).current_dir(root()?).status().context("cannot run cargo")?;
+    let status = drop_testbed::cargo().args(arguments).current_dir(root()?).status().context("cannot run cargo")?;
     ensure!(status.success(), "failed: cargo {}", arguments.join(" "));
     Ok(())
 }

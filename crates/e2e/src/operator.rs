@@ -22,7 +22,7 @@ pub struct Operator {
 /// # Errors
 /// If it does not build.
 pub fn build() -> Result<PathBuf> {
-    let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "drop"]).status()?;
+    let status = drop_testbed::cargo().args(["build", "--quiet", "--package", "drop"]).status()?;
     ensure!(status.success(), "the operator does not build");
     // The test binary lies in `target/debug/deps`, the operator in `target/debug`.
     let test = std::env::current_exe()?;
