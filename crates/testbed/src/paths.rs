@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use crate::image::sha256;
+
 /// `<workspace>/target/testbed`.
 pub(crate) fn testbed() -> PathBuf {
     let krate = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -74,6 +76,33 @@ impl Dirs {
 
     /// A directory per node, for its sockets.
     pub(crate) fn run(&self) -> PathBuf {
-        PathBuf::from("/run/drop-testbed").join(&self.name)
+        run(&testbed(), &self.name)
+    }
+}
+
+/// Apart from that of a cluster of the same name in another clone of the repository, whose lock and state are its own.
+fn run(testbed: &Path, name: &str) -> PathBuf {
+    let clone = sha256(testbed.as_os_str().as_encoded_bytes());
+    Path::new("/run/drop-testbed").join(format!("{name}-{clone:.8}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::run;
+
+    #[test]
+    fn clusters_of_the_same_name_in_two_clones_share_no_directory() {
+        let [one, other] = ["/home/a/drop/target/testbed", "/home/b/drop/target/testbed"].map(Path::new);
+        assert_ne!(run(one, "dev"), run(other, "dev"));
+        assert_ne!(run(one, "dev"), run(one, "demo"));
+        assert_eq!(run(one, "dev"), run(one, "dev"));
+    }
+
+    #[test]
+    fn the_longest_name_leaves_room_for_a_socket() {
+        let socket = run(Path::new("/a"), &"a".repeat(32)).join("250/containerd.sock.ttrpc");
+        assert!(socket.as_os_str().len() < 108, "{}", socket.display());
     }
 }
