@@ -26,7 +26,7 @@ use clap::Parser;
 
 /// Tasks of this repository.
 #[derive(Parser)]
-#[command(name = "cargo xtask")]
+#[command(bin_name = "cargo xtask")]
 enum Task {
     /// Show Drop at work: a real cluster with two nodes, the operator and the quickstart.
     ///
