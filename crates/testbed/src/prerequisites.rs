@@ -31,7 +31,8 @@ pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
         bail!("the testbed runs containers: it needs Linux");
     }
     if !rustix::process::geteuid().is_root() {
-        bail!("the testbed runs containers: it needs root (try sudo)");
+        // sudo alone forgets where cargo and Go are.
+        bail!(r#"the testbed runs containers: it needs root (sudo env "PATH=$PATH" "HOME=$HOME" before the command)"#);
     }
     let mut wanted = Vec::new();
     wanted.extend(install_missing(&PROGRAMS, progress)?);
