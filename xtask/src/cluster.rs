@@ -10,12 +10,14 @@ use std::path::PathBuf;
 use std::process::{self, Stdio};
 use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Subcommand};
 use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
 
 /// `serve` prints it when all is ready; what follows is for the user.
 const READY: &str = "ready";
+/// What installs the operator's image.
+const HELM: [&str; 1] = ["helm"];
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -38,7 +40,7 @@ pub(crate) struct Up {
     /// How many nodes it has; they are called node-1, node-2, ...
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=50))]
     nodes: u8,
-    /// The operator's image, by `cargo xtask image`, under the name that the chart has for it.
+    /// The operator's image, by `cargo xtask image`, under the name that the chart has for it; Helm is built, too.
     #[arg(long)]
     image: Option<PathBuf>,
 }
@@ -59,6 +61,12 @@ pub(crate) fn run(command: Command) -> Result<()> {
 }
 
 fn start(up: &Up) -> Result<()> {
+    // Before the tools are built, which takes time: the name must be a good one.
+    Cluster::logs(&up.name.name)?;
+    if let Some(image) = &up.image {
+        ensure!(image.is_file(), "{} is not there; `cargo xtask image` makes it", image.display());
+        Tools::with(&HELM, &say)?;
+    }
     Tools::ensure(&say)?;
     let mut server = process::Command::new(std::env::current_exe()?)
         .args(["cluster", "serve", "--name", &up.name.name])
@@ -89,9 +97,12 @@ fn serve(up: &Up) -> Result<()> {
     let options = ClusterOptions { daemon: true, api_for_pods: true, ..ClusterOptions::new(name) };
     let cluster = Cluster::start(options, &say)?;
     cluster.registry().push("library/alpine", "3.20", &ImageSpec::runnable())?;
+    let mut programs = vec![("kubectl", cluster.kubectl_path().to_owned())];
     if let Some(image) = &up.image {
         cluster.registry().push_archive("corewire/drop", env!("CARGO_PKG_VERSION"), image)?;
+        programs.push(("helm", Tools::with(&HELM, &say)?.path("helm")));
     }
+    let aliases: String = programs.iter().map(|(name, path)| format!("alias {name}={}\n", path.display())).collect();
     say("starting the nodes");
     let nodes = (1..=up.nodes).map(|number| NodeOptions::new(format!("node-{number}")));
     cluster.add_nodes(nodes.collect())?;
@@ -99,12 +110,11 @@ fn serve(up: &Up) -> Result<()> {
         "the cluster runs; end it with: cargo xtask cluster down --name {name}\n\
          logs: {}\n\n\
          export KUBECONFIG={}\n\
-         alias kubectl={}\n\n\
+         {aliases}\n\
          Its registry stands for docker.io, ghcr.io and so on, and has library/alpine:3.20.\n\
          {READY}",
         Cluster::logs(name)?.display(),
         cluster.kubeconfig().display(),
-        cluster.kubectl_path().display(),
     ));
     loop {
         thread::park();
