@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: the quickstart on a real cluster, to watch and to play with; a simulated
 //! one where no real one is possible.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -18,6 +18,9 @@ pub(crate) struct Demo {
     /// End when the image is cached, instead of waiting for Ctrl-C.
     #[arg(long)]
     exit: bool,
+    /// Where the operator serves /metrics, /debug/plan and probes.
+    #[arg(long, default_value_t = operator::LISTEN)]
+    listen: SocketAddr,
     /// Show it on a simulated cluster, as `drop demo` does.
     #[arg(long)]
     simulated: bool,
@@ -45,8 +48,6 @@ impl Choice {
 }
 
 const NAME: &str = "demo";
-/// Where the operator serves what the demo tells the user to look at.
-const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
 /// What is shown of an image; without AGE, which always changes. A new one has no condition yet.
 const COLUMNS: &str = "custom-columns=NAME:.metadata.name,STATUS:.status.conditions[?(@.type==\"Ready\")].reason,\
     READY:.status.ready,PULLING:.status.nodesPulling,MESSAGE:.status.conditions[?(@.type==\"Ready\")].message";
@@ -55,15 +56,17 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn run(demo: &Demo) -> Result<()> {
     match Choice::new(demo.simulated, || Tools::ensure(&say).map(drop)) {
-        Choice::Real => return real(demo),
+        Choice::Real => return real(demo.listen, demo.exit),
         Choice::Simulated => {}
         Choice::OnlySimulated(why) => say(&format!("a simulated cluster, because {why}")),
     }
     drop_demo::run(&drop_demo::Args { pace: demo.pace, ..drop_demo::Args::default() })
 }
 
-fn real(demo: &Demo) -> Result<()> {
+/// On a real cluster; to its end, or until Ctrl-C.
+pub(crate) fn real(listen: SocketAddr, exit: bool) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    operator::ensure_free(listen)?;
     say("building the operator");
     let binary = operator::build(Profile::Dev)?;
 
@@ -74,7 +77,7 @@ fn real(demo: &Demo) -> Result<()> {
     let alpine = ImageSpec::runnable().layer(150 << 20);
     cluster.registry().push("library/alpine", "3.20", &alpine)?;
     operator::install(&cluster)?;
-    let operator = Operator::start(&binary, &cluster, LISTEN)?;
+    let operator = Operator::start(&binary, &cluster, listen)?;
 
     say("kubectl apply -f examples/quickstart.yaml");
     cluster.kubectl(&["apply", "-f", &root()?.join("examples/quickstart.yaml").display().to_string()])?;
@@ -82,18 +85,19 @@ fn real(demo: &Demo) -> Result<()> {
     watch(&cluster)?;
     say("kubectl get nodecaches");
     println!("{}", cluster.kubectl(&["get", "nodecaches"])?);
-    if !demo.exit {
+    if !exit {
         println!(
             "The cluster runs until you press Ctrl-C. In another terminal:\n\n  \
              export KUBECONFIG={}\n  \
              alias kubectl={}\n  \
              kubectl get drop -o wide\n  \
              kubectl delete cachedimage alpine-3-20\n  \
-             curl -s 127.0.0.1:8080/debug/plan\n\n\
+             curl -s {}/debug/plan\n\n\
              Any image of docker.io, quay.io, ghcr.io, gcr.io, registry.k8s.io and registry.example.com is looked\n\
              for in a registry of the demo, which has library/alpine:3.20 only. The operator logs to\n  {}",
             cluster.kubeconfig().display(),
             cluster.kubectl_path().display(),
+            listen,
             operator.log().display(),
         );
         signals.forever().next();
@@ -131,8 +135,8 @@ mod tests {
 
     #[test]
     fn a_machine_that_lacks_something_shows_the_simulation_and_says_why() {
-        let refused = || bail!("the testbed runs containers: it needs root (try sudo)");
-        let why = "the testbed runs containers: it needs root (try sudo)".to_owned();
+        let refused = || bail!("the testbed runs containers: it needs root");
+        let why = "the testbed runs containers: it needs root".to_owned();
         assert_eq!(Choice::new(false, refused), Choice::OnlySimulated(why));
         assert_eq!(Choice::new(false, || Ok(())), Choice::Real);
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -22,7 +22,7 @@ pub(crate) struct Dev {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=50))]
     nodes: u8,
     /// Where the operator serves /metrics, /debug/plan and probes.
-    #[arg(long, default_value_t = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080)))]
+    #[arg(long, default_value_t = operator::LISTEN)]
     listen: SocketAddr,
 }
 
@@ -34,6 +34,7 @@ const EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(dev: &Dev) -> Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    operator::ensure_free(dev.listen)?;
     let root = root()?;
     let sources = SOURCES.map(|path| root.join(path));
     say("building the operator");
@@ -54,6 +55,10 @@ pub(crate) fn run(dev: &Dev) -> Result<()> {
     let mut running = start(&binary, &cluster, dev.listen);
     while signals.pending().next().is_none() {
         thread::sleep(EVERY);
+        if let Some(Err(error)) = running.as_mut().map(Operator::check) {
+            say(&format!("{error:#}"));
+            running = None;
+        }
         let now = Fingerprint::of(&sources)?;
         if now == seen {
             continue;

@@ -1,7 +1,7 @@
 //! The operator as a process of its own, on a cluster of the testbed.
 
 use std::fs::File;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -13,6 +13,8 @@ use crate::root;
 
 /// The namespace of pull Pods.
 pub(crate) const NAMESPACE: &str = "drop-system";
+/// Where the operator serves, unless told otherwise.
+pub(crate) const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
 /// How long the operator may take to see everything.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -38,6 +40,18 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("this program lies in target/PROFILE")?;
     Ok(target.join(directory).join("drop"))
+}
+
+/// Where nobody serves now.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+/// Fails where the operator could not serve at `listen`, before all else that takes time.
+pub(crate) fn ensure_free(listen: SocketAddr) -> Result<()> {
+    TcpListener::bind(listen)
+        .map(drop)
+        .with_context(|| format!("the operator cannot serve at {listen} (choose another address by --listen)"))
 }
 
 /// The directory of the CustomResourceDefinitions.
@@ -71,13 +85,20 @@ impl Operator {
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
-        let operator = Self { child, listen, log };
+        let mut operator = Self { child, listen, log };
         let began = Instant::now();
         while operator.get("readyz").is_err() {
+            operator.check()?;
             ensure!(began.elapsed() < READY_WITHIN, "the operator is not ready: see {}", operator.log.display());
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(operator)
+    }
+
+    /// Fails if it has ended.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let ended = self.child.try_wait()?;
+        ended.map_or(Ok(()), |status| bail!("the operator ended ({status}): see {}", self.log.display()))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -105,5 +126,22 @@ impl Drop for Operator {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::ensure_free;
+
+    #[test]
+    fn an_address_in_use_is_named_with_the_option_that_changes_it() {
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap();
+        let error = ensure_free(address).unwrap_err().to_string();
+        assert!(error.contains(&address.to_string()) && error.contains("--listen"), "{error}");
+        drop(other);
+        ensure_free(address).unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::{book, root};
+use crate::{book, demo, operator, root};
 
 #[derive(Args)]
 pub(crate) struct Test {
@@ -23,7 +23,9 @@ pub(crate) fn run(test: &Test) -> Result<()> {
     }
     let servers = ["test", "--package", "drop-testbed", "--tests", "--", "--ignored"];
     cargo("tests of real servers", &servers)?;
-    cargo("tests on a real cluster", &["test", "--package", "drop-e2e"])
+    cargo("tests on a real cluster", &["test", "--package", "drop-e2e"])?;
+    println!("==> the demo: cargo xtask demo --exit");
+    demo::real(operator::free_address()?, true)
 }
 
 /// Runs cargo for a step that is named by what it shows.

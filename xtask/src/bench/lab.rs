@@ -1,7 +1,6 @@
 //! A cluster of nodes without machines, with a release build of the operator.
 
 use std::fmt::Write;
-use std::net::TcpListener;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -34,8 +33,7 @@ impl Lab {
         say(&format!("adding {nodes} nodes"));
         kwok.add_nodes(&names("node", nodes))?;
         kwok.wait_ready(nodes, NODES_WITHIN)?;
-        let listen = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let operator = Operator::start(binary, &cluster, listen)?;
+        let operator = Operator::start(binary, &cluster, operator::free_address()?)?;
         Ok(Self { operator, kwok, cluster })
     }
 
