@@ -106,7 +106,9 @@ fn serve(up: &Up) -> Result<()> {
     say("starting the nodes");
     let nodes = (1..=up.nodes).map(|number| NodeOptions::new(format!("node-{number}")));
     cluster.add_nodes(nodes.collect())?;
-    say(&format!(
+    // Fails where nobody waits for it any more: the cluster ends then.
+    writeln!(
+        io::stdout(),
         "the cluster runs; end it with: cargo xtask cluster down --name {name}\n\
          logs: {}\n\n\
          export KUBECONFIG={}\n\
@@ -115,7 +117,7 @@ fn serve(up: &Up) -> Result<()> {
          {READY}",
         Cluster::logs(name)?.display(),
         cluster.kubeconfig().display(),
-    ));
+    )?;
     loop {
         thread::park();
     }

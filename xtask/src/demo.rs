@@ -2,14 +2,14 @@
 //! one where no real one is possible.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
 use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
+use crate::interrupt::Interrupt;
 use crate::operator::{self, Operator, Profile};
 use crate::root;
 
@@ -51,6 +51,8 @@ const NAME: &str = "demo";
 /// What is shown of an image; without AGE, which always changes. A new one has no condition yet.
 const COLUMNS: &str = "custom-columns=NAME:.metadata.name,STATUS:.status.conditions[?(@.type==\"Ready\")].reason,\
     READY:.status.ready,PULLING:.status.nodesPulling,MESSAGE:.status.conditions[?(@.type==\"Ready\")].message";
+/// How often it is looked at.
+const EVERY: Duration = Duration::from_millis(500);
 /// How long the image may take to be cached.
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -65,7 +67,12 @@ pub(crate) fn run(demo: &Demo) -> Result<()> {
 
 /// On a real cluster; to its end, or until Ctrl-C.
 pub(crate) fn real(listen: SocketAddr, exit: bool) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let interrupt = Interrupt::new()?;
+    let result = show(&interrupt, listen, exit);
+    interrupt.judge(result)
+}
+
+fn show(interrupt: &Interrupt, listen: SocketAddr, exit: bool) -> Result<()> {
     operator::ensure_free(listen)?;
     say("building the operator");
     let binary = operator::build(Profile::Dev)?;
@@ -82,10 +89,10 @@ pub(crate) fn real(listen: SocketAddr, exit: bool) -> Result<()> {
     say("kubectl apply -f examples/quickstart.yaml");
     cluster.kubectl(&["apply", "-f", &root()?.join("examples/quickstart.yaml").display().to_string()])?;
     say("kubectl get cachedimages");
-    watch(&cluster)?;
+    watch(&cluster, interrupt)?;
     say("kubectl get nodecaches");
     println!("{}", cluster.kubectl(&["get", "nodecaches"])?);
-    if !exit {
+    if !exit && !interrupt.is_wanted() {
         println!(
             "The cluster runs until you press Ctrl-C. In another terminal:\n\n  \
              export KUBECONFIG={}\n  \
@@ -100,15 +107,17 @@ pub(crate) fn real(listen: SocketAddr, exit: bool) -> Result<()> {
             listen,
             operator.log().display(),
         );
-        signals.forever().next();
-        say("stopping");
+        while !interrupt.is_wanted() {
+            thread::sleep(EVERY);
+        }
     }
+    say("stopping");
     drop(operator);
     cluster.stop()
 }
 
-/// Prints the table whenever it changes, until the image is on both nodes.
-fn watch(cluster: &Cluster) -> Result<()> {
+/// Prints the table whenever it changes, until the image is on both nodes, or Ctrl-C.
+fn watch(cluster: &Cluster, interrupt: &Interrupt) -> Result<()> {
     let began = Instant::now();
     let mut last = String::new();
     while began.elapsed() < LIMIT {
@@ -116,11 +125,11 @@ fn watch(cluster: &Cluster) -> Result<()> {
         if table != last {
             println!("{:>4} s\n{table}", began.elapsed().as_secs());
         }
-        if table.contains("Cached") {
+        if table.contains("Cached") || interrupt.is_wanted() {
             return Ok(());
         }
         last = table;
-        std::thread::sleep(Duration::from_millis(500));
+        thread::sleep(EVERY);
     }
     bail!("the image is not cached after {LIMIT:?}: see the operator's log beside {}", cluster.kubeconfig().display())
 }

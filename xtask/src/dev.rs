@@ -10,9 +10,8 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use clap::Args;
 use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
+use crate::interrupt::Interrupt;
 use crate::operator::{self, Operator, Profile};
 use crate::root;
 
@@ -33,7 +32,12 @@ const SOURCES: [&str; 4] = ["crates", "deploy/crds", "Cargo.toml", "Cargo.lock"]
 const EVERY: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(dev: &Dev) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let interrupt = Interrupt::new()?;
+    let result = work(dev, &interrupt);
+    interrupt.judge(result)
+}
+
+fn work(dev: &Dev, interrupt: &Interrupt) -> Result<()> {
     operator::ensure_free(dev.listen)?;
     let root = root()?;
     let sources = SOURCES.map(|path| root.join(path));
@@ -53,7 +57,7 @@ pub(crate) fn run(dev: &Dev) -> Result<()> {
     );
 
     let mut running = start(&binary, &cluster, dev.listen);
-    while signals.pending().next().is_none() {
+    while !interrupt.is_wanted() {
         thread::sleep(EVERY);
         if let Some(Err(error)) = running.as_mut().map(Operator::check) {
             say(&format!("{error:#}"));

@@ -12,6 +12,7 @@ mod dev;
 mod fuzz;
 mod generate;
 mod image;
+mod interrupt;
 mod operator;
 mod reference;
 mod svg;

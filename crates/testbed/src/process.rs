@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -65,6 +66,8 @@ impl Process {
             // No proxy settings, no credentials: nothing of the caller's environment.
             .env_clear()
             .env("PATH", search_path())
+            // A group of its own: Ctrl-C is for this process, which ends it.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
