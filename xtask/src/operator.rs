@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -78,7 +79,11 @@ impl Operator {
     pub(crate) fn start(binary: &Path, cluster: &Cluster, listen: SocketAddr) -> Result<Self> {
         let log = cluster.kubeconfig().with_file_name("operator.log");
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new(binary)
+        // It ends with this process, however that ends, and by nothing else: Ctrl-C is for this process.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(binary)
+            .process_group(0)
             .args(["operator", "--listen", &listen.to_string(), "--log-format", "text"])
             .env("KUBECONFIG", cluster.kubeconfig())
             .env("NO_COLOR", "1")
