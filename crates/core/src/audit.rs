@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::Name;
 use crate::effect::{Effect, PodOrder};
 use crate::image::ImagePullPolicy;
-use crate::plan::Plan;
+use crate::plan::{Plan, writes};
 use crate::policy::Policy;
 use crate::presence::Standing;
 use crate::status;
@@ -64,21 +64,48 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
         }
     }
     if world.is_synced() {
-        violations.extend(audit_statuses(world, now));
+        violations.extend(audit_statuses(world, plan, now));
     }
     violations
 }
 
-/// What is not to be looked at again shows what is true now.
-fn audit_statuses(world: &World, now: Timestamp) -> Vec<String> {
+/// What is not to be looked at again shows what is true now. DiscoveryPolicies are looked at with
+/// every plan.
+fn audit_statuses(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     let budget = OnceCell::new();
-    let clean = world.images.iter().filter(|(name, _)| !world.stale.images.contains(name));
-    let differing = clean.filter_map(|(name, entry)| {
+    let images = world.images.iter().filter(|(name, _)| !world.stale.images.contains(name));
+    let images = images.filter_map(|(name, entry)| {
         let status = status::cached_image(world, entry, &budget, now);
-        let shown = &entry.published.status;
-        (status != *shown).then(|| format!("CachedImage {name} shows {shown:?}, and should {status:?}"))
+        differs(&format!("CachedImage {name}"), &entry.published.status, &status)
     });
-    differing.collect()
+    let sets = world.sets.iter().filter(|(name, _)| !world.stale.sets.contains(*name));
+    let sets = sets.filter_map(|(name, entry)| {
+        let status = status::cached_image_set(world, entry, true, now);
+        differs(&format!("CachedImageSet {name}"), &entry.published.status, &status)
+    });
+    let is_clean = |name: &Name| !name.is_empty() && !world.stale.policies.contains(name);
+    let policies = world.policies.iter().filter(|(name, _)| is_clean(name)).filter_map(|(name, entry)| {
+        let shown = &entry.published.status;
+        let status = status::pull_policy(world, &entry.policy, shown, now);
+        differs(&format!("PullPolicy {name}"), shown, &status)
+    });
+    // One node's turn is it each time: to make a NodeCache costs more than all else, and one that is
+    // wrong stays so.
+    let turn = usize::try_from(now.as_microsecond()).unwrap_or(0).checked_rem(world.nodes.len());
+    let node = turn.and_then(|turn| world.nodes.values().nth(turn));
+    let cache = node.filter(|node| !world.stale.caches.contains(&node.node.name)).and_then(|node| {
+        let cache = writes::differing_cache(world, node, false, now)?;
+        let key = cache.key();
+        let is_written = !world.is_free(&key, now) || plan.effects.iter().any(|effect| effect.key() == key);
+        let known = || world.caches.get(&node.node.name).map(|cache| (&cache.object.status, &cache.memory));
+        (!is_written).then(|| format!("NodeCache {} shows {:?}, and should {cache:?}", node.node.name, known()))
+    });
+    images.chain(sets).chain(policies).chain(cache).collect()
+}
+
+/// That an object shows something else than it should, if so.
+fn differs<S: PartialEq + std::fmt::Debug>(object: &str, shown: &S, expected: &S) -> Option<String> {
+    (shown != expected).then(|| format!("{object} shows {shown:?}, and should {expected:?}"))
 }
 
 /// A Pod pulls only what is wanted, allowed and missing.

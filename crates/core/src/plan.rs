@@ -4,7 +4,7 @@ mod discoveries;
 mod pods;
 mod sets;
 mod starts;
-mod writes;
+pub(crate) mod writes;
 
 use std::collections::BTreeSet;
 

@@ -23,7 +23,7 @@ use crate::policy::Policy;
 use crate::presence::{Standing, standing};
 use crate::reference::Reference;
 use crate::verdict::Verdict;
-use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, World};
+use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, Stage, World};
 
 /// Ready reasons that only tell how far a roll-out is.
 const PROGRESS: [&str; 3] = ["Waiting", "Pulling", "Progressing"];
@@ -473,7 +473,10 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
     let cached = standings.values().filter(|standing| standing.is_there()).count();
     // A Pod that this memory has recorded pulls nothing any more, and one that has
     // just begun is not worth a write.
-    let is_long = |entry: &PodEntry| now.duration_since(entry.steps.created) >= world.settings.record_within;
+    let is_long = |entry: &PodEntry| {
+        let is_there = !matches!(entry.stage, Stage::Requested(_));
+        is_there && now.duration_since(entry.steps.created) >= world.settings.record_within
+    };
     let pulling: usize = world
         .pods_on
         .get(name)

@@ -43,6 +43,13 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             }
             Stage::Observed | Stage::Gone => {}
         }
+        // The kubelet goes on with a pull that nobody wants any more.
+        let shown_at = after(entry.steps.created, world.settings.record_within);
+        if shown_at > now {
+            plan.wake(shown_at);
+        } else if !world.is_recorded(entry) {
+            plan.long_pulls.insert(pod.node.clone());
+        }
         let is_gone = matches!(entry.stage, Stage::Gone);
         // Whichever machine it belongs to, no other kubelet will say that it is over.
         let lost_at = of_name.and_then(|node| world.lost_at(&node.node));
@@ -69,15 +76,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
                 plan.wake_for(world, &EffectKey::Record(pod.node.clone()));
             }
             Some(end) => plan.add(world, record_pod(world, node, entry, policy, &end, now), now),
-            None => {
-                plan.wake(PullPod::deadline(&entry.steps, &expected).0);
-                let shown_at = after(entry.steps.created, world.settings.record_within);
-                if shown_at > now {
-                    plan.wake(shown_at);
-                } else {
-                    plan.long_pulls.insert(pod.node.clone());
-                }
-            }
+            None => plan.wake(PullPod::deadline(&entry.steps, &expected).0),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::memory::{self, Memory};
 use crate::notice::{self, Notice};
 use crate::status::{self, Status};
 use crate::time::after;
-use crate::world::{CacheEntry, Published, World};
+use crate::world::{CacheEntry, NodeEntry, Published, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
@@ -30,35 +30,41 @@ pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
             plan.wake_for(world, &key);
             continue;
         }
-        let current = world.caches.get(name);
-        let has_any = node.standings.values().any(|standing| standing.is_there());
-        if current.is_none() && !has_any && !long_pulls.contains(name) {
-            // There is nothing to say of a node that has none of what it should have.
-            plan.clean.caches.push(name.clone());
-            continue;
-        }
-        let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
-        let effect = record(world, node, memory, Vec::new(), now);
-        let Effect::RecordNode { cache, .. } = &effect else { continue };
-        let unchanged = current.is_some_and(|current| says_the_same(current, cache));
-        if unchanged {
-            plan.clean.caches.push(name.clone());
-        } else {
-            plan.add(world, effect, now);
+        match differing_cache(world, node, long_pulls.contains(name), now) {
+            Some(effect) => plan.add(world, effect, now),
+            None => plan.clean.caches.push(name.clone()),
         }
     }
 }
 
+/// A node's NodeCache as it should be, unless it is.
+pub(crate) fn differing_cache(world: &World, node: &NodeEntry, has_long_pull: bool, now: Timestamp) -> Option<Effect> {
+    let is_its = |cache: &&CacheEntry| *cache.object.spec.node_uid == *node.node.uid;
+    let current = world.caches.get(&node.node.name).filter(is_its);
+    let has_any = node.standings.values().any(|standing| standing.is_there());
+    if current.is_none() && !has_any && !has_long_pull {
+        // There is nothing to say of a node that has none of what it should have.
+        return None;
+    }
+    let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
+    let effect = record(world, node, memory, Vec::new(), now);
+    let Effect::RecordNode { cache, .. } = &effect else { return None };
+    let is_unchanged = current.is_some_and(|current| says_the_same(current, cache));
+    (!is_unchanged).then_some(effect)
+}
+
 /// Whether `cache` differs from the object that is there in nothing that is worth a
-/// write. An image's size is known a while after its pull, and goes with the next write.
+/// write. An image's size, which is known a while after its pull, and that a policy is gone go
+/// with the next write.
 fn says_the_same(current: &CacheEntry, cache: &NodeCache) -> bool {
     let mut status = cache.status.clone().unwrap_or_default();
     let mut memory = Memory::from_api(&status, &mut Texts::default());
     memory::forget(&mut status);
+    memory.starts.clone_from(&current.memory.starts);
     for (image, record) in &mut memory.images {
         record.size = current.memory.images.get(image).and_then(|known| known.size);
     }
-    current.object.spec == cache.spec && current.object.status.as_ref() == Some(&status) && current.memory == memory
+    current.object.status.as_ref() == Some(&status) && current.memory == memory
 }
 
 pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {

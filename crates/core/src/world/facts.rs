@@ -172,6 +172,7 @@ impl World {
                 if is_another {
                     entry.turn = None;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
+                    self.dirty.caches.insert(name.clone());
                 }
                 let is_hindered = is_another || entry.node.readiness != node.readiness;
                 entry.node = node;
@@ -190,6 +191,7 @@ impl World {
                 };
                 self.nodes.insert(name.clone(), entry);
                 self.end_recorded_pulls(&name);
+                self.dirty.caches.insert(name.clone());
             }
         }
         self.dirty.nodes.insert(name);
@@ -218,13 +220,19 @@ impl World {
         let steps = Steps::see(&pod, known.map(|known| &known.steps), now);
         let recorded = known.is_some_and(|known| known.recorded && known.pod.uid == pod.uid);
         if begins_turn {
-            self.starts.entry(pod.policy.clone()).or_default().note(&pod.node, started_at);
+            self.note_start(&pod.policy, &pod.node, started_at);
         }
         // A creation whose answer was lost is confirmed by this.
         self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
         self.accepted(&pod);
         let stage = Stage::Observed;
         self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded });
+    }
+
+    /// Takes in that pulls began under a policy.
+    pub(super) fn note_start(&mut self, policy: &Name, node: &Name, at: Timestamp) {
+        self.starts.entry(policy.clone()).or_default().note(node, at);
+        self.stale.policies.insert(policy.clone());
     }
 
     /// Takes a Pod as created that was only just asked for.
@@ -358,9 +366,13 @@ impl World {
         }
     }
 
-    /// Marks the status of every CachedImage of this reference as stale.
+    /// Marks the status of every CachedImage of this reference as stale, and of their policies:
+    /// the Pod of one policy pulls for all.
     pub(super) fn mark_images_of(&mut self, reference: &Reference) {
-        self.stale.images.extend(self.wanted.get(reference).into_iter().flatten().cloned());
+        for name in self.wanted.get(reference).into_iter().flatten() {
+            self.stale.policies.extend(self.images.get(name).map(|entry| entry.image.policy.clone()));
+            self.stale.images.insert(name.clone());
+        }
     }
 
     pub(super) fn set_cache(&mut self, mut object: NodeCache, seen: bool, now: Timestamp) {
@@ -377,8 +389,8 @@ impl World {
         memory::forget(status);
         let unchanged =
             self.caches.get(&name).is_some_and(|known| known.memory == memory && known.object.spec == object.spec);
-        for (policy, at) in &memory.starts {
-            self.starts.entry(policy.clone()).or_default().note(&name, *at);
+        for (policy, at) in memory.starts.iter().filter(|_| !unchanged) {
+            self.note_start(policy, &name, *at);
         }
         let is_of = |known: &CacheEntry| known.object.spec.node_uid == object.spec.node_uid;
         if !self.caches.get(&name).is_none_or(is_of) {
@@ -387,6 +399,9 @@ impl World {
         }
         let seen = seen || self.caches.get(&name).is_some_and(|known| known.seen);
         let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
+        if before.is_none() {
+            self.dirty.caches.insert(name.clone());
+        }
         if !unchanged {
             self.memory_changed(&name, before.map(|entry| entry.memory).unwrap_or_default());
         }
@@ -542,6 +557,7 @@ impl World {
             Kind::Cache => {
                 self.overtake(&EffectKey::Record(name.clone()));
                 if let Some(entry) = self.caches.remove(name) {
+                    self.dirty.caches.insert(name.clone());
                     self.memory_changed(name, entry.memory);
                 }
             }

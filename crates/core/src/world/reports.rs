@@ -118,14 +118,13 @@ impl World {
         if !matches!(entry.stage, Stage::Requested(_)) {
             return;
         }
-        if entry.begins_turn {
-            self.starts.entry(entry.pod.policy.clone()).or_default().note(&entry.pod.node, now);
-        }
         entry.stage = Stage::Created(now);
         entry.started_at = Some(now);
         entry.pod.uid = Some(uid);
-        let pod = entry.pod.clone();
-        self.stale.policies.insert(pod.policy.clone());
+        let (pod, begins_turn) = (entry.pod.clone(), entry.begins_turn);
+        if begins_turn {
+            self.note_start(&pod.policy, &pod.node, now);
+        }
         self.accepted(&pod);
     }
 
@@ -156,7 +155,7 @@ impl World {
         if order.begins_turn {
             // Other nodes would be refused as well, so they are asked for no faster than
             // they may start. It was a start on no node: none is exempt from the delay.
-            self.starts.entry(order.policy.clone()).or_default().note(&"".into(), now);
+            self.note_start(&order.policy, &"".into(), now);
         }
         let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
         for pull in &order.pulls {
