@@ -71,6 +71,8 @@ pub struct World {
     pub(crate) children: BTreeMap<Name, BTreeSet<Name>>,
     /// Per name of a CachedImage the set that asks for it.
     pub(crate) asked_by: BTreeMap<Name, Name>,
+    /// Per name of a CachedImage the UID of the one that was deleted, until the watch shows that.
+    deleted: BTreeMap<Name, Name>,
     /// Per image the CachedImages that want it.
     pub(crate) wanted: BTreeMap<Reference, BTreeSet<Name>>,
     /// Per node its pull Pods; there is more than one only by accident.
@@ -408,6 +410,7 @@ impl World {
             pods: BTreeMap::new(),
             children: BTreeMap::new(),
             asked_by: BTreeMap::new(),
+            deleted: BTreeMap::new(),
             wanted: BTreeMap::new(),
             pods_on: BTreeMap::new(),
             pulling: BTreeMap::new(),
@@ -441,6 +444,7 @@ impl World {
     /// Takes in one event.
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
+            Event::Image(image, _) if self.deleted.get(&image.name) == Some(&image.uid) => {}
             Event::Image(image, status) => self.set_image(*image, Some(*status), now),
             Event::Set(set, status) => self.set_set(*set, *status),
             Event::Discovery(policy) => self.set_discovery(*policy),
@@ -456,6 +460,9 @@ impl World {
                     if !names.contains(&gone) {
                         self.remove(kind, &gone);
                     }
+                }
+                if kind == Kind::Image {
+                    self.deleted.retain(|name, _| names.contains(name));
                 }
                 self.unsynced.remove(&kind);
             }

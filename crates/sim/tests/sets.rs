@@ -13,6 +13,7 @@ use drop_api::condition;
 use drop_api::scheduling::Toleration;
 use drop_core::Effect;
 use drop_core::effect::EffectKey;
+use drop_core::event::Kind;
 use drop_sim::{Fate, Rng, secs};
 
 fn entries(images: &[&str]) -> Vec<ImageEntry> {
@@ -69,6 +70,38 @@ fn a_late_answer_about_a_child_confirms_no_status_that_was_refused() {
     lab.settle();
     let child = lab.api.images.keys().next().unwrap();
     assert_eq!(lab.shows(child), "NoMatchingNodes 0/0");
+}
+
+#[test]
+fn a_late_answer_brings_no_child_back_that_is_gone() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    let mut fates = vec![Fate::Late(secs(4.9))];
+    lab.knobs.fate = Box::new(move |effect| match effect {
+        Effect::CreateChild { .. } => fates.pop().unwrap_or(Fate::Answered),
+        _ => Fate::Answered,
+    });
+    lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
+    // It is there after 4.9 seconds, and the answer comes after 9.8.
+    lab.run(secs(6.0));
+    let child = lab.api.images.keys().next().unwrap().clone();
+    lab.delete_image(&child);
+    lab.settle();
+    assert_eq!((lab.api.images.len(), shows(&lab, "web").as_str()), (1, "AllReady 1/1"));
+}
+
+#[test]
+fn a_watch_that_lags_brings_no_child_back_that_was_deleted() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.set("web", |spec| spec.images = entries(&["a.example/x:1", "a.example/y:1"]));
+    lab.lag(Kind::Image, secs(5.0), true);
+    lab.run(secs(8.0));
+    // What it showed of its progress is on its way when it is deleted.
+    lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
+    let before = lab.record.requests.len();
+    lab.settle();
+    assert_eq!(shows(&lab, "web"), "AllReady 1/1");
+    let of_children = lab.record.requests[before..].iter().filter(|(_, key)| matches!(key, EffectKey::Child { .. }));
+    assert_eq!(of_children.count(), 1, "one deletion");
 }
 
 #[test]

@@ -505,7 +505,11 @@ impl World {
     pub(super) fn remove(&mut self, kind: Kind, name: &Name) {
         match kind {
             Kind::Image => {
+                self.deleted.remove(name);
                 let Some(entry) = self.images.remove(name) else { return };
+                if let Some(set) = &entry.image.set {
+                    self.overtake(&EffectKey::Child { set: set.name.clone(), child: name.clone() });
+                }
                 self.stale.images.remove(name);
                 self.stale.sets.extend(self.asked_by.get(name).cloned());
                 self.disown(&entry.image);

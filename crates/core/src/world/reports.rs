@@ -60,6 +60,7 @@ impl World {
                     *at = now;
                 }
             }
+            (EffectKey::Child { set, .. }, _) if is_overtaken => drop(self.stale.sets.insert(set)),
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
             (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
             // If it was written anew, the watch shows that.

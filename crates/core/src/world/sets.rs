@@ -105,7 +105,12 @@ impl World {
                 let is_known = self.images.get(&image.name).is_some_and(|known| known.image.uid == image.uid);
                 self.set_image(image, object.status.filter(|_| !is_known), now);
             }
-            Report::Done => self.remove(Kind::Image, child),
+            Report::Done => {
+                let known = self.images.get(child).map(|entry| entry.image.uid.clone());
+                self.remove(Kind::Image, child);
+                // The watch may show it for a while yet.
+                self.deleted.extend(known.map(|uid| (child.clone(), uid)));
+            }
             _ => {}
         }
     }
