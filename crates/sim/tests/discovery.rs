@@ -91,6 +91,7 @@ fn minutes(minutes: i64) -> SignedDuration {
 #[test]
 fn what_is_discovered_is_cached_in_the_order_of_its_rank() {
     let mut lab = Lab::with_nodes(&["a"]);
+    lab.secret("creds");
     answer(&mut lab, ONE, &[("low.example/x:1", 1.0), ("high.example/y:2", 9.5)]);
     lab.discovery("ci", |spec| spec.sources = vec![source(ONE)]);
     lab.policy("one", |spec| spec.images_per_pod = 1);
@@ -177,6 +178,22 @@ fn the_images_of_a_source_that_fails_stay_beside_those_of_the_others() {
     assert_eq!(reason_of_set(&lab), "AllReady 3/3");
     let results: Vec<_> = status(&lab).query_results.iter().map(|result| (result.status, result.images)).collect();
     assert_eq!(results, [(QueryStatus::Success, 1), (QueryStatus::Failed, 2)]);
+}
+
+#[test]
+fn the_images_of_sources_that_have_changed_places_stay_while_one_of_them_fails() {
+    let mut lab = lab_with(&[ONE, TWO]);
+    answer(&mut lab, ONE, &[]);
+    answer(&mut lab, TWO, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    // Both fail after the edit, and then the first one answers that is the second one now.
+    [ONE, TWO].into_iter().for_each(|source| fail(&mut lab, source, SourceReason::Timeout));
+    lab.discovery("ci", |spec| spec.sources.reverse());
+    lab.run(secs(5.0));
+    answer(&mut lab, ONE, &[("new:1", 7.0)]);
+    lab.run(minutes(5));
+    let kept = ["new:1 7", "x:1 1"].map(|image| format!("docker.io/library/{image}"));
+    assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), kept.to_vec()));
 }
 
 #[test]

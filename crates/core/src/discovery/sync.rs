@@ -126,7 +126,6 @@ pub(crate) fn outcome(
         Some((query, failure)) => (false, failure.reason.as_str(), format!("{}{kept}", tell((query, failure)))),
     };
     let previous = condition::ready(&before.conditions);
-    let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let query_results = pipeline.queries().iter().zip(&results).enumerate().map(|(at, (query, result))| {
         let failure = result.as_ref().err();
         let of_query = images.iter().filter(|image| found_by(image).any(|by| by == at)).count();
@@ -136,14 +135,14 @@ pub(crate) fn outcome(
             status: if failure.is_none() { QueryStatus::Success } else { QueryStatus::Failed },
             reason: failure.map(|failure| failure.reason.to_string()),
             message: failure.map(|failure| shortened(&failure.message, 1024)),
-            images: count(*result.as_ref().unwrap_or(&of_query)),
+            images: number(*result.as_ref().unwrap_or(&of_query)),
         }
     });
     DiscoveryPolicyStatus {
         observed_generation: generation,
         conditions: vec![Condition::ready(ready, reason, shortened(&message, 1024), generation, previous, now)],
-        image_count: count(images.len()),
-        source_count: count(results.len()),
+        image_count: number(images.len()),
+        source_count: number(results.len()),
         query_results: query_results.collect(),
         last_sync_time: if ready { Some(now) } else { before.last_sync_time },
         next_sync_time: None,
@@ -186,7 +185,14 @@ fn merge(
 ) -> Vec<DiscoveredImage> {
     // A ranking of some signals only would be another ranking; and one of no image is none.
     if (ranked.is_empty() || !failed.is_empty() && pipeline.is_ranked()) && !before.discovered_images.is_empty() {
-        return before.discovered_images.clone();
+        let mut images = before.discovered_images.clone();
+        if !same_spec {
+            // Any of those that fail now may have found it; or any at all.
+            let all = (0..pipeline.queries().len()).collect();
+            let found_by = if failed.is_empty() { &all } else { failed };
+            images.iter_mut().for_each(|image| image.found_by = found_by.iter().copied().map(number).collect());
+        }
+        return images;
     }
     let mut images: BTreeMap<&str, (f64, BTreeSet<usize>)> = BTreeMap::new();
     for image in ranked {
@@ -212,7 +218,6 @@ fn merge(
         right.total_cmp(left).then_with(|| left_image.cmp(right_image))
     });
     images.truncate(MOST_LISTED);
-    let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
     let discovered =
         |(position, (image, (score, found_by))): (usize, (&str, (f64, BTreeSet<usize>)))| DiscoveredImage {
             image: image.to_owned(),
@@ -221,6 +226,10 @@ fn merge(
             found_by: found_by.into_iter().map(number).collect(),
         };
     images.into_iter().enumerate().map(discovered).collect()
+}
+
+fn number(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 /// The positions of the queries that named an image.
