@@ -16,6 +16,8 @@ use crate::{Fate, Lab, secs};
 pub(crate) const TIME_LIMIT: SignedDuration = SignedDuration::from_secs(10);
 /// For how long things may go on happening.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
+/// Who does nothing for so long is at rest: it is more than what is repaired last waits for.
+const QUIET: SignedDuration = SignedDuration::from_hours(12);
 
 /// Something that is going to happen. Numbers are those of the operator's processes.
 pub(crate) enum Item {
@@ -137,8 +139,14 @@ impl Lab {
                     }
                     Fate::RequestLost => None,
                 };
-                let way_back = if let Fate::Late(way) = fate { way } else { self.jittered(self.knobs.reply) };
-                let (given_up_at, answered_at) = (sent_at + TIME_LIMIT, self.now + way_back);
+                // Sources may take minutes.
+                let (usual, limit) = match &*effect {
+                    Effect::Discover(_) => (self.knobs.asking, LONGEST),
+                    _ => (self.knobs.reply, TIME_LIMIT),
+                };
+                let way_back = if let Fate::Late(way) = fate { way } else { self.jittered(usual) };
+                let limit = if report.is_some() { limit } else { TIME_LIMIT };
+                let (given_up_at, answered_at) = (sent_at + limit, self.now + way_back);
                 let (at, report) = match report.filter(|_| answered_at < given_up_at) {
                     Some(report) => (answered_at, report),
                     None => (given_up_at, Report::Unknown("no answer".to_owned())),
@@ -174,10 +182,11 @@ impl Lab {
         self.now = until;
     }
 
-    /// Runs until nothing is left to happen, and checks that the operator agrees.
+    /// Runs until nothing is left to happen for half a day, and checks that the operator agrees.
     pub fn settle(&mut self) {
         let limit = self.now + LONGEST;
-        while self.step() {
+        while self.next_at().is_some_and(|at| at.duration_since(self.now) < QUIET) {
+            self.step();
             if self.now > limit || self.violations.len() >= KEPT {
                 let explained = self.explained();
                 return self.violate(format!("still busy after a day: {explained:#?}"));

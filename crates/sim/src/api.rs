@@ -68,6 +68,8 @@ pub struct LivePod {
     pub node_uid: Name,
     /// Whether it uses the node's network.
     pub host_network: bool,
+    /// The Secrets that it pulls with.
+    pub secrets: Vec<Name>,
     /// The pulls at hand.
     pub pass: Option<Pass>,
     /// Passes in which a pull failed.

@@ -69,6 +69,12 @@ impl Lab {
             let is_done = !policies.iter().any(|policy| self.may_be_pulled(pull, &order.node_uid, policy, planned_at));
             faults.unless(!is_done, || format!("{} was pulled already", pull.reference));
         }
+        let is_settled = self.record.wants_changed_at.is_none_or(|at| planned_at.duration_since(at) > self.hearsay());
+        for object in order.pulls.iter().filter_map(|pull| self.api.images.get(&*pull.cached_image)) {
+            let mut named = object.spec.image_pull_secrets.iter();
+            let has_all = named.all(|secret| order.secrets.iter().any(|given| **given == *secret.name));
+            faults.unless(has_all || !is_settled, || "a Pod pulls without a Secret of its image".to_owned());
+        }
         let refusals: Vec<String> = policies.iter().map_while(|policy| self.refuses(policy, order)).collect();
         faults.unless(refusals.len() < policies.len(), || format!("{refusals:?}"));
         if !order.begins_turn {

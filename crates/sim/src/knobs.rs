@@ -1,6 +1,6 @@
 //! How long things take in a lab, and what goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drop_core::discovery::{Answer, SourceFailure};
 use drop_core::{Effect, Event, Name, Plan};
@@ -72,6 +72,12 @@ pub struct Knobs {
     pub digests_on: BTreeMap<String, BTreeMap<String, String>>,
     /// What sources answer, by their addresses.
     pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
+    /// How long sources take to answer.
+    pub asking: SignedDuration,
+    /// References that are pulled only with the Secret of this name.
+    pub private: BTreeMap<String, String>,
+    /// Secrets that nobody accepts.
+    pub wrong_secrets: BTreeSet<String>,
     /// By how much the kubelets' clocks are ahead.
     pub kubelet_clock: SignedDuration,
     /// Nodes whose kubelets do not work as they should.
@@ -107,6 +113,9 @@ impl Default for Knobs {
             digests: BTreeMap::new(),
             digests_on: BTreeMap::new(),
             sources: BTreeMap::new(),
+            asking: secs(0.01),
+            private: BTreeMap::new(),
+            wrong_secrets: BTreeSet::new(),
             kubelet_clock: SignedDuration::ZERO,
             kubelets: BTreeMap::new(),
             json: true,

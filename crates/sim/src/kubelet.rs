@@ -145,12 +145,24 @@ impl Lab {
         pass.pulls.extend(rest.clone().take_while(through).map(|_| None));
         let Some(container) = live.pod.containers.get(pass.pulls.len()) else { return self.end_pass(name) };
         let (uid, node_uid) = (live.pod.uid.clone().unwrap_or_default(), live.node_uid.clone());
-        let (image, node) = (container.image.clone(), live.pod.node.clone());
+        let (image, node, secrets) = (container.image.clone(), live.pod.node.clone(), live.secrets.clone());
         let failure = match self.kubelet(&node) {
             Kubelet::CannotPull(failure) => Some(failure),
-            _ => self.knobs.broken_images.get(image.as_str()).cloned(),
+            _ => self.knobs.broken_images.get(image.as_str()).cloned().or_else(|| self.lacks_secret(&secrets, &image)),
         };
         self.pull(&uid, &node_uid, &image, failure);
+    }
+
+    /// Why an image cannot be pulled with these Secrets, in the words of containerd, if so.
+    fn lacks_secret(&self, secrets: &[Name], image: &Reference) -> Option<Failure> {
+        let secret = self.knobs.private.get(image.as_str())?;
+        let is_known = self.api.secrets.contains_key(secret) && !self.knobs.wrong_secrets.contains(secret);
+        let is_given = secrets.iter().any(|given| **given == **secret);
+        let message = format!(
+            "failed to pull and unpack image \"{image}\": failed to resolve image: pull access denied, repository does \
+             not exist or may require authorization: authorization failed: no basic auth credentials"
+        );
+        (!is_known || !is_given).then(|| Failure { reason: "ErrImagePull".into(), message: message.into() })
     }
 
     /// The pull of this number may be through.
@@ -323,6 +335,8 @@ impl Lab {
         self.knobs.kubelets.clear();
         self.knobs.broken_images.clear();
         self.knobs.registries.clear();
+        self.knobs.wrong_secrets.clear();
+        self.knobs.asking = secs(0.01);
         self.knobs.disk = None;
         self.knobs.bandwidth = None;
         self.knobs.pull = secs(5.0);

@@ -35,6 +35,7 @@ mod rest;
 mod rng;
 pub mod scenario;
 pub mod schema;
+mod sources;
 mod users;
 
 pub use api::{Api, LivePod};

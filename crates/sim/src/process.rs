@@ -234,6 +234,7 @@ impl Lab {
                 self.violate(format!("the API server refuses {:?}: {refused:#?}", effect.key()));
             }
             self.record.requests.push((now, effect.key()));
+            self.note_list(&effect);
             let fate = (self.knobs.fate)(&effect);
             if let (Effect::PatchImage { image, .. }, Fate::Refused(_) | Fate::RefusedAnyway(_) | Fate::RequestLost) =
                 (&effect, &fate)

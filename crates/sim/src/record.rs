@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use drop_api::{CachedImageStatus, PullPolicySpec};
+use drop_api::{CachedImageStatus, DiscoveryPolicyStatus, PullPolicySpec};
 use drop_core::effect::{EffectKey, PodOrder};
 use drop_core::event::Kind;
 use drop_core::notice::Notice;
@@ -34,6 +34,11 @@ pub struct Record {
     pub told: Vec<(Timestamp, Notice)>,
     /// What each PullPolicy said, since when; `None` while it did not exist.
     pub policies: BTreeMap<String, Vec<(Timestamp, Option<PullPolicySpec>)>>,
+    /// What each DiscoveryPolicy showed or was asked to show, since when; `None` while it did not
+    /// exist.
+    pub lists: BTreeMap<String, Vec<(Timestamp, Option<DiscoveryPolicyStatus>)>>,
+    /// When each CachedImageSet was last written.
+    pub set_changed_at: BTreeMap<String, Timestamp>,
     /// Pulls that a Pod's status showed as done, by the node's UID; the last ones.
     pub pulled: BTreeMap<(Name, Reference), Success>,
     /// Those that the operator must know of: these images are not to be pulled again but for a

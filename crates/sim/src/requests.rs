@@ -5,7 +5,6 @@ use drop_api::names::LABEL_ORIGIN;
 use drop_api::{
     CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPolicyStatus, NodeCache, PullPolicyStatus,
 };
-use drop_core::discovery::{Backend, Discovered, Order, SourceFailure, SourceOutcome};
 use drop_core::effect::{EffectKey, PodOrder};
 use drop_core::event::{Kind, Report};
 use drop_core::image::{Image, ImagePullPolicy};
@@ -13,9 +12,9 @@ use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
 use jiff::Timestamp;
 
+use crate::Lab;
 use crate::api::{policy_event, set_event};
 use crate::kubelet::image_id;
-use crate::{Lab, secs};
 
 impl Lab {
     /// What is left of an object after its way to the API server.
@@ -87,9 +86,10 @@ impl Lab {
                     }
                 }
             }
-            Effect::DeleteChild { child, uid, .. } => {
-                let found = self.api.images.get(&**child).and_then(|image| image.metadata.uid.clone());
-                if found.is_some_and(|found| *found == **uid) {
+            Effect::DeleteChild { set, child, uid } => {
+                let found = self.api.images.get(&**child);
+                if let Some(found) = found.filter(|found| found.metadata.uid.as_deref() == Some(&**uid)) {
+                    self.violate_all(self.faults_of_deletion(set, found, sent_at));
                     self.delete_image(child);
                 }
                 Report::Done
@@ -109,11 +109,14 @@ impl Lab {
             Effect::Discover(order) => self.discover(order),
             Effect::PatchDiscovery { policy, status } => {
                 let status: DiscoveryPolicyStatus = *self.arrived(status)?;
+                self.violate_all(self.faults_of_list(policy, &status));
                 if let Some(object) = self.api.discoveries.get_mut(&**policy)
                     && object.status.as_ref() != Some(&status)
                 {
-                    object.status = Some(status);
+                    object.status = Some(status.clone());
                     let event = Event::Discovery(Box::new(object.clone()));
+                    self.note(|| shown(policy, &status.conditions, None));
+                    self.lists(policy, Some(status));
                     self.show(Kind::Discovery, &event);
                 }
                 Report::Done
@@ -145,6 +148,9 @@ impl Lab {
         let images = order.pulls.iter().map(|pull| pull.reference.clone());
         let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
         let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images, order.host_network);
+        if let Some(live) = self.api.pods.get_mut(&order.name) {
+            live.secrets.clone_from(&order.secrets);
+        }
         let has_machine = self.api.nodes.get(&*order.node).is_some_and(|node| node.uid == order.node_uid);
         self.record.created(order, uid.clone(), has_machine, self.now);
         let images: Vec<&str> = order.pulls.iter().map(|pull| pull.reference.as_str()).collect();
@@ -199,32 +205,6 @@ impl Lab {
                 Report::Child(Box::new(child))
             }
         }
-    }
-
-    /// Asks the sources of a DiscoveryPolicy, as the operator does.
-    fn discover(&mut self, order: &Order) -> Report {
-        let address = |backend: &Backend| match backend {
-            Backend::Prometheus(query) => query.endpoint.clone(),
-            Backend::Loki(query) => query.endpoint.clone(),
-            Backend::Registry(query) => query.url.clone(),
-        };
-        let mut measured = Vec::new();
-        for (at, query) in order.pipeline.queries().iter().enumerate() {
-            let address = address(&query.backend);
-            let Some(answer) = self.knobs.sources.get(&address).cloned() else {
-                let refused = format!("there is no source at {address}");
-                self.violate(refused.clone());
-                return Report::Refused(refused);
-            };
-            measured.push(answer.map(|answer| order.pipeline.measure(at, answer, self.now)));
-        }
-        let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
-        let images = order.pipeline.rank(&answered, |_| order.nodes).images;
-        let sources = measured.iter().map(|measured| SourceOutcome {
-            elapsed: secs(0.1),
-            result: measured.as_ref().map(|measured| measured.image_count()).map_err(SourceFailure::clone),
-        });
-        Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }
 
     /// Whether some CachedImage wants `reference` on the node of this UID, as the operator

@@ -10,9 +10,10 @@ use drop_core::reference::Reference;
 
 use crate::Lab;
 use crate::check::Faults;
+use crate::sources::is_exhaustive;
 
 /// What a CachedImage, or an entry of a set, without a digest asks for.
-fn reference_of(image: &str, tag: &Option<String>) -> Reference {
+pub(crate) fn reference_of(image: &str, tag: &Option<String>) -> Reference {
     Reference::new(image, tag.as_deref(), None)
 }
 
@@ -43,8 +44,15 @@ impl Lab {
         let mut owned: Vec<_> = children.iter().map(|child| reference_of(&child.spec.image, &child.spec.tag)).collect();
         owned.sort();
         let entries = set.spec.images.iter();
-        let asked: BTreeSet<_> = entries.map(|entry| reference_of(&entry.image, &entry.tag)).collect();
-        faults.unless(owned.iter().eq(&asked), || format!("it has {owned:?} of {asked:?}"));
+        let mut asked: BTreeSet<_> = entries.map(|entry| reference_of(&entry.image, &entry.tag)).collect();
+        let policy = set.spec.discovery_policy_ref.as_ref();
+        let policy = policy.map(|policy| self.api.discoveries.get(&policy.name).and_then(|it| it.status.as_ref()));
+        let found = policy.flatten().into_iter().flat_map(|status| &status.discovered_images);
+        asked.extend(found.map(|found| Reference::parse(&found.image)));
+        // What may not have been found again stays.
+        let may_have_more = policy.is_some_and(|status| !status.is_some_and(is_exhaustive));
+        let has_them = owned.iter().eq(&asked) || (may_have_more && asked.iter().all(|image| owned.contains(image)));
+        faults.unless(has_them, || format!("it has {owned:?} of {asked:?}"));
         let is_ready = |child: &&&CachedImage| {
             let status = child.status.as_ref().and_then(|status| condition::ready(&status.conditions));
             status.is_some_and(|ready| ready.status == ConditionStatus::True)
@@ -54,6 +62,16 @@ impl Lab {
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let is_true = shown == Some((count(owned.len()), count(ready)));
         faults.unless(is_true, || format!("it shows {shown:?}, and {ready} of {} are ready", owned.len()));
+        let reason = set.status.as_ref().and_then(|status| condition::ready(&status.conditions));
+        let reason = reason.map_or("", |ready| &*ready.reason);
+        let trouble = policy.map(|status| status.and_then(|status| condition::ready(&status.conditions)));
+        let expected = match trouble {
+            Some(None) => "DiscoveryPolicyNotFound",
+            Some(Some(ready)) if ready.status != ConditionStatus::True => &*ready.reason,
+            _ if ready == owned.len() => "AllReady",
+            _ => "Progressing",
+        };
+        faults.unless(reason == expected, || format!("it shows {reason}, and should {expected}"));
         faults.at(|| format!("CachedImageSet {name}: {:#?}", set.status))
     }
 

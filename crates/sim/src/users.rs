@@ -95,6 +95,7 @@ impl Lab {
         set.metadata.generation = set.metadata.generation.map(|generation| generation + 1);
         let event = set_event(set);
         self.note(|| format!("CachedImageSet {name} is written"));
+        self.record.set_changed_at.insert(name.to_owned(), self.now);
         self.record.wants_changed(self.now);
         event.into_iter().for_each(|event| self.show(Kind::Set, &event));
     }
@@ -118,8 +119,10 @@ impl Lab {
         });
         edit(&mut policy.spec);
         policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
-        let event = Event::Discovery(Box::new(policy.clone()));
-        self.show(Kind::Discovery, &event);
+        let policy = policy.clone();
+        self.note(|| format!("DiscoveryPolicy {name} is written"));
+        self.lists(name, Some(policy.status.clone().unwrap_or_default()));
+        self.show(Kind::Discovery, &Event::Discovery(Box::new(policy)));
     }
 
     /// Deletes a DiscoveryPolicy.
@@ -127,14 +130,26 @@ impl Lab {
         if self.api.discoveries.remove(name).is_none() {
             return self.misses("DiscoveryPolicy", name);
         }
+        self.note(|| format!("DiscoveryPolicy {name} is deleted"));
+        self.lists(name, None);
         self.show(Kind::Discovery, &Event::Gone(Kind::Discovery, name.into()));
     }
 
     /// Creates or changes a Secret.
     pub fn secret(&mut self, name: &str) {
         let version = self.api.next_version();
+        self.note(|| format!("Secret {name} is written"));
         self.api.secrets.insert(name.to_owned(), version);
         self.show(Kind::Secret, &secret_event((&name.to_owned(), &version)));
+    }
+
+    /// Deletes a Secret.
+    pub fn delete_secret(&mut self, name: &str) {
+        if self.api.secrets.remove(name).is_none() {
+            return self.misses("Secret", name);
+        }
+        self.note(|| format!("Secret {name} is deleted"));
+        self.show(Kind::Secret, &Event::Gone(Kind::Secret, name.into()));
     }
 
     /// Creates or changes a PullPolicy.
@@ -255,9 +270,10 @@ impl Lab {
             rejection: None,
             containers: containers.collect(),
         };
-        self.api
-            .pods
-            .insert(name.clone(), LivePod { pod, node_uid, host_network, pass: None, failures: 0, gone_from: None });
+        self.api.pods.insert(
+            name.clone(),
+            LivePod { pod, node_uid, host_network, secrets: Vec::new(), pass: None, failures: 0, gone_from: None },
+        );
         self.show_pod(&name);
         self.kubelet_sees(&uid);
         uid

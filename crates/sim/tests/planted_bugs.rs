@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 use drop_api::CachedImageStatus;
-use drop_api::cached_image::{ImagePullPolicy, NodeFailure};
+use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference, NodeFailure};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition::ConditionStatus;
+use drop_api::discovery_policy::{
+    AggregationMethod, BackendType, DiscoveredImage, DiscoveryPolicyStatus, PrometheusSource, QueryStatus, Source,
+};
 use drop_api::node_cache::ImageRecord;
+use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::{PodOrder, Pull};
 use drop_core::event::Kind;
 use drop_core::node::Readiness;
@@ -39,9 +43,16 @@ fn lab() -> Lab {
         policy.max_concurrent_pulls_per_registry = Some(1);
         policy.min_delay_between_pulls = "0s".parse().unwrap();
     });
-    lab.image_with("alpine", "alpine", under("one"));
+    lab.image_with("alpine", "alpine", |image| {
+        image.image_pull_secrets = vec![named("pull")];
+        under("one")(image);
+    });
     lab.image_with("never", "busybox", |image| image.image_pull_policy = ImagePullPolicy::Never);
     lab
+}
+
+fn named(name: &str) -> LocalObjectReference {
+    LocalObjectReference { name: name.to_owned() }
 }
 
 /// What the lab says of a planner that spoils its plans so.
@@ -403,6 +414,7 @@ fn pods_that_should_not_be() {
     assert_says(&each_pod(|order| order.pulls.clear()), "a Pod pulls something");
     assert_says(&each_pod(|order| order.name = "Alpine_".into()), "a Pod's name is a DNS label");
     assert_says(&each_pod(|order| order.begins_turn = false), "a turn goes on that never began");
+    assert_says(&each_pod(|order| order.secrets.clear()), "a Pod pulls without a Secret of its image");
 }
 
 #[test]
@@ -468,6 +480,194 @@ fn a_status_that_is_not_kept_up_to_date() {
         }
     });
     assert_says(&noticed, "CachedImage alpine shows");
+}
+
+#[test]
+fn objects_of_other_kinds_that_are_not_kept_up_to_date() {
+    let sets = spoilt(|plan| {
+        let is_status = |effect: &mut Effect| matches!(effect, Effect::PatchSet { .. });
+        for effect in plan.effects.extract_if(.., is_status) {
+            if let Effect::PatchSet { set, .. } = effect {
+                plan.clean.sets.push(set);
+            }
+        }
+    });
+    assert_says(&sets, "CachedImageSet web shows");
+    let policies = spoilt(|plan| {
+        let is_status = |effect: &mut Effect| matches!(effect, Effect::PatchPolicy { .. });
+        for effect in plan.effects.extract_if(.., is_status) {
+            if let Effect::PatchPolicy { policy, .. } = effect {
+                plan.policies.clean.push(policy);
+            }
+        }
+    });
+    assert_says(&policies, "PullPolicy wide shows");
+    let mut lab = lab();
+    lab.run(secs(60.0));
+    lab.edit_image("alpine", |image| image.node_selector = [("pool".to_owned(), "none".to_owned())].into());
+    lab.knobs.tamper = Box::new(|plan| {
+        let is_record = |effect: &mut Effect| matches!(effect, Effect::RecordNode { .. });
+        for effect in plan.effects.extract_if(.., is_record) {
+            if let Effect::RecordNode { cache, .. } = effect {
+                plan.clean.caches.push(cache.metadata.name.unwrap_or_default().into());
+            }
+        }
+    });
+    for _ in 0..10 {
+        lab.run(secs(9.1));
+        lab.relist();
+    }
+    assert_says(&told(&lab), "NodeCache a shows");
+}
+
+const ONE: &str = "http://one.example";
+const TWO: &str = "http://two.example";
+
+/// A lab with a DiscoveryPolicy `found` over two sources, each of which names one image, and a
+/// set `web` of both.
+fn discovering() -> Lab {
+    let mut lab = lab();
+    lab.secret("login");
+    let source = |endpoint: &str| Source {
+        type_: BackendType::Prometheus,
+        prometheus: Some(PrometheusSource {
+            endpoint: endpoint.to_owned(),
+            query: "images".to_owned(),
+            lookback: None,
+            step: "5m".parse().unwrap(),
+            query_type: None,
+            aggregation_method: Some(AggregationMethod::Max),
+        }),
+        loki: None,
+        registry: None,
+        secret_ref: Some(named("login")),
+    };
+    for (endpoint, image) in [(ONE, "x:1"), (TWO, "y:1")] {
+        let samples = vec![Sample { at: lab.now, value: 1.0 }];
+        let series = Series { image: image.to_owned(), samples };
+        lab.knobs.sources.insert(endpoint.to_owned(), Ok(Answer::Series(vec![series])));
+    }
+    lab.discovery("found", |policy| {
+        policy.sources = vec![source(ONE), source(TWO)];
+        policy.sync_interval = "1m".parse().unwrap();
+    });
+    lab.set("web", |set| set.discovery_policy_ref = Some(named("found")));
+    lab
+}
+
+/// What the lab says of a planner that spoils its plans so, from when one of two sources fails.
+fn spoilt(tamper: impl FnMut(&mut Plan) + 'static) -> Vec<String> {
+    let mut lab = discovering();
+    lab.knobs.tamper = Box::new(tamper);
+    lab.run(secs(30.0));
+    let failure = SourceFailure { reason: SourceReason::Timeout, message: "no answer".to_owned() };
+    lab.knobs.sources.insert(TWO.to_owned(), Err(failure));
+    lab.run(secs(90.0));
+    told(&lab)
+}
+
+/// Spoils the lists of a DiscoveryPolicy, each after how many others.
+fn each_list(mut spoil: impl FnMut(usize, &mut Vec<DiscoveredImage>) + 'static) -> Vec<String> {
+    let mut number = 0;
+    spoilt(move |plan| {
+        for effect in &mut plan.effects {
+            if let Effect::PatchDiscovery { status, .. } = effect {
+                spoil(number, &mut status.discovered_images);
+                status.image_count = i32::try_from(status.discovered_images.len()).unwrap();
+                number += 1;
+            }
+        }
+    })
+}
+
+#[test]
+fn an_outage_that_empties_a_list() {
+    assert_eq!(spoilt(|_| {}), Vec::<String>::new());
+    // The lab plans twice.
+    let emptied = each_list(|number, images| {
+        if number > 1 {
+            images.clear()
+        }
+    });
+    assert_says(&emptied, "its list is emptied");
+    let dropped = each_list(|number, images| {
+        if number > 1 {
+            images.truncate(1)
+        }
+    });
+    assert_says(&dropped, "docker.io/library/y:1 is dropped, and the source that named it fails");
+    assert_says(&each_list(|_, images| images.reverse()), "its images are not counted from 1 on");
+}
+
+#[test]
+fn a_child_that_is_deleted_although_its_image_has_not_left_the_list() {
+    /// Asks for the deletion of the first child once it is there.
+    fn deleted(lab: &mut Lab) -> Vec<String> {
+        lab.run(secs(30.0));
+        let (child, image) = lab.api.images.iter().find(|(name, _)| name.starts_with("web-")).unwrap();
+        let (child, uid) = (child.as_str().into(), image.metadata.uid.as_deref().unwrap().into());
+        let delete = Effect::DeleteChild { set: "web".into(), child, uid };
+        lab.knobs.tamper = Box::new(move |plan| {
+            if plan.effects.is_empty() {
+                plan.effects.push(delete.clone());
+            }
+        });
+        lab.run(secs(60.0));
+        told(lab)
+    }
+    assert_says(&deleted(&mut discovering()), "its policy does not say that it is gone");
+    let mut lab = discovering();
+    lab.set("web", |set| set.images = vec![ImageEntry { image: "alpine".to_owned(), ..ImageEntry::default() }]);
+    assert_says(&deleted(&mut lab), "it is asked for");
+}
+
+#[test]
+fn a_discovery_policy_that_does_not_tell_the_truth() {
+    let shown = |spoil: fn(&mut DiscoveryPolicyStatus)| {
+        let mut lab = discovering();
+        lab.run(secs(30.0));
+        lab.api.discoveries.get_mut("found").and_then(|policy| policy.status.as_mut()).map(spoil).unwrap();
+        lab.faults_of_discoveries()
+    };
+    assert_eq!(shown(|_| {}), Vec::<String>::new());
+    assert_says(&shown(|status| status.observed_generation = Some(0)), "its status is that of an older generation");
+    assert_says(&shown(|status| status.discovered_images.truncate(1)), "and its sources name");
+    assert_says(&shown(|status| status.query_results.truncate(1)), "it shows another number of sources");
+    let failing = shown(|status| {
+        status.query_results[0].status = QueryStatus::Failed;
+        status.query_results[0].reason = Some("Timeout".to_owned());
+    });
+    assert_says(&failing, "a source fails, and it shows Synced");
+    assert_says(&failing, "is shown as \"Timeout\"");
+    assert_says(
+        &shown(|status| status.conditions[0].reason = "Timeout".to_owned()),
+        "all is well, and it shows Timeout",
+    );
+
+    let mut lab = discovering();
+    lab.run(secs(30.0));
+    lab.discovery("found", |policy| policy.image_filter = Some("(".to_owned()));
+    assert_says(&lab.faults_of_discoveries(), "its filter cannot be read, and it shows Synced");
+}
+
+#[test]
+fn secrets_whose_change_nobody_hears_of() {
+    let mut lab = discovering();
+    lab.discovery("found", |policy| policy.sync_interval = "1h".parse().unwrap());
+    lab.knobs.wrong_secrets.insert("login".to_owned());
+    lab.run(secs(30.0));
+    assert_eq!(lab.faults_of_discoveries(), Vec::<String>::new());
+    lab.knobs.mishear = Box::new(|event| {
+        if let Event::Secret(_, version) = event {
+            *version = "1".into();
+        }
+    });
+    lab.relist();
+    lab.run(secs(300.0));
+    lab.knobs.wrong_secrets.clear();
+    lab.secret("login");
+    lab.run(secs(10.0));
+    assert_says(&lab.faults_of_discoveries(), "is shown as \"Unauthorized\"");
 }
 
 #[test]
@@ -568,6 +768,15 @@ fn statuses_at_rest_that_are_not_true() {
     assert_says(&lab.faults_at_rest(), "it shows Some((2, 1)), and 2 of 2 are ready");
     lab.api.images.retain(|name, _| !name.starts_with("web-busybox"));
     assert_says(&lab.faults_at_rest(), "busybox");
+
+    let mut lab = discovering();
+    lab.run(secs(90.0));
+    assert_eq!(lab.faults_at_rest(), Vec::<String>::new());
+    let status = lab.api.sets.get_mut("web").and_then(|set| set.status.as_mut()).unwrap();
+    status.conditions[0].reason = "Timeout".to_owned();
+    assert_says(&lab.faults_at_rest(), "it shows Timeout, and should AllReady");
+    lab.delete_discovery("found");
+    assert_says(&lab.faults_at_rest(), "it shows Timeout, and should DiscoveryPolicyNotFound");
 
     let mut lab = self::lab();
     lab.settle();

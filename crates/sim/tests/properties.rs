@@ -8,6 +8,7 @@
 mod common;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,9 +16,11 @@ use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
+use drop_api::discovery_policy::{AggregationMethod, BackendType, PrometheusSource, Source};
 use drop_api::pull_policy::HostNetwork;
 use drop_api::scheduling::{TaintEffect, Toleration, TolerationOperator};
-use drop_api::{CachedImageSetSpec, CachedImageSpec, CachedImageStatus, PullPolicySpec};
+use drop_api::{CachedImageSetSpec, CachedImageSpec, CachedImageStatus, DiscoveryPolicySpec, PullPolicySpec};
+use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Event, Kind};
 use drop_core::image::Image;
@@ -38,6 +41,11 @@ const FULL_REFERENCES: [&str; 5] = [
     "quay.io/c/d:2",
     "registry.bad/x:latest",
 ];
+/// What is pulled only with a Secret.
+const PRIVATE: &str = FULL_REFERENCES[3];
+const SECRETS: [&str; 2] = ["pull", "login"];
+const DISCOVERIES: [&str; 2] = ["logs", "metrics"];
+const SOURCES: [&str; 3] = ["http://one.example", "http://two.example", "http://three.example"];
 const DIGESTS: [&str; 2] = [
     "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
@@ -51,9 +59,19 @@ const FAILURES: [(&str, &str); 4] = [
     ("ErrImagePull", "something that nobody has seen before"),
 ];
 
+const TROUBLES: [SourceReason; 4] =
+    [SourceReason::Timeout, SourceReason::Unauthorized, SourceReason::InvalidResponse, SourceReason::RateLimited];
+
 /// So long after everything was healed every image is being pulled: twice the longest
 /// backoff, and a turn for each node and image.
 const STARVED: SignedDuration = SignedDuration::from_mins(30);
+
+/// So long after anything changed every DiscoveryPolicy shows what its sources say: that is its
+/// longest interval, and twice the longest time that sources take.
+const SYNCED: SignedDuration = SignedDuration::from_mins(8);
+
+/// After so many clusters that fail no more are tried.
+const MOST_FAILURES: usize = 5;
 
 /// How many random clusters there are, unless `cargo xtask fuzz` asks for more.
 const CLUSTERS: u64 = 10_000;
@@ -65,25 +83,20 @@ fn random_clusters_keep_every_promise_and_converge() {
     let minutes = number("DROP_FUZZ_MINUTES");
     let until = minutes.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let count = if std::env::var_os("DROP_SEED").is_some() && minutes.is_none() { 1 } else { CLUSTERS };
-    let (next, seconds) = (AtomicU64::new(first), AtomicU64::new(0));
+    let (next, seconds, failed) = (AtomicU64::new(first), AtomicU64::new(0), Mutex::new(Vec::new()));
     let work = || {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
-            if until.map_or(seed >= first + count, |until| Instant::now() >= until) {
+            let is_over = until.map_or(seed >= first + count, |until| Instant::now() >= until);
+            if is_over || failed.lock().unwrap().len() >= MOST_FAILURES {
+                next.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
-            let mut lab = disturbed(seed, |lab| {
-                if count == 1 {
-                    lab.keep_journal()
-                }
-            });
-            converge(&mut lab);
-            if seed.is_multiple_of(8) {
-                follow(&mut lab);
+            match std::panic::catch_unwind(|| live(seed, count == 1)) {
+                Ok(lived) => drop(seconds.fetch_add(lived.as_secs().unsigned_abs(), Ordering::Relaxed)),
+                // What is wrong stands above; others may show it in a simpler way.
+                Err(_) => failed.lock().unwrap().push(seed),
             }
-            rest(&mut lab);
-            assert_eq!(lab.faults_of_pacing(), Vec::<String>::new(), "{}", lab.title);
-            seconds.fetch_add(lab.elapsed().as_secs().unsigned_abs(), Ordering::Relaxed);
         }
     };
     std::thread::scope(|scope| {
@@ -93,6 +106,24 @@ fn random_clusters_keep_every_promise_and_converge() {
     });
     let (clusters, hours) = (next.load(Ordering::Relaxed) - first, seconds.load(Ordering::Relaxed) / 3600);
     eprintln!("{clusters} clusters, from seed {first} on, lived for {hours} hours");
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "seeds of clusters that broke a promise, see above: {failed:?}");
+}
+
+/// Lets the cluster of this seed live, and checks where it ends. Returns how long it lived.
+fn live(seed: u64, is_told: bool) -> SignedDuration {
+    let mut lab = disturbed(seed, |lab| {
+        if is_told {
+            lab.keep_journal();
+        }
+    });
+    converge(&mut lab, seed);
+    if seed.is_multiple_of(8) {
+        follow(&mut lab);
+    }
+    rest(&mut lab);
+    assert_eq!(lab.faults_of_pacing(), Vec::<String>::new(), "{}", lab.title);
+    lab.elapsed()
 }
 
 #[test]
@@ -163,6 +194,15 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
         let spec = policy(&mut rng);
         lab.policy(name, |policy| *policy = spec);
     }
+    if rng.chance(30) {
+        lab.knobs.private.insert(PRIVATE.to_owned(), SECRETS[0].to_owned());
+    }
+    for name in SECRETS {
+        if rng.chance(70) {
+            lab.secret(name);
+        }
+    }
+    SOURCES.into_iter().for_each(|source| answer(&mut lab, &mut rng, source));
     for name in IMAGES.iter().take(1 + rng.index(6)) {
         create_image(&mut lab, &mut rng, name);
     }
@@ -232,6 +272,7 @@ fn image_spec(rng: &mut Rng) -> CachedImageSpec {
         node_selector: if rng.chance(20) { [("pool".to_owned(), "gpu".to_owned())].into() } else { [].into() },
         tolerations: if rng.chance(50) { vec![tolerates_not_ready()] } else { Vec::new() },
         priority: i32::try_from(rng.below(3)).unwrap(),
+        image_pull_secrets: if rng.chance(80) { secrets(&SECRETS[..1]) } else { secrets(&["missing", SECRETS[0]]) },
         policy_ref: Some(policy)
             .filter(|name| !name.is_empty())
             .map(|name| LocalObjectReference { name: name.to_owned() }),
@@ -259,9 +300,59 @@ fn create_image(lab: &mut Lab, rng: &mut Rng, name: &str) {
     }
 }
 
+fn secrets(names: &[&str]) -> Vec<LocalObjectReference> {
+    names.iter().map(|name| LocalObjectReference { name: (*name).to_owned() }).collect()
+}
+
+/// Lets a source answer something else.
+fn answer(lab: &mut Lab, rng: &mut Rng, source: &str) {
+    let at = lab.now;
+    let answer = match rng.below(10) {
+        0..3 => Err(SourceFailure { reason: rng.pick(&TROUBLES), message: "it went wrong".to_owned() }),
+        3 => Ok(Vec::new()),
+        _ => Ok((0..1 + rng.below(3))
+            .map(|_| Series {
+                image: rng.pick(&REFERENCES).to_owned(),
+                samples: vec![Sample { at, value: rng.below(5) as f64 }],
+            })
+            .collect()),
+    };
+    lab.knobs.sources.insert(source.to_owned(), answer.map(Answer::Series));
+}
+
+/// Creates or changes a DiscoveryPolicy.
+fn write_discovery(lab: &mut Lab, rng: &mut Rng, name: &str) {
+    let source = |endpoint: &str, rng: &mut Rng| Source {
+        type_: BackendType::Prometheus,
+        prometheus: Some(PrometheusSource {
+            endpoint: endpoint.to_owned(),
+            query: "images".to_owned(),
+            lookback: None,
+            step: duration("5m"),
+            query_type: None,
+            aggregation_method: Some(AggregationMethod::Max),
+        }),
+        loki: None,
+        registry: None,
+        secret_ref: rng.chance(50).then(|| LocalObjectReference { name: SECRETS[1].to_owned() }),
+    };
+    let sources = (0..1 + rng.below(2)).map(|_| source(rng.pick(&SOURCES), rng)).collect();
+    let spec = DiscoveryPolicySpec {
+        sources,
+        image_filter: rng.chance(10).then(|| "(".to_owned()),
+        sync_interval: duration(rng.pick(&["1m", "2m"])),
+        max_images: rng.pick(&[1, 2, 50]),
+        ..DiscoveryPolicySpec::default()
+    };
+    lab.discovery(name, |policy| *policy = spec);
+}
+
 /// Creates or changes a CachedImageSet.
 fn write_set(lab: &mut Lab, rng: &mut Rng, name: &str) {
-    let CachedImageSpec { image_pull_policy, node_selector, tolerations, priority, policy_ref, .. } = image_spec(rng);
+    let CachedImageSpec {
+        image_pull_policy, node_selector, tolerations, priority, policy_ref, image_pull_secrets, ..
+    } = image_spec(rng);
+    let discovery = rng.pick(&[None, Some(DISCOVERIES[0]), Some(DISCOVERIES[1])]);
     let entry = |image: &str| ImageEntry { image: image.to_owned(), ..ImageEntry::default() };
     let images = (0..1 + rng.below(3)).map(|_| entry(rng.pick(&REFERENCES))).collect();
     lab.set(name, |set| {
@@ -272,9 +363,22 @@ fn write_set(lab: &mut Lab, rng: &mut Rng, name: &str) {
             tolerations,
             priority,
             policy_ref,
+            image_pull_secrets,
+            discovery_policy_ref: discovery.map(|name| LocalObjectReference { name: name.to_owned() }),
             ..CachedImageSetSpec::default()
         };
     });
+}
+
+/// Whether a cluster has CachedImageSets and DiscoveryPolicies.
+fn has_sets(seed: u64) -> bool {
+    seed % 3 == 1
+}
+
+/// The CachedImages that belong to sets.
+fn children(lab: &Lab) -> Vec<String> {
+    let owned = lab.api.images.iter().filter(|(_, image)| image.metadata.owner_references.is_some());
+    owned.map(|(name, _)| name.clone()).collect()
 }
 
 /// Something happens. In some clusters policies are never edited, so that limits can be recounted exactly.
@@ -285,8 +389,9 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     let image_is_there = lab.api.images.contains_key(name);
     let policy_name = rng.pick(&POLICIES);
     let set = rng.pick(&SETS);
+    let discovery = rng.pick(&DISCOVERIES);
     // Sets are in some clusters only, because their images come on top.
-    match rng.below(if seed % 3 == 1 { 44 } else { 40 }) {
+    match rng.below(if has_sets(seed) { 52 } else { 40 }) {
         0 if node_is_there => lab.remove_node(node),
         1 if node_is_there => {
             // Another machine takes its name before the old one's things are collected.
@@ -361,15 +466,40 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
         42 if lab.api.sets.contains_key(set) => lab.delete_set(set),
         43 => {
             // Users delete what belongs to a set, too.
-            let owned = lab.api.images.iter().filter(|(_, image)| image.metadata.owner_references.is_some());
-            let owned: Vec<String> = owned.map(|(name, _)| name.clone()).collect();
-            if let Some(name) = rng.choose(&owned) {
+            if let Some(name) = rng.choose(&children(lab)) {
                 lab.delete_image(name);
             }
         }
         36 | 37 if node_is_there => lab.disconnect(node),
         38 | 39 => lab.push(rng.pick(&FULL_REFERENCES), rng.pick(&DIGESTS)),
         35 => lab.knobs.disk = rng.pick(&[None, Some(250_000_000), Some(350_000_000)]),
+        44..46 => write_discovery(lab, rng, discovery),
+        46 if lab.api.discoveries.contains_key(discovery) => lab.delete_discovery(discovery),
+        47..50 => {
+            let source = rng.pick(&SOURCES);
+            answer(lab, rng, source);
+        }
+        50 => lab.knobs.asking = secs(rng.pick(&[0.01, 5.0, 30.0])),
+        51 => {
+            // Users edit what belongs to a set, too.
+            let spec = image_spec(rng);
+            if let Some(name) = rng.choose(&children(lab)) {
+                lab.edit_image(name, |image| *image = spec);
+            }
+        }
+        21 => {
+            let secret = rng.pick(&SECRETS);
+            lab.knobs.wrong_secrets.remove(secret);
+            lab.secret(secret);
+        }
+        22 => {
+            let secret = rng.pick(&SECRETS);
+            if lab.api.secrets.contains_key(secret) && rng.chance(50) {
+                lab.delete_secret(secret);
+            } else {
+                lab.knobs.wrong_secrets.insert(secret.to_owned());
+            }
+        }
         // For so long that what was pulled is listed, and what was removed noticed.
         20 => lab.run(secs(600.0)),
         _ => {
@@ -380,9 +510,27 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
 }
 
 /// Ends every mishap, and checks that everything comes to where it should.
-fn converge(lab: &mut Lab) {
-    lab.repair();
+fn converge(lab: &mut Lab, seed: u64) {
     lab.knobs.fate = Box::new(|_| Fate::Answered);
+    if has_sets(seed) {
+        lab.run(SYNCED);
+        assert_eq!(lab.faults_of_discoveries(), Vec::<String>::new(), "{}", lab.title);
+    }
+    lab.repair();
+    for secret in SECRETS {
+        lab.secret(secret);
+    }
+    for (n, source) in SOURCES.into_iter().enumerate() {
+        let series = Series { image: REFERENCES[n].to_owned(), samples: vec![Sample { at: lab.now, value: 1.0 }] };
+        lab.knobs.sources.insert(source.to_owned(), Ok(Answer::Series(vec![series])));
+    }
+    if has_sets(seed) {
+        lab.run(SYNCED);
+        assert_eq!(lab.faults_of_discoveries(), Vec::<String>::new(), "{}", lab.title);
+        for name in lab.api.discoveries.keys().cloned().collect::<Vec<_>>() {
+            lab.discovery(&name, |policy| (policy.image_filter, policy.sync_interval) = (None, duration("720h")));
+        }
+    }
     for name in POLICIES {
         lab.policy(name, |policy| (policy.paused, policy.repull_interval) = (false, None));
     }

@@ -1,0 +1,202 @@
+//! What DiscoveryPolicies ask, and whether they tell the truth of it: a reference model of
+//! their lists, for sources with one number per image.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drop_api::condition::{self, ConditionStatus};
+use drop_api::discovery_policy::{DiscoveredImage, QueryStatus};
+use drop_api::{CachedImage, DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus};
+use drop_core::discovery::{
+    Answer, Backend, Discovered, Order, SourceFailure, SourceOutcome, SourceReason, score_text,
+};
+use drop_core::event::Report;
+use drop_core::image::{Image, Origin};
+use drop_core::reference::Reference;
+use drop_core::{Effect, Name};
+use jiff::Timestamp;
+
+use crate::check::Faults;
+use crate::{Lab, secs};
+
+impl Lab {
+    /// Asks the sources of a DiscoveryPolicy, as the operator does.
+    pub(crate) fn discover(&mut self, order: &Order) -> Report {
+        let mut measured = Vec::new();
+        for (at, query) in order.pipeline.queries().iter().enumerate() {
+            let address = match &query.backend {
+                Backend::Prometheus(query) => &query.endpoint,
+                Backend::Loki(query) => &query.endpoint,
+                Backend::Registry(query) => &query.url,
+            };
+            let Some(answer) = self.answer_of(address, query.secret.as_deref()) else {
+                let refused = format!("there is no source at {address}");
+                self.violate(refused.clone());
+                return Report::Refused(refused);
+            };
+            measured.push(answer.map(|answer| order.pipeline.measure(at, answer, self.now)));
+        }
+        let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
+        let images = order.pipeline.rank(&answered, |_| order.nodes).images;
+        let sources = measured.iter().map(|measured| SourceOutcome {
+            elapsed: secs(0.1),
+            result: measured.as_ref().map(|measured| measured.image_count()).map_err(SourceFailure::clone),
+        });
+        Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
+    }
+
+    /// What the source at this address says to who comes with this Secret; `None` where there
+    /// is no source.
+    fn answer_of(&self, address: &str, secret: Option<&str>) -> Option<Result<Answer, SourceFailure>> {
+        let fail = |reason, message: &str| Some(Err(SourceFailure { reason, message: message.to_owned() }));
+        match secret {
+            Some(secret) if !self.api.secrets.contains_key(secret) => {
+                fail(SourceReason::SecretNotFound, "there is no such Secret")
+            }
+            Some(secret) if self.knobs.wrong_secrets.contains(secret) => {
+                fail(SourceReason::Unauthorized, "401 Unauthorized")
+            }
+            _ => self.knobs.sources.get(address).cloned(),
+        }
+    }
+
+    /// What each source of the short form would say now.
+    fn answers_now(&self, spec: &DiscoveryPolicySpec) -> Vec<Option<Result<Answer, SourceFailure>>> {
+        let answers = spec.sources.iter().map(|source| {
+            let address = source.prometheus.as_ref().map(|prometheus| &prometheus.endpoint)?;
+            self.answer_of(address, source.secret_ref.as_ref().map(|secret| &*secret.name))
+        });
+        answers.collect()
+    }
+
+    /// What is wrong with the statuses of DiscoveryPolicies, as sentences, if nothing has
+    /// changed for so long that every one has asked its sources since.
+    #[must_use]
+    pub fn faults_of_discoveries(&self) -> Vec<String> {
+        let policies = self.api.discoveries.iter();
+        policies.flat_map(|(name, policy)| self.faults_of_discovery_at_rest(name, policy)).collect()
+    }
+
+    fn faults_of_discovery_at_rest(&self, name: &str, policy: &DiscoveryPolicy) -> Vec<String> {
+        let mut faults = Faults::default();
+        let Some(status) = &policy.status else { return vec![format!("DiscoveryPolicy {name} has no status")] };
+        let is_observed = status.observed_generation == policy.metadata.generation;
+        faults.unless(is_observed, || "its status is that of an older generation".to_owned());
+        let reason = condition::ready(&status.conditions).map_or("", |ready| &*ready.reason);
+        if policy.spec.image_filter.as_deref() == Some("(") {
+            faults.unless(reason == "InvalidSpec", || format!("its filter cannot be read, and it shows {reason}"));
+            return faults.at(|| format!("DiscoveryPolicy {name}: {status:#?}"));
+        }
+        let answers = self.answers_now(&policy.spec);
+        let mut found: BTreeMap<String, f64> = BTreeMap::new();
+        let mut is_complete = true;
+        faults.unless(status.query_results.len() == answers.len(), || "it shows another number of sources".to_owned());
+        for (result, answer) in status.query_results.iter().zip(&answers) {
+            let shown = result.reason.as_deref().unwrap_or_default();
+            let is_true = match answer {
+                Some(Err(failure)) => shown == failure.reason.as_str() && result.status == QueryStatus::Failed,
+                Some(Ok(Answer::Series(series))) if !series.is_empty() => {
+                    for series in series {
+                        let best = found.entry(Reference::parse(&series.image).to_string()).or_default();
+                        *best = series.samples.iter().map(|sample| sample.value).fold(*best, f64::max);
+                    }
+                    shown.is_empty() && result.status == QueryStatus::Success
+                }
+                // Whether it named any before decides what that means.
+                _ => shown.is_empty() || shown == SourceReason::EmptyResult.as_str(),
+            };
+            is_complete &= shown.is_empty();
+            faults.unless(is_true, || format!("source {} is shown as {shown:?}, and says {answer:?}", result.name));
+        }
+        if is_complete {
+            let mut expected: Vec<_> = found.into_iter().collect();
+            expected.sort_by(|(left, a), (right, b)| b.total_cmp(a).then_with(|| left.cmp(right)));
+            expected.truncate(usize::try_from(policy.spec.max_images).unwrap_or(0));
+            let expected: Vec<_> = expected.into_iter().map(|(image, score)| (image, score_text(score))).collect();
+            let shown = status.discovered_images.iter().map(|image| (image.image.clone(), image.final_score.clone()));
+            let shown: Vec<_> = shown.collect();
+            faults.unless(shown == expected, || format!("it lists {shown:?}, and its sources name {expected:?}"));
+            faults.unless(reason == "Synced", || format!("all is well, and it shows {reason}"));
+        } else {
+            faults.unless(reason != "Synced", || "a source fails, and it shows Synced".to_owned());
+        }
+        faults.at(|| format!("DiscoveryPolicy {name}: {status:#?}"))
+    }
+
+    /// The status of a DiscoveryPolicy is about to be written: does it keep what it must?
+    pub(crate) fn faults_of_list(&self, policy: &str, status: &DiscoveryPolicyStatus) -> Vec<String> {
+        let mut faults = Faults::default();
+        let images = &status.discovered_images;
+        let is_counted = usize::try_from(status.image_count) == Ok(images.len())
+            && images.iter().zip(1..).all(|(image, rank)| image.rank == rank);
+        faults.unless(is_counted, || "its images are not counted from 1 on".to_owned());
+        let nothing = DiscoveryPolicyStatus::default();
+        let before = self.api.discoveries.get(policy).and_then(|policy| policy.status.as_ref()).unwrap_or(&nothing);
+        let is_emptied = images.is_empty() && !before.discovered_images.is_empty();
+        faults.unless(!is_emptied, || "its list is emptied".to_owned());
+        let listed: BTreeSet<&str> = images.iter().map(|image| &*image.image).collect();
+        let failed = |by: &i32| {
+            let result = usize::try_from(*by).ok().and_then(|by| status.query_results.get(by));
+            result.is_some_and(|result| result.status == QueryStatus::Failed)
+        };
+        // Positions are those of one spec.
+        let is_same_spec = before.observed_generation == status.observed_generation;
+        let is_kept = |image: &&DiscoveredImage| is_same_spec && image.found_by.iter().any(failed);
+        for image in before.discovered_images.iter().filter(is_kept) {
+            let is_listed = listed.contains(&*image.image);
+            faults.unless(is_listed, || format!("{} is dropped, and the source that named it fails", image.image));
+        }
+        faults.at(|| format!("DiscoveryPolicy {policy}: {status:#?}, after {before:#?}"))
+    }
+
+    /// Takes down what a DiscoveryPolicy shows, or is asked to show.
+    pub(crate) fn lists(&mut self, policy: &str, status: Option<DiscoveryPolicyStatus>) {
+        self.record.lists.entry(policy.to_owned()).or_default().push((self.now, status));
+    }
+
+    /// A child of a set is about to be deleted, which was asked for then: may it?
+    pub(crate) fn faults_of_deletion(&self, set: &Name, child: &CachedImage, sent_at: Timestamp) -> Vec<String> {
+        let mut faults = Faults::default();
+        let changed_at = self.record.set_changed_at.get(&**set);
+        let is_known = changed_at.is_none_or(|at| sent_at.duration_since(*at) > self.hearsay());
+        let image = Image::from_api(child).filter(|_| is_known);
+        let (Some(image), Some(object)) = (image, self.api.sets.get(&**set)) else { return Vec::new() };
+        let is_twin = |other: &Image| other.reference == image.reference && other.name != image.name;
+        if self.api.images.values().filter_map(Image::from_api).any(|other| is_twin(&other) && other.set == image.set) {
+            return Vec::new();
+        }
+        let mut entries = object.spec.images.iter();
+        let is_asked_for = entries.any(|entry| crate::rest::reference_of(&entry.image, &entry.tag) == image.reference);
+        faults.unless(!is_asked_for, || "it is asked for".to_owned());
+        if let Some(policy) = &object.spec.discovery_policy_ref
+            && image.origin == Some(Origin::Discovered)
+        {
+            let shown = self.api.discoveries.get(&policy.name).and_then(|policy| policy.status.as_ref());
+            let history = self.record.lists.get(&policy.name).map(Vec::as_slice).unwrap_or_default();
+            let since = history.partition_point(|(at, _)| *at < sent_at - self.hearsay()).saturating_sub(1);
+            let in_force = history.iter().skip(since).filter_map(|(_, status)| status.as_ref());
+            let statuses: Vec<_> = in_force.chain(shown).collect();
+            let has_left = statuses.iter().any(|status| has_left(status, &image.reference));
+            faults.unless(has_left, || format!("its policy does not say that it is gone: {statuses:#?}"));
+        }
+        faults.at(|| format!("{} of {set}", image.name))
+    }
+
+    /// Takes down what a plan wants a DiscoveryPolicy to show: it counts as shown.
+    pub(crate) fn note_list(&mut self, effect: &Effect) {
+        if let Effect::PatchDiscovery { policy, status } = effect {
+            self.lists(policy, Some((**status).clone()));
+        }
+    }
+}
+
+/// Whether a DiscoveryPolicy that shows this has found everything but this image.
+pub(crate) fn has_left(status: &DiscoveryPolicyStatus, image: &Reference) -> bool {
+    is_exhaustive(status) && status.discovered_images.iter().all(|found| Reference::parse(&found.image) != *image)
+}
+
+/// Whether the list of a DiscoveryPolicy that shows this lacks nothing.
+pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus) -> bool {
+    let is_ready = condition::ready(&status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True);
+    let mut silent = status.query_results.iter().filter(|it| it.status == QueryStatus::Failed && it.images == 0);
+    is_ready && !status.discovered_images.is_empty() && silent.next().is_none()
+}
