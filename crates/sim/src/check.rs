@@ -228,8 +228,8 @@ impl Lab {
         untrue.map(|image| format!("{} was never pulled onto {name}", image.image)).collect()
     }
 
-    /// A status is about to be written: does it make sense?
-    pub(crate) fn faults_of_status(&self, image: &str, status: &CachedImageStatus) -> Vec<String> {
+    /// A status that was sent then is about to be written: does it make sense?
+    pub(crate) fn faults_of_status(&self, image: &str, status: &CachedImageStatus, sent_at: Timestamp) -> Vec<String> {
         let mut faults = Faults::default();
         faults.unless(status.nodes_ready <= status.nodes_targeted, || "more nodes are ready than targeted".to_owned());
         let counted = Some(format!("{}/{}", status.nodes_ready, status.nodes_targeted));
@@ -249,7 +249,7 @@ impl Lab {
         // A status that was lost, or that was meant for what was there under the name before, may have changed it in
         // between.
         let created_at = self.record.created_at.get(&EffectKey::Image(image.into()));
-        let is_new = created_at.is_some_and(|at| self.now.duration_since(*at) <= self.hearsay());
+        let is_new = created_at.is_some_and(|at| sent_at.duration_since(*at) <= self.hearsay());
         let is_known = !is_new && !self.record.unwritten.contains(image);
         let comparable = |before: &&Condition| before.status == ready.status && is_known;
         let moved = before.filter(comparable).is_some_and(|it| it.last_transition_time != ready.last_transition_time);

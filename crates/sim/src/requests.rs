@@ -57,7 +57,7 @@ impl Lab {
             Effect::RecordNode { cache, .. } => self.record_node(*self.arrived(cache)?),
             Effect::PatchImage { image, status } => {
                 let status: CachedImageStatus = *self.arrived(status)?;
-                self.violate_all(self.faults_of_status(image, &status));
+                self.violate_all(self.faults_of_status(image, &status, sent_at));
                 self.record.unwritten.remove(&**image);
                 if let Some(object) = self.api.images.get_mut(&**image)
                     && object.status.as_ref() != Some(&status)
