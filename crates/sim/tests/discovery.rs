@@ -243,6 +243,19 @@ fn a_watch_that_lags_drops_no_outcome_that_is_not_written_yet() {
 }
 
 #[test]
+fn an_edit_drops_no_list_that_the_watch_has_not_shown_yet() {
+    let mut lab = lab_with(&[ONE]);
+    answer(&mut lab, ONE, &[("x:1", 1.0)]);
+    lab.lag(Kind::Discovery, secs(1.0), true);
+    lab.run(secs(0.06));
+    // What is found is about to be written, and the watch will show the edit without it.
+    lab.discovery("ci", |spec| spec.image_filter = Some("(".to_owned()));
+    lab.run(minutes(1));
+    assert_eq!(found(&lab), ("InvalidSpec".to_owned(), vec!["docker.io/library/x:1 1".to_owned()]));
+    assert_eq!(reason_of_set(&lab), "InvalidSpec 1/1");
+}
+
+#[test]
 fn an_edit_while_the_sources_are_asked_asks_again() {
     let mut lab = lab_with(&[ONE]);
     lab.knobs.request = secs(3.0);

@@ -57,11 +57,19 @@ impl World {
                 // Sources that were asked before a restart are not asked again for it.
                 let planned = status.next_sync_time.filter(|_| status.observed_generation == id.generation);
                 let next_at = if known.is_some() { None } else { planned };
+                // An edit does not tell of a status that was written meanwhile.
+                let published = match self.discoveries.remove(&name) {
+                    Some(mut known) if known.id.uid == id.uid => {
+                        known.published.observe(status);
+                        known.published
+                    }
+                    _ => Published::new(status),
+                };
                 let entry = DiscoveryEntry {
                     id,
                     spec: object.spec,
                     pipeline,
-                    published: Published::new(status),
+                    published,
                     outcome: None,
                     next_at: Some(next_at.unwrap_or(Timestamp::MIN)),
                     failures: 0,

@@ -10,11 +10,18 @@ use crate::event::{Kind, Report};
 use crate::image::Image;
 use crate::image_set::{ImageSet, Members};
 
+impl SetEntry {
+    fn new(set: ImageSet, status: CachedImageSetStatus) -> Self {
+        Self { set, members: Members::default(), published: Published::new(status) }
+    }
+}
+
 impl World {
     pub(super) fn set_set(&mut self, set: ImageSet, status: CachedImageSetStatus) {
         let name = set.name.clone();
         self.stale.sets.insert(name.clone());
         match self.sets.get_mut(&name) {
+            Some(entry) if entry.set.uid != set.uid => *entry = SetEntry::new(set, status),
             Some(entry) => {
                 entry.published.observe(status);
                 if entry.set == set {
@@ -23,9 +30,7 @@ impl World {
                 entry.set = set;
             }
             None => {
-                let published = Published::new(status);
-                let entry = SetEntry { set, members: Members::default(), published };
-                self.sets.insert(name.clone(), entry);
+                self.sets.insert(name.clone(), SetEntry::new(set, status));
             }
         }
         self.dirty.sets.insert(name);
