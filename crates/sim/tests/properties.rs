@@ -579,7 +579,7 @@ fn follow(lab: &mut Lab) {
 /// Checks that a restart of what is at rest changes nothing.
 fn rest(lab: &mut Lab) {
     let requests = lab.record.requests.len();
-    let shown = statuses(lab);
+    let (shown, caches) = (statuses(lab), lab.api.caches.clone());
     lab.restart(true);
     lab.settle();
     // The success that ended a registry's failures may have gone with its node: then only
@@ -590,6 +590,7 @@ fn rest(lab: &mut Lab) {
         _ => true,
     };
     let new: Vec<_> = lab.record.requests[requests..].iter().filter(|(_, key)| is_more(key)).collect();
+    assert_eq!(lab.api.caches, caches, "{}: a restart of a converged world writes nothing", lab.title);
     assert!(new.is_empty(), "{}: a restart of a converged world writes nothing: {new:?}", lab.title);
 }
 

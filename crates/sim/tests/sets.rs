@@ -90,6 +90,23 @@ fn a_late_answer_brings_no_child_back_that_is_gone() {
 }
 
 #[test]
+fn a_late_answer_brings_no_child_of_a_set_back_that_is_gone() {
+    let mut lab = Lab::new();
+    lab.knobs.fate = Box::new(|effect| match effect {
+        Effect::CreateChild { .. } => Fate::Late(secs(4.9)),
+        _ => Fate::Answered,
+    });
+    lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
+    lab.run(secs(1.2));
+    // The child is there after 4.9 seconds, is collected after 5.2, and the answer comes after 9.8.
+    lab.delete_set("web");
+    lab.settle();
+    lab.node("a");
+    lab.settle();
+    assert_eq!((lab.starts(), lab.api.images.len()), (Vec::new(), 0));
+}
+
+#[test]
 fn a_watch_that_lags_brings_no_child_back_that_was_deleted() {
     let mut lab = Lab::with_nodes(&["a"]);
     lab.set("web", |spec| spec.images = entries(&["a.example/x:1", "a.example/y:1"]));

@@ -42,7 +42,7 @@ impl World {
             self.stale.sets.remove(name);
             self.flights.remove(&EffectKey::Set(name.clone()));
             let of_set: Vec<EffectKey> = self.flights_of(name).map(|(key, _)| key.clone()).collect();
-            of_set.iter().for_each(|key| drop(self.flights.remove(key)));
+            of_set.iter().for_each(|key| self.overtake(key));
         }
     }
 
