@@ -398,10 +398,11 @@ impl World {
             self.dirty.nodes.insert(name.clone());
         }
         let seen = seen || self.caches.get(&name).is_some_and(|known| known.seen);
-        let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
-        if before.is_none() {
+        if self.caches.get(&name).is_none_or(|known| known.object.status != object.status) {
+            // A write whose answer was lost may have been one that is out of date by now.
             self.dirty.caches.insert(name.clone());
         }
+        let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
         if !unchanged {
             self.memory_changed(&name, before.map(|entry| entry.memory).unwrap_or_default());
         }
