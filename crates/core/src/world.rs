@@ -45,6 +45,7 @@ use crate::time::after;
 use crate::verdict::Verdict;
 
 pub(crate) use discoveries::DiscoveryEntry;
+pub(crate) use on_node::OnNode;
 use stale::Stale;
 
 /// By how many writes of one status a watch may lag. At one write a second it is slow

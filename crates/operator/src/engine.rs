@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use drop_core::explain::{self, Explanation, Summary};
 use drop_core::{Event, Plan, Settings, World, plan};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
+use crate::answers::{Answers, Query};
 use crate::execute::{Executor, Resources};
 use crate::lease::Leadership;
 use crate::metrics::Metrics;
@@ -18,21 +18,12 @@ use crate::observe::WRITTEN_BY_LEADERS;
 /// The shortest time between two plans: what happens meanwhile goes into one.
 const PACE: Duration = Duration::from_millis(20);
 
-/// A question to the engine, answered between two plans.
-pub enum Query {
-    /// Whether the engine answers at all.
-    Ping(oneshot::Sender<()>),
-    /// Why every missing image is missing.
-    Explain(oneshot::Sender<Vec<Explanation>>),
-    /// The numbers behind the gauges.
-    Summarize(oneshot::Sender<Summary>),
-}
-
 /// Everything that the loop needs.
 pub struct Engine<'a> {
     world: World,
     events: mpsc::Receiver<Event>,
     queries: &'a mut mpsc::Receiver<Query>,
+    answers: Answers,
     executor: Executor,
     metrics: Arc<Metrics>,
     /// Set once every watch has synced.
@@ -55,7 +46,8 @@ impl<'a> Engine<'a> {
         relist: watch::Sender<()>,
     ) -> Self {
         let (metrics, leadership) = (resources.metrics.clone(), resources.leadership.clone());
-        Self { world: World::new(settings), events, queries, executor, metrics, ready, leadership, relist }
+        let (world, answers) = (World::new(settings), Answers::new());
+        Self { world, events, queries, answers, executor, metrics, ready, leadership, relist }
     }
 
     /// Runs until the leadership is lost, or the events end.
@@ -90,7 +82,12 @@ impl<'a> Engine<'a> {
                     }
                 }
                 Some(query) = self.queries.recv() => {
-                    self.answer(query);
+                    self.answers.take(query);
+                    continue;
+                }
+                () = self.answers.due() => {
+                    self.answers.step(&mut self.world);
+                    tokio::task::yield_now().await;
                     continue;
                 }
                 () = sleep_until(wake_at) => {}
@@ -128,17 +125,6 @@ impl<'a> Engine<'a> {
     fn audit(&self, plan: &Plan, now: Timestamp) {
         for violation in drop_core::audit::audit(&self.world, plan, now) {
             error!(violation, "invariant violated: please report this");
-        }
-    }
-
-    fn answer(&mut self, query: Query) {
-        let now = Timestamp::now();
-        self.world.settle(now);
-        // Whoever asked may have gone away.
-        match query {
-            Query::Ping(reply) => drop(reply.send(())),
-            Query::Explain(reply) => drop(reply.send(explain::explain(&self.world, now))),
-            Query::Summarize(reply) => drop(reply.send(explain::summarize(&self.world, now))),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The `drop` binary.
 
+mod answers;
 mod cli;
 mod convert;
 mod discover;

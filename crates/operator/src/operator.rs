@@ -14,9 +14,10 @@ use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::answers::Query;
 use crate::cli::{LogFormat, OperatorArgs};
 use crate::discover::check_authorities;
-use crate::engine::{Engine, Query};
+use crate::engine::Engine;
 use crate::execute::{Executor, Resources};
 use crate::guard::Guard;
 use crate::http;
@@ -68,8 +69,13 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let candidate = Candidate::new(client.clone(), &args.pod_namespace, &identity(), durations, leadership.clone());
     let (queries, mut questions) = mpsc::channel(8);
     let ready = Arc::new(AtomicBool::new(false));
-    let context =
-        http::Context { ready: ready.clone(), queries, metrics: metrics.clone(), leadership: leadership.clone() };
+    let context = http::Context {
+        ready: ready.clone(),
+        queries,
+        metrics: metrics.clone(),
+        leadership: leadership.clone(),
+        pages: Arc::default(),
+    };
     let router = http::router(context, args.serving.metrics_auth.then(|| Guard::new(client.clone())));
     let serve = async {
         match certificate {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use drop_core::effect::EffectKey;
 use drop_core::event::Kind;
-use drop_core::explain::explain;
+use drop_core::explain::{Which, explain};
 use drop_core::{Effect, Event, Name, World, audit::audit, plan};
 use jiff::{SignedDuration, Timestamp};
 
@@ -252,7 +252,7 @@ impl Lab {
         let now = self.now;
         let Some(process) = self.processes.last_mut() else { return Vec::new() };
         process.world.settle(now);
-        let explanations = explain(&process.world, now);
+        let explanations = explain(&process.world, now, &Which::default(), usize::MAX).unwrap_or_default();
         let lines = explanations.iter().flat_map(|image| {
             image.nodes.iter().map(|node| format!("{} on {}: {}", image.cached_image, node.node, node.message))
         });

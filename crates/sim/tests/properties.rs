@@ -23,6 +23,7 @@ use drop_api::{CachedImageSetSpec, CachedImageSpec, CachedImageStatus, Discovery
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Event, Kind};
+use drop_core::explain::{Survey, Which, explain};
 use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::{Name, Settings, World, plan};
@@ -144,6 +145,40 @@ fn the_order_in_which_objects_are_listed_does_not_matter() {
         for _ in 0..3 {
             rng.shuffle(&mut objects);
             assert_eq!(tell(&objects), expected, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_survey_in_parts_counts_what_is_explained_of_each_pair() {
+    for seed in 0..200 {
+        let lab = disturbed(seed, |_| {});
+        let mut world = World::new(Settings::default());
+        lab.list().into_iter().for_each(|event| world.apply(event, lab.now));
+        world.settle(lab.now);
+        let mut explained: BTreeMap<(Name, &str), usize> = BTreeMap::new();
+        for image in explain(&world, lab.now, &Which::default(), usize::MAX).unwrap() {
+            for node in image.nodes {
+                *explained.entry((image.cached_image.clone(), node.verdict.reason())).or_default() += 1;
+            }
+        }
+        for pairs in [1, 7, 1000] {
+            let mut survey = Survey::default();
+            let mut steps = 1;
+            let overview = loop {
+                match survey.step(&world, lab.now, pairs) {
+                    Some(overview) => break overview,
+                    None => steps += 1,
+                }
+            };
+            let groups = overview.images.iter().flat_map(|image| {
+                image.verdicts.iter().map(|group| ((image.cached_image.clone(), group.verdict.reason()), group.nodes))
+            });
+            assert_eq!(groups.collect::<BTreeMap<_, _>>(), explained, "seed {seed}, {pairs} pairs at once");
+            let is_any_missing = overview.summary.images.values().any(|counts| counts.cached < counts.targeted);
+            if pairs == 1 && is_any_missing {
+                assert_eq!(steps, NODES.len().min(lab.api.nodes.len()), "seed {seed}: a node with each step");
+            }
         }
     }
 }
