@@ -11,6 +11,7 @@ mod guard;
 mod http;
 mod lean;
 mod lease;
+mod listen;
 mod metrics;
 mod observe;
 mod operator;

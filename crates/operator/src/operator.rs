@@ -10,6 +10,7 @@ use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -20,11 +21,10 @@ use crate::discover::check_authorities;
 use crate::engine::Engine;
 use crate::execute::{Executor, Resources};
 use crate::guard::Guard;
-use crate::http;
 use crate::lease::{Candidate, Durations, Leadership};
 use crate::metrics::Metrics;
 use crate::observe::observe;
-use crate::tls::TlsListener;
+use crate::{http, listen};
 
 /// How the operator names itself in the API server's audit log.
 const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
@@ -37,7 +37,7 @@ const EVENTS: usize = 1024;
 pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
     init_log(args)?;
     check_authorities()?;
-    // The loop and the watches stay on this thread, requests and discovery have the other.
+    // The loop and the watches stay on this thread, all others have the other one.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(serve(args))
 }
@@ -77,12 +77,14 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         pages: Arc::default(),
     };
     let router = http::router(context, args.serving.metrics_auth.then(|| Guard::new(client.clone())));
-    let serve = async {
-        match certificate {
-            Some(certificate) => axum::serve(TlsListener::new(listener, certificate), router).await,
-            None => axum::serve(listener, router).await,
-        }
-    };
+    // On the other thread, so that a plan that takes long holds up neither.
+    let mut others = JoinSet::new();
+    others.spawn(listen::serve(listener, certificate, router));
+    let candidate = Arc::new(candidate);
+    if args.leader_election {
+        let candidate = candidate.clone();
+        others.spawn(async move { candidate.run().await });
+    }
     let class = args.pod_priority_class.as_deref();
     let resources = Resources::new(
         client,
@@ -95,11 +97,11 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     );
     tokio::select! {
         () = lead(args, &resources, &ready, &mut questions) => {}
-        () = candidate.run(), if args.leader_election => {}
-        served = serve => served.context("the HTTP server failed")?,
+        Some(ended) = others.join_next() => ended?,
         stopped = stop_signal() => stopped?,
     }
     // Nothing more is begun; what was begun ends before another may lead.
+    others.shutdown().await;
     leadership.resign();
     let released = async {
         resources.idle().await;

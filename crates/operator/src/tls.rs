@@ -1,30 +1,14 @@
-//! Connections under TLS, with a certificate that may be renewed at any time.
+//! The certificate under which the port is served; it may be renewed at any time.
 
-use std::collections::VecDeque;
 use std::fs;
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::serve::Listener;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tracing::{info, warn};
-
-/// How long a client may take to agree on keys.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How many clients may be about that at once. One more ends the oldest of them, so that nobody keeps others out by
-/// being silent: an honest one takes milliseconds.
-const HANDSHAKES: usize = 64;
 
 /// A certificate with its key, in two PEM files that may change.
 #[derive(Debug)]
@@ -55,7 +39,7 @@ impl Certificate {
 
     /// As the files are now. The former certificate stays until they are good again, because
     /// they may not change at the same instant.
-    fn current(&mut self) -> Arc<ServerConfig> {
+    pub fn current(&mut self) -> Arc<ServerConfig> {
         let seen = read(&self.chain, &self.key);
         if seen != self.seen {
             match config(&seen) {
@@ -88,69 +72,16 @@ fn config(files: &Files) -> anyhow::Result<ServerConfig> {
     Ok(config)
 }
 
-/// Accepts connections under TLS.
-pub struct TlsListener {
-    listener: TcpListener,
-    certificate: Certificate,
-    /// Clients that are not heard before they have agreed on keys.
-    handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
-    /// The same, the oldest first, with some that have ended.
-    order: VecDeque<AbortHandle>,
-}
-
-impl TlsListener {
-    /// Connections to `listener`, under `certificate`.
-    pub fn new(listener: TcpListener, certificate: Certificate) -> Self {
-        Self { listener, certificate, handshakes: JoinSet::new(), order: VecDeque::new() }
-    }
-
-    fn shake_hands(&mut self, stream: TcpStream, address: SocketAddr) {
-        self.order.retain(|handshake| !handshake.is_finished());
-        if self.order.len() == HANDSHAKES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            oldest.abort();
-        }
-        // Two small files for each connection need no watch and no clock.
-        let acceptor = TlsAcceptor::from(self.certificate.current());
-        self.order.push_back(self.handshakes.spawn(async move {
-            let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await.ok()?.ok()?;
-            Some((stream, address))
-        }));
-    }
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            tokio::select! {
-                (stream, address) = Listener::accept(&mut self.listener) => self.shake_hands(stream, address),
-                Some(shaken) = self.handshakes.join_next() => {
-                    if let Ok(Some(connection)) = shaken {
-                        return connection;
-                    }
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.listener.local_addr()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use axum::Router;
     use axum::routing::get;
     use reqwest::{Certificate as Root, Client};
-    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::discover::fake::{Authority, Identity};
+    use crate::listen;
 
     /// A folder with a certificate of `authority`, and the paths of the two files.
     fn files(name: &str, authority: &Authority) -> (PathBuf, PathBuf) {
@@ -179,7 +110,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let router = Router::new().route("/", get(|| async { "ok" }));
-        tokio::spawn(async move { axum::serve(TlsListener::new(listener, certificate), router).await });
+        tokio::spawn(listen::serve(listener, Some(certificate), router));
         port
     }
 
@@ -196,26 +127,6 @@ mod tests {
         assert!(answers(port, &old).await);
         write(&chain, &key, &new);
         assert!(answers(port, &new).await && !answers(port, &old).await);
-    }
-
-    #[tokio::test]
-    async fn clients_that_say_nothing_hold_up_nobody_and_end_the_oldest_of_them() {
-        let authority = Authority::new();
-        let (chain, key) = files("silent", &authority);
-        let port = serve(Certificate::open(chain, key).unwrap()).await;
-        let mut silent = Vec::new();
-        for _ in 0..2 * HANDSHAKES {
-            silent.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
-        }
-        assert!(answers(port, &authority).await);
-        let mut newest = silent.split_off(HANDSHAKES + 1);
-        for ended in &mut silent {
-            assert_eq!(ended.read(&mut [0]).await.unwrap_or_default(), 0);
-        }
-        for waiting in &mut newest {
-            let nothing = waiting.try_read(&mut [0]).unwrap_err();
-            assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
-        }
     }
 
     #[test]
