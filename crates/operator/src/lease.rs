@@ -195,11 +195,12 @@ impl Candidate {
                     spec.lease_duration_seconds = Some(1);
                 }
                 self.api.replace(NAME, &params(), &lease).await?;
+                info!("lease released");
             }
             Ok::<_, kube::Error>(())
         };
         match tokio::time::timeout(self.durations.request(), released).await {
-            Ok(Ok(())) => info!("lease released"),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(error = cause(&error), "the Lease cannot be released: it runs out by itself"),
             Err(_) => warn!("the Lease cannot be released: it runs out by itself"),
         }
