@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use drop_core::explain::Summary;
 use drop_core::{Event, Plan, Settings, World, plan};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -115,6 +116,9 @@ impl<'a> Engine<'a> {
         }
         self.world.commit(&plan, now);
         self.metrics.planned(began.elapsed());
+        if self.metrics.is_full() {
+            self.metrics.forget(&Summary::new(&self.world));
+        }
         for effect in plan.effects {
             self.executor.begin(effect);
         }

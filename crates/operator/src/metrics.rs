@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -67,7 +68,16 @@ pub struct Metrics {
     discovery_latency: Family<Labels, Histogram>,
     /// The policies and sources that `discovery_latency` has series of.
     asked: Mutex<BTreeSet<(Name, Name)>>,
+    /// How much may be known of images, policies and sources before it is looked what of it has gone.
+    room: AtomicUsize,
     leading: Gauge<i64>,
+}
+
+/// How much is known of images, policies and sources that have gone, at least, before that is forgotten.
+const ROOM: usize = 1000;
+
+fn len<T>(known: &Mutex<T>, len: fn(&T) -> usize) -> usize {
+    len(&known.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 impl Metrics {
@@ -99,6 +109,7 @@ impl Metrics {
             discovery_images: Family::default(),
             discovery_latency: Family::new_with_constructor(latency),
             asked: Mutex::default(),
+            room: AtomicUsize::new(ROOM),
             leading: Gauge::default(),
         };
         metrics.register();
@@ -227,9 +238,7 @@ impl Metrics {
     /// None in practice: text is written to memory.
     pub fn encode(&self, summary: &Summary, leads: bool) -> Result<String, std::fmt::Error> {
         self.leading.set(leads.into());
-        self.weigh(summary);
-        self.forget_sources(summary);
-        self.forget_policies(summary);
+        self.forget(summary);
         for family in [
             &self.active_pulls,
             &self.waiting_pulls,
@@ -276,6 +285,24 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Whether so much is known that some of it may have gone, although nobody asks for it.
+    pub fn is_full(&self) -> bool {
+        self.known() > self.room.load(Ordering::Relaxed)
+    }
+
+    fn known(&self) -> usize {
+        len(&self.unweighed, BTreeMap::len) + len(&self.asked, BTreeSet::len) + len(&self.pulled_under, BTreeSet::len)
+    }
+
+    /// Forgets images, policies and sources that have gone.
+    pub fn forget(&self, summary: &Summary) {
+        self.weigh(summary);
+        self.forget_sources(summary);
+        self.forget_policies(summary);
+        // What stays is not looked at again before there is as much once more.
+        self.room.store(2 * self.known() + ROOM, Ordering::Relaxed);
     }
 
     /// Counts the bytes of pulls whose image is listed by now, and forgets those whose
@@ -569,6 +596,25 @@ mod tests {
             samples
         };
         assert_eq!(told(1), told(100));
+    }
+
+    #[test]
+    fn what_has_gone_is_forgotten_although_nobody_asks() {
+        let metrics = Metrics::new();
+        let mut most = 0;
+        for number in 0..10 * ROOM {
+            let name: Name = format!("name-{number}").into();
+            let image = Reference::parse(&format!("registry.example.com/app:{number}"));
+            metrics.settled(&Settlement { image, policy: name.clone(), result: Ok(None) });
+            metrics.answered(&name, "a", SignedDuration::from_secs(1));
+            if metrics.is_full() {
+                metrics.forget(&Summary::default());
+            }
+            most = most.max(metrics.known());
+        }
+        assert!(most <= ROOM + 2, "{most}");
+        let series = metrics.encode(&Summary::default(), true).unwrap().lines().count();
+        assert!(series < 200, "{series}");
     }
 
     #[test]
