@@ -2,7 +2,8 @@
 //! SubjectAccessReview whether they may `get` the path
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources>).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,13 +21,16 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use crate::listen::Peer;
+
 /// For how long an answer counts that was yes. A no is asked for again: whoever gets the right
 /// has it at once.
 const ALLOWED: Duration = Duration::from_secs(60);
-/// How many such answers are kept.
+/// How many such answers are kept, and how many addresses.
 const ANSWERS: usize = 1000;
 /// How many requests of strangers are asked about at once, and, as each that is refused keeps its turn for
-/// [`REFUSED`], how many are refused in that time: nobody floods the API server this way.
+/// [`REFUSED`], how many are refused in that time: nobody floods the API server this way. As many again are of
+/// addresses from which somebody was let in, whose token may be a new one.
 const REVIEWS: usize = 4;
 const REFUSED: Duration = Duration::from_secs(1);
 /// How long the API server may take, and a request wait for its turn.
@@ -38,6 +42,9 @@ pub struct Guard {
     /// Until when whoever has the token may `get` the path. They are asked about again afterwards, but are no strangers.
     allowed: Mutex<HashMap<Question, Instant>>,
     strangers: Arc<Semaphore>,
+    /// From where somebody was let in.
+    addresses: Mutex<HashSet<IpAddr>>,
+    neighbours: Arc<Semaphore>,
 }
 
 /// The SHA-256 of a token, and the path that is asked for.
@@ -55,7 +62,10 @@ enum Verdict {
 /// Passes a request on, or answers why not.
 pub async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let verdict = match bearer(request.headers()) {
-        Some(token) => guard.verdict(token, request.uri().path()).await,
+        Some(token) => {
+            let peer = request.extensions().get::<Peer>().copied();
+            guard.verdict(token, request.uri().path(), peer).await
+        }
         None => Ok(Verdict::Unknown),
     };
     match verdict {
@@ -84,10 +94,11 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 impl Guard {
     /// Asks the API server that `client` reaches.
     pub fn new(client: Client) -> Self {
-        Self { client, allowed: Mutex::default(), strangers: Arc::new(Semaphore::new(REVIEWS)) }
+        let [strangers, neighbours] = [(); 2].map(|()| Arc::new(Semaphore::new(REVIEWS)));
+        Self { client, allowed: Mutex::default(), strangers, addresses: Mutex::default(), neighbours }
     }
 
-    async fn verdict(&self, token: &str, path: &str) -> anyhow::Result<Verdict> {
+    async fn verdict(&self, token: &str, path: &str, peer: Option<Peer>) -> anyhow::Result<Verdict> {
         // Tokens themselves are not kept.
         let question = (digest(&SHA256, token.as_bytes()).as_ref().to_vec(), path.to_owned());
         let until = self.allowed().get(&question).copied();
@@ -98,12 +109,16 @@ impl Guard {
             match until {
                 // Whoever was let in before does not wait behind strangers.
                 Some(_) => self.review(token, path).await,
-                None => self.review_stranger(token, path).await,
+                None if self.is_neighbour(peer) => Self::in_turn(&self.neighbours, self.review(token, path)).await,
+                None => Self::in_turn(&self.strangers, self.review(token, path)).await,
             }
         };
         let verdict = timeout(REVIEW, asked).await??;
         match verdict {
-            Verdict::Allowed => self.keep(question),
+            Verdict::Allowed => {
+                self.keep(question);
+                self.meet(peer);
+            }
             Verdict::Unknown | Verdict::Forbidden => drop(self.allowed().remove(&question)),
         }
         Ok(verdict)
@@ -124,9 +139,31 @@ impl Guard {
         }
     }
 
-    async fn review_stranger(&self, token: &str, path: &str) -> anyhow::Result<Verdict> {
-        let turn = Arc::clone(&self.strangers).acquire_owned().await?;
-        let verdict = self.review(token, path).await;
+    fn addresses(&self) -> MutexGuard<'_, HashSet<IpAddr>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody was let in from there.
+    fn is_neighbour(&self, peer: Option<Peer>) -> bool {
+        peer.is_some_and(|Peer(address)| self.addresses().contains(&address))
+    }
+
+    fn meet(&self, peer: Option<Peer>) {
+        let mut addresses = self.addresses();
+        if addresses.len() >= ANSWERS {
+            // Those that are still there are met again within a minute.
+            addresses.clear();
+        }
+        addresses.extend(peer.map(|Peer(address)| address));
+    }
+
+    /// Reviews as soon as it is its turn. Who is refused keeps the turn for a while.
+    async fn in_turn(
+        turns: &Arc<Semaphore>,
+        review: impl Future<Output = anyhow::Result<Verdict>>,
+    ) -> anyhow::Result<Verdict> {
+        let turn = Arc::clone(turns).acquire_owned().await?;
+        let verdict = review.await;
         if !matches!(verdict, Ok(Verdict::Allowed)) {
             tokio::spawn(async move {
                 sleep(REFUSED).await;
@@ -261,7 +298,7 @@ mod tests {
         let client = Client::try_from(kube::Config::new(server.url.parse().unwrap())).unwrap();
         let guard = Guard::new(client);
         for _ in 0..2 {
-            assert_eq!(guard.verdict("reader", "/metrics").await.unwrap(), Verdict::Allowed);
+            assert_eq!(guard.verdict("reader", "/metrics", None).await.unwrap(), Verdict::Allowed);
             expire(&guard);
         }
         assert_eq!(server.got().len(), 4, "each time a TokenReview and a SubjectAccessReview");
@@ -275,6 +312,9 @@ mod tests {
         assert_eq!(guard.allowed().len(), 1);
     }
 
+    const NEAR: Option<Peer> = Some(Peer(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))));
+    const FAR: Option<Peer> = Some(Peer(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2))));
+
     #[tokio::test(start_paused = true)]
     async fn a_flood_of_strangers_reaches_the_api_server_at_a_bounded_rate_and_keeps_nobody_out_who_is_known() {
         let strangers = Arc::new(AtomicUsize::new(0));
@@ -284,7 +324,8 @@ mod tests {
             async move {
                 let review = request.into_body().collect_bytes().await?;
                 let mut review: Value = serde_json::from_slice(&review)?;
-                let is_known = review["spec"]["token"] == "reader" || review["spec"]["user"] == "reader";
+                let token = review["spec"]["token"].as_str().unwrap_or("reader");
+                let is_known = token.starts_with("reader");
                 if !is_known {
                     asked.fetch_add(1, Ordering::Relaxed);
                 }
@@ -294,17 +335,22 @@ mod tests {
             }
         });
         let guard = Arc::new(Guard::new(Client::new(answer, "default")));
-        assert_eq!(guard.verdict("reader", "/metrics").await.unwrap(), Verdict::Allowed);
+        assert_eq!(guard.verdict("reader", "/metrics", NEAR).await.unwrap(), Verdict::Allowed);
         expire(&guard);
         for number in 0..100 * REVIEWS {
             let guard = Arc::clone(&guard);
-            tokio::spawn(async move { guard.verdict(&number.to_string(), "/metrics").await });
+            tokio::spawn(async move { guard.verdict(&number.to_string(), "/metrics", FAR).await });
         }
         for second in 1..=5 {
             sleep(REFUSED - Duration::from_millis(1)).await;
             assert_eq!(strangers.load(Ordering::Relaxed), second * REVIEWS);
-            assert_eq!(guard.verdict("reader", "/metrics").await.unwrap(), Verdict::Allowed);
+            assert_eq!(guard.verdict("reader", "/metrics", FAR).await.unwrap(), Verdict::Allowed);
             expire(&guard);
+            // A token that was renewed is a new one, and comes from where the former one did.
+            let renewed = format!("reader-{second}");
+            let began = tokio::time::Instant::now();
+            assert_eq!(guard.verdict(&renewed, "/metrics", NEAR).await.unwrap(), Verdict::Allowed);
+            assert_eq!(began.elapsed(), Duration::ZERO);
             sleep(Duration::from_millis(1)).await;
         }
     }
