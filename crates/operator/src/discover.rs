@@ -1,6 +1,7 @@
 //! Discovery's network side: asks Prometheus, Loki and registries. What their answers
 //! mean is for `drop_core::discovery` to say.
 
+mod at_most;
 mod client;
 pub mod command;
 mod credentials;
@@ -24,6 +25,10 @@ pub use client::Limits;
 pub use credentials::{Credentials, check_authorities};
 pub use run::run;
 
+/// How long a name may be, in bytes: longer ones are no images, and no labels that matter.
+const MAX_NAME: usize = 1024;
+/// What a name takes while it is looked at, besides its own bytes, roughly.
+const PER_NAME: usize = 256;
 /// How long a message may be, in characters: as much as the status takes.
 const MAX_MESSAGE: usize = 1024;
 

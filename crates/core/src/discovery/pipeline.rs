@@ -1,6 +1,7 @@
 //! A DiscoveryPolicy, ready to run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use drop_api::discovery_policy::DiscoveryPolicySpec;
 use drop_api::scheduling::NodeSelector;
@@ -217,12 +218,15 @@ impl Pipeline {
 fn samples(reader: &mut Reader, series: impl Iterator<Item = (String, Vec<Sample>)>) -> BTreeMap<Name, Evidence> {
     let mut by_image: BTreeMap<Name, Vec<Sample>> = BTreeMap::new();
     for (image, samples) in series {
-        if let Some(image) = reader.read(&image) {
-            by_image.entry(image).or_default().extend(samples);
+        // There may be millions: none is copied without need.
+        match reader.read(&image).map(|image| by_image.entry(image)) {
+            Some(Entry::Occupied(mut of_image)) => of_image.get_mut().extend(samples),
+            Some(Entry::Vacant(none)) => drop(none.insert(samples)),
+            None => {}
         }
     }
     let in_order = |(image, mut samples): (Name, Vec<Sample>)| {
-        samples.sort_by(|left, right| left.at.cmp(&right.at).then(left.value.total_cmp(&right.value)));
+        samples.sort_unstable_by(|left, right| left.at.cmp(&right.at).then(left.value.total_cmp(&right.value)));
         (image, Evidence::Samples(samples))
     };
     by_image.into_iter().map(in_order).collect()

@@ -32,8 +32,10 @@ pub struct Limits {
     pub request: Duration,
     /// For all requests of a query.
     pub query: Duration,
-    /// For all answers to a query, in bytes after decompression.
+    /// For one answer, in bytes after decompression.
     pub body: usize,
+    /// For what is kept of all answers to a query, in bytes.
+    pub kept: usize,
 }
 
 impl Default for Limits {
@@ -42,7 +44,10 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             request: Duration::from_secs(60),
             query: Duration::from_secs(300),
-            body: 64 << 20,
+            // 5,000 lines of 3 kB, 600 series of 1,000 points, or 100,000 tags of 128 characters.
+            body: 16 << 20,
+            // 2.8 million samples, 200,000 pulls, or 200,000 tags.
+            kept: 64 << 20,
         }
     }
 }
@@ -55,7 +60,7 @@ pub struct Client<'a> {
     address: Url,
     credentials: &'a Credentials,
     limits: Limits,
-    /// How much more the answers to the query may have, in bytes.
+    /// How much more of the answers to the query may be kept, in bytes.
     room: AtomicUsize,
     own: reqwest::Client,
     elsewhere: reqwest::Client,
@@ -106,7 +111,7 @@ impl<'a> Client<'a> {
                 .map_err(|error| transport::failure(&error, &host(&address)))
         };
         let (own, elsewhere) = (client(&credentials.tls)?, client(&credentials.tls_elsewhere)?);
-        Ok(Self { address, credentials, limits, room: AtomicUsize::new(limits.body), own, elsewhere })
+        Ok(Self { address, credentials, limits, room: AtomicUsize::new(limits.kept), own, elsewhere })
     }
 
     /// The URL of `path` below the backend's address, with what is asked for.
@@ -133,7 +138,7 @@ impl<'a> Client<'a> {
     /// credentials where they lead to another origin.
     ///
     /// # Errors
-    /// No answer, or more of them than the query has room for. Every status is an answer.
+    /// No answer, or one that is too large. Every status is an answer.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, SourceFailure> {
         let origin = request.url.origin();
         let mut url = request.url;
@@ -175,9 +180,11 @@ impl<'a> Client<'a> {
         let is_success = status.is_success();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| transport::failure(&error, &host(&url)))? {
-            if is_success {
-                self.take(chunk.len(), &url)?;
-            } else if body.len() + chunk.len() > MAX_ERROR_BODY {
+            if is_success && body.len() + chunk.len() > self.limits.body {
+                let most = self.limits.body >> 20;
+                return Err(invalid(format!("{} answers with more than {most} MiB: ask for less", host(&url))));
+            }
+            if !is_success && body.len() + chunk.len() > MAX_ERROR_BODY {
                 // Nothing of it is repeated: it might be cut in the midst of a secret.
                 body.clear();
                 break;
@@ -187,12 +194,15 @@ impl<'a> Client<'a> {
         Ok(Response { url, status, headers, body, held_back })
     }
 
-    /// Takes what `url` has sent from the room of the query.
-    fn take(&self, bytes: usize, url: &Url) -> Result<(), SourceFailure> {
+    /// Takes room for a part of an answer that is kept until the query is measured.
+    ///
+    /// # Errors
+    /// The query has no room for so many bytes.
+    pub fn keep(&self, bytes: usize, url: &Url) -> Result<(), SourceFailure> {
         let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
         taken.map(drop).map_err(|_| {
-            let most = self.limits.body >> 20;
-            invalid(format!("{} answers with more than {most} MiB: ask for less", host(url)))
+            let most = self.limits.kept >> 20;
+            invalid(format!("{} has more to say than {most} MiB hold: ask for less", host(url)))
         })
     }
 
@@ -324,23 +334,21 @@ fn complaint(response: &Response) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use axum::body::Body;
-    use flate2::Compression;
-    use flate2::write::GzEncoder;
     use futures::{StreamExt as _, stream};
 
-    use super::super::fake::{Authority, Fake, raw, reply, secret};
+    use super::super::fake::{Authority, Fake, gzip, raw, reply, secret};
     use super::*;
 
     const LIMITS: Limits = Limits {
         connect: Duration::from_secs(5),
         request: Duration::from_secs(30),
         query: Duration::from_secs(30),
-        body: 64 << 20,
+        body: 16 << 20,
+        kept: 64 << 20,
     };
 
     async fn get(url: &str, credentials: &Credentials, limits: Limits) -> Result<Response, SourceFailure> {
@@ -550,7 +558,7 @@ mod tests {
         .await;
         let (reason, message) = reason(&backend.url, &[]).await;
         assert_eq!(reason, SourceReason::InvalidResponse);
-        assert!(message.contains("more than 64 MiB"), "{message}");
+        assert!(message.contains("more than 16 MiB"), "{message}");
         assert!(sent.load(Ordering::Relaxed) < 100, "it went on for {} MiB", sent.load(Ordering::Relaxed));
         sent.store(0, Ordering::Relaxed);
         let (reason, _) = self::reason(&format!("{}/500", backend.url), &[]).await;
@@ -560,12 +568,7 @@ mod tests {
 
     #[tokio::test]
     async fn compressed_answers_are_read_and_bounded_by_what_they_become() {
-        let gzip = |bytes: &[u8]| {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-            encoder.write_all(bytes).unwrap();
-            encoder.finish().unwrap()
-        };
-        let (small, bomb) = (gzip(b"[1]"), gzip(&vec![b' '; 65 << 20]));
+        let (small, bomb) = (gzip(b"[1]"), gzip(&vec![b' '; 17 << 20]));
         let backend = Fake::start(move |got| match got.target.as_str() {
             "/small/api" => reply(200, &[("content-encoding", "gzip")], small.clone()),
             "/bomb/api" => reply(200, &[("content-encoding", "gzip")], bomb.clone()),
@@ -576,7 +579,7 @@ mod tests {
         assert_eq!(small.body, b"[1]");
         let (reason, message) = reason(&format!("{}/bomb", backend.url), &[]).await;
         assert_eq!(reason, SourceReason::InvalidResponse);
-        assert!(message.contains("more than 64 MiB"), "{message}");
+        assert!(message.contains("more than 16 MiB"), "{message}");
         let (reason, message) = self::reason(&backend.url, &[]).await;
         assert_eq!(reason, SourceReason::InvalidResponse);
         assert!(message.contains("damaged"), "{message}");

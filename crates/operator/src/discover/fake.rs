@@ -1,5 +1,6 @@
 //! A backend on loopback for tests: answers by script and records what it got.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -7,6 +8,8 @@ use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::response::Response;
 use axum::serve::Listener;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use http::header::{AUTHORIZATION, HeaderMap};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -112,6 +115,13 @@ pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Re
         response = response.header(*name, *value);
     }
     response.body(body.into()).unwrap()
+}
+
+/// `bytes` as they travel with `content-encoding: gzip`.
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A server that does not get as far as HTTP: it writes `bytes` to whoever connects,

@@ -3,23 +3,33 @@
 //! The API: <https://grafana.com/docs/loki/latest/reference/loki-http-api/>.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use drop_api::discovery_policy::{LokiParser, LokiQuery};
 use drop_core::discovery::{Answer, PullEvent, SourceFailure};
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
+use super::MAX_NAME;
+use super::at_most::AtMost;
 use super::client::{Client, Limits, Request, host, invalid};
 use super::credentials::Credentials;
 use super::fields::Fields;
-use super::prometheus::{Envelope, Labelled, images};
+use super::prometheus::{AllSeries, Envelope, Typed, images};
 
 /// Lines per request: the most that Loki allows unless configured otherwise
 /// (`max_entries_limit_per_query`).
 const PAGE: usize = 5000;
 /// The most lines that are read for a query.
 const MAX_LINES: usize = 200_000;
+/// Labels per stream that are looked at: Loki allows 15, and 128 with its metadata, unless
+/// configured otherwise (`max_label_names_per_series`, `max_structured_metadata_entries_count`).
+const MAX_LABELS: usize = 150;
+/// The longest line that is looked at, in bytes: what Loki takes unless configured otherwise
+/// (`max_line_size`).
+const MAX_LINE: usize = 256 << 10;
 /// The reason of events that tell of a pull.
 const PULLED: &str = "Pulled";
 
@@ -52,7 +62,7 @@ pub async fn fetch(
         let envelope: Envelope<Data> = client.json(&mut response).await?;
         let streams = match envelope.content(&client, &response.url)? {
             Data::Streams(streams) => streams,
-            Data::Matrix(series) | Data::Vector(series) => return Ok(Answer::Series(images(series, &response.url)?)),
+            Data::Series(series) => return Ok(Answer::Series(images(series, &client, &response.url)?)),
         };
         let entries = || streams.iter().flat_map(|stream| stream.values.iter().map(|entry| (&stream.stream, entry)));
         let count = entries().count();
@@ -64,7 +74,10 @@ pub async fn fetch(
         let newest = entries().map(|(_, entry)| entry.0).max().unwrap_or(start);
         let is_last = count < PAGE;
         let taken = entries().filter(|(_, entry)| is_last || entry.0 < newest);
-        pulls.extend(taken.filter_map(|(labels, entry)| pull(&query.parser, labels, entry)));
+        for pull in taken.filter_map(|(labels, entry)| pull(&query.parser, labels, entry)) {
+            client.keep(size_of::<PullEvent>() + pull.image.len(), &response.url)?;
+            pulls.push(pull);
+        }
         if is_last {
             return Ok(Answer::Pulls(pulls));
         }
@@ -76,17 +89,49 @@ pub async fn fetch(
     }
 }
 
-/// The result of a query, by its type.
+/// The result of a query.
 #[derive(Deserialize)]
-#[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
+#[serde(try_from = "Typed")]
 enum Data {
+    /// With no more lines in all than a page has.
     Streams(Vec<Stream>),
-    Matrix(Vec<Labelled>),
-    Vector(Vec<Labelled>),
+    Series(AllSeries),
+}
+
+impl TryFrom<Typed> for Data {
+    type Error = String;
+
+    fn try_from(Typed { result_type, result }: Typed) -> Result<Self, String> {
+        let data = match result_type.as_str() {
+            "streams" => streams(&result).map(Self::Streams),
+            "matrix" | "vector" => serde_json::from_str(result.get()).map(Self::Series),
+            _ => return Err(format!("a result of type {result_type}")),
+        };
+        data.map_err(|error| error.to_string())
+    }
+}
+
+fn streams(result: &RawValue) -> serde_json::Result<Vec<Stream>> {
+    let too_many = || serde::de::Error::custom(format!("more than the {PAGE} lines that were asked for"));
+    let unread: AtMost<Unread, PAGE> = serde_json::from_str(result.get())?;
+    let mut room = if unread.is_cut { return Err(too_many()) } else { PAGE };
+    let streams = unread.items.into_iter().map(|Unread { stream, values }| {
+        let values: AtMost<Entry, PAGE> = serde_json::from_str(values.get())?;
+        room = room.checked_sub(values.items.len()).filter(|_| !values.is_cut).ok_or_else(too_many)?;
+        Ok(Stream { stream, values: values.items })
+    });
+    streams.collect()
+}
+
+/// A stream whose lines are not read yet.
+#[derive(Deserialize)]
+struct Unread {
+    #[serde(deserialize_with = "labels")]
+    stream: BTreeMap<String, String>,
+    values: Box<RawValue>,
 }
 
 /// Lines with the same labels.
-#[derive(Deserialize)]
 struct Stream {
     stream: BTreeMap<String, String>,
     values: Vec<Entry>,
@@ -100,8 +145,36 @@ fn nanoseconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i128
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
+/// The first [`MAX_LABELS`] labels of a stream.
+fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Labels;
+    impl<'de> Visitor<'de> for Labels {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("labels")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut labels = BTreeMap::new();
+            while labels.len() < MAX_LABELS {
+                match map.next_entry()? {
+                    Some((name, value)) => labels.insert(name, value),
+                    None => return Ok(labels),
+                };
+            }
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok(labels)
+        }
+    }
+    deserializer.deserialize_map(Labels)
+}
+
 /// The pull that a line tells of.
 fn pull(parser: &LokiParser, labels: &BTreeMap<String, String>, Entry(at, line, _): &Entry) -> Option<PullEvent> {
+    if line.len() > MAX_LINE {
+        return None;
+    }
     let fields = Fields::new(labels, line);
     if fields.get(&parser.reason_field).is_some_and(|reason| reason != PULLED) {
         return None;
@@ -110,7 +183,8 @@ fn pull(parser: &LokiParser, labels: &BTreeMap<String, String>, Entry(at, line, 
     let message = fields.get(&parser.message_field).unwrap_or(line.into());
     let event = PullEvent::from_message(at, &message)?;
     let image = parser.image_field.as_deref().and_then(|field| fields.get(field));
-    Some(PullEvent { image: image.map_or(event.image, |image| image.into_owned()), ..event })
+    let image = image.map_or(event.image, |image| image.into_owned());
+    (image.len() <= MAX_NAME).then_some(PullEvent { image, ..event })
 }
 
 #[cfg(test)]
@@ -122,7 +196,7 @@ mod tests {
     use jiff::SignedDuration;
     use serde_json::json;
 
-    use super::super::fake::{Fake, Got, reply, secret};
+    use super::super::fake::{Fake, Got, gzip, reply, secret};
     use super::*;
 
     const NOW: i64 = 1_000_000;
@@ -193,16 +267,57 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_share_the_room_of_the_query() {
+    async fn pages_share_the_room_for_pulls_and_not_for_their_texts() {
         let start = i128::from(NOW - 3600) * 1_000_000_000;
-        let lines: Vec<_> = (0..12_000).map(|at| (start + at, "x".to_owned())).collect();
+        // A week of pull events in three pages of 1.1 MB, of which 41 pulls are kept.
+        let line = |at: i128| if at % 300 == 0 { message("a:1") } else { "x".repeat(200) };
+        let lines: Vec<_> = (0..12_300).map(|at| (start + at, line(at))).collect();
         let backend = Fake::start(move |got| page(&lines, got)).await;
-        // Enough for one page of 5000 lines at 25 bytes, not for two.
-        let limits = Limits { body: 200 << 10, ..Limits::default() };
         let now = Timestamp::from_second(NOW).unwrap();
-        let failure = fetch(&query(&backend.url), &secret(&[]), now, limits).await.unwrap_err();
-        assert_eq!(failure.reason, SourceReason::InvalidResponse);
-        assert!(failure.message.contains("ask for less") && backend.got().len() == 2, "{failure}");
+        let room = 41 * (size_of::<PullEvent>() + "a:1".len());
+        for (kept, expected) in [(room, None), (room - 1, Some(SourceReason::InvalidResponse))] {
+            let limits = Limits { body: 1_500_000, kept, ..Limits::default() };
+            let answer = fetch(&query(&backend.url), &secret(&[]), now, limits).await;
+            assert_eq!(answer.err().map(|failure| failure.reason), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_no_loki_gives_are_refused_and_not_held() {
+        let (entry, empty) = (r#"["1","x"],"#, r#"{"stream":{},"values":[]},"#);
+        let stream =
+            |count: usize| format!(r#"{{"stream":{{}},"values":[{}]}},"#, entry.repeat(count).trim_matches(','));
+        for (result, is_refused) in [
+            (stream(PAGE + 1), true),
+            (stream(1_000_000), true),
+            (stream(1).repeat(PAGE + 1), true),
+            (empty.repeat(600_000), true),
+            (stream(PAGE - 1), false),
+        ] {
+            let data = format!(r#"{{"result":[{}],"resultType":"streams"}}"#, result.trim_end_matches(','));
+            let body = gzip(format!(r#"{{"status":"success","data":{data}}}"#).as_bytes());
+            let backend = Fake::start(move |_| reply(200, &[("content-encoding", "gzip")], body.clone())).await;
+            match ask(&query(&backend.url)).await {
+                Ok(answer) => assert!(!is_refused && images(answer).is_empty()),
+                Err(failure) => {
+                    assert!(is_refused && failure.message.contains("more than the 5000 lines"), "{failure}")
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_labels_and_names_without_end_are_passed_over() {
+        let long = json!({"reason": "Pulled", "message": message("long:1"), "x": "x".repeat(MAX_LINE)}).to_string();
+        let named = message(&"n".repeat(MAX_NAME + 1));
+        let many: BTreeMap<_, _> = (0..100_000).map(|at| (format!("l{at:06}"), "")).collect();
+        let values = [long, named, message("a:1")].map(|line| json!(["1", line]));
+        let body = json!({"status": "success", "data": {"resultType": "streams", "result": [
+            {"stream": many, "values": values}]}});
+        let result = RawValue::from_string(body["data"]["result"].to_string()).unwrap();
+        assert_eq!(streams(&result).unwrap()[0].stream.len(), MAX_LABELS);
+        let backend = Fake::start(move |_| reply(200, &[], body.to_string())).await;
+        assert_eq!(images(ask(&query(&backend.url)).await.unwrap()), ["a:1"]);
     }
 
     #[tokio::test]

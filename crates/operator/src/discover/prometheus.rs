@@ -8,15 +8,23 @@ use drop_api::discovery_policy::{PrometheusQuery, QueryType};
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
-use serde::de::{IgnoredAny, Unexpected, Visitor};
+use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
+use super::at_most::AtMost;
 use super::client::{Client, Limits, Request, host, invalid};
 use super::credentials::Credentials;
+use super::{MAX_NAME, PER_NAME};
 
-/// Prometheus refuses range queries with more points per series. A longer range is
-/// asked for in parts: a longer step would change sums and counts.
-const MAX_POINTS: i64 = 11_000;
+/// Points per series and request. A longer range is asked for in parts: a longer step would
+/// change sums and counts. Prometheus allows 11,000, but of those 60 series fill an answer,
+/// and of these 600.
+const MAX_POINTS: i64 = 1000;
+/// Points per series that are understood: none that Prometheus answers has more.
+const MOST_POINTS: usize = 11_000;
+/// Series per answer.
+const MOST_SERIES: usize = 100_000;
 /// Queries up to this length travel in the URL, which is what read-only proxies and
 /// caches want; longer ones would exceed the URLs that proxies accept, and are posted.
 const MAX_URL_QUERY: usize = 2000;
@@ -89,8 +97,8 @@ async fn ask(client: &Client<'_>, path: &str, parameters: &[(&str, String)]) -> 
     let mut response = client.send(Request { url, form, authorization }).await?;
     let envelope: Envelope<Data> = client.json(&mut response).await?;
     match envelope.content(client, &response.url)? {
-        Data::Matrix(series) | Data::Vector(series) => images(series, &response.url),
-        Data::Scalar(_) | Data::String(_) => Err(without_image(&response.url)),
+        Data::Series(series) => images(series, client, &response.url),
+        Data::WithoutLabels => Err(without_image(&response.url)),
     }
 }
 
@@ -119,22 +127,48 @@ impl<T> Envelope<T> {
     }
 }
 
-/// The result of a query, by its type.
+/// The result of a query, whose type may follow it. To look for the type in the result
+/// itself would take a tree of it, of many times its size.
 #[derive(Deserialize)]
-#[serde(tag = "resultType", content = "result", rename_all = "lowercase")]
-enum Data {
-    Matrix(Vec<Labelled>),
-    Vector(Vec<Labelled>),
-    Scalar(IgnoredAny),
-    String(IgnoredAny),
+#[serde(rename_all = "camelCase")]
+pub struct Typed {
+    /// Its type.
+    pub result_type: String,
+    /// Itself.
+    pub result: Box<RawValue>,
 }
+
+/// The result of a query.
+#[derive(Deserialize)]
+#[serde(try_from = "Typed")]
+enum Data {
+    Series(AllSeries),
+    WithoutLabels,
+}
+
+impl TryFrom<Typed> for Data {
+    type Error = String;
+
+    fn try_from(Typed { result_type, result }: Typed) -> Result<Self, String> {
+        match result_type.as_str() {
+            "matrix" | "vector" => {
+                serde_json::from_str(result.get()).map(Self::Series).map_err(|error| error.to_string())
+            }
+            "scalar" | "string" => Ok(Self::WithoutLabels),
+            _ => Err(format!("a result of type {result_type}")),
+        }
+    }
+}
+
+/// All series of an answer.
+pub type AllSeries = AtMost<Labelled, MOST_SERIES>;
 
 /// A series: several `values`, or one `value`.
 #[derive(Deserialize)]
 pub struct Labelled {
     metric: Labels,
     #[serde(default)]
-    values: Vec<Point>,
+    values: AtMost<Point, MOST_POINTS>,
     value: Option<Point>,
 }
 
@@ -183,16 +217,27 @@ impl<'de> Deserialize<'de> for Number {
 /// The series by their label `image`, which is empty where there is none.
 ///
 /// # Errors
-/// There are series, and none has the label.
-pub fn images(series: Vec<Labelled>, url: &Url) -> Result<Vec<Series>, SourceFailure> {
-    if !series.is_empty() && series.iter().all(|series| series.metric.image.is_empty()) {
+/// There are series, and none has the label; or there are too many, or too long ones.
+pub fn images(series: AllSeries, client: &Client<'_>, url: &Url) -> Result<Vec<Series>, SourceFailure> {
+    if series.is_cut || series.items.iter().any(|series| series.values.is_cut) {
+        let remedy = format!("aggregate with `by ({LABEL})`, or ask for less");
+        let most = format!("{MOST_SERIES} series, or {MOST_POINTS} points of one");
+        return Err(invalid(format!("{} answers with more than {most}: {remedy}", host(url))));
+    }
+    if !series.items.is_empty() && series.items.iter().all(|series| series.metric.image.is_empty()) {
         return Err(without_image(url));
     }
-    let series = series.into_iter().map(|Labelled { metric, values, value }| Series {
-        image: metric.image,
-        samples: values.into_iter().chain(value).map(|Point(sample)| sample).collect(),
+    let series = series.items.into_iter().map(|Labelled { metric: Labels { mut image }, values, value }| {
+        if image.len() > MAX_NAME {
+            image = image.chars().take(MAX_NAME).collect();
+        }
+        let mut samples: Vec<_> = values.items.into_iter().map(|Point(sample)| sample).collect();
+        samples.extend(value.map(|Point(sample)| sample));
+        samples.shrink_to_fit();
+        client.keep(PER_NAME + image.len() + size_of_val(&*samples), url)?;
+        Ok(Series { image, samples })
     });
-    Ok(series.collect())
+    series.collect()
 }
 
 fn without_image(url: &Url) -> SourceFailure {
@@ -204,7 +249,7 @@ fn without_image(url: &Url) -> SourceFailure {
 mod tests {
     use drop_core::discovery::SourceReason;
 
-    use super::super::fake::{Fake, reply, secret};
+    use super::super::fake::{Fake, gzip, reply, secret};
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {
@@ -315,26 +360,67 @@ mod tests {
             backend.got().iter().map(|got| got.parameter(name).unwrap().parse::<f64>().unwrap() as i64).collect()
         };
         let (starts, ends) = (bounds("start"), bounds("end"));
-        assert_eq!((starts.len(), starts[0], ends[1]), (2, now - 168 * 3600, now));
-        assert_eq!(starts[1], ends[0] + 30, "no point twice, none left out");
+        assert_eq!((starts.len(), starts[0], ends[20]), (21, now - 168 * 3600, now));
+        for (start, end) in starts.iter().skip(1).zip(&ends) {
+            assert_eq!(*start, end + 30, "no point twice, none left out");
+        }
         assert_eq!((ends[0] - starts[0]) / 30 + 1, MAX_POINTS);
-        assert_eq!(series.len(), 2);
+        assert_eq!(series.len(), 21);
     }
 
     #[tokio::test]
-    async fn all_parts_share_one_limit() {
+    async fn what_all_parts_bring_is_bounded_and_not_their_texts() {
         let backend = Fake::start(|_| {
-            reply(
-                200,
-                &[],
-                format!(r#"{{"status":"success","data":{{"resultType":"matrix","result":[]}}}}{}"#, " ".repeat(800)),
-            )
+            let result = r#"[{"metric":{"image":"a:1"},"values":[[1,"1"]]}]"#;
+            let data = format!(r#"{{"resultType":"matrix","result":{result}}}"#);
+            reply(200, &[], format!(r#"{{"status":"success","data":{data}}}{}"#, " ".repeat(800)))
         })
         .await;
-        let query = PrometheusQuery { step: "1ms".parse().unwrap(), ..query(&backend.url, QueryType::Range) };
-        let limits = Limits { body: 2000, ..Limits::default() };
-        let failure = fetch(&query, &secret(&[]), at(10_000), limits).await.unwrap_err();
-        assert_eq!((failure.reason, backend.got().len()), (SourceReason::InvalidResponse, 3));
+        // 3,600 s are four parts.
+        let query = PrometheusQuery { step: "1s".parse().unwrap(), ..query(&backend.url, QueryType::Range) };
+        let part = PER_NAME + "a:1".len() + size_of::<Sample>();
+        for (kept, expected) in [(4 * part, None), (4 * part - 1, Some(SourceReason::InvalidResponse))] {
+            let limits = Limits { body: 1000, kept, ..Limits::default() };
+            let answer = fetch(&query, &secret(&[]), at(10_000), limits).await;
+            assert_eq!(answer.err().map(|failure| failure.reason), expected);
+        }
+        assert_eq!(backend.got().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn answers_that_no_prometheus_gives_are_refused_and_not_held() {
+        let series = |values: &str| format!(r#"{{"metric":{{"image":"a:1"}},"values":[{values}]}},"#);
+        let points = |count: usize| series(r#"[1,"1"],"#.repeat(count).trim_end_matches(','));
+        for (result, expected) in [
+            (points(MOST_POINTS), Ok(MOST_POINTS)),
+            (points(MOST_POINTS + 1), Err("more than 100000 series, or 11000 points of one")),
+            (points(1_000_000), Err("more than 100000 series, or 11000 points of one")),
+            (series("").repeat(MOST_SERIES), Ok(0)),
+            (series("").repeat(MOST_SERIES + 1), Err("more than 100000 series, or 11000 points of one")),
+        ] {
+            // The type comes last: it is not looked for in a tree of the whole result.
+            let data = format!(r#"{{"result":[{}],"resultType":"matrix"}}"#, result.trim_end_matches(','));
+            let body = gzip(format!(r#"{{"status":"success","data":{data}}}"#).as_bytes());
+            let backend = Fake::start(move |_| reply(200, &[("content-encoding", "gzip")], body.clone())).await;
+            match (ask(&backend.url, QueryType::Instant).await, expected) {
+                (Ok(Answer::Series(series)), Ok(samples)) => {
+                    assert_eq!(series.iter().map(|series| series.samples.len()).sum::<usize>(), samples);
+                }
+                (Err(failure), Err(says)) => assert!(failure.message.contains(says), "{failure}"),
+                (answer, expected) => panic!("{expected:?}: {}", answer.is_ok()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_too_long_stays_one_and_is_not_held_whole() {
+        let body = format!(
+            r#"{{"status":"success","data":{{"resultType":"vector","result":[{{"metric":{{"image":"{}"}},"value":[1,"1"]}}]}}}}"#,
+            "a".repeat(1 << 20)
+        );
+        let backend = Fake::start(move |_| reply(200, &[], body.clone())).await;
+        let Answer::Series(series) = ask(&backend.url, QueryType::Instant).await.unwrap() else { panic!() };
+        assert_eq!(series[0].image.len(), MAX_NAME);
     }
 
     #[tokio::test]

@@ -12,6 +12,8 @@ use reqwest::Url;
 use serde::Deserialize;
 use tracing::warn;
 
+use super::PER_NAME;
+use super::at_most::AtMost;
 use super::client::{Client, Limits, Request, Response, host, invalid};
 use super::credentials::{Credentials, Login};
 use super::link;
@@ -20,6 +22,10 @@ use super::link;
 const AT_ONCE: usize = 4;
 /// Tags per page: the most that registries commonly allow.
 const PAGE: usize = 1000;
+/// The most tags of a page that are kept: as many as `maxScan` may say.
+const MAX_SCAN: usize = 100_000;
+/// How long a tag may be: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests>.
+const MAX_TAG: usize = 128;
 /// How images name Docker Hub.
 const DOCKER_HUB_NAME: &str = "docker.io";
 /// Where its registry is.
@@ -58,7 +64,7 @@ struct Listing<'a> {
 #[derive(Deserialize)]
 struct Page {
     /// Registries say `null` for none.
-    tags: Option<Vec<String>>,
+    tags: Option<AtMost<String, MAX_SCAN>>,
 }
 
 /// What a token service issues, under the one name, the other, or both.
@@ -85,13 +91,17 @@ impl Listing<'_> {
         let is_cut = loop {
             let mut response = self.ask(url).await?;
             let page: Page = self.client.json(&mut response).await?;
-            tags.extend(page.tags.unwrap_or_default());
+            let mut page = page.tags.unwrap_or_default();
+            page.is_cut |= page.items.len() > most - tags.len();
+            page.items.truncate(most - tags.len());
+            page.items.retain(|tag| tag.len() <= MAX_TAG);
+            self.client.keep(page.items.iter().map(|tag| PER_NAME + tag.len()).sum(), &response.url)?;
+            tags.extend(page.items);
             match next(&response) {
-                Some(next) if tags.len() < most => url = next,
-                next => break next.is_some() || tags.len() > most,
+                Some(next) if tags.len() < most && !page.is_cut => url = next,
+                next => break next.is_some() || page.is_cut,
             }
         };
-        tags.truncate(most);
         Ok((tags, is_cut))
     }
 
@@ -170,7 +180,7 @@ mod tests {
     use drop_core::discovery::SourceReason;
     use serde_json::json;
 
-    use super::super::fake::{Authority, Fake, Got, reply, secret};
+    use super::super::fake::{Authority, Fake, Got, gzip, reply, secret};
     use super::*;
 
     const LOGIN: [(&str, &str); 2] = [("username", "me"), ("password", "pw")];
@@ -247,13 +257,38 @@ mod tests {
 
     #[tokio::test]
     async fn repositories_share_the_room_of_the_query() {
-        let backend = Fake::start(|_| reply(200, &[], json!({"tags": ["t".repeat(600)]}).to_string())).await;
-        let limits = Limits { body: 1000, ..Limits::default() };
+        let backend = Fake::start(|_| reply(200, &[], r#"{"tags":["a","b"]}"#)).await;
+        let limits = Limits { kept: 3 * (PER_NAME + 1), ..Limits::default() };
         let mut query = query(&backend.url);
         assert!(fetch(&query, &secret(&[]), limits).await.is_ok());
         query.repositories.push("other".to_owned());
         let failure = fetch(&query, &secret(&[]), limits).await.unwrap_err();
         assert_eq!(failure.reason, SourceReason::InvalidResponse);
+    }
+
+    #[tokio::test]
+    async fn of_a_page_of_a_million_no_more_is_kept_than_max_scan() {
+        let page = |tag: &str| gzip(format!(r#"{{"tags":[{}{tag}]}}"#, format!("{tag},").repeat(1_000_000)).as_bytes());
+        for (body, max_scan, kept) in [(page("\"\""), 1000, 1000), (page("\"a\""), 100_000, 100_000)] {
+            let backend = Fake::start(move |_| {
+                reply(200, &[("content-encoding", "gzip"), ("link", "</more>; rel=next")], body.clone())
+            })
+            .await;
+            let query = RegistryQuery { max_scan, ..query(&backend.url) };
+            let Answer::Tags(repositories) = fetch(&query, &secret(&[]), Limits::default()).await.unwrap() else {
+                panic!()
+            };
+            assert_eq!((repositories[0].tags.len(), repositories[0].is_cut), (kept, true));
+            assert_eq!(backend.got().len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_longer_than_a_tag_can_be_is_none() {
+        let (longest, longer) = ("t".repeat(MAX_TAG), "t".repeat(MAX_TAG + 1));
+        let body = json!({"tags": [longest, longer]}).to_string();
+        let backend = Fake::start(move |_| reply(200, &[], body.clone())).await;
+        assert_eq!(ask(&query(&backend.url), &[]).await.unwrap(), [longest]);
     }
 
     #[tokio::test]
