@@ -157,6 +157,14 @@ fn bad_values_are_refused_with_a_remedy() {
     }
 }
 
+/// Who upgrades from the Go operator's chart with `--reuse-values` has the value.
+#[test]
+fn the_definitions_cannot_be_switched_off_in_their_own_chart() {
+    let template = |install: &str| run("helm", &["template", "drop-crds", "charts/drop-crds", "--set", install]);
+    assert_eq!(template("install=true").unwrap(), template("global.a=b").unwrap());
+    assert!(template("install=false").unwrap_err().contains("/install"));
+}
+
 #[test]
 fn names_follow_the_release() {
     for (release, expected) in [("drop", "drop"), ("my", "my-drop"), ("dropper", "dropper")] {

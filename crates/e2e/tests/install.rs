@@ -107,7 +107,8 @@ fn the_charts_install_the_operator_which_needs_what_its_roles_grant_and_no_more(
         .and_then(|()| upgrade(&cluster))
         .and_then(|()| roles_grant_what_is_needed(&cluster))
         .and_then(|()| uninstall(&cluster))
-        .and_then(|()| install_again(&cluster));
+        .and_then(|()| install_again(&cluster))
+        .and_then(|()| migrate(&cluster));
     if let Err(error) = result {
         let pods = cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]).unwrap_or_default();
         let log = cluster.kubectl(&["-n", NAMESPACE, "logs", "deployment/drop"]).unwrap_or_default();
@@ -344,5 +345,44 @@ fn install_again(cluster: &Cluster) -> Result<()> {
     roll_out(cluster)?;
     wait(cluster, "condition=Ready", "cachedimage/alpine-3-20")?;
     helm(cluster, &["uninstall", "drop", "--namespace", NAMESPACE, "--wait"])?;
+    Ok(())
+}
+
+/// From a chart that brought the definitions and did not say that they are to stay, as that of the Go operator did: as
+/// the page says, with the release that goes on with them, and with one that gives them up.
+fn migrate(cluster: &Cluster) -> Result<()> {
+    let chart = cluster.kubeconfig().with_file_name("older");
+    let templates = chart.join("templates");
+    fs::create_dir_all(&templates)?;
+    fs::write(chart.join("Chart.yaml"), "apiVersion: v2\nname: drop\nversion: 0.0.1\n")?;
+    for definition in ["cachedimages", "cachedimagesets", "discoverypolicies", "pullpolicies"] {
+        let definition = format!("{definition}.yaml");
+        let text = fs::read_to_string(root().join("charts/drop/files/crds").join(&definition))?;
+        let keep = "  annotations:\n    helm.sh/resource-policy: keep\n";
+        ensure!(text.contains(keep), "{definition} does not say that it is to stay");
+        fs::write(templates.join(&definition), text.replacen(keep, "", 1))?;
+    }
+    let chart = chart.display().to_string();
+    let page = fs::read_to_string(root().join("docs/migration.md"))?;
+    let (_, keep) = page.split_once("\nkubectl annotate").context("how definitions are kept")?;
+    let keep = keep.split("\nhelm").next().unwrap_or_default().replace("\\\n", " ");
+    let keep: Vec<&str> = ["annotate"].into_iter().chain(keep.split_whitespace()).collect();
+    for keeps_definitions in [true, false] {
+        cluster.kubectl(&["delete", "crd", "-l", "app.kubernetes.io/part-of=drop"])?;
+        helm(cluster, &["install", "drop", &chart, "--namespace", NAMESPACE, "--wait"])?;
+        cluster.apply(QUICKSTART)?;
+        let image = || cluster.kubectl(&["get", "cachedimage/alpine-3-20", "-o", "jsonpath={.metadata.uid}"]);
+        let before = image()?;
+        let upgrade = ["upgrade", "drop", "charts/drop", "--namespace", NAMESPACE];
+        if keeps_definitions {
+            helm(cluster, &upgrade)?;
+        } else {
+            cluster.kubectl(&keep)?;
+            helm(cluster, &[&upgrade[..], &["--set", "crds.install=false"]].concat())?;
+            helm(cluster, &["install", "drop-crds", "charts/drop-crds", "--take-ownership"])?;
+        }
+        ensure!(image().context("gone with its definition")? == before, "another one");
+        helm(cluster, &["uninstall", "drop", "--namespace", NAMESPACE, "--wait"])?;
+    }
     Ok(())
 }
