@@ -3,11 +3,13 @@
 #   docker buildx build --platform linux/amd64,linux/arm64 --tag drop .
 
 FROM rust:1.95-alpine AS build
+# Platforms that are built at once have no cache in common: each waits for none, and takes no object of another.
+ARG TARGETPLATFORM
 RUN apk add --no-cache musl-dev
 WORKDIR /drop
 COPY . .
-RUN --mount=type=cache,target=/usr/local/cargo/registry \
-    --mount=type=cache,target=/drop/target \
+RUN --mount=type=cache,id=drop-registry-$TARGETPLATFORM,target=/usr/local/cargo/registry \
+    --mount=type=cache,id=drop-target-$TARGETPLATFORM,target=/drop/target \
     cargo build --release --locked --package drop --no-default-features \
     && cp target/release/drop /drop-binary
 
