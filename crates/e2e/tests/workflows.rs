@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use drop_e2e::root;
@@ -38,4 +39,46 @@ fn actions_are_pinned_to_commits() {
             }
         }
     }
+}
+
+#[test]
+fn a_release_is_refused_where_any_file_names_another_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let files = ["Cargo.toml", "charts/drop/Chart.yaml", "charts/drop-crds/Chart.yaml", "SECURITY.md", "CHANGELOG.md"];
+    let steps = workflow("release")["jobs"]["version"]["steps"].clone();
+    let script = steps[1]["run"].as_str().unwrap().to_owned();
+    let home = std::env::temp_dir().join(format!("drop-release-{}", std::process::id()));
+    let passes = |tree: &Path| {
+        // As GitHub runs it.
+        let mut shell = Command::new("bash");
+        shell.args(["--noprofile", "--norc", "-e", "-c", &script]).env("TAG", format!("v{version}"));
+        shell.current_dir(tree).output().unwrap().status.success()
+    };
+    let write = |file: &str, text: &str| {
+        let path = home.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let released = |file: &str| match file {
+        "CHANGELOG.md" => format!("## [{version}]\n"),
+        file => read(file),
+    };
+    files.iter().for_each(|file| write(file, &released(file)));
+    assert!(passes(&home));
+    for file in files {
+        let text = released(file);
+        for (at, _) in text.match_indices(version) {
+            let (before, after) = text.split_at(at);
+            // Versions of other things may happen to be the same.
+            if before.ends_with("drop:") || before.ends_with("ersion: ") || before.ends_with("ersion: \"") {
+                write(file, &format!("{before}9{after}"));
+                assert!(!passes(&home), "{file}: {}", after.lines().next().unwrap());
+            }
+        }
+        write(file, &text);
+    }
+    write("CHANGELOG.md", "## [Unreleased]\n");
+    assert!(!passes(&home));
+    fs::remove_dir_all(&home).unwrap();
 }
