@@ -13,6 +13,7 @@ mod prometheus;
 mod registry;
 mod report;
 mod run;
+mod seat;
 mod transport;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ use jiff::Timestamp;
 pub use client::Limits;
 pub use credentials::{Credentials, check_authorities};
 pub use run::run;
+pub use seat::Seat;
 
 /// How long a name may be, in bytes: longer ones are no images, and no labels that matter.
 const MAX_NAME: usize = 1024;
@@ -41,18 +43,22 @@ pub async fn fetch(
     credentials: &Credentials,
     now: Timestamp,
     limits: Limits,
+    seat: &Seat,
 ) -> Result<Answer, SourceFailure> {
     let answer = async {
         match backend {
-            Backend::Prometheus(query) => prometheus::fetch(query, credentials, now, limits).await,
-            Backend::Loki(query) => loki::fetch(query, credentials, now, limits).await,
-            Backend::Registry(query) => registry::fetch(query, credentials, limits).await,
+            Backend::Prometheus(query) => prometheus::fetch(query, credentials, now, limits, seat).await,
+            Backend::Loki(query) => loki::fetch(query, credentials, now, limits, seat).await,
+            Backend::Registry(query) => registry::fetch(query, credentials, limits, seat).await,
         }
     };
-    let answer = tokio::time::timeout(limits.query, answer).await.unwrap_or_else(|_| {
-        let message = format!("not all is answered after {}s: ask for less", limits.query.as_secs());
-        Err(SourceFailure { reason: SourceReason::Timeout, message })
-    });
+    let answer = tokio::select! {
+        answer = answer => answer,
+        () = seat.held_for(limits.query) => {
+            let message = format!("not all is answered after {}s: ask for less", limits.query.as_secs());
+            Err(SourceFailure { reason: SourceReason::Timeout, message })
+        }
+    };
     answer.map_err(|SourceFailure { reason, message }| {
         let message = message.chars().take(MAX_MESSAGE).collect();
         SourceFailure { reason, message }
@@ -64,6 +70,7 @@ mod tests {
     use std::time::Duration;
 
     use drop_api::discovery_policy::RegistryQuery;
+    use tokio::sync::Semaphore;
 
     use super::fake::{Fake, reply, secret};
     use super::*;
@@ -71,7 +78,9 @@ mod tests {
     async fn failure(url: String, limits: Limits) -> SourceFailure {
         let query =
             RegistryQuery { url, repositories: vec!["a".to_owned()], max_scan: 1000, ..RegistryQuery::default() };
-        fetch(&Backend::Registry(query), &secret(&[]), Timestamp::UNIX_EPOCH, limits).await.unwrap_err()
+        fetch(&Backend::Registry(query), &secret(&[]), Timestamp::UNIX_EPOCH, limits, &Seat::default())
+            .await
+            .unwrap_err()
     }
 
     #[tokio::test]
@@ -81,6 +90,30 @@ mod tests {
         let failure = failure(backend.url.clone(), limits).await;
         assert_eq!(failure.reason, SourceReason::Timeout);
         assert!(backend.got().len() > 1);
+    }
+
+    #[tokio::test]
+    async fn answers_wait_for_a_seat_and_failures_do_not() {
+        let backend = Fake::start(|got| match got.target.starts_with("/v2/") {
+            true => reply(200, &[], r#"{"tags":["1"]}"#),
+            false => reply(404, &[], ""),
+        })
+        .await;
+        let room = Box::leak(Box::new(Semaphore::new(0)));
+        let (credentials, limits) = (secret(&[]), Limits::default());
+        let query = |url: &str| {
+            let repositories = vec!["a".to_owned(), "b".to_owned()];
+            let (url, max_scan) = (url.to_owned(), 1000);
+            Backend::Registry(RegistryQuery { url, repositories, max_scan, ..RegistryQuery::default() })
+        };
+        let (there, elsewhere) = (query(&backend.url), query(&format!("{}/base", backend.url)));
+        let (first, second) = (Seat::of(room), Seat::of(room));
+        let failure = fetch(&elsewhere, &credentials, Timestamp::UNIX_EPOCH, limits, &first).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::NotFound);
+        let mut answer = Box::pin(fetch(&there, &credentials, Timestamp::UNIX_EPOCH, limits, &second));
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut answer).await.is_err());
+        room.add_permits(1);
+        assert!(matches!(answer.await.unwrap(), Answer::Tags(repositories) if repositories.len() == 2));
     }
 
     #[tokio::test]

@@ -10,8 +10,10 @@ use reqwest::Url;
 use reqwest::redirect::Policy;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout};
 
 use super::credentials::Credentials;
+use super::seat::Seat;
 use super::transport;
 
 /// How Drop names itself.
@@ -28,9 +30,9 @@ const MAX_EXCERPT: usize = 256;
 pub struct Limits {
     /// For a connection: name, TCP and TLS.
     pub connect: Duration,
-    /// For one request until the last byte of its answer.
+    /// For one request until the last byte of its answer, without the wait for a seat.
     pub request: Duration,
-    /// For all requests of a query.
+    /// For all requests of a query, from its first answer on.
     pub query: Duration,
     /// For one answer, in bytes after decompression.
     pub body: usize,
@@ -60,6 +62,7 @@ pub struct Client<'a> {
     address: Url,
     credentials: &'a Credentials,
     limits: Limits,
+    seat: &'a Seat,
     /// How much more of the answers to the query may be kept, in bytes.
     room: AtomicUsize,
     own: reqwest::Client,
@@ -95,7 +98,12 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// The address has a host that cannot be one.
-    pub fn new(address: &str, credentials: &'a Credentials, limits: Limits) -> Result<Self, SourceFailure> {
+    pub fn new(
+        address: &str,
+        credentials: &'a Credentials,
+        limits: Limits,
+        seat: &'a Seat,
+    ) -> Result<Self, SourceFailure> {
         let address = Url::parse(address).ok().filter(Url::has_host).ok_or_else(|| SourceFailure {
             reason: SourceReason::DnsError,
             message: format!("not an address: {address}"),
@@ -106,12 +114,11 @@ impl<'a> Client<'a> {
                 .redirect(Policy::none())
                 .user_agent(USER_AGENT)
                 .connect_timeout(limits.connect)
-                .timeout(limits.request)
                 .build()
                 .map_err(|error| transport::failure(&error, &host(&address)))
         };
         let (own, elsewhere) = (client(&credentials.tls)?, client(&credentials.tls_elsewhere)?);
-        Ok(Self { address, credentials, limits, room: AtomicUsize::new(limits.kept), own, elsewhere })
+        Ok(Self { address, credentials, limits, seat, room: AtomicUsize::new(limits.kept), own, elsewhere })
     }
 
     /// The URL of `path` below the backend's address, with what is asked for.
@@ -158,12 +165,19 @@ impl<'a> Client<'a> {
                 let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
                 builder = builder.header(header::CONTENT_TYPE, form_type).body(form.clone());
             }
-            let response = builder.send().await.map_err(|error| transport::failure(&error, &host(&url)))?;
+            let began = Instant::now();
+            let response = timeout(self.limits.request, builder.send()).await.map_err(|_| too_late(&url))?;
+            let response = response.map_err(|error| transport::failure(&error, &host(&url)))?;
             match redirect(&response, &url) {
                 Some(next) => url = next,
                 None => {
                     let held_back = self.credentials.login.is_some() && authorization.is_none();
-                    return self.read(response, url, held_back).await;
+                    let left = self.limits.request.saturating_sub(began.elapsed());
+                    if response.status().is_success() {
+                        self.seat.take().await;
+                    }
+                    let late = too_late(&url);
+                    return timeout(left, self.read(response, url, held_back)).await.map_err(|_| late)?;
                 }
             }
         }
@@ -272,6 +286,10 @@ impl<'a> Client<'a> {
     }
 }
 
+fn too_late(url: &Url) -> SourceFailure {
+    SourceFailure { reason: SourceReason::Timeout, message: format!("timeout waiting for {}", host(url)) }
+}
+
 /// An answer that cannot be used.
 pub fn invalid(message: String) -> SourceFailure {
     SourceFailure { reason: SourceReason::InvalidResponse, message }
@@ -352,7 +370,8 @@ mod tests {
     };
 
     async fn get(url: &str, credentials: &Credentials, limits: Limits) -> Result<Response, SourceFailure> {
-        let client = Client::new(url, credentials, limits)?;
+        let seat = Seat::default();
+        let client = Client::new(url, credentials, limits, &seat)?;
         let request = Request { url: client.url("api", &[]), form: None, authorization: credentials.authorization() };
         let response = client.send(request).await?;
         if response.status.is_success() { Ok(response) } else { Err(client.refusal(&response)) }
@@ -416,7 +435,8 @@ mod tests {
         for (status, kind, body) in cases {
             let backend = Fake::start(move |_| reply(status, &[("content-type", kind)], body.clone())).await;
             let credentials = secret(&[("token", &token)]);
-            let client = Client::new(&backend.url, &credentials, LIMITS).unwrap();
+            let seat = Seat::default();
+            let client = Client::new(&backend.url, &credentials, LIMITS, &seat).unwrap();
             let request = Request { url: client.url("api", &[]), form: None, authorization: None };
             let mut response = client.send(request).await.unwrap();
             let failure = client.json::<Vec<u8>>(&mut response).await.unwrap_err();

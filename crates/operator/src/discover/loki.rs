@@ -18,6 +18,7 @@ use super::client::{Client, Limits, Request, host, invalid};
 use super::credentials::Credentials;
 use super::fields::Fields;
 use super::prometheus::{AllSeries, Envelope, Typed, images};
+use super::seat::Seat;
 
 /// Lines per request: the most that Loki allows unless configured otherwise
 /// (`max_entries_limit_per_query`).
@@ -42,8 +43,9 @@ pub async fn fetch(
     credentials: &Credentials,
     now: Timestamp,
     limits: Limits,
+    seat: &Seat,
 ) -> Result<Answer, SourceFailure> {
-    let client = Client::new(&query.endpoint, credentials, limits)?;
+    let client = Client::new(&query.endpoint, credentials, limits, seat)?;
     let end = now.as_nanosecond();
     let mut start = end - query.lookback.get().as_nanos();
     let mut pulls = Vec::new();
@@ -207,7 +209,7 @@ mod tests {
 
     async fn ask(query: &LokiQuery) -> Result<Answer, SourceFailure> {
         let now = Timestamp::from_second(NOW).unwrap();
-        fetch(query, &secret(&[("headers.X-Scope-OrgID", "tenant")]), now, Limits::default()).await
+        fetch(query, &secret(&[("headers.X-Scope-OrgID", "tenant")]), now, Limits::default(), &Seat::default()).await
     }
 
     fn message(image: &str) -> String {
@@ -277,7 +279,7 @@ mod tests {
         let room = 41 * (size_of::<PullEvent>() + "a:1".len());
         for (kept, expected) in [(room, None), (room - 1, Some(SourceReason::InvalidResponse))] {
             let limits = Limits { body: 1_500_000, kept, ..Limits::default() };
-            let answer = fetch(&query(&backend.url), &secret(&[]), now, limits).await;
+            let answer = fetch(&query(&backend.url), &secret(&[]), now, limits, &Seat::default()).await;
             assert_eq!(answer.err().map(|failure| failure.reason), expected);
         }
     }

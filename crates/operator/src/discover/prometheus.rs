@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 use super::at_most::AtMost;
 use super::client::{Client, Limits, Request, host, invalid};
 use super::credentials::Credentials;
+use super::seat::Seat;
 use super::{MAX_NAME, PER_NAME};
 
 /// Points per series and request. A longer range is asked for in parts: a longer step would
@@ -37,8 +38,9 @@ pub async fn fetch(
     credentials: &Credentials,
     now: Timestamp,
     limits: Limits,
+    seat: &Seat,
 ) -> Result<Answer, SourceFailure> {
-    let client = Client::new(&query.endpoint, credentials, limits)?;
+    let client = Client::new(&query.endpoint, credentials, limits, seat)?;
     let mut series = Vec::new();
     match query.query_type {
         QueryType::Instant => {
@@ -267,7 +269,7 @@ mod tests {
     }
 
     async fn ask(endpoint: &str, query_type: QueryType) -> Result<Answer, SourceFailure> {
-        fetch(&query(endpoint, query_type), &secret(&[]), at(10_000), Limits::default()).await
+        fetch(&query(endpoint, query_type), &secret(&[]), at(10_000), Limits::default(), &Seat::default()).await
     }
 
     fn samples(samples: &[(i64, f64)]) -> Vec<Sample> {
@@ -289,7 +291,7 @@ mod tests {
         .await;
         let credentials = secret(&[("username", "me"), ("password", "pw"), ("headers.X-Scope-OrgID", "tenant")]);
         let query = query(&format!("{}/prometheus/", backend.url), QueryType::Range);
-        let answer = fetch(&query, &credentials, at(10_000), Limits::default()).await.unwrap();
+        let answer = fetch(&query, &credentials, at(10_000), Limits::default(), &Seat::default()).await.unwrap();
         let mut first = samples(&[(6400, 1.0), (6700, f64::INFINITY)]);
         first[1].at = Timestamp::from_millisecond(6_700_500).unwrap();
         let expected = [("a:1", first), ("", samples(&[(6400, 1.0)])), ("a:1", samples(&[(6400, 2000.0)]))];
@@ -329,7 +331,7 @@ mod tests {
         .await;
         let long = format!("count({}) by (image)", "x".repeat(8000));
         let query = PrometheusQuery { query: long.clone(), ..query(&backend.url, QueryType::Instant) };
-        let answer = fetch(&query, &secret(&[]), at(10_000), Limits::default()).await.unwrap();
+        let answer = fetch(&query, &secret(&[]), at(10_000), Limits::default(), &Seat::default()).await.unwrap();
         assert_eq!(answer, Answer::Series(Vec::new()));
         for (got, path) in backend.got().iter().zip(["/api/v1/query", "/moved"]) {
             assert_eq!((got.method.as_str(), got.target.as_str()), ("POST", path));
@@ -353,7 +355,9 @@ mod tests {
             ..query(&backend.url, QueryType::Range)
         };
         let now = 10_000_000;
-        let Answer::Series(series) = fetch(&query, &secret(&[]), at(now), Limits::default()).await.unwrap() else {
+        let Answer::Series(series) =
+            fetch(&query, &secret(&[]), at(now), Limits::default(), &Seat::default()).await.unwrap()
+        else {
             panic!()
         };
         let bounds = |name: &str| -> Vec<i64> {
@@ -381,7 +385,7 @@ mod tests {
         let part = PER_NAME + "a:1".len() + size_of::<Sample>();
         for (kept, expected) in [(4 * part, None), (4 * part - 1, Some(SourceReason::InvalidResponse))] {
             let limits = Limits { body: 1000, kept, ..Limits::default() };
-            let answer = fetch(&query, &secret(&[]), at(10_000), limits).await;
+            let answer = fetch(&query, &secret(&[]), at(10_000), limits, &Seat::default()).await;
             assert_eq!(answer.err().map(|failure| failure.reason), expected);
         }
         assert_eq!(backend.got().len(), 8);

@@ -17,6 +17,7 @@ use super::at_most::AtMost;
 use super::client::{Client, Limits, Request, Response, host, invalid};
 use super::credentials::{Credentials, Login};
 use super::link;
+use super::seat::Seat;
 
 /// How many repositories are listed at once.
 const AT_ONCE: usize = 4;
@@ -32,9 +33,14 @@ const DOCKER_HUB_NAME: &str = "docker.io";
 const DOCKER_HUB: &str = "https://registry-1.docker.io";
 
 /// The tags of all repositories, up to `maxScan` of each.
-pub async fn fetch(query: &RegistryQuery, credentials: &Credentials, limits: Limits) -> Result<Answer, SourceFailure> {
+pub async fn fetch(
+    query: &RegistryQuery,
+    credentials: &Credentials,
+    limits: Limits,
+    seat: &Seat,
+) -> Result<Answer, SourceFailure> {
     let address = address(&query.url);
-    let client = &Client::new(address, credentials, limits)?;
+    let client = &Client::new(address, credentials, limits, seat)?;
     let repositories = query.repositories.iter().map(|path| async move {
         let name = if address == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path.clone() };
         let (tags, is_cut) = Listing { client, name, token: None }.tags(query).await?;
@@ -196,7 +202,9 @@ mod tests {
     }
 
     async fn ask(query: &RegistryQuery, data: &[(&str, &str)]) -> Result<Vec<String>, SourceFailure> {
-        let Answer::Tags(repositories) = fetch(query, &secret(data), Limits::default()).await? else { panic!() };
+        let Answer::Tags(repositories) = fetch(query, &secret(data), Limits::default(), &Seat::default()).await? else {
+            panic!()
+        };
         Ok(repositories.into_iter().flat_map(|repository| repository.tags).collect())
     }
 
@@ -227,7 +235,7 @@ mod tests {
         let linked = Fake::start(|_| reply(200, &[("link", "</more>; rel=next")], r#"{"tags":["a","b"]}"#)).await;
         for (backend, max_scan, expected) in [(&whole, 2, false), (&whole, 1, true), (&linked, 2, true)] {
             let query = RegistryQuery { max_scan, ..query(&backend.url) };
-            let answer = fetch(&query, &secret(&[]), Limits::default()).await.unwrap();
+            let answer = fetch(&query, &secret(&[]), Limits::default(), &Seat::default()).await.unwrap();
             let Answer::Tags(repositories) = answer else { panic!() };
             assert_eq!(repositories[0].is_cut, expected, "{max_scan}");
         }
@@ -260,9 +268,9 @@ mod tests {
         let backend = Fake::start(|_| reply(200, &[], r#"{"tags":["a","b"]}"#)).await;
         let limits = Limits { kept: 3 * (PER_NAME + 1), ..Limits::default() };
         let mut query = query(&backend.url);
-        assert!(fetch(&query, &secret(&[]), limits).await.is_ok());
+        assert!(fetch(&query, &secret(&[]), limits, &Seat::default()).await.is_ok());
         query.repositories.push("other".to_owned());
-        let failure = fetch(&query, &secret(&[]), limits).await.unwrap_err();
+        let failure = fetch(&query, &secret(&[]), limits, &Seat::default()).await.unwrap_err();
         assert_eq!(failure.reason, SourceReason::InvalidResponse);
     }
 
@@ -275,7 +283,9 @@ mod tests {
             })
             .await;
             let query = RegistryQuery { max_scan, ..query(&backend.url) };
-            let Answer::Tags(repositories) = fetch(&query, &secret(&[]), Limits::default()).await.unwrap() else {
+            let Answer::Tags(repositories) =
+                fetch(&query, &secret(&[]), Limits::default(), &Seat::default()).await.unwrap()
+            else {
                 panic!()
             };
             assert_eq!((repositories[0].tags.len(), repositories[0].is_cut), (kept, true));

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
-use super::{Credentials, Limits, fetch};
+use super::{Credentials, Limits, Seat, fetch};
 
 /// What a query measured, and how long that took.
 pub type Asked = (SignedDuration, Result<Measured, SourceFailure>);
@@ -40,10 +40,16 @@ async fn measure(
     now: Timestamp,
     limits: Limits,
 ) -> Result<Measured, SourceFailure> {
-    let answer = fetch(&query.backend, credentials, now, limits).await?;
+    let seat = Seat::default();
+    let answer = fetch(&query.backend, credentials, now, limits, &seat).await?;
     let pipeline = pipeline.clone();
     // An answer may hold millions of samples: other tasks go on meanwhile.
-    let measured = tokio::task::spawn_blocking(move || pipeline.measure(at, answer, now)).await;
+    let measure = move || {
+        let measured = pipeline.measure(at, answer, now);
+        drop(seat);
+        measured
+    };
+    let measured = tokio::task::spawn_blocking(measure).await;
     measured.map_err(|error| SourceFailure {
         reason: SourceReason::InvalidResponse,
         message: format!("the answer could not be evaluated: {error}"),
