@@ -12,6 +12,9 @@ use drop_core::Settings;
 use crate::discover::Limits;
 use crate::tls::Certificate;
 
+/// For how many slow requests the time of a query is to last.
+const REQUESTS_PER_QUERY: u32 = 5;
+
 /// Pre-pulls container images onto Kubernetes nodes.
 #[derive(Debug, Parser)]
 #[command(version, name = "drop")]
@@ -211,7 +214,8 @@ struct Timing {
     /// Wait before sources of a DiscoveryPolicy that failed are asked again
     #[arg(long, env = "DROP_DISCOVERY_RETRY", default_value = "30s")]
     discovery_retry: GoDuration,
-    /// How long a source of a DiscoveryPolicy may take to answer a request
+    /// How long a source of a DiscoveryPolicy may take to answer a request. For all requests of a query it has
+    /// five times as long, and at least 5m
     #[arg(long, env = "DROP_DISCOVERY_TIMEOUT", default_value = "60s")]
     discovery_timeout: GoDuration,
     /// Wait before an image that was removed from a node is pulled again
@@ -270,7 +274,8 @@ impl OperatorArgs {
         let limits = Limits::default();
         // A duration is never negative.
         let request = self.timing.discovery_timeout.get().unsigned_abs();
-        Limits { connect: limits.connect.min(request), request, ..limits }
+        let query = limits.query.max(request.saturating_mul(REQUESTS_PER_QUERY));
+        Limits { connect: limits.connect.min(request), request, query, ..limits }
     }
 }
 
@@ -284,6 +289,16 @@ mod tests {
         let Command::Operator(args) = cli.command else { panic!("{cli:?}") };
         assert_eq!(args.settings().built_in_policy, PullPolicySpec::default());
         assert_eq!(args.pod_namespace, "drop-system");
+    }
+
+    #[test]
+    fn a_query_has_time_for_slow_answers() {
+        for (flag, request, query) in [("60s", 60, 300), ("5s", 5, 300), ("10m", 600, 3000)] {
+            let cli = Cli::try_parse_from(["drop", "operator", "--discovery-timeout", flag]).unwrap();
+            let Command::Operator(args) = cli.command else { panic!("{cli:?}") };
+            let limits = args.limits();
+            assert_eq!((limits.request.as_secs(), limits.query.as_secs()), (request, query), "{flag}");
+        }
     }
 
     #[test]
