@@ -11,6 +11,8 @@ use drop_testbed::cargo;
 use crate::root;
 
 const VERSION: &str = "0.5.4";
+/// `site-url` in `book.toml`: the page for what is not found has it as its base.
+const SITE: &str = "/drop/";
 /// Where readers of the site find what lies outside of `docs`.
 const REPOSITORY: &str = "https://github.com/corewire/drop/blob/main/";
 /// How pages link to that.
@@ -81,7 +83,7 @@ fn targets(html: &str) -> BTreeSet<&str> {
     let values = ["href=\"", "src=\""].into_iter().flat_map(|attribute| html.split(attribute).skip(1));
     let links = values.filter_map(|rest| rest.split('"').next());
     let files = links.filter(|link| !link.contains(':')).filter_map(|link| link.split('#').next());
-    files.filter(|file| !file.is_empty()).collect()
+    files.filter(|file| !file.is_empty() && *file != SITE).collect()
 }
 
 #[cfg(test)]
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn links_to_files_of_the_site_are_found_and_others_left_out() {
-        let html = r##"<a href="a.html#b"></a><img src="c.svg"><a href="#d"></a><a href="https://example.com/e">"##;
+        let html = r##"<a href="a.html#b"></a><img src="c.svg"><a href="#d"></a><a href="https://example.com/e"><base href="/drop/">"##;
         assert_eq!(targets(html), ["a.html", "c.svg"].into());
     }
 
