@@ -126,7 +126,7 @@ fn what_admission_lets_a_node_pull_from_a_proxy_is_there_under_the_name_of_the_p
         }
     });
     let list = |lab: &mut Lab, name: &Reference| {
-        let listed = Arc::new(Listed { names: vec![name.clone()], size: 7 });
+        let listed = Arc::new(Listed { names: [name.clone()].into(), is_cut: false, size: 7 });
         lab.edit_node("a", |node| node.inventory = Inventory::new(vec![listed]));
     };
     lab.image("x", "x:1");

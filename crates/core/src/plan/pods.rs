@@ -43,14 +43,14 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             }
             Stage::Observed | Stage::Gone => {}
         }
+        let is_gone = matches!(entry.stage, Stage::Gone);
         // The kubelet goes on with a pull that nobody wants any more.
         let shown_at = after(entry.steps.created, world.settings.record_within);
         if shown_at > now {
             plan.wake(shown_at);
-        } else if !world.is_recorded(entry) {
+        } else if !is_gone && !world.is_recorded(entry) {
             plan.long_pulls.insert(pod.node.clone());
         }
-        let is_gone = matches!(entry.stage, Stage::Gone);
         // Whichever machine it belongs to, no other kubelet will say that it is over.
         let lost_at = of_name.and_then(|node| world.lost_at(&node.node));
         let is_lost = lost_at.is_some_and(|at| at <= now);
