@@ -31,7 +31,7 @@ impl Scraper {
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
         let config = Agent::config_builder().tls_config(tls).proxy(None).http_status_as_error(false);
-        let config = config.timeout_global(Some(Duration::from_secs(60))).build();
+        let config = config.timeout_global(Some(Duration::from_secs(10))).build();
         Ok(Self { agent: Agent::with_parts(config, DefaultConnector::new(), At(address)) })
     }
 

@@ -255,7 +255,15 @@ fn metrics_are_told_to_who_may_read_them(cluster: &Cluster, authority: &Authorit
         let scraper = Scraper::new(authority, (pod, 8080).into())?;
         let scrape = |token| scraper.get(&format!("https://{SERVICE}:8080/metrics"), token);
         for (token, expected) in [(None, 401), (Some(somebody.as_str()), 403), (Some(prometheus.as_str()), 200)] {
-            let (status, text) = scrape(token).with_context(|| format!("{pod}, where {expected} is right"))?;
+            // The Pods before have only just gone: for a while the network of a node may lead to nobody.
+            let what = format!("{pod} to answer, where {expected} is right");
+            let (status, text) = wait_for(&what, Duration::from_secs(120), || match scrape(token) {
+                Ok(answer) => Ok(Some(answer)),
+                Err(error) => {
+                    eprintln!("{what}: {error:#}");
+                    Ok(None)
+                }
+            })?;
             ensure!(status == expected, "{status}, not {expected}: {text}");
             ensure!((status == 200) == text.contains("drop_build_info"), "{status}: {text}");
         }
