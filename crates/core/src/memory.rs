@@ -46,8 +46,8 @@ pub struct Record {
     pub digest: Option<Name>,
     /// What was pulled instead, where admission has rewritten the reference. Boxed, because most have none.
     pub pulled_as: Option<Box<Reference>>,
-    /// The evictions so far.
-    pub eviction: Option<Eviction>,
+    /// The evictions so far. Boxed, because most have none.
+    pub eviction: Option<Box<Eviction>>,
     /// Its size in bytes, as a node listed it.
     pub size: Option<u64>,
     /// Pulls that were tried.
@@ -72,8 +72,8 @@ pub struct Eviction {
 pub struct Pulled {
     /// When.
     pub at: Timestamp,
-    /// How long it took, in whole seconds, if the Pod's status tells.
-    pub duration: Option<SignedDuration>,
+    /// How long it took, in seconds, if the Pod's status tells.
+    pub seconds: Option<u32>,
 }
 
 /// Failures in a row.
@@ -152,7 +152,8 @@ impl Memory {
                     record.failure = None;
                     record.found_at = None;
                     // By Drop's clock, as failures are, so that the two can be compared.
-                    record.pulled = Some(Pulled { at: context.now, duration });
+                    let seconds = duration.map(whole_seconds);
+                    record.pulled = Some(Pulled { at: context.now, seconds });
                     record.digest = container.digest().map(Name::from);
                     record.pulled_as = container.pulled_as.clone().map(Box::new);
                 }
@@ -276,6 +277,10 @@ pub fn clamp_times(status: &mut NodeCacheStatus, now: Timestamp) {
     starts.chain(of_node).chain(of_images).for_each(|at| *at = now.min(*at));
 }
 
+fn whole_seconds(duration: SignedDuration) -> u32 {
+    u32::try_from(duration.as_secs().max(0)).unwrap_or(u32::MAX)
+}
+
 /// Takes out of a NodeCache's status what a [`Memory`] holds of it.
 pub fn forget(status: &mut NodeCacheStatus) {
     status.last_pod_uid = None;
@@ -302,9 +307,9 @@ impl Record {
     /// `long` starts counting anew.
     pub fn evict(&mut self, now: Timestamp, long: SignedDuration) {
         let stayed = self.present_since().map(|since| now.duration_since(since));
-        let before = self.eviction.filter(|_| stayed.is_some_and(|stayed| stayed <= long));
+        let before = self.eviction.as_ref().filter(|_| stayed.is_some_and(|stayed| stayed <= long));
         let count = before.map_or(0, |eviction| eviction.count).saturating_add(1);
-        self.eviction = Some(Eviction { count, at: now });
+        self.eviction = Some(Box::new(Eviction { count, at: now }));
         self.pulled = None;
         self.found_at = None;
         self.digest = None;
@@ -313,16 +318,17 @@ impl Record {
 
     fn from_api(image: &ImageRecord, texts: &mut Texts) -> Self {
         let digest = image.digest.as_deref().map(|digest| texts.share(digest));
-        let duration = image.pull_duration.as_ref().map(GoDuration::get);
+        let seconds = image.pull_duration.as_ref().map(|duration| whole_seconds(duration.get()));
         Self {
-            pulled: image.pulled_at.map(|at| Pulled { at, duration }),
+            pulled: image.pulled_at.map(|at| Pulled { at, seconds }),
             found_at: image.found_at,
             digest,
             pulled_as: image.pulled_as.as_deref().map(|name| Box::new(Reference::parse(name).shared(texts))),
             eviction: image
                 .eviction
                 .as_ref()
-                .map(|eviction| Eviction { count: u32::try_from(eviction.count).unwrap_or_default(), at: eviction.at }),
+                .map(|eviction| Eviction { count: u32::try_from(eviction.count).unwrap_or_default(), at: eviction.at })
+                .map(Box::new),
             size: image.size_bytes.and_then(|size| u64::try_from(size).ok()),
             attempts: u32::try_from(image.attempts).unwrap_or_default(),
             alone: image.alone.unwrap_or_default(),
@@ -337,11 +343,9 @@ impl Record {
             digest: self.digest.as_deref().map(str::to_owned),
             pulled_as: self.pulled_as.as_ref().map(ToString::to_string),
             pulled_at: pulled.map(|pulled| pulled.at),
-            pull_duration: pulled
-                .and_then(|pulled| pulled.duration)
-                .map(|duration| GoDuration::from_secs(u32::try_from(duration.as_secs()).unwrap_or(u32::MAX))),
+            pull_duration: pulled.and_then(|pulled| pulled.seconds).map(GoDuration::from_secs),
             found_at: self.found_at,
-            eviction: self.eviction.map(|eviction| node_cache::Eviction {
+            eviction: self.eviction.as_ref().map(|eviction| node_cache::Eviction {
                 count: i32::try_from(eviction.count).unwrap_or(i32::MAX),
                 at: eviction.at,
             }),

@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn pulled(digest: &str) -> Record {
-        let pulled = Pulled { at: at(0), duration: None };
+        let pulled = Pulled { at: at(0), seconds: None };
         Record { pulled: Some(pulled), digest: Some(digest.into()), ..Record::default() }
     }
 
@@ -201,7 +201,7 @@ mod tests {
         let (old, new) = (listed(OLD), listed(NEW));
         let (here, there) = (Sighting::Present(&old), Sighting::Present(&new));
         let (was_pulled, evicted) =
-            (pulled(OLD), Record { eviction: Some(Eviction { count: 1, at: at(0) }), ..Record::default() });
+            (pulled(OLD), Record { eviction: Some(Box::new(Eviction { count: 1, at: at(0) })), ..Record::default() });
         let brought_back = Record { found_at: Some(at(10)), ..evicted.clone() };
         // It counted as pulled when it was found.
         let found = Record { found_at: Some(at(10)), digest: Some(OLD.into()), ..Record::default() };

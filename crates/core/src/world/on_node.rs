@@ -63,7 +63,7 @@ impl<'a> OnNode<'a> {
     /// recorded.
     pub(crate) fn repair_at(&self, image: &Reference) -> Option<Timestamp> {
         let record = self.record(image)?;
-        let eviction = record.eviction.filter(|_| record.present_since().is_none())?;
+        let eviction = record.eviction.as_ref().filter(|_| record.present_since().is_none())?;
         let settings = &self.world.settings;
         let backoff = Backoff { initial: settings.repair_initial, max: settings.repair_max };
         Some(after(eviction.at, backoff.delay(eviction.count, &self.pair(image))))
