@@ -13,7 +13,6 @@ use crate::Name;
 use crate::effect::{Effect, PodOrder};
 use crate::image::ImagePullPolicy;
 use crate::plan::{Plan, writes};
-use crate::policy::Policy;
 use crate::presence::Standing;
 use crate::status;
 use crate::world::{Stage, World};
@@ -124,7 +123,7 @@ fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
         let name = &pull.cached_image;
         let entry = world.images.get(name);
         let policy = entry.and_then(|entry| world.policy_of(&entry.image));
-        let follows_tag = policy.is_some_and(Policy::follows_tags);
+        let follows_tag = policy.is_some_and(|policy| policy.repull_interval.is_some());
         match entry {
             None => violations.push(format!("{name} does not exist")),
             Some(entry) if entry.image.pull == ImagePullPolicy::Never => {
@@ -198,7 +197,7 @@ fn audit_deletion(world: &World, name: &Name) -> Option<String> {
         return None;
     }
     let pod = &entry.pod;
-    let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
+    let wanted = world.wants(pod);
     let node = world.nodes.get(&pod.node).filter(|node| node.node.uid == pod.node_uid)?;
     let recorded = world.memory_of(&node.node).is_some_and(|memory| memory.last_pod == pod.uid);
     (wanted && !recorded).then(|| "its outcome is not recorded".to_owned())

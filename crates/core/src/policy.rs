@@ -78,12 +78,6 @@ impl Policy {
         }
     }
 
-    /// Whether tags are looked up again from time to time.
-    #[must_use]
-    pub fn follows_tags(&self) -> bool {
-        self.repull_interval.is_some()
-    }
-
     /// How people know it.
     #[must_use]
     pub fn title(&self) -> String {

@@ -595,6 +595,11 @@ impl World {
         entry.recorded || memory.is_some_and(|memory| memory.last_pod.is_some() && memory.last_pod == pod.uid)
     }
 
+    /// Whether any image of the Pod is wanted.
+    pub(crate) fn wants(&self, pod: &PullPod) -> bool {
+        pod.containers.iter().any(|container| self.wanted.contains_key(&container.image))
+    }
+
     /// One of the node's pull Pods.
     pub(crate) fn pod_on(&self, node: &str) -> Option<&PodEntry> {
         let name = self.pods_on.get(node)?.first()?;
@@ -635,8 +640,8 @@ impl World {
     /// Whether a Pod is trying the image's registry, in the same sense.
     pub(crate) fn is_registry_tried(&self, image: &Reference) -> bool {
         let failed_at = self.registries.get(image.host()).and_then(Registry::last_failure);
-        let of_host = self.pulling.keys().filter(|other| other.host() == image.host());
-        of_host.into_iter().any(|other| self.is_tried_since(other, failed_at))
+        let mut of_host = self.pulling.keys().filter(|other| other.host() == image.host());
+        of_host.any(|other| self.is_tried_since(other, failed_at))
     }
 
     fn is_tried_since(&self, image: &Reference, at: Option<Timestamp>) -> bool {

@@ -4,13 +4,11 @@
 #[allow(dead_code, reason = "each test file uses a part of it")]
 mod common;
 
-use common::{Lab, duration};
+use common::Lab;
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
-use drop_api::discovery_policy::{
-    AggregationMethod, BackendType, DiscoveryPolicyStatus, PrometheusSource, QueryStatus, Source,
-};
+use drop_api::discovery_policy::{DiscoveryPolicyStatus, QueryStatus, Source};
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::EffectKey;
 use drop_core::event::Kind;
@@ -22,20 +20,7 @@ const TWO: &str = "http://two.example";
 
 /// A source at this address, with a Secret of the name `creds`.
 fn source(endpoint: &str) -> Source {
-    Source {
-        type_: BackendType::Prometheus,
-        prometheus: Some(PrometheusSource {
-            endpoint: endpoint.to_owned(),
-            query: "images".to_owned(),
-            lookback: None,
-            step: duration("5m"),
-            query_type: None,
-            aggregation_method: Some(AggregationMethod::Max),
-        }),
-        loki: None,
-        registry: None,
-        secret_ref: Some(LocalObjectReference { name: "creds".to_owned() }),
-    }
+    common::source(endpoint, Some("creds"))
 }
 
 /// Lets the source at `endpoint` name these images, with these scores.

@@ -16,7 +16,6 @@ use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
-use drop_api::discovery_policy::{AggregationMethod, BackendType, PrometheusSource, Source};
 use drop_api::pull_policy::HostNetwork;
 use drop_api::scheduling::{TaintEffect, Toleration, TolerationOperator};
 use drop_api::{CachedImageSetSpec, CachedImageSpec, CachedImageStatus, DiscoveryPolicySpec, PullPolicySpec};
@@ -357,21 +356,9 @@ fn answer(lab: &mut Lab, rng: &mut Rng, source: &str) {
 
 /// Creates or changes a DiscoveryPolicy.
 fn write_discovery(lab: &mut Lab, rng: &mut Rng, name: &str) {
-    let source = |endpoint: &str, rng: &mut Rng| Source {
-        type_: BackendType::Prometheus,
-        prometheus: Some(PrometheusSource {
-            endpoint: endpoint.to_owned(),
-            query: "images".to_owned(),
-            lookback: None,
-            step: duration("5m"),
-            query_type: None,
-            aggregation_method: Some(AggregationMethod::Max),
-        }),
-        loki: None,
-        registry: None,
-        secret_ref: rng.chance(50).then(|| LocalObjectReference { name: SECRETS[1].to_owned() }),
-    };
-    let sources = (0..1 + rng.below(2)).map(|_| source(rng.pick(&SOURCES), rng)).collect();
+    let sources = (0..1 + rng.below(2))
+        .map(|_| common::source(rng.pick(&SOURCES), rng.chance(50).then_some(SECRETS[1])))
+        .collect();
     let spec = DiscoveryPolicySpec {
         sources,
         image_filter: rng.chance(10).then(|| "(".to_owned()),

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{InvalidSpec, Pipeline, RankedImage, SourceFailure, SourceReason, score_text};
 use crate::Name;
 use crate::failure::shortened;
+use crate::status::count;
 
 /// The most images of a list, those included that stay for sources that fail.
 const MOST_LISTED: usize = 1000;
@@ -135,14 +136,14 @@ pub(crate) fn outcome(
             status: if failure.is_none() { QueryStatus::Success } else { QueryStatus::Failed },
             reason: failure.map(|failure| failure.reason.to_string()),
             message: failure.map(|failure| shortened(&failure.message, 1024)),
-            images: number(*result.as_ref().unwrap_or(&of_query)),
+            images: count(*result.as_ref().unwrap_or(&of_query)),
         }
     });
     DiscoveryPolicyStatus {
         observed_generation: generation,
         conditions: vec![Condition::ready(ready, reason, shortened(&message, 1024), generation, previous, now)],
-        image_count: number(images.len()),
-        source_count: number(results.len()),
+        image_count: count(images.len()),
+        source_count: count(results.len()),
         query_results: query_results.collect(),
         last_sync_time: if ready { Some(now) } else { before.last_sync_time },
         next_sync_time: None,
@@ -190,7 +191,7 @@ fn merge(
             // Any of those that fail now may have found it; or any at all.
             let all = (0..pipeline.queries().len()).collect();
             let found_by = if failed.is_empty() { &all } else { failed };
-            images.iter_mut().for_each(|image| image.found_by = found_by.iter().copied().map(number).collect());
+            images.iter_mut().for_each(|image| image.found_by = found_by.iter().copied().map(count).collect());
         }
         return images;
     }
@@ -221,15 +222,11 @@ fn merge(
     let discovered =
         |(position, (image, (score, found_by))): (usize, (&str, (f64, BTreeSet<usize>)))| DiscoveredImage {
             image: image.to_owned(),
-            rank: number(position + 1),
+            rank: count(position + 1),
             final_score: score_text(score),
-            found_by: found_by.into_iter().map(number).collect(),
+            found_by: found_by.into_iter().map(count).collect(),
         };
     images.into_iter().enumerate().map(discovered).collect()
-}
-
-fn number(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 /// The positions of the queries that named an image.

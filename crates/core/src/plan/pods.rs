@@ -16,7 +16,7 @@ use crate::world::{NodeEntry, PodEntry, Stage, World};
 pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
     for entry in world.pods.values() {
         let pod = &entry.pod;
-        let wanted = pod.containers.iter().any(|container| world.wanted.contains_key(&container.image));
+        let wanted = world.wants(pod);
         let of_name = world.nodes.get(&pod.node);
         let node = of_name.filter(|node| node.node.uid == pod.node_uid);
         match &entry.stage {

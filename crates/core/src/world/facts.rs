@@ -343,9 +343,8 @@ impl World {
         let is_own = [EffectKey::DeletePod(pod.name.clone()), EffectKey::KillPod(pod.name.clone())]
             .iter()
             .any(|key| self.flights.contains_key(key));
-        let is_wanted = pod.containers.iter().any(|container| self.wanted.contains_key(&container.image));
         let is_there = self.nodes.get(&pod.node).is_some_and(|node| node.node.uid == pod.node_uid);
-        matches!(entry.stage, Stage::Observed) && !is_own && is_wanted && is_there && !self.is_recorded(entry)
+        matches!(entry.stage, Stage::Observed) && !is_own && self.wants(pod) && is_there && !self.is_recorded(entry)
     }
 
     pub(super) fn end_pull(&mut self, image: &Reference, node: &Name) {

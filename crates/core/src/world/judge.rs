@@ -113,7 +113,7 @@ impl World {
                 if !judgement.changes.is_empty() {
                     changed.push(node.clone());
                 }
-                self.take_in(node, &judgement, &mut moves, now);
+                self.take_in(node, judgement, &mut moves, now);
             }
             for (image, moves) in images.iter().zip(moves) {
                 self.count(image, moves);
@@ -165,25 +165,25 @@ impl World {
         Some(judgement)
     }
 
-    fn take_in(&mut self, node: &Name, judgement: &Judgement, moves: &mut [Moves], now: Timestamp) {
+    fn take_in(&mut self, node: &Name, judgement: Judgement, moves: &mut [Moves], now: Timestamp) {
         if let Some(at) = judgement.again_at {
             self.judgements.insert((at, node.clone()));
-        }
-        let Some(entry) = self.nodes.get_mut(node) else { return };
-        for Change { place, image, before, after } in &judgement.changes {
-            match after {
-                Some(standing) => entry.standings.insert(image.clone(), *standing),
-                None => entry.standings.remove(image),
-            };
-            if let Some(moves) = moves.get_mut(*place) {
-                moves.add(*before, *after);
-            }
         }
         // An eviction is recorded at once, because its repair waits for that.
         match judgement.changes.iter().any(|change| change.after == Some(Standing::Evicted)) {
             true => self.stale.caches.insert(node.clone()),
             false if judgement.changes.is_empty() && !judgement.forgets => {}
             false => self.cache_is_stale(node.clone(), now),
+        }
+        let Some(entry) = self.nodes.get_mut(node) else { return };
+        for Change { place, image, before, after } in judgement.changes {
+            match after {
+                Some(standing) => entry.standings.insert(image, standing),
+                None => entry.standings.remove(&image),
+            };
+            if let Some(moves) = moves.get_mut(place) {
+                moves.add(before, after);
+            }
         }
     }
 }

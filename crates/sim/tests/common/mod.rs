@@ -3,6 +3,8 @@
 use std::ops::{Deref, DerefMut};
 
 use drop_api::GoDuration;
+use drop_api::cached_image::LocalObjectReference;
+use drop_api::discovery_policy::{AggregationMethod, BackendType, PrometheusSource, Source};
 use drop_core::Settings;
 
 /// How many lines of a timeline are shown where a test fails: the last ones.
@@ -61,4 +63,22 @@ impl Drop for Lab {
 
 pub fn duration(text: &str) -> GoDuration {
     text.parse().unwrap()
+}
+
+/// A source of a DiscoveryPolicy at this address, with the Secret of this name if there is one.
+pub fn source(endpoint: &str, secret: Option<&str>) -> Source {
+    Source {
+        type_: BackendType::Prometheus,
+        prometheus: Some(PrometheusSource {
+            endpoint: endpoint.to_owned(),
+            query: "images".to_owned(),
+            lookback: None,
+            step: duration("5m"),
+            query_type: None,
+            aggregation_method: Some(AggregationMethod::Max),
+        }),
+        loki: None,
+        registry: None,
+        secret_ref: secret.map(|name| LocalObjectReference { name: name.to_owned() }),
+    }
 }
