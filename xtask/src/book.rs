@@ -44,7 +44,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// mdBook, built where it is not there yet; about a minute on two cores.
-fn mdbook() -> Result<PathBuf> {
+pub(crate) fn mdbook() -> Result<PathBuf> {
     let home = root()?.join("target/tools");
     let program = home.join("bin/mdbook");
     let found = Command::new(&program).arg("--version").output();

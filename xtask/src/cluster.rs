@@ -65,9 +65,9 @@ fn start(up: &Up) -> Result<()> {
     Cluster::logs(&up.name.name)?;
     if let Some(image) = &up.image {
         ensure!(image.is_file(), "{} is not there; `cargo xtask image` makes it", image.display());
-        Tools::with(&HELM, &say)?;
+        Tools::build(&HELM, &say)?;
     }
-    Tools::ensure(&say)?;
+    Tools::build(&Tools::CLUSTER, &say)?;
     let mut server = process::Command::new(std::env::current_exe()?)
         .args(["cluster", "serve", "--name", &up.name.name])
         .arg(format!("--nodes={}", up.nodes))
@@ -100,7 +100,7 @@ fn serve(up: &Up) -> Result<()> {
     let mut programs = vec![("kubectl", cluster.kubectl_path().to_owned())];
     if let Some(image) = &up.image {
         cluster.registry().push_archive("corewire/drop", env!("CARGO_PKG_VERSION"), image)?;
-        programs.push(("helm", Tools::with(&HELM, &say)?.path("helm")));
+        programs.push(("helm", Tools::built(&HELM)?.path("helm")));
     }
     let aliases: String = programs.iter().map(|(name, path)| format!("alias {name}={}\n", path.display())).collect();
     say("starting the nodes");

@@ -57,7 +57,7 @@ const EVERY: Duration = Duration::from_millis(500);
 const LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn run(demo: &Demo) -> Result<()> {
-    match Choice::new(demo.simulated, || Tools::ensure(&say).map(drop)) {
+    match Choice::new(demo.simulated, || Tools::build(&Tools::CLUSTER, &say).map(drop)) {
         Choice::Real => return real(demo.listen, demo.exit),
         Choice::Simulated => {}
         Choice::OnlySimulated(why) => say(&format!("a simulated cluster, because {why}")),

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions};
+use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
 
 use crate::interrupt::Interrupt;
 use crate::operator::{self, Operator, Profile};
@@ -39,6 +39,7 @@ pub(crate) fn run(dev: &Dev) -> Result<()> {
 
 fn work(dev: &Dev, interrupt: &Interrupt) -> Result<()> {
     operator::ensure_free(dev.listen)?;
+    Tools::build(&Tools::CLUSTER, &say)?;
     let root = root()?;
     let sources = SOURCES.map(|path| root.join(path));
     say("building the operator");

@@ -18,6 +18,7 @@ mod reference;
 mod svg;
 mod test;
 mod timeline;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +42,11 @@ enum Task {
     Dev(dev::Dev),
     /// Run all tests, those on a real cluster included.
     Test(test::Test),
+    /// Build Kubernetes and everything else that the tests start, as far as it is not built yet.
+    ///
+    /// It needs Linux, root and Go, and installs missing Debian packages. After a failure it goes
+    /// on where it stopped.
+    Tools(tools::Names),
     /// Try random clusters on virtual time, from a random seed on.
     Fuzz(fuzz::Fuzz),
     /// A real Kubernetes on this machine, without Docker: start it, end it.
@@ -64,6 +70,7 @@ fn main() -> ExitCode {
         Task::Demo(demo) => demo::run(&demo),
         Task::Dev(dev) => dev::run(&dev),
         Task::Test(test) => test::run(&test),
+        Task::Tools(names) => tools::run(&names),
         Task::Fuzz(fuzz) => fuzz::run(&fuzz),
         Task::Cluster(command) => cluster::run(command),
         Task::Image(image) => image::run(&image),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::{book, demo, operator, root};
+use crate::{book, demo, operator, root, tools};
 
 #[derive(Args)]
 pub(crate) struct Test {
@@ -13,6 +13,10 @@ pub(crate) struct Test {
 }
 
 pub(crate) fn run(test: &Test) -> Result<()> {
+    if !test.offline {
+        println!("==> the tools that tests start: cargo xtask tools");
+        tools::build_all()?;
+    }
     cargo("the code is formatted", &["fmt", "--all", "--check"])?;
     cargo("no lints", &["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
     cargo("tests without a cluster", &["test", "--workspace", "--exclude", "drop-e2e", "--quiet"])?;

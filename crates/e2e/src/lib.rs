@@ -2,7 +2,6 @@
 //! operator, and everything that was ever seen in it.
 
 mod bed;
-mod definitions;
 mod fleet;
 mod https;
 mod operator;
@@ -12,7 +11,6 @@ mod sight;
 use std::path::{Path, PathBuf};
 
 pub use bed::Bed;
-pub use definitions::definitions;
 pub use fleet::Fleet;
 pub use https::Scraper;
 pub use operator::{Operator, build as build_operator};

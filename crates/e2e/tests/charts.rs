@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 static TOOLS: LazyLock<Tools> =
-    LazyLock::new(|| Tools::with(&["helm", "prometheus"], &|line| eprintln!("{line}")).unwrap());
+    LazyLock::new(|| Tools::built(&["helm", "prometheus"]).unwrap());
 
 /// What a tool prints; `Err` holds what it complains of.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {

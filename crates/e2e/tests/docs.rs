@@ -17,7 +17,7 @@ const PUBLISHED: &str = "oci://ghcr.io/corewire/";
 const WITH_OBJECT: [&str; 2] = ["create", "rollout"];
 
 static TOOLS: LazyLock<Tools> =
-    LazyLock::new(|| Tools::with(&["helm", "kubernetes"], &|line| eprintln!("{line}")).unwrap());
+    LazyLock::new(|| Tools::built(&["helm", "kubernetes"]).unwrap());
 
 /// What a tool prints; `Err` holds what it complains of.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {

@@ -133,7 +133,7 @@ fn start() -> Result<Cluster> {
 }
 
 fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
-    let tools = Tools::with(&["helm"], &|line| eprintln!("[e2e-install] {line}"))?;
+    let tools = Tools::built(&["helm"])?;
     let output = Command::new(tools.path("helm"))
         .args(arguments)
         .env("KUBECONFIG", cluster.kubeconfig())

@@ -56,7 +56,7 @@ struct Reader {
 
 impl Reader {
     fn new() -> Result<Self> {
-        let tools = Tools::with(&["helm", "kubernetes"], &|line| eprintln!("[e2e-pages] {line}"))?;
+        let tools = Tools::built(&["helm", "kubernetes"])?;
         let options = ClusterOptions { api_for_pods: true, ..ClusterOptions::new("e2e-pages") };
         let cluster = Cluster::start(options, &|line| eprintln!("[e2e-pages] {line}"))?;
         let operator = drop_e2e::build_operator()?;

@@ -16,7 +16,7 @@ fn workflow(name: &str) -> Value {
 
 #[test]
 fn the_workflows_have_no_errors() {
-    let tools = Tools::with(&["actionlint"], &|line| eprintln!("{line}")).unwrap();
+    let tools = Tools::built(&["actionlint"]).unwrap();
     // Without linters of other languages, which some machines have.
     let arguments = ["-no-color", "-shellcheck=", "-pyflakes="];
     let workflows = ["test", "release", "book"].map(|name| format!(".github/workflows/{name}.yml"));

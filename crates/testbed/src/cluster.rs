@@ -28,7 +28,7 @@ use crate::registry::{FaultyRegistry, PRIVATE_HOST, Registry, RegistryAuth, Regi
 use crate::state::{self, Entry};
 use crate::tools::Tools;
 use crate::wait::wait_for;
-use crate::{Progress, cleanup};
+use crate::{Progress, cleanup, prerequisites};
 
 /// What a cluster shall be like.
 #[derive(Clone, Debug)]
@@ -80,15 +80,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Builds the tools if need be, cleans up what an earlier cluster of that name has left, and
-    /// starts the control plane and the registries; nodes are added afterwards.
+    /// Cleans up what an earlier cluster of that name has left, and starts the control plane and the
+    /// registries; nodes are added afterwards. It uses the tools [`Tools::CLUSTER`].
     ///
     /// # Errors
-    /// If the machine lacks something, a cluster of that name runs, or a component does not
+    /// If the machine lacks something or the tools are not built, a cluster of that name runs, or a component does not
     /// become ready; the error then has the end of its log.
     pub fn start(options: ClusterOptions, progress: Progress<'_>) -> Result<Self> {
         let home = Home::open(&options.name)?;
-        let tools = Tools::ensure(progress)?;
+        let tools = Tools::built(&Tools::CLUSTER)?;
+        prerequisites::ensure_to_run(progress)?;
         if options.daemon
             && let Some(identity) = Identity::of(std::process::id())
         {
@@ -353,13 +354,13 @@ impl Cluster {
         self.locked_nodes().clone()
     }
 
-    /// Builds kwok if need be and runs it: nodes without a machine, on which the pull of an image
+    /// Runs kwok, whose project is `kwok`: nodes without a machine, on which the pull of an image
     /// takes `pull_time`.
     ///
     /// # Errors
-    /// If it does not build or start.
-    pub fn start_kwok(&self, pull_time: Duration, progress: Progress<'_>) -> Result<Kwok> {
-        let tools = Tools::with(&["kwok"], progress)?;
+    /// If it is not built or does not start.
+    pub fn start_kwok(&self, pull_time: Duration) -> Result<Kwok> {
+        let tools = Tools::built(&["kwok"])?;
         Kwok::start(&self.home, &self.control_plane.kubectl, &tools, pull_time)
     }
 

@@ -24,18 +24,11 @@ const PROGRAMS: [(&str, &str); 7] = [
 /// six a node, and Linux allows 128 unless told otherwise.
 const INOTIFY_INSTANCES: (&str, u32) = ("/proc/sys/fs/inotify/max_user_instances", 1024);
 
-/// Makes sure of everything, installing Debian packages where that is possible. The error names
-/// all that is missing and the command that installs it.
+/// Makes sure of everything that builds and clusters need, installing Debian packages where that
+/// is possible. The error names all that is missing and the command that installs it.
 pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
-    if !cfg!(target_os = "linux") {
-        bail!("the testbed runs containers: it needs Linux");
-    }
-    if !rustix::process::geteuid().is_root() {
-        // sudo alone forgets where cargo and Go are.
-        bail!(r#"the testbed runs containers: it needs root (sudo env "PATH=$PATH" "HOME=$HOME" before the command)"#);
-    }
-    let mut wanted = Vec::new();
-    wanted.extend(install_missing(&PROGRAMS, progress)?);
+    ensure_root()?;
+    let mut wanted: Vec<String> = install_missing(&PROGRAMS, progress)?.into_iter().collect();
     match go_version() {
         Some(found) if at_least(&found, needed_go) => {}
         found => wanted.push(format!(
@@ -44,6 +37,32 @@ pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
             found.as_deref().unwrap_or("none")
         )),
     }
+    wanted.extend(missing_rights(progress));
+    none_missing(&wanted)
+}
+
+/// Makes sure of everything that a cluster needs to run, and installs nothing.
+pub(crate) fn ensure_to_run(progress: Progress<'_>) -> Result<()> {
+    ensure_root()?;
+    let mut wanted: Vec<String> = missing_programs(&PROGRAMS).into_iter().collect();
+    wanted.extend(missing_rights(progress));
+    none_missing(&wanted)
+}
+
+fn ensure_root() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        bail!("the testbed runs containers: it needs Linux");
+    }
+    if !rustix::process::geteuid().is_root() {
+        // sudo alone forgets where cargo and Go are.
+        bail!(r#"the testbed runs containers: it needs root (sudo env "PATH=$PATH" "HOME=$HOME" before the command)"#);
+    }
+    Ok(())
+}
+
+/// What this process may not do; raises the limit of inotify instances until the next boot.
+fn missing_rights(progress: Progress<'_>) -> Vec<String> {
+    let mut wanted = Vec::new();
     if let Err(error) = raise_inotify_limit(progress) {
         let (path, needed) = INOTIFY_INSTANCES;
         wanted.push(format!("{needed} inotify instances (echo {needed} > {path}): {error:#}"));
@@ -51,10 +70,14 @@ pub(crate) fn ensure(needed_go: &str, progress: Progress<'_>) -> Result<()> {
     if let Err(error) = make_namespaces() {
         wanted.push(format!("the right to make namespaces (in a container: --privileged): {error:#}"));
     }
-    if !wanted.is_empty() {
-        bail!("the testbed needs\n  {}", wanted.join("\n  "));
+    wanted
+}
+
+fn none_missing(wanted: &[String]) -> Result<()> {
+    match wanted {
+        [] => Ok(()),
+        wanted => bail!("the testbed needs\n  {}", wanted.join("\n  ")),
     }
-    Ok(())
 }
 
 /// Makes sure of programs, each with the Debian package that has it, installing what is missing
@@ -72,14 +95,18 @@ pub fn ensure_programs(programs: &[(&str, &str)], progress: Progress<'_>) -> Res
 /// Installs the packages of missing programs where that is possible; returns what is missing
 /// then.
 fn install_missing(programs: &[(&str, &str)], progress: Progress<'_>) -> Result<Option<String>> {
-    let mut missing = packages(programs);
+    let missing = packages(programs);
     if !missing.is_empty() && exists("apt-get") {
         progress(&format!("installing {}", missing.join(" ")));
         install(&missing)?;
-        missing = packages(programs);
     }
-    let names = missing.join(" ");
-    Ok((!missing.is_empty()).then(|| format!("programs of these packages: {names} (apt-get install {names})")))
+    Ok(missing_programs(programs))
+}
+
+/// The missing programs, by their packages, with the command that installs them.
+fn missing_programs(programs: &[(&str, &str)]) -> Option<String> {
+    let names = packages(programs).join(" ");
+    (!names.is_empty()).then(|| format!("programs of these packages: {names} (apt-get install {names})"))
 }
 
 /// Lets many kubelets run side by side; until the next boot.
@@ -131,14 +158,20 @@ fn exists(program: &str) -> bool {
 }
 
 fn install(packages: &[&str]) -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        Command::new("apt-get").args(arguments).env("DEBIAN_FRONTEND", "noninteractive").output().context("apt-get")
+    let quietly = |program: &str, arguments: &[&str]| {
+        Command::new(program)
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .output()
+            .with_context(|| program.to_owned())
     };
+    let apt = |arguments: &[&str]| quietly("apt-get", arguments);
     let install = [&["install", "-y", "--no-install-recommends"], packages].concat();
     if apt(&install)?.status.success() {
         return Ok(());
     }
-    // The package lists may be missing or too old.
+    // An installation that was cut off must be ended first, and the package lists may be missing or too old.
+    quietly("dpkg", &["--configure", "-a"])?;
     apt(&["update"])?;
     let output = apt(&install)?;
     if !output.status.success() {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::image::sha256;
 use crate::{Progress, paths, prerequisites};
@@ -34,9 +34,6 @@ const PROJECTS: [Project; 12] = [
     Project::new("actionlint", "tool", 20),
 ];
 
-/// What every cluster consists of.
-const CLUSTER: [&str; 6] = ["tiny", "cni", "etcd", "registry", "containerd", "kubernetes"];
-
 /// The built tools.
 #[derive(Clone, Debug)]
 pub struct Tools {
@@ -44,36 +41,50 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Builds what a cluster consists of, as far as it is not built yet; about ten minutes on
-    /// two cores the first time.
-    ///
-    /// # Errors
-    /// See [`Tools::with`].
-    pub fn ensure(progress: Progress<'_>) -> Result<Self> {
-        Self::with(&CLUSTER, progress)
+    /// The projects that every cluster consists of.
+    pub const CLUSTER: [&str; 6] = ["tiny", "cni", "etcd", "registry", "containerd", "kubernetes"];
+
+    /// The names of all projects.
+    pub fn all() -> impl Iterator<Item = &'static str> {
+        PROJECTS.iter().map(|project| project.name)
     }
 
-    /// Builds only the projects of these names (directories below `tools`), as far as they are
-    /// not built yet.
+    /// Builds the projects of these names (directories below `tools`) that are not built yet, and
+    /// installs the Debian packages that they need. A second call goes on where a failed one stopped.
     ///
     /// # Errors
     /// If there is no such project, the machine lacks something (every missing thing is named,
     /// with the command that installs it) or a build fails.
-    pub fn with(names: &[&str], progress: Progress<'_>) -> Result<Self> {
-        let find = |name: &&str| PROJECTS.iter().find(|project| project.name == *name);
-        let projects: Vec<&Project> = names
-            .iter()
-            .map(|name| find(name).with_context(|| format!("there is no tool project {name:?}")))
-            .collect::<Result<_>>()?;
+    pub fn build(names: &[&str], progress: Progress<'_>) -> Result<Self> {
+        let projects = projects(names)?;
         let bin = paths::bin();
         fs::create_dir_all(&bin).with_context(|| bin.display().to_string())?;
         prerequisites::ensure(&needed_go(&projects)?, progress)?;
-        // Test binaries may run side by side; the second waits for the first.
+        // Two commands may build side by side; the second waits for the first.
         let lock = File::create(bin.join(".lock"))?;
         lock.lock()?;
         for project in projects {
             project.ensure(&bin, progress)?;
         }
+        Ok(Self { bin })
+    }
+
+    /// The projects of these names, which must be built already: a build that begins in the middle
+    /// of a test takes minutes, and every time that the test has noted is old then.
+    ///
+    /// # Errors
+    /// If there is no such project, or one is not built from its current files; the error says
+    /// which command builds it.
+    pub fn built(names: &[&str]) -> Result<Self> {
+        let bin = paths::bin();
+        let mut missing = Vec::new();
+        for project in projects(names)? {
+            if !project.is_built(&bin, &project.stamp()?) {
+                missing.push(project.name);
+            }
+        }
+        let names = missing.join(" ");
+        ensure!(missing.is_empty(), "not built, or built from other files: {names}. Run: cargo xtask tools {names}");
         Ok(Self { bin })
     }
 
@@ -94,21 +105,28 @@ impl Project {
     }
 
     fn ensure(&self, bin: &Path, progress: Progress<'_>) -> Result<()> {
-        let flags = self.linker_flags()?;
-        let stamp = self.stamp(&flags)?;
-        let stamp_file = bin.join(format!(".{}.stamp", self.name));
-        if fs::read_to_string(&stamp_file).is_ok_and(|found| found == stamp) {
+        let stamp = self.stamp()?;
+        if self.is_built(bin, &stamp) {
             return Ok(());
         }
-        self.build(bin, &flags, progress)?;
+        self.build(bin, progress)?;
+        let stamp_file = self.stamp_file(bin);
         fs::write(&stamp_file, stamp).with_context(|| stamp_file.display().to_string())
     }
 
-    fn build(&self, bin: &Path, flags: &str, progress: Progress<'_>) -> Result<()> {
+    fn is_built(&self, bin: &Path, stamp: &str) -> bool {
+        fs::read_to_string(self.stamp_file(bin)).is_ok_and(|found| found == stamp)
+    }
+
+    fn stamp_file(&self, bin: &Path) -> PathBuf {
+        bin.join(format!(".{}.stamp", self.name))
+    }
+
+    fn build(&self, bin: &Path, progress: Progress<'_>) -> Result<()> {
         let log_file = bin.join(format!(".{}.log", self.name));
         let log = File::create(&log_file)?;
         let mut build = Command::new("go")
-            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", flags])
+            .args(["build", "-trimpath", "-buildvcs=false", "-ldflags", &self.linker_flags()?])
             .arg("-o")
             // With the slash it is a directory for any number of programs.
             .arg(bin.join(""))
@@ -160,8 +178,8 @@ impl Project {
     }
 
     /// Changes whenever the project must be built again.
-    fn stamp(&self, flags: &str) -> Result<String> {
-        let go = prerequisites::go_version().unwrap_or_default();
+    fn stamp(&self) -> Result<String> {
+        let (flags, go) = (self.linker_flags()?, prerequisites::go_version().unwrap_or_default());
         let mut inputs = format!("{flags}\n{go}\n").into_bytes();
         let mut files: Vec<PathBuf> =
             fs::read_dir(self.directory())?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
@@ -171,6 +189,11 @@ impl Project {
         }
         Ok(sha256(&inputs))
     }
+}
+
+fn projects(names: &[&str]) -> Result<Vec<&'static Project>> {
+    let find = |name: &&str| PROJECTS.iter().find(|project| project.name == *name);
+    names.iter().map(|name| find(name).with_context(|| format!("there is no tool project {name:?}"))).collect()
 }
 
 fn go_mod(project: &Project) -> Result<String> {
@@ -207,7 +230,7 @@ mod tests {
 
     #[test]
     fn an_unknown_project_is_named() {
-        let error = Tools::with(&["tiny", "docker"], &|_| ()).unwrap_err();
+        let error = Tools::build(&["tiny", "docker"], &|_| ()).unwrap_err();
         assert_eq!(error.to_string(), "there is no tool project \"docker\"");
     }
 

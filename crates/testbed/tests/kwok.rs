@@ -41,7 +41,7 @@ fn get(cluster: &Cluster, kind: &str) -> Result<Vec<Value>> {
 #[ignore = "needs root and Go"]
 fn every_pod_on_fifty_nodes_pulls_its_images_and_goes_when_it_is_deleted() {
     let cluster = Cluster::start(ClusterOptions::new("test-kwok").patient(), &|line| eprintln!("{line}")).unwrap();
-    let kwok = cluster.start_kwok(Duration::from_millis(10), &|line| eprintln!("{line}")).unwrap();
+    let kwok = cluster.start_kwok(Duration::from_millis(10)).unwrap();
     let names: Vec<String> = (0..NODES).map(|number| format!("fake-{number}")).collect();
     kwok.add_nodes(&names).unwrap();
     kwok.wait_ready(NODES, LIMIT).unwrap();
@@ -72,7 +72,7 @@ fn every_pod_on_fifty_nodes_pulls_its_images_and_goes_when_it_is_deleted() {
 #[ignore = "needs root and Go"]
 fn a_pod_that_is_deleted_in_the_middle_of_its_pull_goes_too() {
     let cluster = Cluster::start(ClusterOptions::new("test-kwok-slow").patient(), &|line| eprintln!("{line}")).unwrap();
-    let kwok = cluster.start_kwok(Duration::from_secs(3600), &|line| eprintln!("{line}")).unwrap();
+    let kwok = cluster.start_kwok(Duration::from_secs(3600)).unwrap();
     kwok.add_nodes(&["slow".to_owned()]).unwrap();
     kwok.wait_ready(1, LIMIT).unwrap();
     cluster.apply(&pod("slow").to_string()).unwrap();

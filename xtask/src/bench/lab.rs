@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use drop_testbed::{AuditEvent, Cluster, ClusterOptions, Kwok};
+use drop_testbed::{AuditEvent, Cluster, ClusterOptions, Kwok, Tools};
 
 use super::requests;
 use crate::operator::{self, NAMESPACE, Operator};
@@ -27,9 +27,10 @@ pub(super) struct Lab {
 impl Lab {
     /// Starts a cluster with so many nodes, and then the operator.
     pub(super) fn start(binary: &Path, nodes: usize) -> Result<Self> {
+        Tools::build(&[&Tools::CLUSTER[..], &["kwok"]].concat(), &say)?;
         let cluster = Cluster::start(ClusterOptions::new("bench").patient(), &say)?;
         operator::install(&cluster)?;
-        let kwok = cluster.start_kwok(PULL, &say)?;
+        let kwok = cluster.start_kwok(PULL)?;
         say(&format!("adding {nodes} nodes"));
         kwok.add_nodes(&names("node", nodes))?;
         kwok.wait_ready(nodes, NODES_WITHIN)?;

@@ -28,7 +28,7 @@ type Found = Vec<Value>;
 
 pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
     let operator = bed.operator().as_ref().context("the operator runs")?.address.clone();
-    let tools = Tools::with(&["prometheus"], &|line| eprintln!("{line}"))?;
+    let tools = Tools::built(&["prometheus"])?;
     let options = PrometheusOptions { scrape: Some(operator.parse()?), ..PrometheusOptions::default() };
     let prometheus = Prometheus::start(bed.cluster.home(), &tools, "dashboard-prometheus", options)?;
     prometheus.wait_data("drop_build_info", LIMIT)?;

@@ -82,7 +82,7 @@ spec: {{policyRef: {{name: {name}}}, discoveryPolicyRef: {{name: {name}}}, nodeS
 
 pub fn real_backends_tell_which_images_matter(bed: &Bed) -> Result<()> {
     let home = bed.cluster.home();
-    let tools = Tools::with(&["prometheus", "loki", "tiny", "registry"], &|line| eprintln!("{line}"))?;
+    let tools = Tools::built(&["prometheus", "loki", "tiny", "registry"])?;
     let node = bed.nodes("discovered", 1)?;
     for app in ["often", "late", "quick"] {
         bed.cluster.registry().push(&format!("discovered/{app}"), "1", &ImageSpec::runnable())?;
@@ -190,7 +190,7 @@ spec:
 
 pub fn a_registry_with_tokens_and_pages_tells_the_newest_versions(bed: &Bed) -> Result<()> {
     let home = bed.cluster.home();
-    let tools = Tools::with(&["tiny", "registry"], &|line| eprintln!("{line}"))?;
+    let tools = Tools::built(&["tiny", "registry"])?;
     let node = bed.nodes("newest", 1)?;
     let auth = RegistryAuth::Token { realm: Some("https://auth.example.com/token".to_owned()) };
     let options = RegistryOptions { auth, page: 20, ..RegistryOptions::new("registry.example.com") };

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use drop_docs::root;
-use drop_e2e::{Bed, definitions};
+use drop_e2e::Bed;
+use drop_testbed::definitions;
 use serde_json::Value;
 
 /// Groups of the API whose definitions are nowhere to be had: HelmReleases, and the simulator's files.

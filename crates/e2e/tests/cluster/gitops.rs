@@ -137,7 +137,7 @@ fn examples() -> PathBuf {
 
 /// How objects are seen, which are JSON one after the other.
 fn verdicts(objects: &str) -> Result<Vec<Verdict>> {
-    let tools = Tools::with(&["health"], &|line| eprintln!("{line}"))?;
+    let tools = Tools::built(&["health"])?;
     let mut health = Command::new(tools.path("health"))
         .arg(examples().join("gitops/argocd/argocd-cm.yaml"))
         .arg(examples().join("gitops/flux/images.yaml"))

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn roles() -> Result<String> {
     let values = "metrics.tls.secret=tls,metrics.auth.enabled=true,\
         metrics.auth.readers[0].namespace=default,metrics.auth.readers[0].name=reader";
-    let tools = Tools::with(&["helm"], &|line| eprintln!("{line}"))?;
+    let tools = Tools::built(&["helm"])?;
     let rendered = Command::new(tools.path("helm"))
         .args(["template", "drop", "charts/drop", "--namespace", "drop-system", "--set", values])
         .args(["--show-only", "templates/rbac.yaml", "--show-only", "templates/metrics-auth.yaml"])

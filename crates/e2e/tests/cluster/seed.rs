@@ -81,7 +81,7 @@ fn apply_all(bed: &Bed, folder: &Path) -> Result<()> {
 
 /// Serves the hosts that the examples name: two images, one of which is pulled slowly.
 fn serve_examples(bed: &Bed) -> Result<(Prometheus, Loki, [TlsFront; 2])> {
-    let tools = Tools::with(&["prometheus", "loki"], &|line| eprintln!("{line}"))?;
+    let tools = Tools::built(&["prometheus", "loki"])?;
     let options = PrometheusOptions {
         history: RUNNER_IMAGES[..2].iter().map(|image| started(image)).collect(),
         ..PrometheusOptions::default()
@@ -139,7 +139,7 @@ fn apply_seed(bed: &Bed, folder: &Path) -> Result<()> {
     ensure!(row("discoverypolicies", "latest-app-tags")? == ["ConnectionRefused", "1", "0", ""]);
 
     // They want other credentials than the manifests have.
-    let tools = Tools::with(&["prometheus", "tiny", "registry"], &|line| eprintln!("{line}"))?;
+    let tools = Tools::built(&["prometheus", "tiny", "registry"])?;
     let home = bed.cluster.home();
     let options = PrometheusOptions { password: true, history: runners(), ..PrometheusOptions::default() };
     let prometheus = Prometheus::start(home, &tools, "mimir", options)?;
