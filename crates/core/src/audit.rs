@@ -10,11 +10,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
-use crate::effect::{Effect, PodOrder};
-use crate::image::ImagePullPolicy;
-use crate::plan::{Plan, writes};
-use crate::presence::Standing;
-use crate::status;
+use crate::io::effect::{Effect, PodOrder};
+use crate::io::plan::Plan;
+use crate::objects::image::ImagePullPolicy;
+use crate::objects::presence::Standing;
+use crate::plan::writes;
+use crate::show::status;
 use crate::world::{Stage, World};
 
 /// Every invariant that `plan` violates, as sentences; none if all is well.

@@ -12,39 +12,31 @@
 //! 4. [`World::commit`] takes the plan's effects as done until their reports come.
 
 pub mod audit;
-pub mod backoff;
-pub mod budget;
 pub mod discovery;
-pub mod effect;
-pub mod event;
-pub mod explain;
-pub mod failure;
-pub mod health;
-pub mod image;
-pub mod image_set;
+mod gate;
 pub mod interner;
-pub mod inventory;
-pub mod memory;
-pub mod node;
-pub mod notice;
-pub mod order;
-pub mod placement;
-pub mod plan;
-pub mod policy;
-pub mod presence;
-pub mod pull_pod;
-pub mod reference;
-pub mod registry;
+mod io;
+mod objects;
+mod pace;
+mod plan;
 pub mod settings;
-pub mod status;
+mod show;
+mod text;
 mod time;
-pub mod verdict;
 pub mod world;
 
-pub use effect::Effect;
-pub use event::Event;
-pub use plan::{Plan, plan};
+pub use gate::verdict;
+pub use io::effect::Effect;
+pub use io::event::Event;
+pub use io::plan::Plan;
+pub use io::{effect, event, notice};
+pub use objects::{
+    failure, image, image_set, inventory, memory, node, placement, policy, presence, pull_pod, reference,
+};
+pub use pace::{backoff, clock, order};
+pub use plan::plan;
 pub use settings::Settings;
+pub use show::{explain, survey};
 pub use world::World;
 
 /// A name or UID; cheap to copy, shared wherever it occurs.

@@ -4,53 +4,55 @@
 //! who comes next, how an image fares) is brought up to date by
 //! [`World::settle`], for the nodes and images that an event concerns only.
 
+pub(crate) mod breaker;
 mod derived;
 mod discoveries;
 mod facts;
+pub(crate) mod health;
 mod judge;
 mod on_node;
+pub(crate) mod published;
 mod reports;
 mod sets;
+mod sightings;
 mod stale;
+mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use drop_api::pull_policy::HostNetwork;
 use drop_api::{CachedImageSetStatus, CachedImageStatus, NodeCache, PullPolicyStatus};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::Name;
-use crate::backoff::Backoff;
-use crate::budget::Starts;
-use crate::effect::{Effect, EffectKey, PodOrder};
-use crate::event::{Event, Kind};
-use crate::health::Health;
-use crate::image::Image;
-use crate::image_set::{ImageSet, Members};
+use crate::gate::verdict::Verdict;
 use crate::interner::Texts;
-use crate::inventory::{Index, Sighting};
-use crate::memory::{Failure, Memory, Record};
-use crate::node::{Node, Readiness};
-use crate::order::Candidate;
-use crate::placement::{NotATarget, Placement};
-use crate::plan::Plan;
-use crate::policy::{BUILT_IN, Policy};
-use crate::presence::{Evidence, Standing, standing};
-use crate::pull_pod::{PullPod, Steps};
-use crate::reference::Reference;
-use crate::registry::Registry;
+use crate::io::effect::{Effect, EffectKey, PodOrder};
+use crate::io::event::{Event, Kind};
+use crate::io::flights::Flight;
+use crate::io::plan::Plan;
+use crate::objects::image::Image;
+use crate::objects::image_set::{ImageSet, Members};
+use crate::objects::memory::{Failure, Memory};
+use crate::objects::node::{Node, Readiness};
+use crate::objects::placement::{NotATarget, Placement};
+use crate::objects::policy::{BUILT_IN, Policy};
+use crate::objects::presence::Standing;
+use crate::objects::pull_pod::{PullPod, Steps};
+use crate::objects::reference::Reference;
+use crate::pace::order::Candidate;
+use crate::pace::starts::Starts;
 use crate::settings::Settings;
-use crate::status::is_news;
 use crate::time::after;
-use crate::verdict::Verdict;
+use breaker::Registry;
+use health::Health;
 
 pub(crate) use discoveries::DiscoveryEntry;
 pub(crate) use on_node::OnNode;
+pub(crate) use published::{Published, is_news};
+pub(crate) use sightings::Known;
 use stale::Stale;
-
-/// By how many writes of one status a watch may lag. At one write a second it is slow
-/// indeed that lags further; then a status is written once more.
-const MAX_OVERTAKEN: usize = 16;
+pub(crate) use tally::{Moves, Tally};
 
 /// Everything that planning knows.
 #[derive(Debug)]
@@ -128,72 +130,6 @@ pub(crate) struct ImageEntry {
     pub(crate) published: Published<CachedImageStatus>,
 }
 
-/// An image, and what is known of it whatever the node.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Known<'a> {
-    pub(crate) entry: &'a ImageEntry,
-    /// Per platform the least size in bytes with which a node has listed it.
-    sizes: Option<&'a BTreeMap<Name, u64>>,
-    /// The digest that the newest pull on any node got.
-    newest: Option<&'a str>,
-    /// After which time its policy has a tag looked up again, if it does.
-    repull_interval: Option<SignedDuration>,
-    /// Whether no other CachedImage wants the same.
-    is_only: bool,
-}
-
-/// In how many nodes an image has which standing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) cached: usize,
-    pub(crate) outdated: usize,
-    pub(crate) missing: usize,
-    pub(crate) failed: usize,
-    pub(crate) evicted: usize,
-}
-
-impl Tally {
-    pub(crate) fn targeted(self) -> usize {
-        self.there() + self.missing + self.failed + self.evicted
-    }
-
-    /// Nodes that have the image.
-    pub(crate) fn there(self) -> usize {
-        self.cached + self.outdated
-    }
-
-    fn take_in(&mut self, mut moves: Moves) {
-        for standing in Standing::ALL {
-            let count = self.of(standing);
-            *count = (*count + *moves.entered.of(standing)).saturating_sub(*moves.left.of(standing));
-        }
-    }
-
-    fn of(&mut self, standing: Standing) -> &mut usize {
-        match standing {
-            Standing::Cached => &mut self.cached,
-            Standing::Outdated => &mut self.outdated,
-            Standing::Missing => &mut self.missing,
-            Standing::Failed => &mut self.failed,
-            Standing::Evicted => &mut self.evicted,
-        }
-    }
-}
-
-/// In how many nodes an image has got another standing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Moves {
-    left: Tally,
-    entered: Tally,
-}
-
-impl Moves {
-    fn add(&mut self, before: Option<Standing>, after: Option<Standing>) {
-        before.into_iter().for_each(|standing| *self.left.of(standing) += 1);
-        after.into_iter().for_each(|standing| *self.entered.of(standing) += 1);
-    }
-}
-
 /// A CachedImageSet.
 #[derive(Debug)]
 pub(crate) struct SetEntry {
@@ -208,74 +144,6 @@ pub(crate) struct SetEntry {
 pub(crate) struct PolicyEntry {
     pub(crate) policy: Policy,
     pub(crate) published: Published<PullPolicyStatus>,
-}
-
-/// A status, as the API server last showed it.
-#[derive(Debug)]
-pub(crate) struct Published<S> {
-    pub(crate) status: S,
-    /// Whether the API server is known to have it: a write of it did not fail.
-    pub(crate) is_confirmed: bool,
-    /// Whether a write of it is under way.
-    is_under_way: bool,
-    /// What it was before each write that the watch has not shown yet, so that it may still
-    /// show that; the last ones.
-    overtaken: Vec<S>,
-    pub(crate) written_at: Option<Timestamp>,
-    /// Whether another object shows the progress of the whole that it is a part of.
-    pub(crate) is_part: bool,
-    /// Writes since the last news, which only showed progress.
-    pub(crate) progress: u32,
-}
-
-impl<S: Clone + PartialEq> Published<S> {
-    /// Takes in what the watch shows. While a write is under way that is older, and it may be
-    /// for a while after its answer. Returns whether it is something else than was known.
-    fn observe(&mut self, status: S) -> bool {
-        let is_same = status == self.status;
-        let is_older = self.is_under_way || self.overtaken.contains(&status);
-        if is_same || !is_older {
-            self.overtaken.clear();
-        }
-        if !is_older {
-            self.status = status;
-            self.is_confirmed = true;
-        }
-        !is_same && !is_older
-    }
-
-    /// Takes in the answer to a write.
-    fn answer(&mut self, is_written: bool) {
-        self.is_under_way = false;
-        self.is_confirmed = is_written;
-    }
-
-    /// A status that the watch shows, and that nobody has written yet.
-    fn new(status: S) -> Self {
-        Self {
-            status,
-            is_confirmed: true,
-            is_under_way: false,
-            overtaken: Vec::new(),
-            written_at: None,
-            is_part: false,
-            progress: 0,
-        }
-    }
-
-    /// Takes a write as done that was only just asked for.
-    fn write(&mut self, status: &S, is_news: bool, now: Timestamp) {
-        self.progress = if is_news { 0 } else { self.progress.saturating_add(1) };
-        if self.status != *status {
-            let before = std::mem::replace(&mut self.status, status.clone());
-            let surplus = (self.overtaken.len() + 1).saturating_sub(MAX_OVERTAKEN);
-            self.overtaken.drain(..surplus);
-            self.overtaken.push(before);
-        }
-        self.is_confirmed = true;
-        self.is_under_way = true;
-        self.written_at = Some(now);
-    }
 }
 
 /// A node.
@@ -339,27 +207,6 @@ pub(crate) enum Stage {
     Observed,
     /// Somebody else has deleted it: it stays until that is recorded.
     Gone,
-}
-
-/// An effect that is under way, or that failed and waits.
-#[derive(Debug, Default)]
-pub(crate) struct Flight {
-    /// Failures in a row.
-    pub(crate) failures: u32,
-    /// Whether one of them may have been done all the same.
-    pub(crate) in_doubt: bool,
-    /// The earliest next try; `None` while it is under way.
-    pub(crate) not_before: Option<Timestamp>,
-    /// What the API server says against it.
-    pub(crate) refusal: Option<Name>,
-    /// Whether what it is about is gone since.
-    is_overtaken: bool,
-}
-
-impl Flight {
-    pub(crate) fn is_under_way(&self) -> bool {
-        self.not_before.is_none()
-    }
 }
 
 /// What may have to be written.
@@ -606,147 +453,6 @@ impl World {
         self.pods.get(name)
     }
 
-    /// How often an image failed in a row; nodes that fail side by side count once.
-    /// While it is not zero, one node at a time tries it.
-    pub(crate) fn open_rounds(&self, image: &Reference) -> u32 {
-        self.health.get(image).map_or(0, Health::open_rounds)
-    }
-
-    /// When the next node may try an image that fails; `None` where it does not.
-    pub(crate) fn probe_at(&self, image: &Image, policy: &Policy) -> Option<Timestamp> {
-        let at = self.next_round(&image.reference, &policy.backoff)?;
-        // An edit may have mended what failed: it is tried at once.
-        let edited_at = self.images.get(&image.name).and_then(|entry| entry.edited_at);
-        let last = self.health.get(&image.reference)?.last_open_failure()?;
-        Some(edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
-    }
-
-    /// Whether only one pull at a time may try the image's registry.
-    pub(crate) fn is_registry_paused(&self, image: &Reference) -> bool {
-        self.registries.get(image.host()).is_some_and(Registry::is_paused)
-    }
-
-    /// When the next pull may try a paused registry; `None` where all may.
-    pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
-        self.registries.get(image.host())?.probe_at(image.host(), &policy.backoff)
-    }
-
-    /// Whether a Pod is trying the image. One that began before the image last failed tells
-    /// nothing new, however long it takes.
-    pub(crate) fn is_tried(&self, image: &Reference) -> bool {
-        self.is_tried_since(image, self.health.get(image).and_then(Health::last_open_failure))
-    }
-
-    /// Whether a Pod is trying the image's registry, in the same sense.
-    pub(crate) fn is_registry_tried(&self, image: &Reference) -> bool {
-        let failed_at = self.registries.get(image.host()).and_then(Registry::last_failure);
-        let mut of_host = self.pulling.keys().filter(|other| other.host() == image.host());
-        of_host.any(|other| self.is_tried_since(other, failed_at))
-    }
-
-    fn is_tried_since(&self, image: &Reference, at: Option<Timestamp>) -> bool {
-        let nodes = self.pulling.get(image).into_iter().flatten();
-        let mut pods = nodes.filter_map(|node| self.pods_on.get(node)).flatten().filter_map(|pod| self.pods.get(pod));
-        pods.any(|entry| {
-            let is_of_image = entry.pod.containers.iter().any(|container| container.image == *image);
-            let is_after = entry.started_at.is_none_or(|started_at| at.is_none_or(|at| started_at > at));
-            is_of_image && is_after && !self.is_recorded(entry)
-        })
-    }
-
-    /// When an image that fails may be tried again by the backoff alone.
-    pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
-        let health = self.health.get(image)?;
-        let wait = backoff.delay(health.open_rounds(), image.as_str());
-        Some(after(health.last_open_failure()?, wait))
-    }
-
-    /// An image, and what is known of it whatever the node.
-    pub(crate) fn known<'a>(&'a self, entry: &'a ImageEntry) -> Known<'a> {
-        let reference = &entry.image.reference;
-        let success = self.health.get(reference).and_then(|health| health.success.as_ref());
-        Known {
-            entry,
-            sizes: self.sizes.get(reference),
-            newest: success.and_then(|success| success.digest.as_deref()),
-            repull_interval: self.policy_of(&entry.image).and_then(|policy| policy.repull_interval),
-            is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
-        }
-    }
-
-    /// What an image on a node is judged by, if `memory` is what is remembered.
-    pub(crate) fn evidence<'a>(
-        &self,
-        node: &Node,
-        listed: &Index<'a>,
-        known: &Known<'a>,
-        memory: Option<&'a Memory>,
-    ) -> Evidence<'a> {
-        let image = &known.entry.image;
-        let record = memory.and_then(|memory| memory.images.get(&image.reference));
-        let usual_size = || known.sizes?.get(&node.platform).copied();
-        let size = record.and_then(|record| record.size).or_else(usual_size);
-        let sight = |name| listed.sight(name, size, self.settings.listed_images);
-        // Under the name that it was pulled by, where admission has rewritten its own.
-        let pulled_as = record.and_then(|record| record.pulled_as.as_deref());
-        let sighting = match (sight(&image.reference), pulled_as) {
-            (Sighting::Absent | Sighting::Unknown, Some(name)) => sight(name),
-            (sighting, _) => sighting,
-        };
-        let sighting = match (sighting, node.readiness) {
-            // The list of a kubelet that does not report is an old one.
-            (Sighting::Absent, Readiness::Lost { .. }) => Sighting::Unknown,
-            (sighting, _) => sighting,
-        };
-        Evidence {
-            image,
-            record,
-            sighting,
-            newest: known.newest,
-            repull_interval: known.repull_interval,
-            node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
-            listed_within: self.settings.listed_within,
-        }
-    }
-
-    /// `memory` with what the node's list proves of the images wanted there: those
-    /// that were found, and those that were evicted. Returns how many were evicted.
-    pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
-        let mut evictions = 0;
-        let index = node.node.inventory.index(node.standings.len());
-        for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
-            let reference = &entry.image.reference;
-            let evidence = self.evidence(&node.node, &index, &self.known(entry), Some(&memory));
-            let is_there = standing(&evidence, now).0;
-            let size = match evidence.sighting {
-                Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),
-                Sighting::Absent | Sighting::Unknown => None,
-            };
-            let has_room = memory.has_room();
-            let is_known = memory.images.get(reference).is_some_and(|record| record.current_since().is_some());
-            let digest = evidence.counts_as_pulled().filter(|_| !is_known).map(Name::from);
-            match memory.images.get_mut(reference) {
-                Some(record) => {
-                    record.size = size.or(record.size);
-                    if is_there == Standing::Evicted && record.present_since().is_some() {
-                        record.evict(now, self.settings.repair_max);
-                        evictions += 1;
-                    } else if is_there.is_there() && (record.present_since().is_none() || digest.is_some()) {
-                        record.found_at = record.found_at.or(Some(now));
-                        record.digest = digest;
-                        record.failure = None;
-                    }
-                }
-                None if is_there.is_there() && has_room => {
-                    let record = Record { found_at: Some(now), digest, size, ..Record::default() };
-                    memory.images.insert(reference.clone(), record);
-                }
-                None => {}
-            }
-        }
-        (memory, evictions)
-    }
-
     /// When the Pods of a node whose kubelet is lost are deleted by force.
     pub(crate) fn lost_at(&self, node: &Node) -> Option<Timestamp> {
         match node.readiness {
@@ -781,19 +487,6 @@ impl World {
     }
 }
 
-impl NodeEntry {
-    /// Why no Pod of `policy` would start on the node now, if so.
-    pub(crate) fn hindrance(&self, policy: &Policy) -> Option<Verdict> {
-        match self.node.readiness {
-            Readiness::Lost { .. } => Some(Verdict::NodeLost),
-            Readiness::NotReady { network: false } if policy.host_network == HostNetwork::Never => {
-                Some(Verdict::NodeWithoutNetwork)
-            }
-            Readiness::Ready | Readiness::NotReady { .. } => None,
-        }
-    }
-}
-
 impl ImageEntry {
     /// Whether no node is a target.
     fn is_nowhere(&self) -> bool {
@@ -809,5 +502,18 @@ impl ImageEntry {
     /// Whether the image is meant for `node`, healthy or not.
     pub(crate) fn selects(&self, node: &Node) -> bool {
         self.placement.as_ref().unwrap_or(&self.image.placement).selects(node).is_ok()
+    }
+}
+
+impl NodeEntry {
+    /// Why no Pod of `policy` would start on the node now, if so.
+    pub(crate) fn hindrance(&self, policy: &Policy) -> Option<Verdict> {
+        match self.node.readiness {
+            Readiness::Lost { .. } => Some(Verdict::NodeLost),
+            Readiness::NotReady { network: false } if policy.host_network == HostNetwork::Never => {
+                Some(Verdict::NodeWithoutNetwork)
+            }
+            Readiness::Ready | Readiness::NotReady { .. } => None,
+        }
     }
 }

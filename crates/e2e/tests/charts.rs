@@ -17,8 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-static TOOLS: LazyLock<Tools> =
-    LazyLock::new(|| Tools::built(&["helm", "prometheus"]).unwrap());
+static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::built(&["helm", "prometheus"]).unwrap());
 
 /// What a tool prints; `Err` holds what it complains of.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {

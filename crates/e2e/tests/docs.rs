@@ -16,8 +16,7 @@ const PUBLISHED: &str = "oci://ghcr.io/corewire/";
 /// Verbs whose objects have options of their own.
 const WITH_OBJECT: [&str; 2] = ["create", "rollout"];
 
-static TOOLS: LazyLock<Tools> =
-    LazyLock::new(|| Tools::built(&["helm", "kubernetes"]).unwrap());
+static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::built(&["helm", "kubernetes"]).unwrap());
 
 /// What a tool prints; `Err` holds what it complains of.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use drop_core::World;
-use drop_core::explain::{Explanation, Overview, Survey, Unknown, Which, explain};
+use drop_core::explain::{Explanation, Unknown, Which, explain};
+use drop_core::survey::{Overview, Survey};
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};

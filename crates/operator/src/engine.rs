@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use drop_core::explain::Summary;
+use drop_core::survey::Summary;
 use drop_core::{Event, Plan, Settings, World, plan};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};

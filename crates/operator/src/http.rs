@@ -12,7 +12,8 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use drop_core::Name;
-use drop_core::explain::{Overview, Which};
+use drop_core::explain::Which;
+use drop_core::survey::Overview;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 

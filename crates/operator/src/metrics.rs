@@ -7,10 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use drop_core::Name;
-use drop_core::explain::Summary;
 use drop_core::memory::Settlement;
 use drop_core::policy::BUILT_IN;
 use drop_core::reference::Reference;
+use drop_core::survey::Summary;
 use jiff::SignedDuration;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};

@@ -22,9 +22,10 @@ use drop_api::{CachedImageSetSpec, CachedImageSpec, CachedImageStatus, Discovery
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::EffectKey;
 use drop_core::event::{Event, Kind};
-use drop_core::explain::{Survey, Which, explain};
+use drop_core::explain::{Which, explain};
 use drop_core::image::Image;
 use drop_core::reference::Reference;
+use drop_core::survey::Survey;
 use drop_core::{Name, Settings, World, plan};
 use drop_sim::{Bandwidth, Fate, Kubelet, Registry, Rng, secs};
 use jiff::SignedDuration;

@@ -8,7 +8,7 @@ use regex::Regex;
 use super::left_out::{LeftOut, Why};
 use super::{InvalidSpec, regex};
 use crate::Name;
-use crate::reference::Reference;
+use crate::objects::reference::Reference;
 
 /// The longest full reference, in bytes: what a CachedImage can hold.
 const MAX_LENGTH: usize = 512;

@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{InvalidSpec, Pipeline, RankedImage, SourceFailure, SourceReason, score_text};
 use crate::Name;
-use crate::failure::shortened;
-use crate::status::count;
+use crate::text::count;
+use crate::text::shortened;
 
 /// The most images of a list, those included that stay for sources that fail.
 const MOST_LISTED: usize = 1000;

@@ -2,10 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::{Plan, writes};
+use super::writes;
 use crate::discovery::{Order, sync};
-use crate::effect::Effect;
-use crate::notice;
+use crate::io::effect::Effect;
+use crate::io::notice;
+use crate::io::plan::Plan;
 use crate::world::World;
 
 /// Asks the sources of policies whose time has come, and writes statuses.

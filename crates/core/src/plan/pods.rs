@@ -2,12 +2,12 @@
 
 use jiff::Timestamp;
 
-use super::Plan;
-use crate::effect::{Effect, EffectKey, PodOrder};
-use crate::memory::{Context, Memory, Settlement};
-use crate::policy::Policy;
-use crate::pull_pod::{End, Expectations, PullPod};
-use crate::status;
+use crate::io::effect::{Effect, EffectKey, PodOrder};
+use crate::io::plan::Plan;
+use crate::objects::memory::{Context, Memory, Settlement};
+use crate::objects::policy::Policy;
+use crate::objects::pull_pod::{End, Expectations, PullPod};
+use crate::show::status;
 use crate::time::after;
 use crate::world::{NodeEntry, PodEntry, Stage, World};
 

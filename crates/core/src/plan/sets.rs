@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::writes;
 use super::writes::Publication;
-use super::{Plan, writes};
 use crate::Name;
 use crate::discovery::sync;
-use crate::effect::{Effect, EffectKey};
-use crate::image::{Image, Origin};
-use crate::image_set::{Child, ImageSet};
-use crate::notice;
-use crate::status;
+use crate::io::effect::{Effect, EffectKey};
+use crate::io::notice;
+use crate::io::plan::Plan;
+use crate::objects::image::{Image, Origin};
+use crate::objects::image_set::{Child, ImageSet};
+use crate::show::status;
 use crate::world::{SetEntry, World};
 
 /// Creates, changes and deletes CachedImages so that each set has those that it asks

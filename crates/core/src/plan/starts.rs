@@ -6,19 +6,19 @@ use drop_api::names::short_hash;
 use drop_api::pull_policy::HostNetwork;
 use jiff::Timestamp;
 
-use super::Plan;
 use crate::Name;
-use crate::budget::Budget;
-use crate::effect::{Effect, PodOrder, Pull};
-use crate::health::Health;
-use crate::image::{Image, ImagePullPolicy};
-use crate::node::Readiness;
-use crate::order::{Candidate, Urgency};
-use crate::policy::Policy;
-use crate::presence::Standing;
-use crate::reference::Reference;
+use crate::gate::budget::Budget;
+use crate::gate::verdict::Verdict;
+use crate::io::effect::{Effect, PodOrder, Pull};
+use crate::io::plan::Plan;
+use crate::objects::image::{Image, ImagePullPolicy};
+use crate::objects::node::Readiness;
+use crate::objects::policy::Policy;
+use crate::objects::presence::Standing;
+use crate::objects::reference::Reference;
+use crate::pace::order::{Candidate, Urgency};
 use crate::time::after;
-use crate::verdict::Verdict;
+use crate::world::health::Health;
 use crate::world::{ImageEntry, NodeEntry, World};
 
 /// Starts what the policies allow: nodes that go on with their turn first, then

@@ -7,15 +7,16 @@ use drop_api::NodeCache;
 use jiff::Timestamp;
 
 use super::pods::record;
-use super::{Looks, Plan};
 use crate::Name;
-use crate::backoff::Backoff;
-use crate::effect::{Effect, EffectKey};
 use crate::interner::Texts;
-use crate::memory::{self, Memory};
-use crate::notice::{self, Notice};
-use crate::status::{self, Status};
+use crate::io::effect::{Effect, EffectKey};
+use crate::io::notice::{self, Notice};
+use crate::io::plan::{Looks, Plan};
+use crate::objects::memory::{self, Memory};
+use crate::pace::backoff::Backoff;
+use crate::show::status::{self, Status};
 use crate::time::after;
+use crate::world::published::is_progress;
 use crate::world::{CacheEntry, NodeEntry, Published, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
@@ -86,7 +87,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
         let status = status::cached_image(world, entry, &budget, now);
         // What a set has only just made has nothing to show yet that its set does not.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
-        if is_new_child && status::is_progress(&status.conditions) {
+        if is_new_child && is_progress(&status.conditions) {
             let shown_at = after(entry.seen_at, world.settings.progress_interval);
             if shown_at > now {
                 plan.wake(shown_at);
@@ -164,13 +165,6 @@ pub(super) fn publish<S: Status>(
             plan.add(world, patch, now);
             Publication::Now
         }
-    }
-}
-
-impl<S: PartialEq> Published<S> {
-    /// Whether the API server has this status, as far as is known.
-    pub(super) fn is(&self, status: &S) -> bool {
-        self.is_confirmed && self.status == *status
     }
 }
 

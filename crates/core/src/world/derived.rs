@@ -6,10 +6,10 @@ use jiff::Timestamp;
 
 use super::{Moves, NodeEntry, World};
 use crate::Name;
-use crate::backoff::spread;
-use crate::image::ImagePullPolicy;
-use crate::order::{Candidate, Urgency};
-use crate::presence::Standing;
+use crate::objects::image::ImagePullPolicy;
+use crate::objects::presence::Standing;
+use crate::pace::backoff::spread;
+use crate::pace::order::{Candidate, Urgency};
 use crate::time::after;
 
 impl World {

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 
 use super::{Published, World};
 use crate::Name;
-use crate::backoff::Backoff;
 use crate::discovery::{InvalidSpec, Pipeline, SpecId, sync};
-use crate::effect::EffectKey;
-use crate::event::{Kind, Report};
-use crate::image_set::ImageSet;
-use crate::node::Readiness;
-use crate::placement::Placement;
+use crate::io::effect::EffectKey;
+use crate::io::event::{Kind, Report};
+use crate::objects::image_set::ImageSet;
+use crate::objects::node::Readiness;
+use crate::objects::placement::Placement;
+use crate::pace::backoff::Backoff;
 use crate::time::after;
 
 /// A DiscoveryPolicy.

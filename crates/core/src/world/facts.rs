@@ -7,16 +7,16 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{CacheEntry, ImageEntry, Moves, NodeEntry, PodEntry, PolicyEntry, Published, Stage, Tally, World};
 use crate::Name;
-use crate::effect::{EffectKey, PodOrder};
-use crate::event::Kind;
-use crate::health::Health;
-use crate::image::Image;
-use crate::memory::{self, Memory, Record};
-use crate::node::Node;
-use crate::policy::{BUILT_IN, Policy};
-use crate::pull_pod::{Container, ContainerState, PullPod, Steps};
-use crate::reference::Reference;
+use crate::io::effect::{EffectKey, PodOrder};
+use crate::io::event::Kind;
+use crate::objects::image::Image;
+use crate::objects::memory::{self, Memory, Record};
+use crate::objects::node::Node;
+use crate::objects::policy::{BUILT_IN, Policy};
+use crate::objects::pull_pod::{Container, ContainerState, PullPod, Steps};
+use crate::objects::reference::Reference;
 use crate::time::after;
+use crate::world::health::Health;
 
 impl World {
     /// Takes in a CachedImage. `None` tells nothing of the status of one that is known.
@@ -34,7 +34,7 @@ impl World {
             if entry.image.uid != image.uid {
                 // Another object under the name shows nothing of what was written to the one before.
                 let status = status.unwrap_or_default();
-                entry.published = Published { is_part: image.set.is_some(), ..Published::new(status) };
+                entry.published = Published::of(&image, status);
             } else if let Some(status) = status {
                 entry.published.observe(status);
             }
@@ -61,7 +61,7 @@ impl World {
             self.forget_standings(&name);
             self.own(&image);
             self.want(&image);
-            let published = Published { is_part: image.set.is_some(), ..Published::new(status.unwrap_or_default()) };
+            let published = Published::of(&image, status.unwrap_or_default());
             let rank = self.rank_of(&image);
             let entry = ImageEntry {
                 image,

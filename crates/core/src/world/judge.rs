@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::{ImageEntry, Known, Moves, World};
 use crate::Name;
-use crate::memory::Memory;
-use crate::presence::{Standing, standing};
-use crate::reference::Reference;
+use crate::objects::memory::Memory;
+use crate::objects::presence::{Standing, standing};
+use crate::objects::reference::Reference;
 
 /// On how many nodes images are judged before that is counted: it bounds the memory for it.
 const JUDGED_TOGETHER: usize = 64;

@@ -5,13 +5,13 @@ use jiff::Timestamp;
 
 use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
-use crate::backoff::Backoff;
-use crate::image::{Image, ImagePullPolicy};
-use crate::memory::{MAX_IMAGES, Memory, Record};
-use crate::order::Urgency;
-use crate::policy::Policy;
-use crate::presence::Standing;
-use crate::reference::Reference;
+use crate::objects::image::{Image, ImagePullPolicy};
+use crate::objects::memory::{MAX_IMAGES, Memory, Record};
+use crate::objects::policy::Policy;
+use crate::objects::presence::Standing;
+use crate::objects::reference::Reference;
+use crate::pace::backoff::Backoff;
+use crate::pace::order::Urgency;
 use crate::time::after;
 
 /// A node with what is remembered of it.

@@ -4,11 +4,11 @@ use jiff::Timestamp;
 
 use super::{PodEntry, Refused, Stage, World};
 use crate::Name;
-use crate::backoff::Backoff;
-use crate::effect::EffectKey;
-use crate::event::{Kind, Report};
-use crate::failure::shortened;
-use crate::pull_pod::PullPod;
+use crate::io::effect::EffectKey;
+use crate::io::event::{Kind, Report};
+use crate::objects::pull_pod::PullPod;
+use crate::pace::backoff::Backoff;
+use crate::text::shortened;
 use crate::time::after;
 
 impl World {

@@ -5,10 +5,10 @@ use jiff::Timestamp;
 
 use super::{Published, SetEntry, World};
 use crate::Name;
-use crate::effect::EffectKey;
-use crate::event::{Kind, Report};
-use crate::image::Image;
-use crate::image_set::{ImageSet, Members};
+use crate::io::effect::EffectKey;
+use crate::io::event::{Kind, Report};
+use crate::objects::image::Image;
+use crate::objects::image_set::{ImageSet, Members};
 
 impl SetEntry {
     fn new(set: ImageSet, status: CachedImageSetStatus) -> Self {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::Name;
-use crate::plan::Looks;
+use crate::io::plan::Looks;
 
 /// Names of objects to be looked at, and from when on: a plan looks at those that are due
 /// only, however many wait.

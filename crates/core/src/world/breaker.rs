@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use drop_api::node_cache::FailureScope;
 use jiff::Timestamp;
 
-use crate::backoff::Backoff;
-use crate::health::Health;
-use crate::reference::Reference;
+use super::World;
+use crate::objects::policy::Policy;
+use crate::objects::reference::Reference;
+use crate::pace::backoff::Backoff;
 use crate::time::after;
+use crate::world::health::Health;
 
 /// How many images have to fail before their registry is paused.
 const FAILING_IMAGES: usize = 3;
@@ -71,5 +73,24 @@ impl Registry {
     #[must_use]
     pub fn last_failure(&self) -> Option<Timestamp> {
         self.failing.values().map(|(_, at)| *at).max()
+    }
+}
+
+impl World {
+    /// Whether only one pull at a time may try the image's registry.
+    pub(crate) fn is_registry_paused(&self, image: &Reference) -> bool {
+        self.registries.get(image.host()).is_some_and(Registry::is_paused)
+    }
+
+    /// When the next pull may try a paused registry; `None` where all may.
+    pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
+        self.registries.get(image.host())?.probe_at(image.host(), &policy.backoff)
+    }
+
+    /// Whether a Pod is trying the image's registry, in the same sense.
+    pub(crate) fn is_registry_tried(&self, image: &Reference) -> bool {
+        let failed_at = self.registries.get(image.host()).and_then(Registry::last_failure);
+        let mut of_host = self.pulling.keys().filter(|other| other.host() == image.host());
+        of_host.any(|other| self.is_tried_since(other, failed_at))
     }
 }

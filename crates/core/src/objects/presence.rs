@@ -3,9 +3,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::image::{Image, ImagePullPolicy};
-use crate::inventory::{Listed, Sighting};
-use crate::memory::Record;
+use crate::objects::image::{Image, ImagePullPolicy};
+use crate::objects::inventory::{Listed, Sighting};
+use crate::objects::memory::Record;
 use crate::time::after;
 
 /// What is known of an image on a node that should have it.
@@ -138,9 +138,9 @@ impl Evidence<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::{Eviction, Pulled};
-    use crate::placement::Placement;
-    use crate::reference::Reference;
+    use crate::objects::memory::{Eviction, Pulled};
+    use crate::objects::placement::Placement;
+    use crate::objects::reference::Reference;
 
     const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
     const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";

@@ -3,8 +3,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
-use crate::failure::is_pull_failure;
-use crate::reference::Reference;
+use crate::objects::failure::is_pull_failure;
+use crate::objects::reference::Reference;
 use crate::settings::Settings;
 use crate::time::after;
 

@@ -6,12 +6,12 @@ use drop_api::{CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPo
 
 use crate::Name;
 use crate::discovery::Discovered;
-use crate::effect::EffectKey;
-use crate::image::Image;
-use crate::image_set::ImageSet;
-use crate::node::Node;
-use crate::policy::Policy;
-use crate::pull_pod::PullPod;
+use crate::io::effect::EffectKey;
+use crate::objects::image::Image;
+use crate::objects::image_set::ImageSet;
+use crate::objects::node::Node;
+use crate::objects::policy::Policy;
+use crate::objects::pull_pod::PullPod;
 
 /// A kind of object that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

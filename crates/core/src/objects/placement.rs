@@ -12,7 +12,7 @@ use drop_api::scheduling::{
     TolerationOperator,
 };
 
-use crate::node::{Node, Taint};
+use crate::objects::node::{Node, Taint};
 
 /// What an image and its PullPolicy ask of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,11 +7,12 @@ use drop_api::node_cache::{self, FailureScope, ImageRecord, NodeCacheStatus, Pul
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
-use crate::backoff::Backoff;
-use crate::failure::{classify, shortened};
 use crate::interner::Texts;
-use crate::pull_pod::{End, Outcome, PullPod};
-use crate::reference::Reference;
+use crate::objects::failure::classify;
+use crate::objects::pull_pod::{End, Outcome, PullPod};
+use crate::objects::reference::Reference;
+use crate::pace::backoff::Backoff;
+use crate::text::shortened;
 
 /// The most images that a NodeCache holds.
 pub const MAX_IMAGES: usize = 2000;

@@ -8,10 +8,10 @@ use drop_api::{
 
 use crate::Name;
 use crate::discovery::Order;
-use crate::image::{ImagePullPolicy, Origin};
-use crate::memory::Settlement;
-use crate::notice::Notice;
-use crate::reference::Reference;
+use crate::io::notice::Notice;
+use crate::objects::image::{ImagePullPolicy, Origin};
+use crate::objects::memory::Settlement;
+use crate::objects::reference::Reference;
 
 /// Something to do.
 #[derive(Clone, Debug, PartialEq)]

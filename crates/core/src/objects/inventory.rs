@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::reference::Reference;
+use crate::objects::reference::Reference;
 
 /// The most names of one image that a kubelet lists (`MaxNamesPerImageInNodeStatus`).
 pub const MAX_NAMES: usize = 5;

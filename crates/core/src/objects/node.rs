@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::Name;
-use crate::inventory::Inventory;
+use crate::objects::inventory::Inventory;
 
 /// The taint that only repeats `spec.unschedulable`.
 const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";

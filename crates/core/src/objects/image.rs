@@ -5,9 +5,9 @@ pub use drop_api::cached_image::ImagePullPolicy;
 use drop_api::names::{LABEL_ORIGIN, ORIGIN_DISCOVERED, ORIGIN_STATIC};
 
 use crate::Name;
-use crate::placement::Placement;
-use crate::policy::BUILT_IN;
-use crate::reference::Reference;
+use crate::objects::placement::Placement;
+use crate::objects::policy::BUILT_IN;
+use crate::objects::reference::Reference;
 
 /// A wanted image.
 #[derive(Clone, Debug, PartialEq)]

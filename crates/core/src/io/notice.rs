@@ -9,9 +9,9 @@ use drop_api::discovery_policy::DiscoveryPolicyStatus;
 
 use crate::Name;
 use crate::discovery::SpecId;
-use crate::failure::shortened;
-use crate::image::Image;
-use crate::image_set::ImageSet;
+use crate::objects::image::Image;
+use crate::objects::image_set::ImageSet;
+use crate::text::shortened;
 
 /// The longest message of a [`Notice`], in characters: an Event takes 1 kB, and a
 /// character may take four bytes.

@@ -12,38 +12,19 @@ use drop_api::pull_policy::PullPolicyStatus;
 use jiff::Timestamp;
 use kube::core::ObjectMeta;
 
-use crate::budget::Budget;
 use crate::discovery::sync;
-use crate::effect::EffectKey;
-use crate::explain::verdict;
-use crate::failure::shortened;
-use crate::health::Health;
-use crate::memory::{Failure, Memory};
-use crate::policy::Policy;
-use crate::presence::{Standing, standing};
-use crate::reference::Reference;
-use crate::verdict::Verdict;
+use crate::gate::budget::Budget;
+use crate::gate::verdict::Verdict;
+use crate::io::effect::EffectKey;
+use crate::objects::memory::{Failure, Memory};
+use crate::objects::policy::Policy;
+use crate::objects::presence::{Standing, standing};
+use crate::objects::reference::Reference;
+use crate::show::explain::verdict;
+use crate::text::{count, plural, shortened};
+use crate::world::health::Health;
+use crate::world::published::is_news;
 use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, Stage, World};
-
-/// Ready reasons that only tell how far a roll-out is.
-const PROGRESS: [&str; 3] = ["Waiting", "Pulling", "Progressing"];
-
-/// Whether conditions only tell how far a roll-out is.
-#[must_use]
-pub fn is_progress(conditions: &[Condition]) -> bool {
-    condition::ready(conditions).is_some_and(|ready| PROGRESS.contains(&ready.reason.as_str()))
-}
-
-/// Whether conditions changed in a way that people wait for, and not only from
-/// one step of progress to another.
-#[must_use]
-pub fn is_news(before: &[Condition], after: &[Condition]) -> bool {
-    let progresses = is_progress(before) && is_progress(after);
-    match (condition::ready(before), condition::ready(after)) {
-        (Some(before), Some(after)) => before.status != after.status || (before.reason != after.reason && !progresses),
-        (before, after) => before != after,
-    }
-}
 
 /// What all statuses have in common.
 pub(crate) trait Status: PartialEq {
@@ -273,13 +254,6 @@ fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy) -> Opti
     let mut waiting = queue.filter_map(|candidate| world.nodes.get(&candidate.node));
     let any = |is: &dyn Fn(&&NodeEntry) -> bool| world.nodes.values().find(is);
     waiting.find(lacks).or_else(|| any(&can_pull)).or_else(|| any(&lacks))
-}
-
-fn plural(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        count => format!("{count} {what}s"),
-    }
 }
 
 /// Why no node is a target, by the example of the first one.
@@ -517,9 +491,4 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
 
 fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
-}
-
-/// A number as objects have it.
-pub(crate) fn count(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
 }

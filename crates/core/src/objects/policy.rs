@@ -6,7 +6,7 @@ use drop_api::{PullPolicy, PullPolicySpec};
 use jiff::SignedDuration;
 
 use crate::Name;
-use crate::backoff::Backoff;
+use crate::pace::backoff::Backoff;
 
 /// The name under which the built-in policy is kept; no object can have it.
 pub const BUILT_IN: &str = "";

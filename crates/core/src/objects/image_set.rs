@@ -13,8 +13,8 @@ use kube::Resource;
 use regex::Regex;
 
 use crate::Name;
-use crate::image::{Image, Origin};
-use crate::reference::Reference;
+use crate::objects::image::{Image, Origin};
+use crate::objects::reference::Reference;
 
 /// The longest name of an object, in bytes.
 const NAME_MAX: usize = 253;

@@ -3,7 +3,8 @@
 
 pub use drop_api::node_cache::FailureScope;
 
-use crate::reference::Reference;
+use crate::objects::reference::Reference;
+use crate::text::shortened;
 
 /// A failure, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,16 +142,6 @@ fn looked_up(message: &str) -> Option<&str> {
 fn dialled(message: &str) -> Option<&str> {
     let (_, tail) = message.split_once("dial tcp ")?;
     tail.split([' ']).next().map(|address| address.trim_end_matches(':')).filter(|address| !address.is_empty())
-}
-
-/// `text` in at most `max` characters; one that is cut ends with `…`.
-#[must_use]
-pub fn shortened(text: &str, max: usize) -> String {
-    if text.chars().nth(max).is_none() {
-        return text.to_owned();
-    }
-    let ellipsis = if max > 0 { "…" } else { "" };
-    text.chars().take(max.saturating_sub(1)).chain(ellipsis.chars()).collect()
 }
 
 /// `message`, which is in lower case, without what others have named: URLs,

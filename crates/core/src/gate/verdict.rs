@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::Name;
-use crate::memory::MAX_IMAGES;
-use crate::policy::title;
+use crate::objects::memory::MAX_IMAGES;
+use crate::objects::policy::title;
 
 /// What Drop does about one image on one node, and why.
 ///

@@ -5,8 +5,14 @@ use std::collections::BTreeMap;
 use drop_api::node_cache::FailureScope;
 use jiff::Timestamp;
 
+use super::World;
 use crate::Name;
-use crate::memory::{Failure, Record};
+use crate::objects::image::Image;
+use crate::objects::memory::{Failure, Record};
+use crate::objects::policy::Policy;
+use crate::objects::reference::Reference;
+use crate::pace::backoff::Backoff;
+use crate::time::after;
 
 /// One image reference on all nodes, derived from their memories.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,5 +88,45 @@ impl Health {
     #[must_use]
     pub fn last_open_failure(&self) -> Option<Timestamp> {
         self.open_failures().map(|(_, failure)| failure.at).max()
+    }
+}
+
+impl World {
+    /// How often an image failed in a row; nodes that fail side by side count once.
+    /// While it is not zero, one node at a time tries it.
+    pub(crate) fn open_rounds(&self, image: &Reference) -> u32 {
+        self.health.get(image).map_or(0, Health::open_rounds)
+    }
+
+    /// When the next node may try an image that fails; `None` where it does not.
+    pub(crate) fn probe_at(&self, image: &Image, policy: &Policy) -> Option<Timestamp> {
+        let at = self.next_round(&image.reference, &policy.backoff)?;
+        // An edit may have mended what failed: it is tried at once.
+        let edited_at = self.images.get(&image.name).and_then(|entry| entry.edited_at);
+        let last = self.health.get(&image.reference)?.last_open_failure()?;
+        Some(edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
+    }
+
+    /// Whether a Pod is trying the image. One that began before the image last failed tells
+    /// nothing new, however long it takes.
+    pub(crate) fn is_tried(&self, image: &Reference) -> bool {
+        self.is_tried_since(image, self.health.get(image).and_then(Health::last_open_failure))
+    }
+
+    pub(super) fn is_tried_since(&self, image: &Reference, at: Option<Timestamp>) -> bool {
+        let nodes = self.pulling.get(image).into_iter().flatten();
+        let mut pods = nodes.filter_map(|node| self.pods_on.get(node)).flatten().filter_map(|pod| self.pods.get(pod));
+        pods.any(|entry| {
+            let is_of_image = entry.pod.containers.iter().any(|container| container.image == *image);
+            let is_after = entry.started_at.is_none_or(|started_at| at.is_none_or(|at| started_at > at));
+            is_of_image && is_after && !self.is_recorded(entry)
+        })
+    }
+
+    /// When an image that fails may be tried again by the backoff alone.
+    pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
+        let health = self.health.get(image)?;
+        let wait = backoff.delay(health.open_rounds(), image.as_str());
+        Some(after(health.last_open_failure()?, wait))
     }
 }

@@ -1,0 +1,4 @@
+//! Whether a pull may begin, and if not, why.
+
+pub mod budget;
+pub mod verdict;

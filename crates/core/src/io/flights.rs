@@ -1,0 +1,26 @@
+//! Effects that are under way or failed.
+
+use jiff::Timestamp;
+
+use crate::Name;
+
+/// An effect that is under way, or that failed and waits.
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    /// Failures in a row.
+    pub(crate) failures: u32,
+    /// Whether one of them may have been done all the same.
+    pub(crate) in_doubt: bool,
+    /// The earliest next try; `None` while it is under way.
+    pub(crate) not_before: Option<Timestamp>,
+    /// What the API server says against it.
+    pub(crate) refusal: Option<Name>,
+    /// Whether what it is about is gone since.
+    pub(crate) is_overtaken: bool,
+}
+
+impl Flight {
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.not_before.is_none()
+    }
+}

@@ -1,0 +1,13 @@
+//! What planning needs of each kind of object.
+
+pub mod failure;
+pub mod image;
+pub mod image_set;
+pub mod inventory;
+pub mod memory;
+pub mod node;
+pub mod placement;
+pub mod policy;
+pub mod presence;
+pub mod pull_pod;
+pub mod reference;

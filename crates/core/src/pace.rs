@@ -1,0 +1,6 @@
+//! The arithmetic of time and order: how long to wait, and who comes first.
+
+pub mod backoff;
+pub mod clock;
+pub mod order;
+pub mod starts;

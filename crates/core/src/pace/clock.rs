@@ -1,0 +1,77 @@
+//! A clock that never jumps, whatever happens to the system's.
+
+use jiff::{SignedDuration, Timestamp};
+
+/// How much faster Drop's clock may run than time passes, in parts: 1 s in 1000 s. A delay that is
+/// measured by it is short by no more than that.
+const FASTER: i64 = 1000;
+/// How much slower it may run: 1 s in 10 s.
+const SLOWER: i64 = 10;
+
+/// The time by which Drop decides.
+///
+/// The system's clock may be set while Drop runs: 30 minutes back, and every delay would last 30
+/// minutes longer; 30 minutes forward, and every running pull would have timed out. So this clock
+/// counts the time that has passed since its start, and comes closer to the system's clock by
+/// running a little slower or faster. It never goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clock {
+    told: Timestamp,
+    uptime: SignedDuration,
+}
+
+impl Clock {
+    /// A clock that shows `wall`, the system's time, when a counter that nobody can set, such as
+    /// Linux' `CLOCK_BOOTTIME`, shows `uptime`.
+    #[must_use]
+    pub fn new(wall: Timestamp, uptime: SignedDuration) -> Self {
+        Self { told: wall, uptime }
+    }
+
+    /// The time, when the system's clock shows `wall` and the counter shows `uptime`.
+    pub fn now(&mut self, wall: Timestamp, uptime: SignedDuration) -> Timestamp {
+        let passed = uptime.saturating_sub(self.uptime).max(SignedDuration::ZERO);
+        let steady = self.told.saturating_add(passed).unwrap_or(self.told);
+        let ahead = steady.duration_since(wall);
+        let correction = match ahead > SignedDuration::ZERO {
+            true => -ahead.min(passed / SLOWER as i32),
+            false => (-ahead).min(passed / FASTER as i32),
+        };
+        self.uptime = self.uptime.max(uptime);
+        self.told = steady.saturating_add(correction).unwrap_or(steady);
+        self.told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: SignedDuration = SignedDuration::from_secs(1);
+    const HALF_AN_HOUR: SignedDuration = SignedDuration::from_mins(30);
+
+    #[test]
+    fn a_clock_that_is_set_delays_nothing_and_times_out_nothing() {
+        let begin = Timestamp::from_second(1_000_000).unwrap();
+        for jump in [HALF_AN_HOUR, -HALF_AN_HOUR] {
+            let mut clock = Clock::new(begin, SignedDuration::ZERO);
+            let mut before = begin;
+            for second in 1..=3600 {
+                let uptime = SECOND * second;
+                let now = clock.now(begin + uptime + jump, uptime);
+                let step = now.duration_since(before);
+                assert!((SECOND * 9 / 10..=SECOND * 1001 / 1000).contains(&step), "{jump}: {step}");
+                before = now;
+            }
+        }
+    }
+
+    #[test]
+    fn it_comes_back_to_the_time_of_the_system() {
+        let begin = Timestamp::from_second(1_000_000).unwrap();
+        let mut clock = Clock::new(begin, SignedDuration::ZERO);
+        let wall = |hours: i64| begin + SignedDuration::from_hours(hours) - HALF_AN_HOUR;
+        let told = (1..=6).map(|hours| clock.now(wall(hours), SignedDuration::from_hours(hours))).last();
+        assert_eq!(told, Some(wall(6)));
+    }
+}

@@ -1,0 +1,95 @@
+//! When turns began, so that the delay between nodes can be kept.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::Name;
+use crate::time::after;
+
+/// When one policy last began to pull on a node, and on a different one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Starts {
+    last: Option<(Name, Timestamp)>,
+    /// The last start on any other node than `last`'s.
+    other: Option<Timestamp>,
+}
+
+impl Starts {
+    /// Takes in a start. The order in which starts come in does not matter.
+    pub fn note(&mut self, node: &Name, at: Timestamp) {
+        match &self.last {
+            Some((last, last_at)) if (*last_at, last) > (at, node) => {
+                if last != node {
+                    self.other = self.other.max(Some(at));
+                }
+            }
+            previous => {
+                if let Some((last, last_at)) = previous
+                    && last != node
+                {
+                    self.other = self.other.max(Some(*last_at));
+                }
+                self.last = Some((node.clone(), at));
+            }
+        }
+    }
+
+    /// Takes in that another machine has the name `node` from now on, or none.
+    pub fn replace(&mut self, node: &str) {
+        if let Some((last, _)) = self.last.as_mut().filter(|(last, _)| **last == *node) {
+            *last = "".into();
+        }
+    }
+
+    /// When `node` may begin, `delay` after the last start on another node.
+    #[must_use]
+    pub fn free_at(&self, node: &str, delay: SignedDuration) -> Option<Timestamp> {
+        let on_another = match &self.last {
+            Some((last, _)) if **last == *node => self.other,
+            last => last.as_ref().map(|(_, at)| *at),
+        };
+        on_another.map(|at| after(at, delay))
+    }
+
+    /// The last start.
+    #[must_use]
+    pub fn last(&self) -> Option<&(Name, Timestamp)> {
+        self.last.as_ref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn the_delay_counts_from_the_last_start_on_a_different_node() {
+        let delay = SignedDuration::from_secs(10);
+        let mut starts = Starts::default();
+        assert_eq!(starts.free_at("a", delay), None);
+        starts.note(&"a".into(), at(5));
+        assert_eq!(starts.free_at("a", delay), None, "a node does not wait for itself");
+        assert_eq!(starts.free_at("b", delay), Some(at(15)));
+        starts.note(&"b".into(), at(20));
+        assert_eq!(starts.free_at("b", delay), Some(at(15)));
+        assert_eq!(starts.free_at("a", delay), Some(at(30)));
+        starts.replace("b");
+        assert_eq!(starts.free_at("b", delay), Some(at(30)), "another machine of its name waits");
+    }
+
+    #[test]
+    fn starts_may_come_in_any_order() {
+        let noted = [("a", 5), ("b", 20), ("a", 25), ("c", 7)];
+        let mut expected = Starts::default();
+        noted.iter().for_each(|(node, second)| expected.note(&(*node).into(), at(*second)));
+        for rotation in 1..noted.len() {
+            let mut starts = Starts::default();
+            let (late, early) = noted.split_at(rotation);
+            early.iter().chain(late).rev().for_each(|(node, s)| starts.note(&(*node).into(), at(*s)));
+            assert_eq!(starts, expected, "rotated by {rotation}");
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The numbers behind `/metrics`, and every image that is missing, grouped by verdict.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use drop_api::discovery_policy::QueryStatus;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::explain::{OfImage, OfNode, missing};
+use crate::Name;
+use crate::discovery::sync;
+use crate::gate::budget::Budget;
+use crate::gate::verdict::Verdict;
+use crate::objects::image::ImagePullPolicy;
+use crate::objects::presence::Standing;
+use crate::objects::reference::Reference;
+use crate::show::status;
+use crate::world::World;
+
+/// How many nodes are named for a verdict.
+const EXAMPLES: usize = 3;
+
+/// The numbers behind the gauges of `/metrics`.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Whether everything that is watched has been listed.
+    pub is_synced: bool,
+    /// Images being pulled, by policy.
+    pub active: BTreeMap<Name, usize>,
+    /// Images missing on target nodes and not being pulled, by policy and reason.
+    pub waiting: BTreeMap<(Name, &'static str), usize>,
+    /// By CachedImage.
+    pub images: BTreeMap<Name, ImageCounts>,
+    /// Per CachedImageSet whether it can have all of its CachedImages.
+    pub sets: BTreeMap<Name, bool>,
+    /// Every image that is wanted, with its size in bytes once a node lists it.
+    pub sizes: BTreeMap<Reference, Option<u64>>,
+    /// By DiscoveryPolicy.
+    pub discoveries: BTreeMap<Name, DiscoveryCounts>,
+}
+
+/// One DiscoveryPolicy's numbers, as its status tells them.
+#[derive(Debug, Default)]
+pub struct DiscoveryCounts {
+    /// Whether it is Ready, or has not run yet.
+    pub is_well: bool,
+    /// Images that it has found.
+    pub images: usize,
+    /// Per source whether its last answer was good.
+    pub sources: BTreeMap<Name, bool>,
+}
+
+/// One CachedImage's numbers.
+#[derive(Debug, Default)]
+pub struct ImageCounts {
+    /// Nodes that should have it.
+    pub targeted: usize,
+    /// Nodes that have it.
+    pub cached: usize,
+    /// Nodes that do not have it because the last pull there failed.
+    pub failed: usize,
+    /// Rounds of pulls that failed for the image's or its registry's sake, with no success since.
+    pub consecutive_failures: usize,
+}
+
+impl Summary {
+    /// Everything but what waits: a [`Survey`] tells that.
+    #[must_use]
+    pub fn new(world: &World) -> Self {
+        let mut summary = Self { is_synced: world.is_synced(), ..Self::default() };
+        for policy in world.policies.keys() {
+            summary.active.insert(policy.clone(), 0);
+        }
+        for entry in world.pods.values() {
+            let open = entry.pod.containers.iter().filter(|container| container.outcome().is_none()).count();
+            *summary.active.entry(entry.pod.policy.clone()).or_default() += open;
+        }
+        for (policy, entry) in &world.discoveries {
+            let status = &entry.published.status;
+            let sources = status.query_results.iter();
+            let counts = DiscoveryCounts {
+                is_well: sync::trouble(status).is_none(),
+                images: status.discovered_images.len(),
+                sources: sources
+                    .map(|result| (result.name.as_str().into(), result.status == QueryStatus::Success))
+                    .collect(),
+            };
+            summary.discoveries.insert(policy.clone(), counts);
+        }
+        summary.sets.extend(world.sets.iter().map(|(set, entry)| (set.clone(), status::is_whole(world, entry))));
+        for image in world.wanted.keys() {
+            let sizes = world.sizes.get(image).into_iter().flat_map(BTreeMap::values);
+            summary.sizes.insert(image.clone(), sizes.min().copied());
+        }
+        for entry in world.images.values() {
+            let counts = ImageCounts {
+                targeted: entry.tally.targeted(),
+                cached: entry.tally.there(),
+                // What is never tried does not fail.
+                failed: if entry.image.pull == ImagePullPolicy::Never { 0 } else { entry.tally.failed },
+                consecutive_failures: world.open_rounds(&entry.image.reference) as usize,
+            };
+            summary.images.insert(entry.image.name.clone(), counts);
+        }
+        summary
+    }
+}
+
+/// What happens to the images that are missing, by image and verdict.
+#[derive(Debug)]
+pub struct Overview {
+    /// The numbers.
+    pub summary: Summary,
+    /// Every CachedImage.
+    pub images: Vec<Outline>,
+}
+
+/// One CachedImage on all of its nodes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Outline {
+    /// The CachedImage.
+    pub cached_image: Name,
+    /// Its reference.
+    pub image: Reference,
+    /// Nodes that have it.
+    pub cached: usize,
+    /// What happens on the other target nodes, on the most of them first.
+    pub verdicts: Vec<Group>,
+}
+
+/// Nodes on which the same happens to an image.
+#[derive(Debug, Serialize)]
+pub struct Group {
+    /// What happens; names and times are those of the first example.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// The same as a sentence.
+    pub message: String,
+    /// On how many nodes.
+    pub nodes: usize,
+    /// Some of them.
+    pub examples: Vec<Name>,
+}
+
+/// By the verdict's reason.
+type Groups = BTreeMap<&'static str, Group>;
+
+/// Looks at every image that is missing on every node, a part at a time: what happens between two
+/// steps may be seen in part.
+#[derive(Debug, Default)]
+pub struct Survey {
+    found: BTreeMap<Name, Groups>,
+    /// The last node that was looked at.
+    reached: Option<Name>,
+}
+
+impl Survey {
+    /// Looks at the next nodes, at about so many pairs of an image and a node, which takes about a
+    /// fifth of a microsecond each; returns what there is once those were the last ones.
+    pub fn step(&mut self, world: &World, now: Timestamp, pairs: usize) -> Option<Overview> {
+        let budget = Budget::new(world);
+        let mut found = std::mem::take(&mut self.found);
+        let waiting = world.images.values().filter(|entry| entry.tally.cached < entry.tally.targeted());
+        let mut images: Vec<(OfImage<'_>, Groups)> = waiting
+            .map(|entry| (OfImage::new(world, entry, &budget), found.remove(&entry.image.name).unwrap_or_default()))
+            .collect();
+        let after = self.reached.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut nodes = world.nodes.range::<Name, _>((after, Bound::Unbounded)).map(|(_, node)| node);
+        // Where nothing is missing there is nothing to look for on nodes.
+        let part = pairs.checked_div(images.len()).map_or(0, |nodes| nodes.max(1));
+        for node in nodes.by_ref().take(part) {
+            let mut sides: BTreeMap<&Name, OfNode<'_>> = BTreeMap::new();
+            for (image, groups) in &mut images {
+                let standing = node.standings.get(&image.entry.image.name);
+                let Some(standing) = standing.filter(|standing| **standing != Standing::Cached) else { continue };
+                let verdict = match image.policy {
+                    Some(policy) => {
+                        let side = sides.entry(&policy.name);
+                        let side = side.or_insert_with(|| OfNode::new(world, node, policy, &budget, now));
+                        missing(image, side, *standing)
+                    }
+                    None => image.without_policy(),
+                };
+                note(groups, verdict, &node.node.name);
+            }
+            self.reached = Some(node.node.name.clone());
+        }
+        let is_over = part == 0 || nodes.next().is_none();
+        self.found = images.into_iter().map(|(image, groups)| (image.entry.image.name.clone(), groups)).collect();
+        is_over.then(|| self.overview(world))
+    }
+
+    fn overview(&mut self, world: &World) -> Overview {
+        let mut summary = Summary::new(world);
+        let mut images = Vec::new();
+        for entry in world.images.values() {
+            let groups = self.found.remove(&entry.image.name).unwrap_or_default();
+            let mut verdicts: Vec<Group> = groups.into_values().collect();
+            for group in verdicts.iter().filter(|group| !matches!(group.verdict, Verdict::Pulling { .. })) {
+                let key = (entry.image.policy.clone(), group.verdict.reason());
+                *summary.waiting.entry(key).or_default() += group.nodes;
+            }
+            verdicts.sort_by_key(|group| std::cmp::Reverse(group.nodes));
+            images.push(Outline {
+                cached_image: entry.image.name.clone(),
+                image: entry.image.reference.clone(),
+                cached: entry.tally.there(),
+                verdicts,
+            });
+        }
+        Overview { summary, images }
+    }
+}
+
+/// Counts one more node.
+fn note(groups: &mut Groups, verdict: Verdict, node: &Name) {
+    let group = groups.entry(verdict.reason()).or_insert_with(|| {
+        let message = verdict.to_string();
+        Group { verdict, message, nodes: 0, examples: Vec::new() }
+    });
+    group.nodes += 1;
+    if group.examples.len() < EXAMPLES {
+        group.examples.push(node.clone());
+    }
+}

@@ -1,0 +1,114 @@
+//! What the lists of nodes prove of images.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{ImageEntry, NodeEntry, World};
+use crate::Name;
+use crate::objects::inventory::{Index, Sighting};
+use crate::objects::memory::{Memory, Record};
+use crate::objects::node::{Node, Readiness};
+use crate::objects::presence::{Evidence, Standing, standing};
+
+/// An image, and what is known of it whatever the node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known<'a> {
+    pub(crate) entry: &'a ImageEntry,
+    /// Per platform the least size in bytes with which a node has listed it.
+    sizes: Option<&'a BTreeMap<Name, u64>>,
+    /// The digest that the newest pull on any node got.
+    newest: Option<&'a str>,
+    /// After which time its policy has a tag looked up again, if it does.
+    repull_interval: Option<SignedDuration>,
+    /// Whether no other CachedImage wants the same.
+    pub(super) is_only: bool,
+}
+
+impl World {
+    /// An image, and what is known of it whatever the node.
+    pub(crate) fn known<'a>(&'a self, entry: &'a ImageEntry) -> Known<'a> {
+        let reference = &entry.image.reference;
+        let success = self.health.get(reference).and_then(|health| health.success.as_ref());
+        Known {
+            entry,
+            sizes: self.sizes.get(reference),
+            newest: success.and_then(|success| success.digest.as_deref()),
+            repull_interval: self.policy_of(&entry.image).and_then(|policy| policy.repull_interval),
+            is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
+        }
+    }
+
+    /// What an image on a node is judged by, if `memory` is what is remembered.
+    pub(crate) fn evidence<'a>(
+        &self,
+        node: &Node,
+        listed: &Index<'a>,
+        known: &Known<'a>,
+        memory: Option<&'a Memory>,
+    ) -> Evidence<'a> {
+        let image = &known.entry.image;
+        let record = memory.and_then(|memory| memory.images.get(&image.reference));
+        let usual_size = || known.sizes?.get(&node.platform).copied();
+        let size = record.and_then(|record| record.size).or_else(usual_size);
+        let sight = |name| listed.sight(name, size, self.settings.listed_images);
+        // Under the name that it was pulled by, where admission has rewritten its own.
+        let pulled_as = record.and_then(|record| record.pulled_as.as_deref());
+        let sighting = match (sight(&image.reference), pulled_as) {
+            (Sighting::Absent | Sighting::Unknown, Some(name)) => sight(name),
+            (sighting, _) => sighting,
+        };
+        let sighting = match (sighting, node.readiness) {
+            // The list of a kubelet that does not report is an old one.
+            (Sighting::Absent, Readiness::Lost { .. }) => Sighting::Unknown,
+            (sighting, _) => sighting,
+        };
+        Evidence {
+            image,
+            record,
+            sighting,
+            newest: known.newest,
+            repull_interval: known.repull_interval,
+            node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
+            listed_within: self.settings.listed_within,
+        }
+    }
+
+    /// `memory` with what the node's list proves of the images wanted there: those
+    /// that were found, and those that were evicted. Returns how many were evicted.
+    pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
+        let mut evictions = 0;
+        let index = node.node.inventory.index(node.standings.len());
+        for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
+            let reference = &entry.image.reference;
+            let evidence = self.evidence(&node.node, &index, &self.known(entry), Some(&memory));
+            let is_there = standing(&evidence, now).0;
+            let size = match evidence.sighting {
+                Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),
+                Sighting::Absent | Sighting::Unknown => None,
+            };
+            let has_room = memory.has_room();
+            let is_known = memory.images.get(reference).is_some_and(|record| record.current_since().is_some());
+            let digest = evidence.counts_as_pulled().filter(|_| !is_known).map(Name::from);
+            match memory.images.get_mut(reference) {
+                Some(record) => {
+                    record.size = size.or(record.size);
+                    if is_there == Standing::Evicted && record.present_since().is_some() {
+                        record.evict(now, self.settings.repair_max);
+                        evictions += 1;
+                    } else if is_there.is_there() && (record.present_since().is_none() || digest.is_some()) {
+                        record.found_at = record.found_at.or(Some(now));
+                        record.digest = digest;
+                        record.failure = None;
+                    }
+                }
+                None if is_there.is_there() && has_room => {
+                    let record = Record { found_at: Some(now), digest, size, ..Record::default() };
+                    memory.images.insert(reference.clone(), record);
+                }
+                None => {}
+            }
+        }
+        (memory, evictions)
+    }
+}
