@@ -140,8 +140,15 @@ pub struct Failure {
     pub message: String,
     /// Whose failure it is.
     pub scope: FailureScope,
-    /// Failures in a row.
+    /// Failures in a row on this node.
     pub count: i32,
+    /// Rounds of failures of the image over all nodes, where the image or its registry fails. Nodes
+    /// that fail side by side are one round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<i32>,
+    /// When the first of these failures was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// When it last failed.
     pub at: Timestamp,
     /// The earliest next try, as of then.

@@ -1,8 +1,8 @@
 //! Invariants: what no plan may do, whatever happened before.
 //!
 //! Tests and the simulator run [`audit`] after every plan, debug builds after
-//! every plan of a running operator. It counts anew from the facts and shares
-//! no code with the budget that it checks.
+//! every plan of a running operator. It counts the limits anew from the facts, and
+//! shares no code for that with the budget that it checks.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
+use crate::gate::budget::Budget;
+use crate::gate::{Pair, Purpose, Sides};
 use crate::io::effect::{Effect, PodOrder};
 use crate::io::plan::Plan;
 use crate::objects::image::ImagePullPolicy;
@@ -65,6 +67,36 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     }
     if world.is_synced() {
         violations.extend(audit_statuses(world, plan, now));
+        violations.extend(audit_starts(world, &new, now));
+    }
+    violations
+}
+
+/// Nothing could start that the plan does not start: each pull that is wanted and missing, each probe and
+/// each question for a tag is held by a rule of the gate, or by a competitor that the plan has let go
+/// first.
+fn audit_starts(world: &World, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
+    let mut budget = Budget::new(world);
+    new.iter().for_each(|order| budget.take(order));
+    let mut violations = Vec::new();
+    for node in world.nodes.values() {
+        let mut sides = Sides::new(world, node, now);
+        for (name, standing) in &node.standings {
+            let Some(image) = world.images.get(name) else { continue };
+            let Some(side) = sides.of(image) else { continue };
+            let pair = Pair { world, image, side, standing: *standing };
+            let mut purposes = vec![];
+            if standing.wants_pull() {
+                purposes.push(Purpose::Pull);
+                purposes.extend(image.is_probed.then_some(Purpose::Probe));
+            }
+            purposes.extend(standing.is_there().then_some(Purpose::Ask));
+            for purpose in purposes {
+                if pair.check(purpose, &budget).is_ok() {
+                    violations.push(format!("{name} could start on {} ({purpose:?}), and does not", node.node.name));
+                }
+            }
+        }
     }
     violations
 }

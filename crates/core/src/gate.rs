@@ -1,4 +1,330 @@
 //! Whether a pull may begin, and if not, why.
+//!
+//! This is the only place that decides it. Queues, starts, probes, questions for tags, statuses,
+//! metrics, `/debug/plan` and the audit all ask [`Pair::check`], which goes through one ordered list
+//! of rules; the first rule that is not met is the verdict that people read. A new rule is one
+//! [`Rule`], one line in [`Pair::check`] and one [`Verdict`].
 
 pub mod budget;
+mod queues;
 pub mod verdict;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use drop_api::pull_policy::HostNetwork;
+use jiff::Timestamp;
+
+use crate::Name;
+use crate::gate::budget::Budget;
+use crate::gate::verdict::Verdict;
+use crate::objects::image::ImagePullPolicy;
+use crate::objects::node::Readiness;
+use crate::objects::policy::Policy;
+use crate::objects::presence::Standing;
+use crate::objects::reference::Reference;
+use crate::pace::order::Urgency;
+use crate::world::{ImageEntry, NodeEntry, OnNode, World};
+
+/// What a pull is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A node lacks the image, or has an old one.
+    Pull,
+    /// The image or its registry fails: one node finds out whether it still does.
+    Probe,
+    /// A node has the image: it finds out whether the tag has moved.
+    Ask,
+}
+
+/// The rules, in the order in which they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    PolicyExists,
+    NotPaused,
+    MayBePulled,
+    KubeletReports,
+    HasNetwork,
+    HasRoom,
+    NotRefused,
+    NodeWorks,
+    WorksHere,
+    Repaired,
+    RegistryAnswers,
+    ImageWorks,
+    IsDue,
+    SetIsComplete,
+    NodeIsFree,
+    PolicyAllows,
+    RegistrySlot,
+}
+
+/// The first rule that a pull does not meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    rule: Rule,
+    /// From when on that may be different although nothing happens.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Rule {
+    fn holds(self) -> Result<(), Held> {
+        Err(Held { rule: self, until: None })
+    }
+
+    fn holds_until(self, until: Timestamp) -> Result<(), Held> {
+        Err(Held { rule: self, until: Some(until) })
+    }
+
+    /// Fails while `until` has not passed.
+    fn holds_before(self, until: Option<Timestamp>, now: Timestamp) -> Result<(), Held> {
+        until.filter(|until| *until > now).map_or(Ok(()), |until| self.holds_until(until))
+    }
+}
+
+/// A node and one of the policies under which it may pull.
+pub(crate) struct Side<'a> {
+    pub(crate) here: OnNode<'a>,
+    pub(crate) node: &'a NodeEntry,
+    policy: &'a Policy,
+    now: Timestamp,
+}
+
+impl<'a> Side<'a> {
+    pub(crate) fn new(world: &'a World, node: &'a NodeEntry, policy: &'a Policy, now: Timestamp) -> Self {
+        Self { here: world.on_node(node), node, policy, now }
+    }
+
+    /// Whether the node can run a pull Pod at all.
+    ///
+    /// # Errors
+    /// The rule that it does not meet.
+    pub(crate) fn check(&self) -> Result<(), Held> {
+        match self.node.node.readiness {
+            Readiness::Lost { .. } => Rule::KubeletReports.holds(),
+            Readiness::NotReady { network: false } if self.policy.host_network == HostNetwork::Never => {
+                Rule::HasNetwork.holds()
+            }
+            Readiness::Ready | Readiness::NotReady { .. } => Ok(()),
+        }
+    }
+
+    fn begins_turn(&self) -> bool {
+        self.node.turn.as_ref() != Some(&self.policy.name)
+    }
+}
+
+/// The sides of one node, by policy.
+pub(crate) struct Sides<'a> {
+    world: &'a World,
+    node: &'a NodeEntry,
+    now: Timestamp,
+    by_policy: BTreeMap<&'a Name, Side<'a>>,
+}
+
+impl<'a> Sides<'a> {
+    pub(crate) fn new(world: &'a World, node: &'a NodeEntry, now: Timestamp) -> Self {
+        Self { world, node, now, by_policy: BTreeMap::new() }
+    }
+
+    /// The node's side of `image`'s policy; of the built-in one where that is missing, which the first
+    /// rule tells.
+    pub(crate) fn of(&mut self, image: &ImageEntry) -> Option<&Side<'a>> {
+        let policy = self.world.policy_or_built_in(&image.image.policy)?;
+        let side = || Side::new(self.world, self.node, policy, self.now);
+        Some(self.by_policy.entry(&policy.name).or_insert_with(side))
+    }
+}
+
+/// An image and a node that is to have it.
+pub(crate) struct Pair<'a, 'b> {
+    pub(crate) world: &'a World,
+    pub(crate) image: &'a ImageEntry,
+    pub(crate) side: &'b Side<'a>,
+    pub(crate) standing: Standing,
+}
+
+impl<'a> Pair<'a, '_> {
+    /// Whether the pull may begin now, given what is in use.
+    ///
+    /// # Errors
+    /// The first rule that is not met.
+    pub(crate) fn check(&self, purpose: Purpose, budget: &Budget<'_>) -> Result<(), Held> {
+        self.check_alone(purpose, budget.tries())?;
+        let (node, policy) = (&self.side.node.node.name, self.side.policy);
+        if budget.busy_with(node).is_some() {
+            return Rule::NodeIsFree.holds();
+        }
+        let admitted = budget.admit(policy, node, self.side.begins_turn(), self.side.now);
+        admitted.map_err(|verdict| Held { rule: Rule::PolicyAllows, until: verdict.until() })?;
+        let of_host = budget.admit_host(policy, self.image.image.reference.host());
+        of_host.map_err(|_| Held { rule: Rule::RegistrySlot, until: None })
+    }
+
+    /// Whether the pull could begin now if nobody else wanted to pull. A node waits in a queue from
+    /// then on.
+    ///
+    /// # Errors
+    /// The first rule that is not met.
+    pub(crate) fn check_alone(&self, purpose: Purpose, tries: &Tries) -> Result<(), Held> {
+        let (world, side, now) = (self.world, self.side, self.side.now);
+        let image = &self.image.image;
+        let here = &side.here;
+        check_image(world, self.image)?;
+        side.check()?;
+        if !here.has_room(&image.reference) {
+            return Rule::HasRoom.holds();
+        }
+        Rule::NotRefused.holds_before(self.image.refused.as_ref().map(|refused| refused.until), now)?;
+        Rule::NodeWorks.holds_before(here.backoff(side.policy).map(|(until, _)| until), now)?;
+        Rule::WorksHere.holds_before(here.backoff_of(self.image, side.policy).map(|(until, _)| until), now)?;
+        if self.standing == Standing::Evicted {
+            // The eviction has to be recorded first.
+            let Some(until) = here.repair_at(&image.reference) else { return Rule::Repaired.holds() };
+            Rule::Repaired.holds_before(Some(until), now)?;
+        }
+        check_trouble(world, self.image, side.policy, purpose, tries, now)?;
+        match &image.set {
+            // A set's images share Pods, so the first Pod waits until all of them are known.
+            Some(set) if world.is_being_filled(&set.name) => Rule::SetIsComplete.holds(),
+            _ => Ok(()),
+        }
+    }
+
+    /// What people read where the pull is held.
+    pub(crate) fn verdict(&self, held: Held, budget: &Budget<'_>) -> Verdict {
+        let (world, side) = (self.world, self.side);
+        let (image, policy, node) = (&self.image.image, side.policy, &side.node.node.name);
+        let of = |pair: Option<(Timestamp, &Name)>| {
+            pair.map_or_else(|| (side.now, "".into()), |(until, cause)| (until, cause.clone()))
+        };
+        match held.rule {
+            Rule::PolicyExists => Verdict::PullPolicyNotFound { policy: image.policy.clone() },
+            Rule::NotPaused => Verdict::Paused { policy: policy.name.clone() },
+            Rule::MayBePulled => Verdict::NeverPulled,
+            Rule::KubeletReports => Verdict::NodeLost,
+            Rule::HasNetwork => Verdict::NodeWithoutNetwork,
+            Rule::HasRoom => Verdict::TooManyImages,
+            Rule::NotRefused => {
+                let message = self.image.refused.as_ref().map_or_else(|| "".into(), |it| it.message.clone());
+                Verdict::Refused { until: held.until.unwrap_or(side.now), message }
+            }
+            Rule::NodeWorks => {
+                let (until, cause) = of(side.here.backoff(policy));
+                Verdict::NodeBackingOff { until, cause }
+            }
+            Rule::WorksHere => {
+                let (until, cause) = of(side.here.backoff_of(self.image, policy));
+                Verdict::BackingOff { until, cause }
+            }
+            Rule::Repaired => Verdict::Evicted { until: held.until.unwrap_or(side.now) },
+            Rule::RegistryAnswers => {
+                let host = image.reference.host().into();
+                Verdict::RegistryPaused { host, at: world.registry_probe_at(&image.reference, policy) }
+            }
+            Rule::ImageWorks => {
+                let at = world.probe_at(self.image, policy).filter(|_| !world.is_tried(&image.reference));
+                Verdict::WaitingForProbe { at, cause: world.cause_of(&image.reference) }
+            }
+            Rule::IsDue => Verdict::Cached,
+            Rule::SetIsComplete => {
+                Verdict::SetIncomplete { set: image.set.as_ref().map_or_else(|| "".into(), |set| set.name.clone()) }
+            }
+            Rule::NodeIsFree => Verdict::NodeBusy { pod: budget.busy_with(node).unwrap_or_else(|| "".into()) },
+            Rule::PolicyAllows => {
+                let admitted = budget.admit(policy, node, side.begins_turn(), side.now);
+                admitted.err().unwrap_or(Verdict::Next)
+            }
+            Rule::RegistrySlot => budget.admit_host(policy, image.reference.host()).err().unwrap_or(Verdict::Next),
+        }
+    }
+
+    /// How urgent the pull is, once it could begin.
+    pub(crate) fn urgency(&self) -> Urgency {
+        self.side.here.urgency(self.image, self.side.policy)
+    }
+
+    /// What happens to the image on the node.
+    pub(crate) fn explain(&self, budget: &Budget<'_>) -> Verdict {
+        if self.standing == Standing::Cached {
+            return Verdict::Cached;
+        }
+        let pod = self.world.pod_on(&self.side.node.node.name);
+        if let Some(pod) = pod.filter(|entry| entry.pod.is_pulling(&self.image.image.reference)) {
+            return Verdict::Pulling { pod: pod.pod.name.clone() };
+        }
+        match self.check(Purpose::Pull, budget) {
+            Ok(()) => Verdict::Next,
+            Err(held) => self.verdict(held, budget),
+        }
+    }
+}
+
+/// Whether an image may be pulled at all, wherever.
+pub(crate) fn check_image(world: &World, image: &ImageEntry) -> Result<(), Held> {
+    match world.policy_of(&image.image) {
+        None => Rule::PolicyExists.holds(),
+        Some(policy) if policy.paused => Rule::NotPaused.holds(),
+        Some(_) if image.image.pull == ImagePullPolicy::Never => Rule::MayBePulled.holds(),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether what an image or its registry suffers from lets this pull begin.
+pub(crate) fn check_trouble(
+    world: &World,
+    image: &ImageEntry,
+    policy: &Policy,
+    purpose: Purpose,
+    tries: &Tries,
+    now: Timestamp,
+) -> Result<(), Held> {
+    let reference = &image.image.reference;
+    let will_be_tried = || world.is_tried(reference) || tries.images.contains(reference);
+    if image.is_probed {
+        let paused_until = world.registry_probe_at(reference, policy);
+        let host_is_tried = || paused_until.is_some() && tries.hosts.contains(reference.host());
+        match purpose {
+            Purpose::Pull if paused_until.is_some() => return Rule::RegistryAnswers.holds(),
+            Purpose::Pull => return Rule::ImageWorks.holds(),
+            _ if host_is_tried() => return Rule::RegistryAnswers.holds(),
+            _ if will_be_tried() => return Rule::ImageWorks.holds(),
+            _ => {
+                Rule::RegistryAnswers.holds_before(paused_until, now)?;
+                Rule::ImageWorks.holds_before(world.probe_at(image, policy), now)?;
+            }
+        }
+    }
+    match purpose {
+        Purpose::Ask if will_be_tried() => Rule::IsDue.holds(),
+        Purpose::Ask => match world.ask_at(image, policy) {
+            Some(at) => Rule::IsDue.holds_before(Some(at), now),
+            None => Rule::IsDue.holds(),
+        },
+        Purpose::Pull | Purpose::Probe => Ok(()),
+    }
+}
+
+/// What the plan at hand tries: another probe of the same would tell nothing more.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tries {
+    pub(crate) images: BTreeSet<Reference>,
+    pub(crate) hosts: BTreeSet<Name>,
+}
+
+/// What happens to an image on a node, whether that is a target or not.
+pub(crate) fn verdict(
+    world: &World,
+    node: &NodeEntry,
+    image: &ImageEntry,
+    budget: &Budget<'_>,
+    now: Timestamp,
+) -> Verdict {
+    let Some(standing) = node.standings.get(&image.image.name).copied() else {
+        let why = image.place_on(&node.node).err();
+        return why.map_or(Verdict::Next, |why| Verdict::NotATarget { why: why.to_string() });
+    };
+    match Sides::new(world, node, now).of(image) {
+        Some(side) => Pair { world, image, side, standing }.explain(budget),
+        None => Verdict::Next,
+    }
+}

@@ -1,14 +1,14 @@
 //! Drop's decisions.
 //!
-//! [`World`] is what the watches have told; [`plan`](plan::plan) derives from it
+//! [`World`] is what the watches have told; [`plan`](plan()) derives from it
 //! what to do now, and when to look again. Nothing here does I/O, reads a clock
 //! or draws random numbers: the same events give the same plan.
 //!
-//! The order of work is always the same:
+//! [`World::apply`] takes in each event. Then one [`step`](step()) does the rest, always in this order:
 //!
-//! 1. [`World::apply`] takes in each event,
-//! 2. [`World::settle`] brings what is derived from them up to date,
-//! 3. [`plan::plan`] decides, changing nothing,
+//! 1. [`World::settle`] brings up to date what is derived from the events,
+//! 2. [`plan`](plan()) decides, changing nothing,
+//! 3. [`audit`](audit::audit) looks for broken promises, in debug builds and tests,
 //! 4. [`World::commit`] takes the plan's effects as done until their reports come.
 
 pub mod audit;
@@ -21,6 +21,7 @@ mod pace;
 mod plan;
 pub mod settings;
 mod show;
+mod step;
 mod text;
 mod time;
 pub mod world;
@@ -37,6 +38,7 @@ pub use pace::{backoff, clock, order};
 pub use plan::plan;
 pub use settings::Settings;
 pub use show::{explain, survey};
+pub use step::{step, violations};
 pub use world::World;
 
 /// A name or UID; cheap to copy, shared wherever it occurs.

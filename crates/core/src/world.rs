@@ -10,6 +10,7 @@ mod discoveries;
 mod facts;
 pub(crate) mod health;
 mod judge;
+mod lines;
 mod on_node;
 pub(crate) mod published;
 mod reports;
@@ -20,12 +21,10 @@ mod tally;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use drop_api::pull_policy::HostNetwork;
 use drop_api::{CachedImageSetStatus, CachedImageStatus, NodeCache, PullPolicyStatus};
 use jiff::Timestamp;
 
 use crate::Name;
-use crate::gate::verdict::Verdict;
 use crate::interner::Texts;
 use crate::io::effect::{Effect, EffectKey, PodOrder};
 use crate::io::event::{Event, Kind};
@@ -48,6 +47,7 @@ use breaker::Registry;
 use health::Health;
 
 pub(crate) use discoveries::DiscoveryEntry;
+pub(crate) use lines::Places;
 pub(crate) use on_node::OnNode;
 pub(crate) use published::{Published, is_news};
 pub(crate) use sightings::Known;
@@ -91,8 +91,6 @@ pub struct World {
     pub(crate) registries: BTreeMap<Name, Registry>,
     /// Per wanted image and platform the least size in bytes with which a node has listed it.
     pub(crate) sizes: BTreeMap<Reference, BTreeMap<Name, u64>>,
-    /// Images of which one node at a time tries the pull.
-    pub(crate) probed: BTreeSet<Name>,
     /// Per policy the nodes that could start a pull now.
     pub(crate) queues: BTreeMap<Name, BTreeSet<Candidate>>,
     /// When a node's place in the queues has to be looked at again.
@@ -123,10 +121,14 @@ pub(crate) struct ImageEntry {
     pub(crate) rank: usize,
     /// Set while the API server refuses its Pods.
     pub(crate) refused: Option<Refused>,
+    /// Whether it or its registry fails, so that one node at a time tries it.
+    pub(crate) is_probed: bool,
+    /// Whether it fails on some node, and none has pulled it since.
+    pub(crate) is_doubted: bool,
     /// When this process first saw it.
     pub(crate) seen_at: Timestamp,
     /// When its spec last changed while this process watched.
-    edited_at: Option<Timestamp>,
+    pub(crate) edited_at: Option<Timestamp>,
     pub(crate) published: Published<CachedImageStatus>,
 }
 
@@ -154,8 +156,10 @@ pub(crate) struct NodeEntry {
     pub(crate) standings: BTreeMap<Name, Standing>,
     /// The policy whose turn of pulls is going on here.
     pub(crate) turn: Option<Name>,
+    /// When this process first saw it.
+    pub(crate) seen_at: Timestamp,
     /// Since when it has missed images without a Pod that pulls.
-    waiting_since: Option<Timestamp>,
+    pub(crate) waiting_since: Option<Timestamp>,
     /// Its places in the queues, by policy.
     places: Vec<(Name, Candidate)>,
     /// Its entry among the alarms.
@@ -266,7 +270,6 @@ impl World {
             health: BTreeMap::new(),
             registries: BTreeMap::new(),
             sizes: BTreeMap::new(),
-            probed: BTreeSet::new(),
             queues: BTreeMap::new(),
             alarms: BTreeSet::new(),
             judgements: BTreeSet::new(),
@@ -295,18 +298,18 @@ impl World {
             Event::Image(image, _) if self.deleted.get(&image.name) == Some(&image.uid) => {}
             Event::Image(image, status) => self.set_image(*image, Some(*status), now),
             Event::Set(set, status) => self.set_set(*set, *status),
-            Event::Discovery(policy) => self.set_discovery(*policy),
+            Event::Discovery(policy) => self.set_discovery(*policy, now),
             Event::Secret(name, version) => self.set_secret(name, version),
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
-            Event::Node(node) => self.set_node(*node),
+            Event::Node(node) => self.set_node(*node, now),
             Event::Pod(pod) => self.set_pod(*pod, now),
             Event::Cache(object) => self.set_cache(*object, true, now),
-            Event::Gone(Kind::Pod, name) => self.pod_gone(&name),
-            Event::Gone(kind, name) => self.remove(kind, &name),
+            Event::Gone(Kind::Pod, name) => self.pod_gone(&name, now),
+            Event::Gone(kind, name) => self.remove(kind, &name, now),
             Event::Listed(kind, names) => {
                 for gone in self.names(kind) {
                     if !names.contains(&gone) {
-                        self.remove(kind, &gone);
+                        self.remove(kind, &gone, now);
                     }
                 }
                 if kind == Kind::Image {
@@ -333,6 +336,8 @@ impl World {
         for cache in &plan.clean.caches {
             self.stale.caches.remove(cache);
         }
+        let sets: BTreeSet<&Name> = plan.effects.iter().filter_map(Effect::set_of_child).collect();
+        let fills: Vec<&Name> = sets.into_iter().filter(|set| !self.is_being_filled(set)).collect();
         for effect in &plan.effects {
             let flight = self.flights.entry(effect.key()).or_default();
             flight.not_before = None;
@@ -378,13 +383,11 @@ impl World {
                 | Effect::Tell(_) => {}
             }
         }
+        fills.into_iter().for_each(|set| self.filling_changed(set));
     }
 
-    /// Brings everything that is derived up to date, as of `now`.
-    pub fn settle(&mut self, now: Timestamp) {
-        if !self.is_synced() {
-            return;
-        }
+    /// Brings everything up to date that follows from facts alone, as of `now`.
+    pub(crate) fn derive(&mut self, now: Timestamp) {
         while let Some((at, node)) = self.alarms.first().cloned() {
             if at > now {
                 break;
@@ -410,9 +413,6 @@ impl World {
             if self.nodes.contains_key(&node) {
                 self.cache_is_stale(node, now);
             }
-        }
-        for node in std::mem::take(&mut self.dirty.places) {
-            self.enqueue(&node, now);
         }
     }
 
@@ -502,18 +502,5 @@ impl ImageEntry {
     /// Whether the image is meant for `node`, healthy or not.
     pub(crate) fn selects(&self, node: &Node) -> bool {
         self.placement.as_ref().unwrap_or(&self.image.placement).selects(node).is_ok()
-    }
-}
-
-impl NodeEntry {
-    /// Why no Pod of `policy` would start on the node now, if so.
-    pub(crate) fn hindrance(&self, policy: &Policy) -> Option<Verdict> {
-        match self.node.readiness {
-            Readiness::Lost { .. } => Some(Verdict::NodeLost),
-            Readiness::NotReady { network: false } if policy.host_network == HostNetwork::Never => {
-                Some(Verdict::NodeWithoutNetwork)
-            }
-            Readiness::Ready | Readiness::NotReady { .. } => None,
-        }
     }
 }

@@ -65,6 +65,8 @@ fn what_a_leader_wrote_whose_clock_was_ahead_delays_nothing_for_longer() {
         message: "image not found".to_owned(),
         scope: FailureScope::Image,
         count: 1,
+        rounds: None,
+        since: None,
         at,
         retry_at: None,
     };

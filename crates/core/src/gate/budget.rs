@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
+use crate::gate::Tries;
 use crate::gate::verdict::Verdict;
 use crate::io::effect::PodOrder;
 use crate::objects::policy::Policy;
@@ -17,8 +18,8 @@ pub struct Budget<'a> {
     usage: BTreeMap<Name, Usage>,
     /// Nodes that got a Pod from the plan at hand, and the Pod.
     taken: BTreeMap<Name, Name>,
-    /// Policies that refused a retry: with thousands of nodes none is looked for in vain twice.
-    used_up: BTreeSet<Name>,
+    /// What the plan at hand tries.
+    tries: Tries,
 }
 
 /// What one policy has in use.
@@ -56,7 +57,7 @@ impl<'a> Budget<'a> {
             let usage = usage.entry(policy.clone()).or_default();
             usage.nodes.extend(going_on.map(|candidate| candidate.node.clone()));
         }
-        Self { world, usage, taken: BTreeMap::new(), used_up: BTreeSet::new() }
+        Self { world, usage, taken: BTreeMap::new(), tries: Tries::default() }
     }
 
     /// Whether `policy` lets `node` start a Pod now.
@@ -105,15 +106,9 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// Takes in that `policy` refused a retry: those that follow in this plan wait with it.
-    pub fn use_up(&mut self, policy: &Policy) {
-        self.used_up.insert(policy.name.clone());
-    }
-
-    /// Whether retries wait for what `policy` allows.
-    #[must_use]
-    pub fn is_used_up(&self, policy: &Policy) -> bool {
-        self.used_up.contains(&policy.name)
+    /// What the plan at hand tries.
+    pub(crate) fn tries(&self) -> &Tries {
+        &self.tries
     }
 
     /// The Pod that keeps `node` from starting another, if any.
@@ -126,6 +121,10 @@ impl<'a> Budget<'a> {
     /// Counts a Pod that the plan creates.
     pub fn take(&mut self, order: &PodOrder) {
         self.taken.insert(order.node.clone(), order.name.clone());
+        for pull in &order.pulls {
+            self.tries.images.insert(pull.reference.clone());
+            self.tries.hosts.insert(pull.reference.host().into());
+        }
         let usage = self.usage.entry(order.policy.clone()).or_default();
         usage.add(&order.node, order.pulls.iter().map(|pull| pull.reference.host()).collect());
         if order.begins_turn {

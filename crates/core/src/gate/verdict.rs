@@ -11,8 +11,6 @@ use crate::objects::memory::MAX_IMAGES;
 use crate::objects::policy::title;
 
 /// What Drop does about one image on one node, and why.
-///
-/// `until` and `at` of what failed may have passed: then the next try waits for its turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "camelCase")]
 pub enum Verdict {
@@ -114,6 +112,12 @@ pub enum Verdict {
         /// The next try; `None` while one is under way.
         at: Option<Timestamp>,
     },
+    /// CachedImages of the image's set are being created: its images share Pods, so the first Pod
+    /// waits for all of them.
+    SetIncomplete {
+        /// The CachedImageSet.
+        set: Name,
+    },
     /// The API server refuses the pull Pod.
     Refused {
         /// The next try.
@@ -124,6 +128,19 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// From when on it may be another one although nothing happens.
+    #[must_use]
+    pub fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::WaitingForDelay { until } => *until,
+            Self::NodeBackingOff { until, .. }
+            | Self::BackingOff { until, .. }
+            | Self::Evicted { until }
+            | Self::Refused { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+
     /// The verdict in one CamelCase word.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -148,6 +165,7 @@ impl Verdict {
             Self::Evicted { .. } => "Evicted",
             Self::TooManyImages => "TooManyImages",
             Self::RegistryPaused { .. } => "RegistryPaused",
+            Self::SetIncomplete { .. } => "SetIncomplete",
             Self::Refused { .. } => "Refused",
         }
     }
@@ -186,6 +204,7 @@ impl fmt::Display for Verdict {
             Self::Evicted { .. } => f.write_str("evicted; it will be pulled again"),
             Self::TooManyImages => write!(f, "more than {MAX_IMAGES} images are wanted on the node"),
             Self::RegistryPaused { host, .. } => write!(f, "{host} does not answer: one pull at a time tries it"),
+            Self::SetIncomplete { set } => write!(f, "CachedImages of the set {set} are still being created"),
             Self::Refused { message, .. } => write!(f, "the pull Pod was refused: {message}"),
         }
     }

@@ -11,16 +11,21 @@ use crate::Name;
 use crate::discovery::SpecId;
 use crate::objects::image::Image;
 use crate::objects::image_set::ImageSet;
+use crate::objects::memory::Failure;
+use crate::objects::node::Node;
 use crate::text::shortened;
 
 /// The longest message of a [`Notice`], in characters: an Event takes 1 kB, and a
 /// character may take four bytes.
 const MAX_MESSAGE: usize = 250;
 
+/// The kind of a [`Notice`] about a node.
+pub const NODE: &str = "Node";
+
 /// A change of an object's state that is worth an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// The object's kind, of Drop's API group.
+    /// The object's kind: [`NODE`], or one of Drop's API group.
     pub kind: &'static str,
     /// Its name.
     pub name: Name,
@@ -87,6 +92,21 @@ pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Opt
         reason: reason.to_owned(),
         message: shortened(&after.message, MAX_MESSAGE),
     })
+}
+
+/// What is worth telling of a node that begins to fail as a whole, or works again. It is told once, about
+/// the node, and not for each image that waits for it.
+#[must_use]
+pub fn of_node(node: &Node, before: Option<&Failure>, after: Option<&Failure>) -> Option<Notice> {
+    let (is_warning, reason, message) = match (before, after) {
+        (None, Some(failure)) => {
+            (true, failure.reason.to_string(), format!("no image can be pulled: {}", failure.message))
+        }
+        (Some(_), None) => (false, "Recovered".to_owned(), "images are pulled again".to_owned()),
+        _ => return None,
+    };
+    let (name, uid) = (node.name.clone(), node.uid.clone());
+    Some(Notice { kind: NODE, name, uid, is_warning, reason, message: shortened(&message, MAX_MESSAGE) })
 }
 
 /// What is worth telling of a CachedImageSet whose status changes: that it became ready,

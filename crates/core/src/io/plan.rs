@@ -68,9 +68,4 @@ impl Plan {
     pub(crate) fn starts(&self, image: &Reference) -> bool {
         self.pulls().any(|other| other == image)
     }
-
-    /// Whether it starts a pull from the registry of `image`.
-    pub(crate) fn tries_registry(&self, image: &Reference) -> bool {
-        self.pulls().any(|other| other.host() == image.host())
-    }
 }

@@ -13,10 +13,15 @@ pub struct Cause {
     pub scope: FailureScope,
     /// The cause in a short form, for people.
     pub message: String,
+    /// Whether the node lacks room for the image: it may have some for a smaller one.
+    pub is_of_space: bool,
 }
 
 /// The longest message of a [`Cause`], in characters; the CRDs allow more.
 pub const MAX_MESSAGE: usize = 300;
+
+/// What people read where an image does not fit.
+const NO_SPACE: &str = "no space left on node";
 
 /// Understands why an image could not be pulled.
 ///
@@ -28,7 +33,10 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     let host = image.host();
     let text = without_names(&message.to_lowercase(), image);
     let says = |any_of: &[&str]| any_of.iter().any(|part| text.contains(part));
-    let cause = |scope, message: String| Cause { scope, message: shortened(&message, MAX_MESSAGE) };
+    let cause = |scope, message: String| {
+        let message = shortened(&message, MAX_MESSAGE);
+        Cause { scope, is_of_space: message == NO_SPACE, message }
+    };
 
     if reason == "InvalidImageName" {
         return cause(Image, "invalid image name".to_owned());
@@ -43,7 +51,7 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     // platform also says "not found", and a token server that answers 401 is
     // reached through a chain of errors that may name anything.
     if says(&["no space left on device", "disk quota exceeded"]) {
-        return cause(Node, "no space left on node".to_owned());
+        return cause(Node, NO_SPACE.to_owned());
     }
     if says(&["dial unix", "error reading from server: eof"]) {
         return cause(Node, "the container runtime does not answer".to_owned());

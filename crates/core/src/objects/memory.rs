@@ -86,8 +86,13 @@ pub struct Failure {
     pub reason: Name,
     /// The cause in a short form.
     pub message: Name,
-    /// How many.
+    /// How many, on this node.
     pub count: u32,
+    /// How many rounds of failures of the image there have been over all nodes, where it is the image's or
+    /// its registry's failure; nodes that fail side by side are one round.
+    pub rounds: u32,
+    /// The first one.
+    pub since: Timestamp,
     /// The last one.
     pub at: Timestamp,
     /// The earliest next try, as of then.
@@ -160,19 +165,18 @@ impl Memory {
                 }
                 Some(Outcome::Failed { reason, message }) => {
                     let cause = classify(reason, message, &container.image, context.platform);
-                    if cause.scope == FailureScope::Node {
+                    // What does not fit may leave room for a smaller image.
+                    if cause.scope == FailureScope::Node && !cause.is_of_space {
                         node_failure = Some((reason.into(), cause.message.clone()));
                     }
                     let reason = plain(reason);
                     settlements.push(settled(Err(reason.clone())));
-                    let count = record.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
-                    let count = match cause.scope {
-                        // Nodes that fail side by side are one round.
-                        FailureScope::Image | FailureScope::Registry => match (context.rounds)(&container.image) {
-                            (rounds, Some(next)) if next > context.now => rounds,
-                            (rounds, _) => rounds.saturating_add(1),
-                        },
-                        FailureScope::Node | FailureScope::Unknown => count,
+                    let before = record.failure.as_deref();
+                    let count = before.map_or(0, |failure| failure.count).saturating_add(1);
+                    // Nodes that fail side by side are one round.
+                    let rounds = match (context.rounds)(&container.image) {
+                        (rounds, Some(next)) if next > context.now => rounds,
+                        (rounds, _) => rounds.saturating_add(1),
                     };
                     let wait = context.backoff.delay(count, container.image.as_str());
                     record.failure = Some(Box::new(Failure {
@@ -180,6 +184,8 @@ impl Memory {
                         reason,
                         message: cause.message.into(),
                         count,
+                        rounds,
+                        since: before.map_or(context.now, |failure| failure.since),
                         at: context.now,
                         retry_at: context.now.checked_add(wait).ok(),
                     }));
@@ -189,13 +195,16 @@ impl Memory {
         }
         memory.node_failure = match (node_failure, any_pulled) {
             (Some((reason, message)), _) => {
-                let count = self.node_failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+                let before = self.node_failure.as_ref();
+                let count = before.map_or(0, |failure| failure.count).saturating_add(1);
                 let wait = context.backoff.delay(count, &pod.node);
                 Some(Failure {
                     scope: FailureScope::Node,
                     reason,
                     message: message.into(),
                     count,
+                    rounds: 0,
+                    since: before.map_or(context.now, |failure| failure.since),
                     at: context.now,
                     retry_at: context.now.checked_add(wait).ok(),
                 })
@@ -269,13 +278,17 @@ impl Memory {
 /// one's, or this one was set back: what waits from then on would wait longer than it should.
 pub fn clamp_times(status: &mut NodeCacheStatus, now: Timestamp) {
     let starts = status.pull_starts.iter_mut().map(|start| &mut start.at);
-    let of_node = status.node_failure.iter_mut().map(|failure| &mut failure.at);
+    let of_failure = |failure: &'_ mut node_cache::Failure| {
+        failure.since = failure.since.map(|since| since.min(now));
+        failure.at = failure.at.min(now);
+    };
+    status.node_failure.iter_mut().for_each(of_failure);
+    status.images.iter_mut().filter_map(|image| image.failure.as_mut()).for_each(of_failure);
     let of_images = status.images.iter_mut().flat_map(|image| {
-        let failure = image.failure.as_mut().map(|failure| &mut failure.at);
         let eviction = image.eviction.as_mut().map(|eviction| &mut eviction.at);
-        [failure, eviction, image.pulled_at.as_mut(), image.found_at.as_mut()].into_iter().flatten()
+        [eviction, image.pulled_at.as_mut(), image.found_at.as_mut()].into_iter().flatten()
     });
-    starts.chain(of_node).chain(of_images).for_each(|at| *at = now.min(*at));
+    starts.chain(of_images).for_each(|at| *at = now.min(*at));
 }
 
 fn whole_seconds(duration: SignedDuration) -> u32 {
@@ -365,6 +378,9 @@ impl Failure {
             reason: texts.share(failure.reason.as_str()),
             message: texts.share(failure.message.as_str()),
             count: u32::try_from(failure.count).unwrap_or_default(),
+            // An older operator counted rounds and wrote nothing else.
+            rounds: failure.rounds.map_or_else(|| u32::try_from(failure.count), u32::try_from).unwrap_or_default(),
+            since: failure.since.unwrap_or(failure.at),
             at: failure.at,
             retry_at: failure.retry_at,
         }
@@ -378,6 +394,8 @@ impl Failure {
             message: self.message.to_string(),
             scope: self.scope,
             count: i32::try_from(self.count).unwrap_or(i32::MAX),
+            rounds: (self.rounds > 0).then(|| i32::try_from(self.rounds).unwrap_or(i32::MAX)),
+            since: Some(self.since),
             at: self.at,
             retry_at: self.retry_at,
         }

@@ -27,6 +27,12 @@ impl Standing {
     /// All of them.
     pub(crate) const ALL: [Self; 5] = [Self::Cached, Self::Outdated, Self::Missing, Self::Failed, Self::Evicted];
 
+    /// Whether a pull is wanted: the image is not there, or an old one is.
+    #[must_use]
+    pub fn wants_pull(self) -> bool {
+        self != Self::Cached
+    }
+
     /// Whether the image is there.
     #[must_use]
     pub fn is_there(self) -> bool {
@@ -47,8 +53,6 @@ pub struct Evidence<'a> {
     pub newest: Option<&'a str>,
     /// After which time its policy has a tag looked up again, if it does.
     pub repull_interval: Option<SignedDuration>,
-    /// Whether the node fails as a whole.
-    pub node_fails: bool,
     /// For how long after a pull the node may not list it yet.
     pub listed_within: SignedDuration,
 }
@@ -76,8 +80,6 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
         (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
         (None, _) => match evidence.record {
             Some(Record { failure: Some(_), .. }) => Standing::Failed,
-            // What is missing on a node that fails as a whole fails with it; what is never tried does not.
-            _ if evidence.node_fails && evidence.image.pull != ImagePullPolicy::Never => Standing::Failed,
             // What another CachedImage found there again is not evicted, although this one wants
             // it pulled.
             Some(record) if record.eviction.is_some() && (is_absent || record.present_since().is_none()) => {
@@ -189,7 +191,6 @@ mod tests {
             sighting,
             newest,
             repull_interval: Some(SignedDuration::from_secs(900)),
-            node_fails: false,
             listed_within: SignedDuration::from_secs(120),
         };
         standing(&evidence, at(now)).0

@@ -11,6 +11,8 @@ pub struct Starts {
     last: Option<(Name, Timestamp)>,
     /// The last start on any other node than `last`'s.
     other: Option<Timestamp>,
+    /// When a Pod with something else than fresh pulls was last there, as far as this process knows.
+    retried_at: Option<Timestamp>,
 }
 
 impl Starts {
@@ -48,6 +50,17 @@ impl Starts {
             last => last.as_ref().map(|(_, at)| *at),
         };
         on_another.map(|at| after(at, delay))
+    }
+
+    /// Takes in that a Pod with something else than fresh pulls was there at `now`.
+    pub fn note_retry(&mut self, now: Timestamp) {
+        self.retried_at = self.retried_at.max(Some(now));
+    }
+
+    /// When such a Pod was last there; `None` where this process has seen none.
+    #[must_use]
+    pub fn retried_at(&self) -> Option<Timestamp> {
+        self.retried_at
     }
 
     /// The last start.

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use crate::io::effect::{Effect, EffectKey, PodOrder};
+use crate::io::notice;
 use crate::io::plan::Plan;
 use crate::objects::memory::{Context, Memory, Settlement};
 use crate::objects::policy::Policy;
@@ -75,14 +76,22 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             Some(_) if !world.is_free(&EffectKey::Record(pod.node.clone()), now) => {
                 plan.wake_for(world, &EffectKey::Record(pod.node.clone()));
             }
-            Some(end) => plan.add(world, record_pod(world, node, entry, policy, &end, now), now),
+            Some(end) => record_pod(world, node, entry, policy, &end, now, plan),
             None => plan.wake(PullPod::deadline(&entry.steps, &expected).0),
         }
     }
 }
 
-/// The NodeCache with the outcome of a Pod.
-fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy, end: &End, now: Timestamp) -> Effect {
+/// Writes the NodeCache with the outcome of a Pod, and tells of a node that begins to fail or works again.
+fn record_pod(
+    world: &World,
+    node: &NodeEntry,
+    entry: &PodEntry,
+    policy: &Policy,
+    end: &End,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     let context = Context {
         now,
         platform: &node.node.platform,
@@ -93,7 +102,9 @@ fn record_pod(world: &World, node: &NodeEntry, entry: &PodEntry, policy: &Policy
     let nothing = Memory::default();
     let before = world.memory_of(&node.node).unwrap_or(&nothing);
     let (memory, settlements) = before.with(&entry.pod, end, &context);
-    record(world, node, memory, settlements, now)
+    let told = notice::of_node(&node.node, before.node_failure.as_ref(), memory.node_failure.as_ref());
+    plan.add(world, record(world, node, memory, settlements, now), now);
+    told.into_iter().for_each(|notice| plan.add(world, Effect::Tell(Box::new(notice)), now));
 }
 
 /// The NodeCache with this memory, and with what the node's list adds to it.

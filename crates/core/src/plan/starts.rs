@@ -1,6 +1,9 @@
 //! Which pulls to start.
 
-use std::collections::{BTreeMap, BTreeSet, btree_set};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::ops::Bound;
 
 use drop_api::names::short_hash;
 use drop_api::pull_policy::HostNetwork;
@@ -9,84 +12,174 @@ use jiff::Timestamp;
 use crate::Name;
 use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
+use crate::gate::{Pair, Purpose, Side, Tries, check_image, check_trouble};
 use crate::io::effect::{Effect, PodOrder, Pull};
 use crate::io::plan::Plan;
-use crate::objects::image::{Image, ImagePullPolicy};
+use crate::objects::image::Image;
 use crate::objects::node::Readiness;
 use crate::objects::policy::Policy;
-use crate::objects::presence::Standing;
-use crate::objects::reference::Reference;
 use crate::pace::order::{Candidate, Urgency};
+use crate::pace::starts::Starts;
 use crate::time::after;
-use crate::world::health::Health;
 use crate::world::{ImageEntry, NodeEntry, World};
 
-/// Starts what the policies allow: nodes that go on with their turn first, then
-/// by urgency, then probes of images that fail.
+/// Starts what the policies allow. Each policy has a line, in which
+///
+/// 1. nodes come first that go on with their turn,
+/// 2. then nodes with a fresh pull, by priority, rank, and since when they wait,
+/// 3. then retries, probes of images that fail, and questions for tags, by the time since when they
+///    are overdue.
+///
+/// One of the third kind that is overdue goes before the second, where for the longest backoff no
+/// Pod of the third kind was there. So failures take at most one turn in that time from what was never
+/// tried, however long each of them lasts, and fresh pulls that keep coming delay no retry for ever.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
-    let probes = probes(world, now, plan);
-    let mut served = BTreeSet::new();
-    for (_, image, policy) in &probes.overdue {
-        let is_next = probes.goes_first.contains(&policy.name) && !served.contains(&policy.name);
-        if is_next && probe(world, image, now, &mut budget, plan) {
-            served.insert(&policy.name);
-        }
-    }
-    let mut overdue = probes.overdue.iter().peekable();
-    let mut queues: Vec<Queue<'_>> = world
-        .queues
-        .iter()
-        .filter_map(|(policy, queue)| {
-            let policy = &world.policies.get(policy)?.policy;
-            let mut rest = queue.iter();
-            Some(Queue { policy, next: rest.next(), rest })
-        })
+    let mut quests = quests(world, now, plan);
+    let mut lines: Vec<Line<'_>> = world
+        .policies
+        .values()
+        .map(|entry| Line::new(world, &entry.policy, quests.remove(&entry.policy.name).unwrap_or_default(), now))
         .collect();
-    loop {
-        // Over all policies the most urgent candidate goes first, because two of
-        // them may want the same node.
-        let waiting = queues.iter_mut().filter_map(|queue| queue.next.map(|candidate| (queue, candidate)));
-        let first = waiting.min_by_key(|(_, candidate)| *candidate);
-        let candidate = first.as_ref().map(|(_, candidate)| *candidate);
-        let is_first = |place: &Candidate| candidate.is_none_or(|candidate| place < candidate);
-        if let Some((_, image, _)) = overdue.next_if(|(place, ..)| is_first(place)) {
-            probe(world, image, now, &mut budget, plan);
-            continue;
-        }
-        let Some((queue, candidate)) = first else { break };
-        queue.next = queue.rest.next();
-        match start(world, queue.policy, candidate, &budget, now) {
-            Ok(Some(order)) => commit_start(order, &mut budget, plan),
+    // Over all policies the most urgent one goes first, because two of them may want the same node.
+    while let Some((_, first)) = lines.iter_mut().enumerate().filter_map(|(at, line)| Some((line.first()?, at))).min() {
+        let Some(line) = lines.get_mut(first) else { break };
+        let (policy, is_late) = (line.policy, line.is_late_first());
+        let result = match line.next() {
+            None => break,
+            Some(Next::Node(candidate)) => start_turn(world, policy, candidate, &budget, now),
+            Some(Next::Quest(quest)) => start_quest(world, policy, &quest, line.only, &budget, now, plan),
+        };
+        match result {
             Ok(None) => {}
-            Err(verdict) => {
-                // Whoever comes next under this policy waits for the same, except
-                // the node of the last start, which does not wait for itself.
-                let others = queue.next.take().into_iter().chain(std::mem::take(&mut queue.rest));
-                if let Verdict::WaitingForDelay { until } = verdict {
-                    if let Some(until) = until {
-                        plan.wake(until);
-                    }
-                    let last = world.starts.get(&queue.policy.name).and_then(|starts| starts.last());
-                    let is_last = |next: &&Candidate| last.is_some_and(|(node, _)| next.node == *node);
-                    queue.next = others.into_iter().find(is_last);
+            Ok(Some(order)) => {
+                line.lets_late_first &= !is_late;
+                commit_start(order, &mut budget, plan);
+            }
+            // All that follow under this policy wait for the same, except the node of the last start,
+            // which does not wait for itself.
+            Err(Verdict::WaitingForDelay { until }) => {
+                until.into_iter().for_each(|until| plan.wake(until));
+                let last = world.starts.get(&policy.name).and_then(|starts| starts.last());
+                match last.map(|(node, _)| node).filter(|node| line.only != Some(node)) {
+                    Some(node) => line.keep_only(node),
+                    None => line.end(),
                 }
             }
+            Err(_) => line.end(),
         }
-    }
-    for image in probes.due {
-        probe(world, image, now, &mut budget, plan);
-    }
-    for entry in world.images.values() {
-        ask_for_tag(world, entry, now, &mut budget, plan);
     }
 }
 
-/// The nodes that wait under one policy.
-struct Queue<'a> {
+/// What waits under one policy.
+struct Line<'a> {
     policy: &'a Policy,
-    next: Option<&'a Candidate>,
-    rest: btree_set::Iter<'a, Candidate>,
+    now: Timestamp,
+    /// The only node that may still start, if that is so.
+    only: Option<&'a Name>,
+    /// Whether a retry or quest that is overdue goes before fresh pulls.
+    lets_late_first: bool,
+    fresh: Peekable<Candidates<'a>>,
+    retries: Peekable<Candidates<'a>>,
+    quests: Peekable<std::vec::IntoIter<Quest<'a>>>,
+}
+
+type Candidates<'a> = Box<dyn Iterator<Item = &'a Candidate> + 'a>;
+
+/// A pull that no node waits for by itself: some node is to try an image.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Quest<'a> {
+    urgency: Urgency,
+    image: &'a Name,
+    is_probe: bool,
+}
+
+impl Quest<'_> {
+    fn purpose(&self) -> Purpose {
+        if self.is_probe { Purpose::Probe } else { Purpose::Ask }
+    }
+}
+
+/// What is next in a line.
+enum Next<'a> {
+    Node(&'a Candidate),
+    Quest(Quest<'a>),
+}
+
+/// The place of a line's first among those of other lines; the lesser goes first.
+type Place = (bool, Urgency, Timestamp, Name);
+
+impl<'a> Line<'a> {
+    fn new(world: &'a World, policy: &'a Policy, quests: Vec<Quest<'a>>, now: Timestamp) -> Self {
+        let queue = world.queues.get(&policy.name);
+        let first_retry = Candidate {
+            begins_turn: true,
+            urgency: Urgency::FIRST_RETRY,
+            waiting_since: Timestamp::MIN,
+            node: "".into(),
+        };
+        let waiting = |range: (Bound<Candidate>, Bound<Candidate>)| {
+            let candidates: Candidates<'a> =
+                Box::new(queue.into_iter().flat_map(move |queue| queue.range(range.clone())));
+            candidates.peekable()
+        };
+        let fresh = waiting((Bound::Unbounded, Bound::Excluded(first_retry.clone())));
+        let retries = waiting((Bound::Included(first_retry), Bound::Unbounded));
+        let retried_at = world.starts.get(&policy.name).and_then(Starts::retried_at);
+        let lets_late_first = retried_at.is_none_or(|at| after(at, policy.backoff.max) <= now);
+        Self { policy, now, only: None, lets_late_first, fresh, retries, quests: quests.into_iter().peekable() }
+    }
+
+    /// The first retry, and the first quest.
+    fn late(&mut self) -> (Option<Urgency>, Option<Urgency>) {
+        (self.retries.peek().map(|candidate| candidate.urgency), self.quests.peek().map(|quest| quest.urgency))
+    }
+
+    /// Whether the first retry or quest goes before the first fresh pull.
+    fn is_late_first(&mut self) -> bool {
+        let (retry, quest) = self.late();
+        let late = retry.into_iter().chain(quest).min();
+        match (self.fresh.peek(), late) {
+            (Some(fresh), Some(late)) => fresh.begins_turn && self.lets_late_first && late.is_overdue(self.now),
+            (None, late) => late.is_some(),
+            (Some(_), None) => false,
+        }
+    }
+
+    fn first(&mut self) -> Option<Place> {
+        if !self.is_late_first() {
+            return self.fresh.peek().map(|it| (it.begins_turn, it.urgency, it.waiting_since, it.node.clone()));
+        }
+        let (retry, quest) = self.late();
+        let urgency = retry.into_iter().chain(quest).min()?;
+        Some((true, urgency, Timestamp::MIN, self.policy.name.clone()))
+    }
+
+    fn next(&mut self) -> Option<Next<'a>> {
+        if !self.is_late_first() {
+            return self.fresh.next().map(Next::Node);
+        }
+        match self.late() {
+            (Some(retry), quest) if quest.is_none_or(|quest| retry < quest) => self.retries.next().map(Next::Node),
+            _ => self.quests.next().map(Next::Quest),
+        }
+    }
+
+    /// Leaves nobody in the line but `node`, and quests that it can take up.
+    fn keep_only(&mut self, node: &'a Name) {
+        let is_kept = |candidate: &&Candidate| candidate.node == *node;
+        let fresh: Candidates<'a> = Box::new(self.fresh.by_ref().find(is_kept).into_iter());
+        let retry: Candidates<'a> = Box::new(self.retries.by_ref().find(is_kept).into_iter());
+        (self.fresh, self.retries, self.only) = (fresh.peekable(), retry.peekable(), Some(node));
+    }
+
+    fn end(&mut self) {
+        let nobody = || -> Peekable<Candidates<'a>> {
+            let nobody: Candidates<'a> = Box::new(std::iter::empty());
+            nobody.peekable()
+        };
+        (self.fresh, self.retries, self.quests) = (nobody(), nobody(), Vec::new().into_iter().peekable());
+    }
 }
 
 fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
@@ -97,7 +190,7 @@ fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
 }
 
 /// The Pod that `candidate` may start now; `None` where only this node cannot.
-fn start(
+fn start_turn(
     world: &World,
     policy: &Policy,
     candidate: &Candidate,
@@ -109,7 +202,8 @@ fn start(
     }
     budget.admit(policy, &candidate.node, candidate.begins_turn, now)?;
     let Some(node) = world.nodes.get(&candidate.node) else { return Ok(None) };
-    let batch = batch(world, node, policy, budget, now);
+    let side = Side::new(world, node, policy, now);
+    let batch = batch(world, &side, policy, candidate.urgency.is_retry(), budget);
     Ok(order(world, node, policy, &batch, candidate.begins_turn))
 }
 
@@ -117,29 +211,31 @@ fn start(
 /// a free slot, and with it others of the same set.
 fn batch<'a>(
     world: &'a World,
-    node: &NodeEntry,
+    side: &Side<'a>,
     policy: &Policy,
+    is_retry: bool,
     budget: &Budget<'_>,
-    now: Timestamp,
 ) -> Vec<&'a Image> {
-    let here = world.on_node(node);
-    let mut images: Vec<(Urgency, &Image)> = node
-        .standings
-        .iter()
-        .filter_map(|(name, standing)| {
-            let wanted = world.images.get(name)?;
-            here.could_start(wanted, *standing).filter(|from| *from <= now)?;
-            Some((here.urgency(wanted, *standing, now).0, &wanted.image))
-        })
-        // A set that is being filled starts when all its images are known: they share Pods.
-        .filter(|(_, image)| image.set.as_ref().is_none_or(|set| !world.is_being_filled(&set.name)))
-        .filter(|(_, image)| image.policy == policy.name && budget.admit_host(policy, image.reference.host()).is_ok())
-        .collect();
-    images.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let here = &side.here;
+    let wanted = side.node.standings.iter().filter(|(_, standing)| standing.wants_pull());
+    let pairs = wanted.filter_map(|(name, standing)| {
+        let image = world.images.get(name).filter(|entry| entry.image.policy == policy.name)?;
+        Some(Pair { world, image, side, standing: *standing })
+    });
+    let startable = pairs.filter(|pair| {
+        pair.check_alone(Purpose::Pull, budget.tries()).is_ok()
+            && budget.admit_host(policy, pair.image.image.reference.host()).is_ok()
+    });
+    let mut images: Vec<(Urgency, &ImageEntry)> = startable.map(|pair| (pair.urgency(), pair.image)).collect();
+    images.sort_by(|(a, one), (b, other)| (a, &one.image.name).cmp(&(b, &other.image.name)));
+    if is_retry {
+        // Its turn has come as a retry's.
+        images.sort_by_key(|(urgency, _)| !urgency.is_retry());
+    }
     let is_alone = |image: &Image| here.record(&image.reference).is_some_and(|record| record.alone);
     let mut batch: Vec<&Image> = Vec::new();
     let mut room = here.room();
-    for (_, image) in images {
+    for (_, ImageEntry { image, .. }) in images {
         let fits = match batch.first() {
             None => true,
             Some(first) if is_alone(first) || is_alone(image) => false,
@@ -197,169 +293,99 @@ fn pod_name(what: &str, identity: &str) -> Name {
     format!("{}-{}", prefix.trim_end_matches('-'), short_hash(identity.as_bytes())).into()
 }
 
-/// The images that fail and are to be tried again.
-///
-/// Retries yield to all others, but not for ever: one that is overdue goes first, if none
-/// under its policy has failed for the longest backoff. Any further one stands in line with
-/// those that were never tried, so that many of them do not take all the time there is.
-#[derive(Default)]
-struct Probes<'a> {
-    /// Those that have been due for longer than the longest backoff, by their places among the
-    /// nodes that wait, in which the image's name stands for a node's.
-    overdue: Vec<(Candidate, &'a Name, &'a Policy)>,
-    /// The policies under which one of them goes first.
-    goes_first: BTreeSet<&'a Name>,
-    /// The others.
-    due: Vec<&'a Name>,
-}
-
-fn probes<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> Probes<'a> {
-    let mut probes = Probes::default();
-    let mut last_failures: BTreeMap<&Name, (Timestamp, &Policy)> = BTreeMap::new();
-    for (name, entry) in world.probed.iter().filter_map(|name| Some((name, world.images.get(name)?))) {
-        let image = &entry.image;
-        let Some(policy) = world.policy_of(image) else { continue };
-        let last_failure = world.health.get(&image.reference).and_then(Health::last_open_failure);
-        let (last_of_policy, _) = last_failures.entry(&policy.name).or_insert((Timestamp::MIN, policy));
-        *last_of_policy = last_failure.unwrap_or(Timestamp::MIN).max(*last_of_policy);
-        if policy.paused || image.pull == ImagePullPolicy::Never || world.is_or_will_be_tried(&image.reference, plan) {
+/// The probes and the questions for tags whose time has come, by policy, the longest overdue first.
+fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a Name, Vec<Quest<'a>>> {
+    let mut quests: BTreeMap<&Name, Vec<Quest<'_>>> = BTreeMap::new();
+    let nothing = Tries::default();
+    for (name, entry) in &world.images {
+        let Some(policy) = world.policy_of(&entry.image) else { continue };
+        let asks = policy.repull_interval.is_some();
+        if (!entry.is_probed && !asks) || check_image(world, entry).is_err() {
             continue;
         }
-        let of_registry = world.registry_probe_at(&image.reference, policy);
-        if of_registry.is_some() && world.is_registry_tried(&image.reference) {
-            continue;
-        }
-        let refused = entry.refused.as_ref().map(|refused| refused.until);
-        let Some(at) = world.probe_at(image, policy).max(of_registry) else { continue };
-        let at = refused.map_or(at, |until| until.max(at));
-        let waiting_since = after(at, policy.backoff.max);
-        if at > now {
-            plan.wake(at);
-        } else if waiting_since > now {
-            probes.due.push(name);
-        } else {
-            let priority = image.priority;
-            let place =
-                Candidate { begins_turn: true, retry: false, priority, waiting_since, node: image.name.clone() };
-            probes.overdue.push((place, name, policy));
+        let reference = &entry.image.reference;
+        let probe = entry.is_probed && entry.tally.cached < entry.tally.targeted();
+        for purpose in [probe.then_some(Purpose::Probe), asks.then_some(Purpose::Ask)].into_iter().flatten() {
+            if let Err(held) = check_trouble(world, entry, policy, purpose, &nothing, now) {
+                held.until.into_iter().for_each(|at| plan.wake(at));
+                continue;
+            }
+            let due = match purpose {
+                Purpose::Ask => world.ask_at(entry, policy),
+                _ => world.probe_at(entry, policy).max(world.registry_probe_at(reference, policy)),
+            };
+            let last = world.last_try(reference);
+            let urgency = Urgency::Retry {
+                overdue_from: after(due.unwrap_or(now), policy.backoff.max),
+                tried_at: last,
+                rank: Reverse(entry.rank),
+            };
+            let is_probe = purpose == Purpose::Probe;
+            quests.entry(&policy.name).or_default().push(Quest { urgency, image: name, is_probe });
         }
     }
-    probes.overdue.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-    let goes_first = last_failures.iter().filter(|(_, (last, policy))| after(*last, policy.backoff.max) <= now);
-    probes.goes_first = goes_first.map(|(policy, _)| *policy).collect();
-    probes
+    quests.values_mut().for_each(|quests| quests.sort());
+    quests
 }
 
-/// Lets one node try an image that fails, as its time has come. Returns whether one does.
-fn probe(world: &World, name: &Name, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) -> bool {
-    let Some(ImageEntry { image, .. }) = world.images.get(name) else { return false };
-    let Some(policy) = world.policy_of(image) else { return false };
-    let is_paused = world.is_registry_paused(&image.reference);
-    if budget.is_used_up(policy) {
-        return false;
-    }
-    // Another probe of this plan may do.
-    if world.is_or_will_be_tried(&image.reference, plan) || (is_paused && plan.tries_registry(&image.reference)) {
-        return false;
-    }
-    let last_try = |node: &Name| {
-        let failing = &world.health.get(&image.reference)?.failing;
-        failing.get(node).map(|failure| failure.at)
-    };
-    let held_until = |node: &NodeEntry| {
-        let here = world.on_node(node);
-        here.backoff(policy).map(|(until, _)| until).max(here.repair_at(&image.reference))
-    };
-    let candidates = world
-        .nodes
-        .values()
-        .filter(|node| node.standings.get(name).is_some_and(|standing| *standing != Standing::Cached))
-        .filter(|node| budget.busy_with(&node.node.name).is_none())
-        .filter(|node| node.hindrance(policy).is_none())
-        .filter(|node| world.on_node(node).has_room(&image.reference));
-    let (waiting, free): (Vec<_>, Vec<_>) =
-        candidates.map(|node| (node, held_until(node))).partition(|(_, until)| until.is_some_and(|until| until > now));
-    // The node that has not tried for longest goes first.
-    let node = free.into_iter().min_by_key(|(node, _)| (last_try(&node.node.name), node.node.name.clone()));
-    let Some((node, _)) = node else {
-        waiting.into_iter().filter_map(|(_, until)| until).for_each(|until| plan.wake(until));
-        return false;
-    };
-    try_on(world, node, policy, image, now, budget, plan)
-}
-
-/// Starts a Pod for one image on a node, if the policy allows it now. Returns whether it does.
-fn try_on(
+/// The Pod by which some node tries an image; `None` where no node can now.
+fn start_quest(
     world: &World,
-    node: &NodeEntry,
     policy: &Policy,
-    image: &Image,
+    quest: &Quest<'_>,
+    only: Option<&Name>,
+    budget: &Budget<'_>,
     now: Timestamp,
-    budget: &mut Budget<'_>,
     plan: &mut Plan,
-) -> bool {
+) -> Result<Option<PodOrder>, Verdict> {
+    let Some(image) = world.images.get(quest.image) else { return Ok(None) };
+    let (name, reference) = (quest.image, &image.image.reference);
+    let purpose = quest.purpose();
+    let mut best: Option<(_, &NodeEntry)> = None;
+    let mut refused = None;
+    let all = only.is_none().then(|| world.nodes.values()).into_iter().flatten();
+    for node in all.chain(only.and_then(|only| world.nodes.get(only))) {
+        let Some(standing) = node.standings.get(name).copied() else { continue };
+        let is_meant = match purpose {
+            Purpose::Ask => standing.is_there(),
+            _ => standing.wants_pull(),
+        };
+        if !is_meant || budget.busy_with(&node.node.name).is_some() {
+            continue;
+        }
+        let side = Side::new(world, node, policy, now);
+        let pair = Pair { world, image, side: &side, standing };
+        if let Err(held) = pair.check_alone(purpose, budget.tries()) {
+            held.until.into_iter().for_each(|at| plan.wake(at));
+            continue;
+        }
+        let begins_turn = node.turn.as_ref() != Some(&policy.name);
+        if let Err(verdict) = budget.admit(policy, &node.node.name, begins_turn, now) {
+            refused = Some(verdict);
+            continue;
+        }
+        let record = side.here.record(reference);
+        let place = match purpose {
+            // The node whose copy is oldest.
+            Purpose::Ask => (record.and_then(|record| record.present_since()), false),
+            // The node that has not tried for longest, and of these one that has pulled from this
+            // registry: where it fails, too, the fault is not a node's.
+            _ => {
+                let tried_at = record.and_then(|record| record.failure.as_ref()).map(|failure| failure.at);
+                (tried_at, !side.here.has_pulled_from(reference.host()))
+            }
+        };
+        let place = (place, &node.node.name);
+        if best.as_ref().is_none_or(|(kept, _)| place < *kept) {
+            best = Some((place, node));
+        }
+    }
+    let Some((_, node)) = best else { return refused.map_or(Ok(None), Err) };
     let begins_turn = node.turn.as_ref() != Some(&policy.name);
-    let admitted = budget.admit(policy, &node.node.name, begins_turn, now);
-    if admitted.is_err() {
-        budget.use_up(policy);
+    if budget.admit_host(policy, reference.host()).is_err() {
+        return Ok(None);
     }
-    match admitted.and_then(|()| budget.admit_host(policy, image.reference.host())) {
-        Ok(()) => {
-            let order = order(world, node, policy, &[image], begins_turn);
-            let starts = order.is_some();
-            order.into_iter().for_each(|order| commit_start(order, budget, plan));
-            starts
-        }
-        Err(Verdict::WaitingForDelay { until: Some(until) }) => {
-            plan.wake(until);
-            false
-        }
-        Err(_) => false,
-    }
-}
-
-/// Lets one node ask whether a tag has moved, when its interval has passed. If it
-/// has, the other nodes are outdated, and follow like any that miss the image.
-fn ask_for_tag(world: &World, entry: &ImageEntry, now: Timestamp, budget: &mut Budget<'_>, plan: &mut Plan) {
-    let image = &entry.image;
-    let Some(policy) = world.policy_of(image) else { return };
-    let Some(interval) = policy.repull_interval else { return };
-    let is_fixed = image.reference.digest().is_some() || image.pull != ImagePullPolicy::Always;
-    let needs_no_try = policy.paused || is_fixed || entry.tally.there() == 0;
-    if needs_no_try || world.is_or_will_be_tried(&image.reference, plan) {
-        return;
-    }
-    let success = world.health.get(&image.reference).and_then(|health| health.success.as_ref());
-    let asked_at = success.map_or(Timestamp::MIN, |success| success.at);
-    let at = after(asked_at, interval);
-    let refused = entry.refused.as_ref().map(|refused| refused.until);
-    let held_until = world.probe_at(image, policy).max(world.registry_probe_at(&image.reference, policy)).max(refused);
-    let at = held_until.map_or(at, |until| until.max(at));
-    if at > now {
-        plan.wake(at);
-        return;
-    }
-    if budget.is_used_up(policy) {
-        return;
-    }
-    let since = |node: &NodeEntry| world.on_node(node).record(&image.reference)?.present_since();
-    let held_until = |node: &NodeEntry| {
-        let here = world.on_node(node);
-        let of_node = here.backoff(policy).map(|(until, _)| until);
-        of_node.max(here.backoff_of(image, policy).map(|(until, _)| until))
-    };
-    let (held, free): (Vec<_>, Vec<_>) = world
-        .nodes
-        .values()
-        .filter(|node| node.standings.get(&image.name).is_some_and(|standing| standing.is_there()))
-        .filter(|node| budget.busy_with(&node.node.name).is_none())
-        .filter(|node| node.hindrance(policy).is_none())
-        .partition(|node| held_until(node).is_some_and(|until| until > now));
-    // The node whose copy is oldest goes first.
-    match free.into_iter().min_by_key(|node| (since(node), node.node.name.clone())) {
-        Some(node) => drop(try_on(world, node, policy, image, now, budget, plan)),
-        None => held.into_iter().filter_map(held_until).for_each(|until| plan.wake(until)),
-    }
+    Ok(order(world, node, policy, &[&image.image], begins_turn))
 }
 
 impl World {
@@ -375,10 +401,5 @@ impl World {
             }
         }
         secrets
-    }
-
-    /// Whether a Pod is trying `image`, or the plan makes one.
-    fn is_or_will_be_tried(&self, image: &Reference, plan: &Plan) -> bool {
-        self.is_tried(image) || plan.starts(image)
     }
 }

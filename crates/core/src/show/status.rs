@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use kube::core::ObjectMeta;
 
 use crate::discovery::sync;
+use crate::gate::Side;
 use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
 use crate::io::effect::EffectKey;
@@ -20,11 +21,11 @@ use crate::objects::memory::{Failure, Memory};
 use crate::objects::policy::Policy;
 use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
-use crate::show::explain::verdict;
 use crate::text::{count, plural, shortened};
 use crate::world::health::Health;
 use crate::world::published::is_news;
 use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, Stage, World};
+use crate::{Name, gate};
 
 /// What all statuses have in common.
 pub(crate) trait Status: PartialEq {
@@ -114,13 +115,9 @@ pub(crate) fn cached_image<'a>(
         .flatten()
         .filter(|node| is_target(world, node, entry))
         .collect();
-    // What a paused policy does not try does not fail with its node.
-    let is_paused = world.policy_of(image).is_some_and(|policy| policy.paused);
-    let of_nodes = world.troubled.iter().filter(|(node, _)| !is_paused && !health.failing.contains_key(*node));
-    let mut failures: Vec<(&crate::Name, &Failure)> = health
+    let mut failures: Vec<(&Name, &Failure)> = health
         .failing
         .iter()
-        .chain(of_nodes)
         .filter(|(node, _)| world.standing_on(node, &entry.image.name) == Some(Standing::Failed))
         // What is never tried does not fail.
         .filter(|_| image.pull != ImagePullPolicy::Never)
@@ -132,6 +129,7 @@ pub(crate) fn cached_image<'a>(
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
     let last_failure = health.failing.values().map(|failure| failure.at).max();
+    let in_a_row = failures.iter().map(|(_, failure)| failure.count).max().unwrap_or(0).max(health.open_rounds());
     CachedImageStatus {
         observed_generation: image.generation,
         conditions: vec![Condition::ready(ready, &reason, message, image.generation, previous, now)],
@@ -149,7 +147,7 @@ pub(crate) fn cached_image<'a>(
         resolved_digest: newest.and_then(|success| success.digest.as_deref()).map(str::to_owned),
         last_pulled_at: newest.map(|success| success.at),
         last_attempted_at: newest.map(|success| success.at).max(last_failure),
-        consecutive_failures: i32::try_from(health.open_rounds()).unwrap_or(i32::MAX),
+        consecutive_failures: i32::try_from(in_a_row).unwrap_or(i32::MAX),
         failures: failures
             .iter()
             .take(MAX_FAILURES)
@@ -158,7 +156,7 @@ pub(crate) fn cached_image<'a>(
                 reason: failure.reason.to_string(),
                 message: failure.message.to_string(),
                 attempts: i32::try_from(failure.count).unwrap_or(i32::MAX),
-                retry_at: failure.retry_at,
+                retry_at: retry_at(world, entry, node, now),
             })
             .collect(),
     }
@@ -169,8 +167,8 @@ fn reason<'a>(
     world: &'a World,
     entry: &ImageEntry,
     health: &Health,
-    pulling: &[&crate::Name],
-    failures: &[(&crate::Name, &Failure)],
+    pulling: &[&Name],
+    failures: &[(&Name, &Failure)],
     budget: &OnceCell<Budget<'a>>,
     now: Timestamp,
 ) -> (String, String) {
@@ -185,7 +183,14 @@ fn reason<'a>(
         return say("NoMatchingNodes", no_matching_nodes(world, entry));
     }
     if tally.there() == tally.targeted() {
-        return say("Cached", format!("on all {} target nodes", tally.there()));
+        let all = format!("on all {} target nodes", tally.there());
+        // A tag that cannot be asked for may have moved.
+        let success = health.success.as_ref().map(|success| success.at);
+        let asked_in_vain = health.failing.iter().filter(|(_, failure)| success < Some(failure.at));
+        let last = asked_in_vain.max_by_key(|(_, failure)| failure.at);
+        let last = last.filter(|_| image.pull == ImagePullPolicy::Always && policy.repull_interval.is_some());
+        let last = last.map(|(node, failure)| format!("; {node} could not ask for a newer one: {}", failure.message));
+        return say("Cached", format!("{all}{}", last.unwrap_or_default()));
     }
     if let Some((node, failure)) = failures.first() {
         let failed_again = failure.count > 1 || health.open_rounds() > 1;
@@ -215,9 +220,20 @@ fn reason<'a>(
         let node = evicted.map(|node| node.node.name.to_string()).unwrap_or_default();
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
-    let why = an_example(world, entry, policy).map(|node| {
+    let why = an_example(world, entry, policy, now).map(|node| {
         let budget = budget.get_or_init(|| Budget::new(world));
-        match verdict(world, node, entry, budget, now) {
+        let name = &node.node.name;
+        // What failed or was refused is the reason until it succeeds, also in the moment in which it is
+        // tried again.
+        if let Some(refused) = &entry.refused {
+            let refused = Verdict::Refused { until: refused.until, message: refused.message.clone() };
+            return format!("{name}: {refused}");
+        }
+        if let Some(failure) = world.troubled.get(name) {
+            let until = failure.retry_at.unwrap_or(failure.at);
+            return format!("{name}: {}", Verdict::NodeBackingOff { until, cause: failure.message.clone() });
+        }
+        match gate::verdict(world, node, entry, budget, now) {
             // These change with every Pod and moment, and a moment that passes makes no status
             // due; people need the pace.
             Verdict::Next
@@ -231,7 +247,7 @@ fn reason<'a>(
                 plural(policy.max_nodes, "node"),
                 policy.min_delay
             ),
-            verdict => format!("{}: {verdict}", node.node.name),
+            verdict => format!("{name}: {verdict}"),
         }
     });
     let why = why.unwrap_or_default();
@@ -243,17 +259,32 @@ fn reason<'a>(
 
 /// A node that lacks the image, and whose wait tells the most: one whose turn comes rather
 /// than one that cannot pull.
-fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy) -> Option<&'a NodeEntry> {
+fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Timestamp) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
     let lacks = |node: &&NodeEntry| node.standings.get(name).is_some_and(|standing| !standing.is_there());
-    let can_pull = |node: &&NodeEntry| lacks(node) && node.hindrance(policy).is_none();
+    let works = |node: &NodeEntry| !world.troubled.contains_key(&node.node.name);
+    let can_pull =
+        |node: &&NodeEntry| lacks(node) && works(node) && Side::new(world, node, policy, now).check().is_ok();
     // One that waits in the queue is found soon, however many nodes there are. What is the
     // image's own trouble is the same on every node, whether it waits there or not.
-    let is_in_trouble = entry.refused.is_some() || world.probed.contains(name);
+    let is_in_trouble = entry.refused.is_some() || entry.is_probed;
     let queue = world.queues.get(&policy.name).filter(|_| !is_in_trouble).into_iter().flatten();
-    let mut waiting = queue.filter_map(|candidate| world.nodes.get(&candidate.node));
+    let mut waiting = queue.filter_map(|candidate| world.nodes.get(&candidate.node)).filter(|node| works(node));
     let any = |is: &dyn Fn(&&NodeEntry) -> bool| world.nodes.values().find(is);
     waiting.find(lacks).or_else(|| any(&can_pull)).or_else(|| any(&lacks))
+}
+
+/// When an image that failed on a node is tried there again at the earliest; `None` where that is not
+/// known, as while one pull at a time tries its registry.
+fn retry_at(world: &World, entry: &ImageEntry, node: &str, now: Timestamp) -> Option<Timestamp> {
+    let (node, policy) = (world.nodes.get(node)?, world.policy_of(&entry.image)?);
+    if world.is_registry_paused(&entry.image.reference) {
+        return None;
+    }
+    let here = Side::new(world, node, policy, now).here;
+    let of_node = here.backoff(policy).map(|(until, _)| until);
+    let of_pair = here.backoff_of(entry, policy).map(|(until, _)| until);
+    of_node.max(of_pair).max(world.probe_at(entry, policy))
 }
 
 /// Why no node is a target, by the example of the first one.

@@ -7,16 +7,15 @@ use drop_api::discovery_policy::QueryStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::explain::{OfImage, OfNode, missing};
 use crate::Name;
 use crate::discovery::sync;
 use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
+use crate::gate::{Pair, Sides};
 use crate::objects::image::ImagePullPolicy;
-use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::show::status;
-use crate::world::World;
+use crate::world::{ImageEntry, World};
 
 /// How many nodes are named for a verdict.
 const EXAMPLES: usize = 3;
@@ -163,32 +162,25 @@ impl Survey {
         let budget = Budget::new(world);
         let mut found = std::mem::take(&mut self.found);
         let waiting = world.images.values().filter(|entry| entry.tally.cached < entry.tally.targeted());
-        let mut images: Vec<(OfImage<'_>, Groups)> = waiting
-            .map(|entry| (OfImage::new(world, entry, &budget), found.remove(&entry.image.name).unwrap_or_default()))
-            .collect();
+        let mut images: Vec<(&ImageEntry, Groups)> =
+            waiting.map(|entry| (entry, found.remove(&entry.image.name).unwrap_or_default())).collect();
         let after = self.reached.take().map_or(Bound::Unbounded, Bound::Excluded);
         let mut nodes = world.nodes.range::<Name, _>((after, Bound::Unbounded)).map(|(_, node)| node);
         // Where nothing is missing there is nothing to look for on nodes.
         let part = pairs.checked_div(images.len()).map_or(0, |nodes| nodes.max(1));
         for node in nodes.by_ref().take(part) {
-            let mut sides: BTreeMap<&Name, OfNode<'_>> = BTreeMap::new();
+            let mut sides = Sides::new(world, node, now);
             for (image, groups) in &mut images {
-                let standing = node.standings.get(&image.entry.image.name);
-                let Some(standing) = standing.filter(|standing| **standing != Standing::Cached) else { continue };
-                let verdict = match image.policy {
-                    Some(policy) => {
-                        let side = sides.entry(&policy.name);
-                        let side = side.or_insert_with(|| OfNode::new(world, node, policy, &budget, now));
-                        missing(image, side, *standing)
-                    }
-                    None => image.without_policy(),
-                };
+                let standing = node.standings.get(&image.image.name).copied();
+                let Some(standing) = standing.filter(|standing| standing.wants_pull()) else { continue };
+                let Some(side) = sides.of(image) else { continue };
+                let verdict = Pair { world, image, side, standing }.explain(&budget);
                 note(groups, verdict, &node.node.name);
             }
             self.reached = Some(node.node.name.clone());
         }
         let is_over = part == 0 || nodes.next().is_none();
-        self.found = images.into_iter().map(|(image, groups)| (image.entry.image.name.clone(), groups)).collect();
+        self.found = images.into_iter().map(|(image, groups)| (image.image.name.clone(), groups)).collect();
         is_over.then(|| self.overview(world))
     }
 

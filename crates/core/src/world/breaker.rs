@@ -1,15 +1,17 @@
 //! Registries that do not answer: a circuit breaker for each host.
 //!
-//! When three different images fail for their registry's sake, with no success
-//! in between, the host is paused: one pull at a time tries it, at growing
-//! intervals. The first one that succeeds opens it to all.
+//! When three different images fail for their registry's sake on two nodes, with no success since
+//! the first of these failures, the host is paused: one pull at a time tries it, at growing
+//! intervals. The first one that succeeds opens it to all. Where only one node could try, its
+//! failures are enough.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drop_api::node_cache::FailureScope;
 use jiff::Timestamp;
 
 use super::World;
+use crate::Name;
 use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
@@ -18,31 +20,62 @@ use crate::world::health::Health;
 
 /// How many images have to fail before their registry is paused.
 const FAILING_IMAGES: usize = 3;
+/// And on how many nodes, where so many could try.
+const FAILING_NODES: usize = 2;
 
 /// How a registry host fares, derived from the health of its images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     /// The newest pull from it that succeeded.
     success: Option<Timestamp>,
-    /// The images that failed for its sake since then: how often, and when last.
-    failing: BTreeMap<Reference, (u32, Timestamp)>,
+    /// The images that fail for its sake, which no success refutes.
+    failing: BTreeMap<Reference, Failing>,
+    /// How many nodes have to fail.
+    needed: usize,
+}
+
+/// How one image of a registry fails for the registry's sake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Failing {
+    /// Rounds of failures over all nodes.
+    rounds: u32,
+    /// The first failure in a row.
+    since: Timestamp,
+    /// The last failure.
+    at: Timestamp,
+    nodes: BTreeSet<Name>,
 }
 
 impl Registry {
-    /// Takes in how one of its images fares. Returns whether this is a success after
-    /// failures.
-    pub fn update(&mut self, image: &Reference, health: &Health) -> bool {
+    /// Takes in how one of its images fares, where `candidates` nodes want images of the registry.
+    /// Returns whether this is a success after failures.
+    pub fn update(&mut self, image: &Reference, health: &Health, candidates: usize) -> bool {
         let success = health.success.as_ref().map(|success| success.at);
         let recovered = success > self.success && !self.failing.is_empty();
         self.success = self.success.max(success);
-        self.failing.retain(|_, (_, at)| Some(*at) > self.success);
-        let failures = health.failing.values().filter(|failure| failure.scope == FailureScope::Registry);
-        let newest = failures.filter(|failure| Some(failure.at) > self.success).max_by_key(|failure| failure.at);
-        match newest {
-            Some(failure) => drop(self.failing.insert(image.clone(), (failure.count, failure.at))),
-            None => drop(self.failing.remove(image)),
+        self.needed = candidates.clamp(1, FAILING_NODES);
+        self.failing.remove(image);
+        self.failing.retain(|_, failing| Some(failing.since) > self.success);
+        let failures = health.failing.iter().filter(|(_, failure)| failure.scope == FailureScope::Registry);
+        for (node, failure) in failures.filter(|(_, failure)| Some(failure.since) > self.success) {
+            let failing = self.failing.entry(image.clone()).or_insert_with(|| Failing {
+                rounds: failure.rounds,
+                since: failure.since,
+                at: failure.at,
+                nodes: BTreeSet::new(),
+            });
+            failing.rounds = failing.rounds.max(failure.rounds);
+            failing.since = failing.since.max(failure.since);
+            failing.at = failing.at.max(failure.at);
+            failing.nodes.insert(node.clone());
         }
         recovered
+    }
+
+    /// Whether nothing is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.success.is_none() && self.failing.is_empty()
     }
 
     /// The newest pull from it that succeeded.
@@ -54,25 +87,22 @@ impl Registry {
     /// Whether only one pull at a time may try it.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.failing.len() >= FAILING_IMAGES
+        let nodes: BTreeSet<&Name> = self.failing.values().flat_map(|failing| &failing.nodes).collect();
+        self.failing.len() >= FAILING_IMAGES && nodes.len() >= self.needed
     }
 
-    /// When the next pull may try it; `None` where all may.
+    /// When the next pull may try it, where the newest try began at `tried_at`; `None` where all may.
+    /// A try that goes on for longer than the wait holds up none of the others.
     #[must_use]
-    pub fn probe_at(&self, host: &str, backoff: &Backoff) -> Option<Timestamp> {
+    pub fn probe_at(&self, host: &str, backoff: &Backoff, tried_at: Option<Timestamp>) -> Option<Timestamp> {
         if !self.is_paused() {
             return None;
         }
-        let count = self.failing.values().fold(0_u32, |sum, (count, _)| sum.saturating_add(*count));
+        let rounds = self.failing.values().fold(0_u32, |sum, failing| sum.saturating_add(failing.rounds));
         let excess = u32::try_from(FAILING_IMAGES - 1).unwrap_or(u32::MAX);
-        let wait = backoff.delay(count.saturating_sub(excess), host);
-        Some(after(self.last_failure()?, wait))
-    }
-
-    /// The newest pull that failed for its sake since then.
-    #[must_use]
-    pub fn last_failure(&self) -> Option<Timestamp> {
-        self.failing.values().map(|(_, at)| *at).max()
+        let wait = backoff.delay(rounds.saturating_sub(excess), host);
+        let failed_at = self.failing.values().map(|failing| failing.at).max();
+        Some(after(failed_at.max(tried_at)?, wait))
     }
 }
 
@@ -84,13 +114,11 @@ impl World {
 
     /// When the next pull may try a paused registry; `None` where all may.
     pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
-        self.registries.get(image.host())?.probe_at(image.host(), &policy.backoff)
-    }
-
-    /// Whether a Pod is trying the image's registry, in the same sense.
-    pub(crate) fn is_registry_tried(&self, image: &Reference) -> bool {
-        let failed_at = self.registries.get(image.host()).and_then(Registry::last_failure);
-        let mut of_host = self.pulling.keys().filter(|other| other.host() == image.host());
-        of_host.any(|other| self.is_tried_since(other, failed_at))
+        let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused())?;
+        let of_host = self.pulling.iter().filter(|(other, _)| other.host() == image.host());
+        let pods = of_host.flat_map(|(_, nodes)| nodes).filter_map(|node| self.pods_on.get(node)).flatten();
+        let pods = pods.filter_map(|pod| self.pods.get(pod)).filter(|entry| !self.is_recorded(entry));
+        let tried_at = pods.map(|entry| entry.started_at.unwrap_or(entry.steps.created)).max();
+        registry.probe_at(image.host(), &policy.backoff, tried_at)
     }
 }

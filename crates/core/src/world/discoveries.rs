@@ -32,11 +32,11 @@ pub(crate) struct DiscoveryEntry {
 }
 
 impl World {
-    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy) {
+    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy, now: Timestamp) {
         let meta = object.metadata;
         let (Some(name), Some(uid)) = (meta.name.map(Name::from), meta.uid.map(Name::from)) else { return };
         if meta.deletion_timestamp.is_some() {
-            return self.remove(Kind::Discovery, &name);
+            return self.remove(Kind::Discovery, &name, now);
         }
         let id = SpecId { uid, generation: meta.generation };
         let status = object.status.unwrap_or_default();

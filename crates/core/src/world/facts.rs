@@ -7,13 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{CacheEntry, ImageEntry, Moves, NodeEntry, PodEntry, PolicyEntry, Published, Stage, Tally, World};
 use crate::Name;
-use crate::io::effect::{EffectKey, PodOrder};
+use crate::io::effect::{EffectKey, PodOrder, Pull};
 use crate::io::event::Kind;
 use crate::objects::image::Image;
 use crate::objects::memory::{self, Memory, Record};
 use crate::objects::node::Node;
 use crate::objects::policy::{BUILT_IN, Policy};
-use crate::objects::pull_pod::{Container, ContainerState, PullPod, Steps};
+use crate::objects::presence::Standing;
+use crate::objects::pull_pod::{Container, ContainerState, Outcome, PullPod, Steps};
 use crate::objects::reference::Reference;
 use crate::time::after;
 use crate::world::health::Health;
@@ -69,6 +70,8 @@ impl World {
                 tally: Tally::default(),
                 rank,
                 refused: None,
+                is_probed: false,
+                is_doubted: false,
                 seen_at: now,
                 edited_at: None,
                 published,
@@ -155,7 +158,7 @@ impl World {
         self.dirty.images.extend(concerned.map(|entry| entry.image.name.clone()));
     }
 
-    pub(super) fn set_node(&mut self, node: Node) {
+    pub(super) fn set_node(&mut self, node: Node, now: Timestamp) {
         let name = node.name.clone();
         for listed in node.inventory.images() {
             for image in &listed.names {
@@ -171,6 +174,7 @@ impl World {
                 let is_another = entry.node.uid != node.uid;
                 if is_another {
                     entry.turn = None;
+                    entry.seen_at = now;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
                     self.dirty.caches.insert(name.clone());
                 }
@@ -185,12 +189,13 @@ impl World {
                     node,
                     standings: BTreeMap::new(),
                     turn: None,
+                    seen_at: now,
                     waiting_since: None,
                     places: Vec::new(),
                     alarm: None,
                 };
                 self.nodes.insert(name.clone(), entry);
-                self.end_recorded_pulls(&name);
+                self.end_recorded_pulls(&name, now);
                 self.dirty.caches.insert(name.clone());
             }
         }
@@ -263,10 +268,22 @@ impl World {
                 })
                 .collect(),
         };
+        if order.pulls.iter().any(|pull| !self.is_fresh(&order.node, pull)) {
+            self.starts.entry(order.policy.clone()).or_default().note_retry(now);
+        }
         let steps = Steps::see(&pod, None, now);
         let stage = Stage::Requested(Box::new(order.clone()));
         let begins_turn = order.begins_turn;
         self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false });
+    }
+
+    /// Whether a pull is of an image that is missing on the node, was not tried there, and fails nowhere.
+    fn is_fresh(&self, node: &Name, pull: &Pull) -> bool {
+        let fails = self.images.get(&pull.cached_image).is_some_and(|image| image.is_probed || image.is_doubted);
+        let is_there = self.standing_on(node, &pull.cached_image) == Some(Standing::Cached);
+        let memory = self.nodes.get(node).and_then(|node| self.memory_of(&node.node));
+        let record = memory.and_then(|memory| memory.images.get(&pull.reference));
+        !fails && !is_there && record.is_none_or(|record| record.failure.is_none() && !record.alone)
     }
 
     pub(super) fn put_pod(&mut self, entry: PodEntry) {
@@ -303,7 +320,7 @@ impl World {
     }
 
     /// Takes in that the outcome of a node's Pod may be recorded now.
-    pub(super) fn end_recorded_pulls(&mut self, node: &Name) {
+    pub(super) fn end_recorded_pulls(&mut self, node: &Name, now: Timestamp) {
         let pods = self.pods_on.get(node).into_iter().flatten();
         let recorded: Vec<Name> =
             pods.filter(|pod| self.pods.get(*pod).is_some_and(|entry| self.is_recorded(entry))).cloned().collect();
@@ -323,18 +340,18 @@ impl World {
         }
         for pod in recorded {
             if self.pods.get(&pod).is_some_and(|entry| matches!(entry.stage, Stage::Gone)) {
-                self.remove(Kind::Pod, &pod);
+                self.remove(Kind::Pod, &pod, now);
             }
         }
     }
 
     /// Takes in that a Pod is gone. One whose outcome is still to be recorded was deleted by somebody else,
     /// who may do so again: that is recorded as a failure, so that none follows at once.
-    pub(super) fn pod_gone(&mut self, name: &Name) {
+    pub(super) fn pod_gone(&mut self, name: &Name, now: Timestamp) {
         let is_cut_short = self.pods.get(name).is_some_and(|entry| self.is_cut_short(entry));
         match self.pods.get_mut(name).filter(|_| is_cut_short) {
             Some(entry) => entry.stage = Stage::Gone,
-            None => self.remove(Kind::Pod, name),
+            None => self.remove(Kind::Pod, name, now),
         }
     }
 
@@ -403,12 +420,12 @@ impl World {
         }
         let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
         if !unchanged {
-            self.memory_changed(&name, before.map(|entry| entry.memory).unwrap_or_default());
+            self.memory_changed(&name, before.map(|entry| entry.memory).unwrap_or_default(), now);
         }
     }
 
     /// Derives anew what follows from a node's memory, of which `before` was the last.
-    pub(super) fn memory_changed(&mut self, node: &Name, before: Memory) {
+    pub(super) fn memory_changed(&mut self, node: &Name, before: Memory, now: Timestamp) {
         let nothing = Memory::default();
         let after = self.caches.get(node).map_or(&nothing, |entry| &entry.memory);
         let node_failure = after.node_failure.clone();
@@ -418,8 +435,7 @@ impl World {
             .map(|image| (image.clone(), None))
             .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
             .collect();
-        let is_troubled = before.node_failure != node_failure;
-        let is_hindered = is_troubled || before.has_room() != after.has_room();
+        let is_hindered = before.node_failure != node_failure || before.has_room() != after.has_room();
         match node_failure {
             Some(failure) => drop(self.troubled.insert(node.clone(), failure)),
             None => drop(self.troubled.remove(node)),
@@ -428,13 +444,14 @@ impl World {
             self.hinder(node);
         }
         // Before all is synced, every node is judged as a whole.
-        if is_troubled || !self.is_synced() {
+        if !self.is_synced() {
             self.dirty.nodes.insert(node.clone());
         }
         for (reference, record) in &changes {
             let newest = |world: &Self| world.health.get(reference)?.success.as_ref()?.digest.clone();
             let newest_before = newest(self);
-            let failing_before = self.open_rounds(reference) > 0;
+            let fails = |world: &Self| (world.open_rounds(reference) > 0, world.doubt(reference).is_some());
+            let failing_before = fails(self);
             let health = self.health.entry(reference.clone()).or_default();
             if health.update(node, record.as_ref()) {
                 health.success = None;
@@ -452,35 +469,40 @@ impl World {
             if !self.dirty.nodes.contains(node) {
                 self.dirty.pairs.entry(node.clone()).or_default().extend(wanted_by());
             }
-            if failing_before != (self.open_rounds(reference) > 0) {
+            if failing_before != fails(self) {
                 self.dirty.images.extend(wanted_by());
             } else if newest_before != newest(self) {
                 self.dirty.standings.extend(wanted_by());
             }
         }
-        self.end_recorded_pulls(node);
+        self.end_recorded_pulls(node, now);
         self.dirty.places.insert(node.clone());
     }
 
     /// Derives anew how a registry fares, of which one image's health has changed.
     fn registry_changed(&mut self, image: &Reference, health: &Health) {
+        let is_of_host = |other: &&Reference| other.host() == image.host();
+        let wanted = || self.wanted.iter().filter(|(other, _)| is_of_host(other)).flat_map(|(_, names)| names);
+        let entries = wanted().filter_map(|name| self.images.get(name));
+        let candidates = entries.map(|entry| entry.tally.targeted()).max().unwrap_or(0);
+        let concerned: Vec<Name> = wanted().cloned().collect();
         let registry = self.registries.entry(image.host().into()).or_default();
         let paused_before = registry.is_paused();
-        let recovered = registry.update(image, health);
+        let recovered = registry.update(image, health, candidates);
         let success = registry.success();
         let is_changed = recovered || paused_before != registry.is_paused();
-        let is_of_host = |other: &&Reference| other.host() == image.host();
+        if registry.is_empty() {
+            self.registries.remove(image.host());
+        }
         if let Some(health) = self.health.get_mut(image) {
             health.registry_success = success;
         }
-        if !is_changed {
-            return;
+        if is_changed {
+            for (_, health) in self.health.iter_mut().filter(|(other, _)| is_of_host(other)) {
+                health.registry_success = success;
+            }
+            self.dirty.images.extend(concerned);
         }
-        for (_, health) in self.health.iter_mut().filter(|(other, _)| is_of_host(other)) {
-            health.registry_success = success;
-        }
-        let concerned = self.wanted.keys().filter(is_of_host).filter_map(|other| self.wanted.get(other)).flatten();
-        self.dirty.images.extend(concerned.cloned());
     }
 
     pub(super) fn names(&self, kind: Kind) -> Vec<Name> {
@@ -502,7 +524,7 @@ impl World {
         }
     }
 
-    pub(super) fn remove(&mut self, kind: Kind, name: &Name) {
+    pub(super) fn remove(&mut self, kind: Kind, name: &Name, now: Timestamp) {
         match kind {
             Kind::Image => {
                 self.deleted.remove(name);
@@ -514,7 +536,6 @@ impl World {
                 self.stale.sets.extend(self.asked_by.get(name).cloned());
                 self.disown(&entry.image);
                 self.unwant(&entry.image);
-                self.probed.remove(name);
                 self.flights.remove(&EffectKey::Image(name.clone()));
                 self.dirty.images.insert(name.clone());
             }
@@ -544,6 +565,10 @@ impl World {
             }
             Kind::Pod => {
                 if let Some(entry) = self.pods.get(name) {
+                    let succeeded = |container: &Container| matches!(container.outcome(), Some(Outcome::Pulled { .. }));
+                    if !entry.pod.containers.iter().all(succeeded) {
+                        self.starts.entry(entry.pod.policy.clone()).or_default().note_retry(now);
+                    }
                     // A NodeCache that was written meanwhile says that it is pulling.
                     self.dirty.caches.insert(entry.pod.node.clone());
                     // A turn that never began does not go on.
@@ -562,7 +587,7 @@ impl World {
                 self.overtake(&EffectKey::Record(name.clone()));
                 if let Some(entry) = self.caches.remove(name) {
                     self.dirty.caches.insert(name.clone());
-                    self.memory_changed(name, entry.memory);
+                    self.memory_changed(name, entry.memory, now);
                 }
             }
         }

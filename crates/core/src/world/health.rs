@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use drop_api::node_cache::FailureScope;
 use jiff::Timestamp;
 
-use super::World;
+use super::{ImageEntry, World};
 use crate::Name;
-use crate::objects::image::Image;
+use crate::objects::image::ImagePullPolicy;
 use crate::objects::memory::{Failure, Record};
 use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::time::after;
+
+/// On how many nodes a failure of unknown scope has to show until it is the image's.
+const UNKNOWN_NODES: usize = 3;
 
 /// One image reference on all nodes, derived from their memories.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,21 +70,51 @@ impl Health {
         self.success.is_none() && self.failing.is_empty()
     }
 
-    /// The failures since the newest success that are the image's or its
-    /// registry's: while there are any, one node at a time tries.
-    pub fn open_failures(&self) -> impl Iterator<Item = (&Name, &Failure)> {
+    /// The failures that no success refutes: since the first one in a row, the image was pulled
+    /// nowhere. A node whose failures are refuted has a fault of its own, which does not become the
+    /// image's when it fails again. What is of a node from the start is not among them.
+    fn unrefuted(&self) -> impl Iterator<Item = (&Name, &Failure)> {
         let success = self.success.as_ref().map(|success| success.at);
         self.failing.iter().filter(move |(_, failure)| match failure.scope {
-            FailureScope::Image => success < Some(failure.at),
-            FailureScope::Registry => success.max(self.registry_success) < Some(failure.at),
-            FailureScope::Node | FailureScope::Unknown => false,
+            FailureScope::Image | FailureScope::Unknown => success < Some(failure.since),
+            FailureScope::Registry => success.max(self.registry_success) < Some(failure.since),
+            FailureScope::Node => false,
         })
+    }
+
+    /// The failures that are the image's or its registry's: while there are any, one node at a time
+    /// tries. Failures of unknown scope count on three nodes and more.
+    pub fn open_failures(&self) -> impl Iterator<Item = (&Name, &Failure)> {
+        let unknown = self.unrefuted().filter(|(_, failure)| failure.scope == FailureScope::Unknown).count();
+        self.unrefuted().filter(move |(_, failure)| failure.scope != FailureScope::Unknown || unknown >= UNKNOWN_NODES)
+    }
+
+    /// Whether `failure`, of some node, is the image's or its registry's.
+    #[must_use]
+    pub fn is_open(&self, failure: &Failure) -> bool {
+        self.open_failures().any(|(_, open)| open == failure)
+    }
+
+    /// When the image last failed with nothing to refute it.
+    #[must_use]
+    pub fn doubt(&self) -> Option<Timestamp> {
+        self.unrefuted().map(|(_, failure)| failure.at).max()
+    }
+
+    /// How many failures there were since the newest success, and when the last one was.
+    fn failures_since_success(&self) -> Option<(u32, Timestamp)> {
+        let success = self.success.as_ref().map(|success| success.at);
+        let failures = self.failing.values().filter(|failure| success < Some(failure.at));
+        let (count, at) = failures.fold((0_u32, None), |(count, at), failure| {
+            (count.saturating_add(failure.count), at.max(Some(failure.at)))
+        });
+        Some((count, at?))
     }
 
     /// How many rounds of open failures there were.
     #[must_use]
     pub fn open_rounds(&self) -> u32 {
-        self.open_failures().map(|(_, failure)| failure.count).max().unwrap_or(0)
+        self.open_failures().map(|(_, failure)| failure.rounds).max().unwrap_or(0)
     }
 
     /// When the last of the open failures was.
@@ -98,13 +131,50 @@ impl World {
         self.health.get(image).map_or(0, Health::open_rounds)
     }
 
+    /// Whether a failure of `image` on some node is the image's or its registry's.
+    pub(crate) fn is_open(&self, image: &Reference, failure: &Failure) -> bool {
+        self.health.get(image).is_some_and(|health| health.is_open(failure))
+    }
+
+    /// When an image last failed with nothing to refute it.
+    pub(crate) fn doubt(&self, image: &Reference) -> Option<Timestamp> {
+        self.health.get(image)?.doubt()
+    }
+
+    /// When an image was last tried in vain on any node that has not succeeded since.
+    pub(crate) fn last_try(&self, image: &Reference) -> Option<Timestamp> {
+        self.health.get(image)?.failing.values().map(|failure| failure.at).max()
+    }
+
+    /// Why an image fails, in a few words.
+    pub(crate) fn cause_of(&self, image: &Reference) -> Name {
+        let cause = self.health.get(image).and_then(|health| health.open_failures().next());
+        cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone())
+    }
+
     /// When the next node may try an image that fails; `None` where it does not.
-    pub(crate) fn probe_at(&self, image: &Image, policy: &Policy) -> Option<Timestamp> {
-        let at = self.next_round(&image.reference, &policy.backoff)?;
+    pub(crate) fn probe_at(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
+        let image = &wanted.image.reference;
+        let at = self.next_round(image, &policy.backoff)?;
         // An edit may have mended what failed: it is tried at once.
-        let edited_at = self.images.get(&image.name).and_then(|entry| entry.edited_at);
-        let last = self.health.get(&image.reference)?.last_open_failure()?;
-        Some(edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
+        let last = self.health.get(image)?.last_open_failure()?;
+        Some(wanted.edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
+    }
+
+    /// When a node is to find out whether the tag of an image has moved; `None` where none is to. A
+    /// question that fails is put off for all nodes alike.
+    pub(crate) fn ask_at(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
+        let image = &wanted.image;
+        let interval = policy.repull_interval?;
+        if image.pull != ImagePullPolicy::Always || image.reference.digest().is_some() || wanted.tally.there() == 0 {
+            return None;
+        }
+        let health = self.health.get(&image.reference);
+        let success = health.and_then(|health| health.success.as_ref());
+        let due = success.map_or(wanted.seen_at, |success| after(success.at, interval));
+        let failures = health.and_then(Health::failures_since_success);
+        let put_off = failures.map(|(count, at)| after(at, policy.backoff.delay(count, image.reference.as_str())));
+        put_off.max(Some(due))
     }
 
     /// Whether a Pod is trying the image. One that began before the image last failed tells

@@ -1,14 +1,13 @@
 //! What is asked of images on one node while planning.
 
-use drop_api::node_cache::FailureScope;
+use std::cmp::Reverse;
+
 use jiff::Timestamp;
 
 use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
-use crate::objects::image::{Image, ImagePullPolicy};
-use crate::objects::memory::{MAX_IMAGES, Memory, Record};
+use crate::objects::memory::{Failure, MAX_IMAGES, Memory, Record};
 use crate::objects::policy::Policy;
-use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::pace::order::Urgency;
@@ -34,6 +33,12 @@ impl<'a> OnNode<'a> {
         self.memory?.images.get(image)
     }
 
+    /// Whether the node has pulled an image from this registry that is still there.
+    pub(crate) fn has_pulled_from(&self, host: &str) -> bool {
+        let images = self.memory.into_iter().flat_map(|memory| &memory.images);
+        images.into_iter().any(|(image, record)| record.pulled.is_some() && image.host() == host)
+    }
+
     /// Of how many more images it can be remembered what becomes of them.
     pub(crate) fn room(&self) -> usize {
         MAX_IMAGES.saturating_sub(self.memory.map_or(0, |memory| memory.images.len()))
@@ -51,12 +56,24 @@ impl<'a> OnNode<'a> {
         Some((after(failure.at, wait), &failure.message))
     }
 
-    /// Until when the image is left alone for a failure of unknown scope, and why.
-    pub(crate) fn backoff_of(&self, image: &Image, policy: &Policy) -> Option<(Timestamp, &'a Name)> {
-        let failure = self.record(&image.reference)?.failure.as_deref();
-        let failure = failure.filter(|failure| failure.scope == FailureScope::Unknown)?;
-        let wait = policy.backoff.delay(failure.count, &self.pair(&image.reference));
-        Some((after(failure.at, wait), &failure.message))
+    /// The last failures in a row of an image here. An edit of the CachedImage since then may have
+    /// mended them.
+    fn failure(&self, wanted: &ImageEntry) -> Option<&'a Failure> {
+        let failure = self.record(&wanted.image.reference)?.failure.as_deref()?;
+        wanted.edited_at.is_none_or(|edited_at| edited_at < failure.at).then_some(failure)
+    }
+
+    /// Until when the image is left alone here, for a failure that is this node's own, and why.
+    pub(crate) fn backoff_of(&self, wanted: &ImageEntry, policy: &Policy) -> Option<(Timestamp, &'a Name)> {
+        let failure = self.failure(wanted)?;
+        let image = &wanted.image.reference;
+        let is_own = !wanted.is_probed || !self.world.is_open(image, failure);
+        is_own.then(|| (self.due(image, failure, policy), &failure.message))
+    }
+
+    /// When an image that failed here is due again, by this node alone.
+    fn due(&self, image: &Reference, failure: &Failure, policy: &Policy) -> Timestamp {
+        after(failure.at, policy.backoff.delay(failure.count, &self.pair(image)))
     }
 
     /// When an image that was evicted is pulled again; `None` where no eviction is
@@ -69,50 +86,37 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &self.pair(image))))
     }
 
-    /// From when the node could start on an image, as far as these two are concerned;
-    /// `None`: not before something changes.
-    pub(crate) fn could_start(&self, wanted: &ImageEntry, standing: Standing) -> Option<Timestamp> {
-        let image = &wanted.image;
-        if standing == Standing::Cached || self.world.probed.contains(&image.name) {
-            return None;
-        }
-        let policy = self.world.policy_of(image)?;
-        let is_allowed = !policy.paused && image.pull != ImagePullPolicy::Never;
-        if !is_allowed || self.entry.hindrance(policy).is_some() || !self.has_room(&image.reference) {
-            return None;
-        }
-        let repair = match standing {
-            // The eviction has to be recorded first.
-            Standing::Evicted => Some(self.repair_at(&image.reference)?),
+    /// Since when an image is wanted here, as far as this process knows.
+    pub(crate) fn wanted_since(&self, wanted: &ImageEntry) -> Timestamp {
+        let since = wanted.edited_at.unwrap_or(wanted.seen_at).max(self.entry.seen_at);
+        let eviction = self.record(&wanted.image.reference).and_then(|record| record.eviction.as_ref());
+        eviction.map_or(since, |eviction| eviction.at.max(since))
+    }
+
+    /// How urgent an image is here.
+    pub(crate) fn urgency(&self, wanted: &ImageEntry, policy: &Policy) -> Urgency {
+        let (image, rank) = (&wanted.image.reference, wanted.rank);
+        let record = self.record(image);
+        let failure = self.failure(wanted);
+        let of_node = self.memory.and_then(|memory| memory.node_failure.as_ref());
+        let due = match (failure, of_node) {
+            (Some(failure), _) => Some(self.due(image, failure, policy)),
+            (None, Some(_)) => self.backoff(policy).map(|(until, _)| until),
+            // Its Pod timed out, together with others, of which any may be the one that hung.
+            _ if record.is_some_and(|record| record.alone) => Some(self.wanted_since(wanted)),
+            // It fails elsewhere: what was tried nowhere goes first, what failed here comes after it.
+            _ if wanted.is_doubted => self.world.doubt(image),
             _ => None,
         };
-        let node = self.backoff(policy).map(|(until, _)| until);
-        let pair = self.backoff_of(image, policy).map(|(until, _)| until);
-        let refused = wanted.refused.as_ref().map(|refused| refused.until);
-        Some(node.max(pair).max(refused).max(repair).unwrap_or(Timestamp::MIN))
-    }
-
-    /// How urgent an image is here, and until when, if that will change.
-    pub(crate) fn urgency(
-        &self,
-        wanted: &ImageEntry,
-        standing: Standing,
-        now: Timestamp,
-    ) -> (Urgency, Option<Timestamp>) {
-        let image = &wanted.image;
-        let policy = self.world.policy_of(image).filter(|_| standing != Standing::Missing);
-        let until = policy.and_then(|policy| self.yields_until(image, policy)).filter(|until| *until > now);
-        let (priority, rank, image) = (image.priority, wanted.rank, image.name.clone());
-        (Urgency { retry: until.is_some(), priority, rank, image }, until)
-    }
-
-    /// Until when a failed image yields to all others: one longest backoff after it was
-    /// due.
-    fn yields_until(&self, image: &Image, policy: &Policy) -> Option<Timestamp> {
-        let record = self.record(&image.reference).and_then(|record| record.failure.as_deref());
-        let failure = record.or(self.memory?.node_failure.as_ref())?;
-        let wait = policy.backoff.delay(failure.count, &self.entry.node.name).saturating_add(policy.backoff.max);
-        Some(after(failure.at, wait))
+        match due {
+            None => Urgency::Fresh { priority: wanted.image.priority, rank },
+            // It yields to all fresh pulls for the longest backoff.
+            Some(due) => Urgency::Retry {
+                overdue_from: after(due, policy.backoff.max),
+                tried_at: failure.map(|failure| failure.at),
+                rank: Reverse(rank),
+            },
+        }
     }
 
     /// What distinguishes this image here from all others, for jitter.

@@ -45,7 +45,7 @@ impl World {
                 // Another Pod may have got the name meanwhile.
                 let is_other = |entry: &PodEntry| uid.is_some() && entry.pod.uid != uid;
                 if !self.pods.get(&name).is_some_and(is_other) {
-                    self.remove(Kind::Pod, &name);
+                    self.remove(Kind::Pod, &name, now);
                 }
             }
             (EffectKey::DeletePod(name), Report::Done) => {
@@ -151,7 +151,7 @@ impl World {
             // An earlier request may have created it: it counts until that is known.
             entry.stage = Stage::Created(Timestamp::MIN);
         } else {
-            self.remove(Kind::Pod, name);
+            self.remove(Kind::Pod, name, now);
         }
         if order.begins_turn {
             // Other nodes would be refused as well, so they are asked for no faster than

@@ -1,9 +1,11 @@
 //! CachedImageSets, and the CachedImages that they own.
 
+use std::collections::BTreeSet;
+
 use drop_api::CachedImageSetStatus;
 use jiff::Timestamp;
 
-use super::{Published, SetEntry, World};
+use super::{NodeEntry, Published, SetEntry, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
 use crate::io::event::{Kind, Report};
@@ -100,9 +102,24 @@ impl World {
         self.stale.sets.insert(name.clone());
     }
 
+    /// Lets nodes that lack images of a set wait anew, because these may start now, or not any more.
+    pub(super) fn filling_changed(&mut self, set: &Name) {
+        let Some(entry) = self.sets.get(set) else { return };
+        let children: BTreeSet<Name> = self.children.get(&entry.set.uid).into_iter().flatten().cloned().collect();
+        let waits = |node: &NodeEntry| {
+            children.iter().any(|name| node.standings.get(name).is_some_and(|standing| standing.wants_pull()))
+        };
+        let nodes = self.nodes.iter().filter(|(_, node)| waits(node)).map(|(name, _)| name.clone());
+        self.dirty.places.extend(nodes);
+        self.stale.images.extend(children);
+    }
+
     /// Takes in how the creation, change or deletion of a set's CachedImage ended.
     pub(super) fn child_reported(&mut self, set: &Name, child: &Name, report: Report, now: Timestamp) {
         self.stale.sets.insert(set.clone());
+        if !self.is_being_filled(set) {
+            self.filling_changed(set);
+        }
         match report {
             Report::Child(object) => {
                 let Some(image) = Image::from_api(&object) else { return };
@@ -112,7 +129,7 @@ impl World {
             }
             Report::Done => {
                 let known = self.images.get(child).map(|entry| entry.image.uid.clone());
-                self.remove(Kind::Image, child);
+                self.remove(Kind::Image, child, now);
                 // The watch may show it for a while yet.
                 self.deleted.extend(known.map(|uid| (child.clone(), uid)));
             }

@@ -69,7 +69,6 @@ impl World {
             sighting,
             newest: known.newest,
             repull_interval: known.repull_interval,
-            node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
             listed_within: self.settings.listed_within,
         }
     }

@@ -1,0 +1,56 @@
+//! Which nodes wait for a pull, and with which image.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::Name;
+use crate::gate::{Pair, Purpose, Sides, Tries};
+use crate::pace::order::{Candidate, Urgency};
+use crate::world::{NodeEntry, Places, World};
+
+impl World {
+    /// Brings everything that is derived up to date, as of `now`.
+    pub fn settle(&mut self, now: Timestamp) {
+        if !self.is_synced() {
+            return;
+        }
+        self.derive(now);
+        for name in self.take_unplaced() {
+            let places = self.nodes.get(&name).map(|node| places(self, node, now));
+            self.place_node(&name, places.unwrap_or_default(), now);
+        }
+    }
+}
+
+/// A node's places: for each policy under which it could start a pull now one with its most urgent
+/// fresh pull, and one with its most urgent retry.
+fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
+    let mut places = Places::default();
+    let name = &node.node.name;
+    if world.pod_on(name).is_some() {
+        return places;
+    }
+    let mut best: BTreeMap<(&Name, bool), Urgency> = BTreeMap::new();
+    let mut wait = |until: Timestamp| places.alarm = Some(places.alarm.map_or(until, |alarm| alarm.min(until)));
+    let (mut sides, nothing) = (Sides::new(world, node, now), Tries::default());
+    for (image, standing) in node.standings.iter().filter(|(_, standing)| standing.wants_pull()) {
+        let Some(image) = world.images.get(image) else { continue };
+        let Some(side) = sides.of(image) else { continue };
+        let pair = Pair { world, image, side, standing: *standing };
+        if let Err(held) = pair.check_alone(Purpose::Pull, &nothing) {
+            held.until.into_iter().for_each(&mut wait);
+            continue;
+        }
+        let urgency = pair.urgency();
+        let kept = best.entry((&image.image.policy, urgency.is_retry())).or_insert(urgency);
+        *kept = urgency.min(*kept);
+    }
+    let waiting_since = node.waiting_since.unwrap_or(now);
+    for ((policy, is_retry), urgency) in best {
+        // A retry does not go on with a turn: others go first.
+        let begins_turn = node.turn.as_ref() != Some(policy) || is_retry;
+        places.candidates.push((policy.clone(), Candidate { begins_turn, urgency, waiting_since, node: name.clone() }));
+    }
+    places
+}

@@ -1,0 +1,35 @@
+//! One step of Drop: from what has happened to what is done about it.
+
+use jiff::Timestamp;
+
+use crate::audit::audit;
+use crate::io::plan::Plan;
+use crate::plan::plan;
+use crate::world::World;
+
+/// Settles the world, plans, lets `check` look at the plan, and takes its effects as done until their
+/// reports come. A replica that does not lead only settles, and gets no plan.
+///
+/// `check` gets the world and the plan as they are before anything is committed; what it returns is
+/// handed out with the plan.
+pub fn step<T>(
+    world: &mut World,
+    now: Timestamp,
+    leads: bool,
+    check: impl FnOnce(&World, &mut Plan) -> T,
+) -> Option<(Plan, T)> {
+    world.settle(now);
+    if !leads {
+        return None;
+    }
+    let mut plan = plan(world, now);
+    let checked = check(world, &mut plan);
+    world.commit(&plan, now);
+    Some((plan, checked))
+}
+
+/// The invariants that a plan violates, in builds that look for them; else none.
+#[must_use]
+pub fn violations(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
+    if cfg!(debug_assertions) { audit(world, plan, now) } else { Vec::new() }
+}

@@ -1,0 +1,67 @@
+//! The lines of nodes that wait, one for each policy.
+
+use jiff::Timestamp;
+
+use super::World;
+use crate::Name;
+use crate::objects::image::ImagePullPolicy;
+use crate::objects::presence::Standing;
+use crate::pace::order::Candidate;
+
+/// A node's places in the lines of its policies.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// By policy.
+    pub(crate) candidates: Vec<(Name, Candidate)>,
+    /// When to look again, if nothing happens before.
+    pub(crate) alarm: Option<Timestamp>,
+}
+
+impl World {
+    pub(super) fn leave_queues(&mut self, node: &Name, places: &[(Name, Candidate)], alarm: Option<Timestamp>) {
+        for (policy, candidate) in places {
+            if let Some(queue) = self.queues.get_mut(policy) {
+                queue.remove(candidate);
+                if queue.is_empty() {
+                    self.queues.remove(policy);
+                }
+            }
+        }
+        if let Some(at) = alarm {
+            self.alarms.remove(&(at, node.clone()));
+        }
+    }
+
+    /// The nodes whose places may have changed since this was last asked.
+    pub(crate) fn take_unplaced(&mut self) -> Vec<Name> {
+        std::mem::take(&mut self.dirty.places).into_iter().collect()
+    }
+
+    /// Gives a node other places in the lines.
+    pub(crate) fn place_node(&mut self, name: &Name, places: Places, now: Timestamp) {
+        let Some(entry) = self.nodes.get_mut(name) else { return };
+        let (old, alarm) = (std::mem::take(&mut entry.places), entry.alarm.take());
+        self.leave_queues(name, &old, alarm);
+        for (policy, candidate) in &places.candidates {
+            self.queues.entry(policy.clone()).or_default().insert(candidate.clone());
+        }
+        if let Some(at) = places.alarm {
+            self.alarms.insert((at, name.clone()));
+        }
+        let is_busy = self.pods_on.contains_key(name);
+        let images = &self.images;
+        let Some(entry) = self.nodes.get_mut(name) else { return };
+        entry.alarm = places.alarm;
+        if !is_busy {
+            // A turn that does not go on is over.
+            let goes_on = |policy: &Name| places.candidates.iter().any(|(of, it)| of == policy && !it.begins_turn);
+            entry.turn = entry.turn.take().filter(goes_on);
+            let is_pulled =
+                |name: &Name| images.get(name).is_some_and(|entry| entry.image.pull != ImagePullPolicy::Never);
+            let mut standings = entry.standings.iter();
+            let misses_any = standings.any(|(name, standing)| *standing != Standing::Cached && is_pulled(name));
+            entry.waiting_since = entry.waiting_since.or(Some(now)).filter(|_| misses_any);
+        }
+        entry.places = places.candidates;
+    }
+}
