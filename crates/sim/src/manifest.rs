@@ -14,6 +14,13 @@ use crate::{Lab, schema};
 /// The API group and version of Drop's objects.
 const API_VERSION: &str = drop_api::names::API_VERSION;
 
+/// The longest name of an object, in bytes.
+const MAX_NAME: usize = 253;
+
+/// What the API server says of other names (`IsDNS1123Subdomain` of `k8s.io/apimachinery`).
+const NO_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
+                            '.', must start and end with an alphanumeric character, and has at most 253 characters";
+
 /// Why a manifest cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Error {
@@ -104,8 +111,22 @@ impl Object {
         if name.is_empty() {
             return Err(fail("metadata.name: it is missing: write a name".to_owned()));
         }
+        if !is_subdomain(&name) {
+            return Err(fail(format!("metadata.name: {NO_SUBDOMAIN}")));
+        }
         Ok(Some(Self { name, spec }))
     }
+}
+
+/// Whether the API server accepts a name.
+fn is_subdomain(name: &str) -> bool {
+    let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_part = |part: &str| {
+        part.starts_with(is_alphanumeric)
+            && part.ends_with(is_alphanumeric)
+            && part.chars().all(|c| is_alphanumeric(c) || c == '-')
+    };
+    name.len() <= MAX_NAME && name.split('.').all(is_part)
 }
 
 /// Reads the spec of one of Drop's objects; else says what is wrong with which field.
@@ -248,6 +269,11 @@ metadata: {name: drop-system}
             ),
             ("v1alpha1", "v1", "PullPolicy \"gentle\": apiVersion: there is no drop.corewire.io/v1: write"),
             ("kind: PullPolicy", "kind: PulPolicy", "PulPolicy \"gentle\": kind: write CachedImage"),
+            (
+                "{name: gentle}",
+                "{name: Gentle}",
+                "PullPolicy \"Gentle\": metadata.name: a lowercase RFC 1123 subdomain",
+            ),
             ("metadata: {name: gentle}", "", "PullPolicy \"\": metadata.name: it is missing"),
             ("spec: {max", "spek: {max", "PullPolicy \"gentle\": spec: it is missing"),
             ("taints: [", "taints: {", "not YAML"),
