@@ -79,3 +79,58 @@ fn deadlines_hold_whatever_the_kubelets_clocks_say() {
         assert!((59.0..63.0).contains(&after), "{}: it pulled for {after} s", lab.title);
     }
 }
+
+/// By how many minutes the operator's clock is set while it runs.
+const JUMPS: [f64; 4] = [-30.0, -5.0, 5.0, 30.0];
+
+#[test]
+#[ignore = "the planner does not do this yet"]
+fn an_operator_whose_clock_is_set_goes_on_as_before() {
+    for jump in JUMPS {
+        let mut lab = nodes(4);
+        lab.title = format!("the clock is set by {jump} minutes");
+        lab.image("x", "x");
+        lab.run(secs(12.0));
+        lab.set_clocks(secs(jump * 60.0));
+        lab.run(secs(28.0));
+        assert_eq!(lab.starts(), ["0s a: x", "10s b: x", "20s c: x", "30s d: x"], "{}", lab.title);
+        assert_eq!(lab.shows("x"), "Cached 4/4", "{}: no status is written", lab.title);
+        lab.image("y", "y");
+        lab.run(secs(60.0));
+        assert_eq!(lab.shows("y"), "Cached 4/4", "{}: {:?}", lab.title, lab.starts());
+    }
+}
+
+#[test]
+#[ignore = "the planner does not do this yet"]
+fn no_pull_times_out_because_a_clock_is_set() {
+    for jump in JUMPS {
+        let mut lab = nodes(1);
+        lab.title = format!("the clock is set by {jump} minutes");
+        lab.policy("p", |policy| policy.pull_timeout = duration("10m"));
+        lab.knobs.pull = secs(300.0);
+        lab.image_with("x", "x", under("p"));
+        lab.run(secs(60.0));
+        lab.set_clocks(secs(jump * 60.0));
+        lab.run(secs(300.0));
+        assert_eq!(lab.shows("x"), "Cached 1/1", "{}: {:?}", lab.title, lab.reasons("x"));
+        assert_eq!(lab.record.pods.len(), 1, "{}: {:?}", lab.title, lab.starts());
+        assert!(!lab.reasons("x").contains(&"PullTimeout".to_owned()), "{}: {:?}", lab.title, lab.reasons("x"));
+    }
+}
+
+#[test]
+#[ignore = "the planner does not do this yet"]
+fn a_retry_waits_as_long_as_before_when_a_clock_is_set() {
+    for jump in JUMPS {
+        let mut lab = nodes(1);
+        lab.title = format!("the clock is set by {jump} minutes");
+        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
+        lab.image("nope", "nope:1");
+        lab.run(secs(5.0));
+        lab.set_clocks(secs(jump * 60.0));
+        lab.run(secs(60.0));
+        let tries: Vec<i64> = lab.record.pods.iter().map(|pod| pod.second()).collect();
+        assert!(matches!(tries[..], [0, 27..=37]), "{}: {tries:?}", lab.title);
+    }
+}

@@ -201,3 +201,24 @@ fn a_converged_world_does_nothing_and_wakes_never() {
     let new = &lab.record.requests[requests..];
     assert!(new.is_empty(), "a restart writes nothing: {new:?}");
 }
+
+#[test]
+#[ignore = "the planner does not do this yet"]
+fn of_nodes_with_images_of_one_priority_the_one_with_the_more_urgent_image_goes_first() {
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        let mut lab = nodes(2);
+        lab.policy("p", |policy| policy.paused = true);
+        for (node, image) in [(first, "alpha"), (second, "beta")] {
+            lab.edit_node(node, |it| drop(it.labels.insert("on".to_owned(), node.to_owned())));
+            lab.image_with(image, image, |spec| {
+                spec.node_selector.insert("on".to_owned(), node.to_owned());
+                under("p")(spec);
+            });
+        }
+        lab.run(secs(1.0));
+        lab.policy("p", |policy| policy.paused = false);
+        lab.settle();
+        let expected = [format!("1s {first}: alpha"), format!("11s {second}: beta")];
+        assert_eq!(lab.starts(), expected, "alpha is the more urgent one of the two");
+    }
+}

@@ -7,7 +7,7 @@ use crate::{creates, fate, nodes};
 use drop_api::cached_image::ImagePullPolicy;
 use drop_core::inventory::{Inventory, Listed};
 use drop_core::reference::Reference;
-use drop_sim::{Fate, secs, under};
+use drop_sim::{Fate, Machine, secs, under};
 
 const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
@@ -161,4 +161,71 @@ fn a_question_that_is_refused_or_times_out_is_not_asked_at_once_again() {
     lab.run(secs(3600.0));
     let asked = lab.record.pods.len() - 3;
     assert!(asked < 60, "{asked} Pods in an hour");
+}
+
+/// So many nodes of each of two platforms, with an image whose digest differs by platform.
+fn mixed(count: usize) -> Lab {
+    let mut lab = nodes(u8::try_from(2 * count).unwrap());
+    let arm: Vec<String> = lab.api.nodes.keys().skip(count).cloned().collect();
+    arm.iter().for_each(|node| lab.edit_node(node, |node| node.platform = "linux/arm64".into()));
+    lab.knobs.lists = true;
+    lab.knobs.digests_by_platform.insert("docker.io/library/alpine:1".to_owned());
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("15m")));
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(600.0));
+    lab
+}
+
+/// Nodes that do not have what they would pull now.
+fn behind(lab: &Lab) -> Vec<&str> {
+    let image = Reference::parse("alpine:1");
+    let is_behind =
+        |node: &&drop_core::node::Node| lab.id_on_disk(&node.uid, &image) != Some(&lab.newest_id(&node.name, &image));
+    lab.api.nodes.values().filter(is_behind).map(|node| &*node.name).collect()
+}
+
+#[test]
+#[ignore = "the planner does not do this yet"]
+fn digests_that_differ_by_platform_are_no_move_of_the_tag() {
+    for count in [1, 2, 3] {
+        let mut lab = mixed(count);
+        lab.run(secs(6.0 * 3600.0));
+        let asked = lab.record.pods.len() - 2 * count;
+        // One question per interval and platform at most.
+        assert!((20..=50).contains(&asked), "{count} nodes each: {asked} Pods in 24 intervals: {:?}", lab.starts());
+    }
+}
+
+#[test]
+fn a_tag_that_moves_is_followed_on_every_platform() {
+    let mut lab = mixed(2);
+    lab.push("docker.io/library/alpine:1", NEW);
+    lab.run(secs(3600.0));
+    assert_eq!(behind(&lab), [""; 0], "{:?}", lab.starts());
+    assert_eq!(lab.shows("alpine"), "Cached 4/4");
+}
+
+#[test]
+#[ignore = "the planner does not do this yet"]
+fn a_tag_that_moves_is_followed_where_runtimes_report_bare_image_ids() {
+    for bare in [&["a", "b", "c", "d", "e", "f", "g", "h"][..], &["a", "b", "c", "d"], &["h"]] {
+        let mut lab = nodes(8);
+        lab.title = format!("bare IDs on {bare:?}");
+        lab.knobs.lists = true;
+        for node in bare {
+            lab.knobs.machines.insert((*node).to_owned(), Machine { bare_image_ids: true, ..Machine::default() });
+        }
+        lab.policy("p", |policy| policy.repull_interval = Some(duration("15m")));
+        lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), OLD.to_owned());
+        lab.image_with("alpine", "alpine:1", under("p"));
+        lab.run(secs(3600.0));
+        lab.push("docker.io/library/alpine:1", NEW);
+        // An interval until one node asks, another until the last one follows, and their pace.
+        lab.run(secs(40.0 * 60.0));
+        assert_eq!(behind(&lab), [""; 0], "{}: {:?}", lab.title, lab.starts());
+        let before = lab.record.pods.len();
+        lab.run(secs(6.0 * 3600.0));
+        let asked = lab.record.pods.len() - before;
+        assert!((20..=26).contains(&asked), "{}: {asked} questions in 24 intervals", lab.title);
+    }
 }
