@@ -355,9 +355,14 @@ impl Lab {
     /// Lets every kubelet work, and every image be there.
     pub fn repair(&mut self) {
         self.regain();
+        let pressed = self.api.nodes.values().filter(|node| node.disk_pressure).map(|node| node.name.clone());
+        for node in pressed.collect::<Vec<_>>() {
+            self.edit_node(&node, |node| node.disk_pressure = false);
+        }
         self.knobs.kubelets.clear();
         self.knobs.broken_images.clear();
         self.knobs.troubles.clear();
+        self.knobs.alternates.clear();
         self.knobs.machines.values_mut().for_each(|machine| machine.disk = None);
         self.knobs.registries.clear();
         self.knobs.wrong_secrets.clear();
