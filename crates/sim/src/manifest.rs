@@ -3,7 +3,7 @@
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::{CachedImageSetSpec, CachedImageSpec, PullPolicySpec, strict};
 use drop_core::image_set;
-use drop_core::node::{Readiness, Taint};
+use drop_core::node::{Readiness, Taint, has_disk_pressure, is_virtual, readiness};
 use k8s_openapi::api::core::v1 as k8s;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -57,7 +57,7 @@ pub enum Spec {
     CachedImageSet(CachedImageSetSpec),
     /// Of a PullPolicy.
     PullPolicy(PullPolicySpec),
-    /// A whole Node, of which labels, taints, `unschedulable` and conditions count.
+    /// A whole Node, of which everything counts that says whether images can be pulled there.
     Node(Box<k8s::Node>),
 }
 
@@ -157,22 +157,24 @@ impl Lab {
                 }
                 self.edit_node(name, |before| {
                     let spec = node.spec.clone().unwrap_or_default();
+                    let status = node.status.clone().unwrap_or_default();
+                    let taints = spec.taints.unwrap_or_default();
+                    let conditions = status.conditions.unwrap_or_default();
                     before.labels = node.metadata.labels.clone().unwrap_or_default();
                     before.unschedulable = spec.unschedulable.unwrap_or_default();
-                    before.taints = spec.taints.into_iter().flatten().filter_map(Taint::from_api).collect();
-                    before.readiness = readiness(node);
+                    before.deleting = node.metadata.deletion_timestamp.is_some();
+                    before.is_virtual = is_virtual(&before.labels, &taints);
+                    before.disk_pressure = has_disk_pressure(&conditions);
+                    // A node that tells nothing of a condition is well, because people leave out what is usual.
+                    let tells = conditions.iter().any(|condition| condition.type_ == "Ready");
+                    before.readiness = if tells { readiness(&conditions) } else { Readiness::Ready };
+                    if let Some(info) = status.node_info.filter(|info| !info.architecture.is_empty()) {
+                        before.platform = format!("{}/{}", info.operating_system, info.architecture).into();
+                    }
+                    before.taints = taints.into_iter().filter_map(Taint::from_api).collect();
                 });
             }
         }
-    }
-}
-
-/// Whether a node can run Pods; one that does not tell can.
-fn readiness(node: &k8s::Node) -> Readiness {
-    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    match conditions.find(|condition| condition.type_ == "Ready") {
-        Some(ready) if ready.status != "True" => Readiness::NotReady { network: false },
-        _ => Readiness::Ready,
     }
 }
 
