@@ -23,7 +23,8 @@ const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Simulates what is asked for, and shows it on standard output.
 ///
 /// # Errors
-/// The files cannot be used, nothing can be written, or the planner broke a promise.
+/// The files cannot be used, an entry of a CachedImageSet is not valid, nothing can be written, or the planner
+/// broke a promise.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let story = Story::new(args)?;
     let mut out = io::stdout().lock();
@@ -43,7 +44,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// Simulates what is asked for without showing it. Returns the cluster, with the record of all that happened.
 ///
 /// # Errors
-/// The files cannot be used, or the planner broke a promise.
+/// The files cannot be used, an entry of a CachedImageSet is not valid, or the planner broke a promise.
 pub fn record(args: &Args) -> anyhow::Result<Lab> {
     play(Story::new(args)?, args, &mut Timeline::default(), &mut io::sink())
 }
@@ -85,6 +86,10 @@ pub(crate) fn play(mut story: Story, args: &Args, view: &mut dyn View, out: &mut
     if !lab.violations.is_empty() {
         let violations: Vec<String> = lab.violations.iter().map(ToString::to_string).collect();
         bail!("the planner broke a promise:\n  {}", violations.join("\n  "));
+    }
+    let invalid = summary::invalid_entries(&lab);
+    if !invalid.is_empty() {
+        bail!("not every entry is valid:\n  {}", invalid.join("\n  "));
     }
     Ok(lab)
 }
@@ -171,6 +176,87 @@ mod tests {
         let last = lab.record.pods.last().unwrap().second();
         assert!((570..580).contains(&last), "{last}: {text}");
         assert!(text.contains("At rest after 9m 3") && text.contains("; every image is on its nodes."), "{text}");
+    }
+
+    /// Plays documents.
+    fn play_text(text: &str) -> (anyhow::Result<Lab>, String) {
+        let args = Args { nodes: Some(2), ..fast() };
+        let mut out = Vec::new();
+        let lab = Story::of(text, &args).and_then(|story| play(story, &args, &mut Timeline::default(), &mut out));
+        (lab, String::from_utf8(out).unwrap())
+    }
+
+    const SET: &str = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImageSet
+metadata: {name: tools}
+spec: {images: [{image: alpine}, {image: \"https://a/b\"}]}
+";
+
+    #[test]
+    fn an_entry_that_is_not_valid_is_no_success() {
+        let (lab, text) = play_text(SET);
+        let error = lab.err().unwrap().to_string();
+        assert!(error.contains("CachedImageSet \"tools\": spec.images[1] (https://a/b): "), "{error}");
+        assert!(text.contains("; every valid image is on its nodes."), "{text}");
+    }
+
+    #[test]
+    fn a_node_that_joins_and_is_ready_in_the_same_moment_becomes_ready() {
+        let (lab, text) = play_text(
+            "
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: a}
+spec: {image: alpine}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: late}
+---
+apiVersion: simulation.drop.corewire.io/v1
+kind: Simulation
+spec: {joins: [{node: late, at: 1m, ready: 1m}]}
+",
+        );
+        assert_eq!(lab.unwrap().shows("a"), "Cached 3/3", "{text}");
+    }
+
+    #[test]
+    fn what_fails_on_one_node_for_a_while_comes_there_later() {
+        let (lab, text) = play_text(
+            "
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: a}
+spec: {image: quay.io/a/b}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {name: large}
+spec: {image: quay.io/a/large}
+---
+apiVersion: simulation.drop.corewire.io/v1
+kind: Simulation
+spec:
+  outages: [{of: quay.io, nodes: [node-1], outcome: forbidden, until: 5m}]
+  kubelets: [{node: node-2, is: {rejectsNext: {reason: OutOfpods, message: too many Pods}}}]
+  machines: {node-2: {disk: 150000000}}
+  sizes: {quay.io/a/large: 200000000}
+",
+        );
+        let lab = lab.unwrap();
+        assert_eq!(
+            (lab.shows("a").as_str(), lab.reasons("large").last().unwrap().as_str()),
+            ("Cached 2/2", "ImagePullBackOff")
+        );
+        for sentence in [
+            "==> quay.io on node-1 cannot be pulled: the registry answers 403",
+            "==> quay.io on node-1 can be pulled again",
+            "==> the kubelet of node-2 rejects the next Pod: too many Pods",
+        ] {
+            assert!(text.contains(sentence), "{sentence}: {text}");
+        }
     }
 
     #[test]

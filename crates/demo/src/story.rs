@@ -11,7 +11,7 @@ use drop_api::{GoDuration, strict};
 use drop_core::node::{Readiness, Taint};
 use drop_core::reference::Reference;
 use drop_sim::manifest::{self, Object, Spec};
-use drop_sim::{Failure, Lab};
+use drop_sim::{Kubelet, Lab, Machine, Outcome, Trouble};
 use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::Value;
@@ -46,19 +46,42 @@ pub struct Story {
 struct Simulation {
     /// How long a node takes to pull these images.
     pull_times: BTreeMap<String, GoDuration>,
-    /// What cannot be pulled for a while.
+    /// What cannot be pulled for a while, or more slowly.
     outages: Vec<Outage>,
+    /// Kubelets that do not work as they should for a while.
+    kubelets: Vec<Behaviour>,
+    /// Sizes of images in bytes, if not 100 MB.
+    sizes: BTreeMap<String, u64>,
+    /// Machines that differ from the others, by the names of their nodes.
+    machines: BTreeMap<String, Machine>,
     /// Nodes among the objects that join later.
     joins: Vec<Join>,
 }
 
-/// An image that cannot be pulled, or all of a registry.
+/// Pulls that do not go as usual.
 #[derive(Clone, Debug, Deserialize)]
 struct Outage {
-    /// A reference or the host of a registry.
+    /// A reference, a repository or the host of a registry; absent: everything.
+    #[serde(default)]
     of: String,
+    /// The nodes where it is so; absent: all of them.
+    #[serde(default)]
+    nodes: Vec<String>,
     /// What the container runtime says.
-    message: String,
+    message: Option<String>,
+    /// What becomes of the pulls, instead of a failure with this message.
+    outcome: Option<Outcome>,
+    /// When it begins; absent: at once.
+    from: Option<GoDuration>,
+    /// When it ends; absent: never.
+    until: Option<GoDuration>,
+}
+
+/// A kubelet that does not work as it should.
+#[derive(Clone, Debug, Deserialize)]
+struct Behaviour {
+    node: String,
+    is: Kubelet,
     /// When it begins; absent: at once.
     from: Option<GoDuration>,
     /// When it ends; absent: never.
@@ -86,8 +109,9 @@ struct Happening {
 enum What {
     Joins(Box<Object>),
     IsReady(Box<Object>),
-    Fails(Outage),
-    Works(Outage),
+    Begins(Trouble),
+    Ends(Trouble),
+    Behaves(String, Kubelet),
 }
 
 impl Story {
@@ -108,7 +132,20 @@ impl Story {
         } else if story.references().is_empty() {
             bail!("the files have no image to pull: write a CachedImage, or a CachedImageSet with images");
         }
-        let nodes = story.objects.iter().filter(|object| matches!(object.spec, Spec::Node(_)));
+        story.complete(args)
+    }
+
+    /// What a text holds, with the nodes that are asked for.
+    #[cfg(test)]
+    pub(crate) fn of(text: &str, args: &Args) -> anyhow::Result<Self> {
+        let mut story = Self::default();
+        story.add(text)?;
+        story.complete(args)
+    }
+
+    /// Adds the nodes that are asked for, and what happens.
+    fn complete(mut self, args: &Args) -> anyhow::Result<Self> {
+        let nodes = self.objects.iter().filter(|object| matches!(object.spec, Spec::Node(_)));
         let taken: BTreeSet<String> = nodes.map(|node| node.name.clone()).collect();
         let count = args.nodes.unwrap_or(if taken.is_empty() { NODES } else { 0 });
         let labels: BTreeMap<&String, &String> = args.labels.iter().map(|(key, value)| (key, value)).collect();
@@ -116,10 +153,10 @@ impl Story {
         for name in names.take(count.into()) {
             let metadata = serde_json::json!({ "name": name, "labels": labels });
             let node = serde_json::json!({ "apiVersion": "v1", "kind": "Node", "metadata": metadata });
-            story.objects.extend(Object::read(node)?);
+            self.objects.extend(Object::read(node)?);
         }
-        story.schedule()?;
-        Ok(story)
+        self.schedule()?;
+        Ok(self)
     }
 
     /// Adds the documents of a text.
@@ -159,12 +196,6 @@ impl Story {
         objects.collect()
     }
 
-    /// The images that an outage is about.
-    fn broken(&self, outage: &Outage) -> impl Iterator<Item = Reference> + use<> {
-        let (host, reference) = (outage.of.clone(), Reference::parse(&outage.of));
-        self.references().into_iter().filter(move |image| *image == reference || image.host() == host)
-    }
-
     /// Turns what the [`Simulation`] says into happenings.
     fn schedule(&mut self) -> anyhow::Result<()> {
         let mut happenings = Vec::new();
@@ -179,18 +210,33 @@ impl Story {
             happenings.push(Happening { at: join.at.get().max(join.ready.get()), what: What::IsReady(node) });
         }
         for (number, outage) in self.simulation.outages.iter().enumerate() {
-            if self.broken(outage).next().is_none() {
+            let outcome = match (&outage.message, &outage.outcome) {
+                (Some(message), None) => Outcome::Fails(("ErrImagePull", message.as_str()).into()),
+                (None, Some(outcome)) => outcome.clone(),
+                _ => bail!("Simulation: spec.outages[{number}]: write either message or outcome"),
+            };
+            let trouble = Trouble { of: outage.of.clone(), nodes: outage.nodes.clone(), outcome };
+            if !self.references().iter().any(|image| trouble.is_of(image)) {
                 bail!(
                     "Simulation: spec.outages[{number}].of: {:?} is neither an image of the files nor its registry",
                     outage.of
                 );
             }
             let from = outage.from.as_ref().map(GoDuration::get).unwrap_or_default();
-            happenings.push(Happening { at: from, what: What::Fails(outage.clone()) });
             let until = outage.until.as_ref().map(|until| until.get().max(from));
-            happenings.extend(until.map(|at| Happening { at, what: What::Works(outage.clone()) }));
+            happenings.extend(until.map(|at| Happening { at, what: What::Ends(trouble.clone()) }));
+            happenings.push(Happening { at: from, what: What::Begins(trouble) });
         }
-        happenings.sort_by_key(|happening| std::cmp::Reverse(happening.at));
+        for Behaviour { node, is, from, until } in &self.simulation.kubelets {
+            let from = from.as_ref().map(GoDuration::get).unwrap_or_default();
+            happenings.push(Happening { at: from, what: What::Behaves(node.clone(), is.clone()) });
+            let until = until.as_ref().map(|until| until.get().max(from));
+            let works = || What::Behaves(node.clone(), Kubelet::Works);
+            happenings.extend(until.map(|at| Happening { at, what: works() }));
+        }
+        // The last one happens first, and of two at the same time the one that was added first.
+        happenings.sort_by_key(|happening| happening.at);
+        happenings.reverse();
         self.happenings = happenings;
         Ok(())
     }
@@ -204,6 +250,12 @@ impl Story {
         for (image, time) in &self.simulation.pull_times {
             lab.knobs.pulls.insert(Reference::parse(image).as_str().to_owned(), time.get());
         }
+        for (image, size) in &self.simulation.sizes {
+            lab.knobs.sizes.insert(Reference::parse(image).as_str().to_owned(), *size);
+        }
+        // What a full disk loses is seen in a node's list.
+        lab.knobs.lists = !self.simulation.machines.is_empty();
+        lab.knobs.machines.clone_from(&self.simulation.machines);
         self.objects.iter().for_each(|object| lab.apply(object));
         lab
     }
@@ -236,17 +288,20 @@ impl Story {
                     lab.apply(&node);
                     format!("node {} is Ready", node.name)
                 }
-                What::Fails(outage) => {
-                    let failure: Failure = ("ErrImagePull", outage.message.as_str()).into();
-                    let images = self.broken(&outage).map(|image| (image.as_str().to_owned(), failure.clone()));
-                    lab.knobs.broken_images.extend(images);
-                    format!("{} cannot be pulled: {}", outage.of, outage.message)
+                What::Begins(trouble) => {
+                    let sentence = trouble.to_string();
+                    lab.knobs.troubles.push(trouble);
+                    sentence
                 }
-                What::Works(outage) => {
-                    for image in self.broken(&outage) {
-                        lab.knobs.broken_images.remove(image.as_str());
-                    }
-                    format!("{} can be pulled again", outage.of)
+                What::Ends(trouble) => {
+                    let at = lab.knobs.troubles.iter().position(|other| *other == trouble);
+                    at.map(|at| lab.knobs.troubles.remove(at));
+                    trouble.end()
+                }
+                What::Behaves(node, kubelet) => {
+                    let sentence = format!("the kubelet of {node} {kubelet}");
+                    lab.knobs.kubelets.insert(node, kubelet);
+                    sentence
                 }
             });
         }

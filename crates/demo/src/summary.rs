@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use drop_core::Name;
 use drop_core::effect::EffectKey;
+use drop_core::image_set::ImageSet;
 use drop_sim::{Created, Lab};
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,6 +14,7 @@ pub(crate) fn print(lab: &Lab, rested_at: Option<SignedDuration>, out: &mut dyn 
     let is_missing = |image: &&String| lab.reasons(image).last().is_none_or(|reason| reason != "Cached");
     let missing = lab.api.images.keys().filter(is_missing).count();
     let left = match missing {
+        0 if !invalid_entries(lab).is_empty() => "every valid image is on its nodes".to_owned(),
         0 => "every image is on its nodes".to_owned(),
         1 => "one CachedImage is not on all its nodes: see MESSAGE".to_owned(),
         more => format!("{more} CachedImages are not on all their nodes: see MESSAGE"),
@@ -39,6 +41,15 @@ pub(crate) fn print(lab: &Lab, rested_at: Option<SignedDuration>, out: &mut dyn 
     let by_resource: Vec<String> = requests.iter().map(|(resource, count)| format!("{resource} {count}")).collect();
     let total = lab.record.requests.len();
     writeln!(out, "Requests to the API server: {total} ({})", by_resource.join(", "))
+}
+
+/// Entries of CachedImageSets that name no image, as sentences.
+pub(crate) fn invalid_entries(lab: &Lab) -> Vec<String> {
+    let entries = lab.api.sets.iter().flat_map(|(name, set)| {
+        let invalid = ImageSet::from_api(set).map(|set| set.members(&[]).invalid).unwrap_or_default();
+        invalid.into_iter().map(move |why| format!("CachedImageSet {name:?}: spec.{why}"))
+    });
+    entries.collect()
 }
 
 /// The most Pods that there were at once; there is never more than one on a node.

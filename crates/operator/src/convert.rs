@@ -4,7 +4,7 @@
 use drop_api::names::{ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
 use drop_core::interner::Interner;
 use drop_core::inventory::{Inventory, Listed, MAX_NAMES};
-use drop_core::node::{Node, Readiness, Taint};
+use drop_core::node::{self, Node, Taint};
 use drop_core::policy::BUILT_IN;
 use drop_core::pull_pod::{Container, ContainerState, PullPod, Rejection};
 use drop_core::reference::Reference;
@@ -12,10 +12,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 
 use crate::{lean, pod};
-
-/// How virtual kubelets mark their nodes; see <https://virtual-kubelet.io/docs/>.
-const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
-const LABEL_TYPE: &str = "type";
 
 /// What a node says of an image on its disk.
 fn listed(image: k8s::ContainerImage) -> Listed {
@@ -35,14 +31,13 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>) -> Option<Node> {
     let lean::NodeStatus { conditions, images: on_disk, node_info } = object.status;
     let labels = meta.labels.unwrap_or_default();
     let taints = taints.unwrap_or_default();
-    let is_virtual = labels.get(LABEL_TYPE).is_some_and(|value| value == "virtual-kubelet")
-        || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET);
     let listed = on_disk.unwrap_or_default().into_iter().map(|image| images.share(listed(image)));
     let inventory = Inventory::new(listed.collect());
     let conditions = conditions.unwrap_or_default();
     Some(Node {
         name: meta.name?.into(),
         uid: meta.uid?.into(),
+        is_virtual: node::is_virtual(&labels, &taints),
         labels,
         taints: taints.into_iter().filter_map(Taint::from_api).collect(),
         inventory,
@@ -50,30 +45,9 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>) -> Option<Node> {
         tells_sandbox: minor_version(&node_info.kubelet_version).is_none_or(|minor| minor >= 36),
         unschedulable,
         deleting: meta.deletion_timestamp.is_some(),
-        is_virtual,
-        disk_pressure: conditions
-            .iter()
-            .any(|condition| condition.type_ == "DiskPressure" && condition.status == "True"),
-        readiness: readiness(&conditions),
+        disk_pressure: node::has_disk_pressure(&conditions),
+        readiness: node::readiness(&conditions),
     })
-}
-
-/// Whether a node can run Pods. One that has not said anything yet has no network.
-fn readiness(conditions: &[k8s::NodeCondition]) -> Readiness {
-    let find = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
-    let Some(ready) = find("Ready") else { return Readiness::NotReady { network: false } };
-    let since = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-    match ready.status.as_str() {
-        "True" => Readiness::Ready,
-        "Unknown" => Readiness::Lost { since },
-        _ => {
-            // The kubelet's words; see `runtimeState.networkErrors` in Kubernetes.
-            let message = ready.message.as_deref().unwrap_or_default();
-            let is_down = message.contains("NetworkReady=false") || message.contains("NetworkPluginNotReady");
-            let is_unrouted = find("NetworkUnavailable").is_some_and(|condition| condition.status == "True");
-            Readiness::NotReady { network: !is_down && !is_unrouted }
-        }
-    }
 }
 
 /// The 36 of `v1.36.3`.
@@ -272,27 +246,6 @@ mod tests {
         assert_eq!((&*old.node, &*old.node_uid), ("n1", ""));
         assert_eq!(pod(json!({})), None);
         assert_eq!(pod(json!({ "drop.corewire.io/node": "n2" })), None);
-    }
-
-    #[test]
-    fn a_node_that_cannot_run_pods_says_why() {
-        let condition = |type_: &str, status: &str, message: &str| k8s::NodeCondition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            message: Some(message.to_owned()),
-            ..k8s::NodeCondition::default()
-        };
-        let no_cni = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady";
-        let cases = [
-            (vec![], Readiness::NotReady { network: false }),
-            (vec![condition("Ready", "True", "")], Readiness::Ready),
-            (vec![condition("Ready", "False", no_cni)], Readiness::NotReady { network: false }),
-            (vec![condition("Ready", "False", "PLEG is not healthy")], Readiness::NotReady { network: true }),
-            (vec![condition("Ready", "Unknown", "")], Readiness::Lost { since: Timestamp::UNIX_EPOCH }),
-        ];
-        for (conditions, expected) in cases {
-            assert_eq!(readiness(&conditions), expected, "{conditions:?}");
-        }
     }
 
     #[test]

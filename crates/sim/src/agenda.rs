@@ -169,7 +169,7 @@ impl Lab {
     fn tell(&mut self, id: u64, mut event: Event) -> Option<u64> {
         let now = self.now;
         (self.knobs.mishear)(&mut event);
-        self.process(id)?.world.apply(event, now);
+        self.process(id)?.hear(event, now);
         Some(id)
     }
 

@@ -51,7 +51,22 @@ impl Lab {
     pub(crate) fn has_room(&self, node_uid: &Name, image: &Reference) -> bool {
         let disk = self.disks.get(node_uid);
         let others = disk.map_or(0, |disk| disk.used() - disk.images.get(image).map_or(0, |stored| stored.size));
-        self.knobs.disk.is_none_or(|capacity| others + self.size_of(image) <= capacity)
+        let node = self.api.node_of_uid(node_uid).map(|node| node.name.clone()).unwrap_or_default();
+        self.room_on(&node).is_none_or(|capacity| others + self.size_of(image) <= capacity)
+    }
+
+    /// How much room a node has for images, in bytes, if that is limited.
+    pub(crate) fn room_on(&self, node: &str) -> Option<u64> {
+        self.knobs.machines.get(node).and_then(|machine| machine.disk).or(self.knobs.disk)
+    }
+
+    /// How many images a node lists at most (`nodeStatusMaxImages`).
+    fn listed_images_on(&self, node: &str) -> usize {
+        match self.knobs.machines.get(node).and_then(|machine| machine.listed_images) {
+            None => self.settings.listed_images,
+            // -1 means that there is no limit.
+            Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
+        }
     }
 
     /// An image came onto the disk of the node of this UID, under this ID.
@@ -64,7 +79,8 @@ impl Lab {
 
     /// Lets the kubelet look after its disk, if that is rather full.
     fn watch_disk(&mut self, node_uid: &Name) {
-        let (Some(capacity), Some(disk)) = (self.knobs.disk, self.disks.get_mut(node_uid)) else { return };
+        let Some(node) = self.api.node_of_uid(node_uid).map(|node| node.name.clone()) else { return };
+        let (Some(capacity), Some(disk)) = (self.room_on(&node), self.disks.get_mut(node_uid)) else { return };
         if disk.used() * 100 > capacity * THRESHOLDS.0 && !disk.is_watched {
             disk.is_watched = true;
             self.agenda.add(self.now + COLLECTION, Item::CleanDisk(node_uid.clone()));
@@ -74,9 +90,10 @@ impl Lab {
     /// The kubelet of the node of this UID removes images until enough is free: those first
     /// that have not been used for longest.
     pub(crate) fn clean_disk(&mut self, node_uid: &Name) {
+        let room = self.api.node_of_uid(node_uid).and_then(|node| self.room_on(&node.name));
         let Some(disk) = self.disks.get_mut(node_uid) else { return };
         disk.is_watched = false;
-        let Some(capacity) = self.knobs.disk.filter(|capacity| disk.used() * 100 > capacity * THRESHOLDS.0) else {
+        let Some(capacity) = room.filter(|capacity| disk.used() * 100 > capacity * THRESHOLDS.0) else {
             return;
         };
         let old = disk.images.iter().filter(|(_, image)| self.now.duration_since(image.used_at) >= LEAST_AGE);
@@ -89,9 +106,7 @@ impl Lab {
                 self.remove_image(node_uid, &image);
             }
         }
-        if self.api.node_of_uid(node_uid).is_some() {
-            self.watch_disk(node_uid);
-        }
+        self.watch_disk(node_uid);
     }
 
     /// Whether the node has the image.
@@ -114,8 +129,9 @@ impl Lab {
         let disk = self.api.nodes.get(node).and_then(|node| self.disks.get(&node.uid));
         let mut sizes: Vec<u64> = disk.iter().flat_map(|disk| disk.images.values().map(|image| image.size)).collect();
         sizes.sort_unstable();
-        let smallest_listed = sizes.iter().rev().nth(self.settings.listed_images.saturating_sub(1));
-        sizes.len() + 1 < self.settings.listed_images
+        let most = self.listed_images_on(node);
+        let smallest_listed = sizes.iter().rev().nth(most.saturating_sub(1));
+        sizes.len() + 1 < most
             || (self.record.listed.contains(image)
                 && smallest_listed.is_some_and(|smallest| self.size_of(image) > *smallest))
     }
@@ -166,7 +182,7 @@ impl Lab {
             .chain([pause])
             .collect();
         images.sort_by_key(|image| Reverse(image.size));
-        images.truncate(self.settings.listed_images);
+        images.truncate(self.listed_images_on(&name));
         self.record.listed.extend(images.iter().flat_map(|image| image.names.iter().cloned()));
         let inventory = Inventory::new(images.into_iter().map(Arc::new).collect());
         self.edit_node(&name, |node| node.inventory = inventory);

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use drop_core::discovery::{Answer, SourceFailure};
-use drop_core::{Effect, Event, Name, Plan};
+use drop_core::{Effect, Event, Plan};
 use jiff::SignedDuration;
+use serde::Deserialize;
 
-use crate::{Bandwidth, Kubelet, Registry, Rng, secs};
+use crate::{Bandwidth, Failure, Kubelet, Registry, Rng, Trouble, secs};
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +28,17 @@ pub enum Fate {
     Late(SignedDuration),
 }
 
-/// Why a kubelet does not pull or start something, in its own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// Such as `ErrImagePull`.
-    pub reason: Name,
-    /// What the runtime says.
-    pub message: Name,
-}
-
-impl From<(&str, &str)> for Failure {
-    fn from((reason, message): (&str, &str)) -> Self {
-        Self { reason: reason.into(), message: message.into() }
-    }
+/// What distinguishes a machine from the others, besides what its Node says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Machine {
+    /// How much room it has for images, in bytes, if not as much as all others.
+    pub disk: Option<u64>,
+    /// The kubelet's `nodeStatusMaxImages`, if not that of the cluster; -1: no limit.
+    pub listed_images: Option<i32>,
+    /// Whether its runtime reports the bare ID of an image (`sha256:…`) as a container's `imageID`, as CRI-O
+    /// does. The node lists the digest all the same.
+    pub bare_image_ids: bool,
 }
 
 /// How long things take, and what goes wrong.
@@ -56,6 +55,8 @@ pub struct Knobs {
     pub pulls: BTreeMap<String, SignedDuration>,
     /// References that cannot be pulled, and why.
     pub broken_images: BTreeMap<String, Failure>,
+    /// Pulls that do not go as usual, by image and node; of two the first one counts.
+    pub troubles: Vec<Trouble>,
     /// How fast images come, if that follows from their sizes and from who pulls beside them,
     /// instead of `pull` and `pulls`.
     pub bandwidth: Option<Bandwidth>,
@@ -63,15 +64,21 @@ pub struct Knobs {
     pub sizes: BTreeMap<String, u64>,
     /// How much room nodes have for images, in bytes, if that is limited.
     pub disk: Option<u64>,
+    /// Machines that differ from the others, by the names of their nodes.
+    pub machines: BTreeMap<String, Machine>,
     /// What registries allow, by host.
     pub registries: BTreeMap<String, Registry>,
     /// What runtimes tell of references, if it is not a sha256 digest.
     pub digests: BTreeMap<String, String>,
-    /// What runtimes of some nodes tell instead, by node and reference: their mirrors lag behind,
-    /// or they name what their platform gets.
+    /// References whose digests differ by platform, because runtimes tell that of the manifest for
+    /// their platform instead of that of the index.
+    pub digests_by_platform: BTreeSet<String>,
+    /// What runtimes of some nodes tell instead, by node and reference: their mirrors lag behind.
     pub digests_on: BTreeMap<String, BTreeMap<String, String>>,
     /// What sources answer, by their addresses.
     pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
+    /// What sources answer every other time, by their addresses: it takes turns with what is in `sources`.
+    pub alternates: BTreeMap<String, Result<Answer, SourceFailure>>,
     /// How long sources take to answer.
     pub asking: SignedDuration,
     /// References that are pulled only with the Secret of this name.
@@ -106,13 +113,17 @@ impl Default for Knobs {
             pull: secs(5.0),
             pulls: BTreeMap::new(),
             broken_images: BTreeMap::new(),
+            troubles: Vec::new(),
             bandwidth: None,
             sizes: BTreeMap::new(),
             disk: None,
+            machines: BTreeMap::new(),
             registries: BTreeMap::new(),
             digests: BTreeMap::new(),
+            digests_by_platform: BTreeSet::new(),
             digests_on: BTreeMap::new(),
             sources: BTreeMap::new(),
+            alternates: BTreeMap::new(),
             asking: secs(0.01),
             private: BTreeMap::new(),
             wrong_secrets: BTreeSet::new(),

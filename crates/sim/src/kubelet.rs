@@ -1,5 +1,8 @@
 //! What kubelets do with pull Pods.
 
+use std::fmt;
+
+use drop_api::names::stable_hash;
 use drop_api::scheduling::TaintEffect;
 use drop_core::event::Kind;
 use drop_core::node::{Node, Readiness, Taint};
@@ -7,14 +10,16 @@ use drop_core::pull_pod::{Container, ContainerState, Rejection};
 use drop_core::reference::Reference;
 use drop_core::{Event, Name};
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 
 use crate::agenda::Item;
 use crate::api::whole_seconds;
 use crate::record::Success;
-use crate::{Failure, Knobs, Lab, secs};
+use crate::{Failure, Lab, Outcome, secs};
 
 /// How a kubelet behaves.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Kubelet {
     /// It does what it should.
     #[default]
@@ -25,10 +30,27 @@ pub enum Kubelet {
     NoSandbox,
     /// It refuses Pods, for this reason.
     Rejects(Failure),
+    /// It refuses the next Pod, for this reason, and works then.
+    RejectsNext(Failure),
     /// No image can be pulled here, for this reason.
     CannotPull(Failure),
     /// Nobody hears of it, and it hears of nobody: what it does shows when it is back.
     Lost,
+}
+
+/// How it behaves, as a predicate for people.
+impl fmt::Display for Kubelet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Works => f.write_str("works"),
+            Self::Silent => f.write_str("does not acknowledge Pods"),
+            Self::NoSandbox => f.write_str("cannot start Pods"),
+            Self::Rejects(failure) => write!(f, "rejects Pods: {}", failure.message),
+            Self::RejectsNext(failure) => write!(f, "rejects the next Pod: {}", failure.message),
+            Self::CannotPull(failure) => write!(f, "cannot pull anything: {}", failure.message),
+            Self::Lost => f.write_str("is lost"),
+        }
+    }
 }
 
 /// What is next in a Pod's life.
@@ -80,7 +102,7 @@ impl Lab {
         self.agenda.add(self.now + ACKNOWLEDGEMENT, Item::Kubelet(uid.clone(), Step::Acknowledge));
     }
 
-    fn kubelet(&self, node: &str) -> Kubelet {
+    pub(crate) fn kubelet(&self, node: &str) -> Kubelet {
         self.knobs.kubelets.get(node).cloned().unwrap_or_default()
     }
 
@@ -102,11 +124,15 @@ impl Lab {
             _ if is_terminating || !self.api.nodes.contains_key(&*node) => return,
             Step::Acknowledge if kubelet == Kubelet::Silent => return later(step),
             Step::Acknowledge => {
+                if matches!(kubelet, Kubelet::RejectsNext(_)) {
+                    self.knobs.kubelets.remove(&*node);
+                }
                 let acknowledged_at = self.kubelet_time(now);
                 let Some(live) = self.api.pods.get_mut(&name) else { return };
                 live.pod.acknowledged_at = Some(acknowledged_at);
                 match kubelet {
-                    Kubelet::Rejects(Failure { reason, message }) => {
+                    Kubelet::Rejects(Failure { reason, message })
+                    | Kubelet::RejectsNext(Failure { reason, message }) => {
                         live.pod.rejection = Some(Rejection { reason, message });
                     }
                     _ => self.agenda.add(now + SANDBOX, Item::Kubelet(uid.clone(), Step::StartSandbox)),
@@ -148,7 +174,7 @@ impl Lab {
         let (image, node, secrets) = (container.image.clone(), live.pod.node.clone(), live.secrets.clone());
         let failure = match self.kubelet(&node) {
             Kubelet::CannotPull(failure) => Some(failure),
-            _ => self.knobs.broken_images.get(image.as_str()).cloned().or_else(|| self.lacks_secret(&secrets, &image)),
+            _ => self.failure_of(&node, &image).or_else(|| self.lacks_secret(&secrets, &image)),
         };
         self.pull(&uid, &node_uid, &image, failure);
     }
@@ -158,11 +184,7 @@ impl Lab {
         let secret = self.knobs.private.get(image.as_str())?;
         let is_known = self.api.secrets.contains_key(secret) && !self.knobs.wrong_secrets.contains(secret);
         let is_given = secrets.iter().any(|given| **given == **secret);
-        let message = format!(
-            "failed to pull and unpack image \"{image}\": failed to resolve image: pull access denied, repository does \
-             not exist or may require authorization: authorization failed: no basic auth credentials"
-        );
-        (!is_known || !is_given).then(|| Failure { reason: "ErrImagePull".into(), message: message.into() })
+        Outcome::Unauthorized.failure(image).filter(|_| !is_known || !is_given)
     }
 
     /// The pull of this number may be through.
@@ -178,7 +200,7 @@ impl Lab {
             Some(failure) => self.note(|| format!("{node}: {image}: {}: {}", failure.reason, failure.message)),
             None => {
                 self.note(|| format!("{node}: {image} is pulled"));
-                let id = image_id(&self.knobs, &node, &image).into();
+                let id = self.newest_id(&node, &image);
                 self.stored(&node_uid, &image, id);
             }
         }
@@ -220,7 +242,8 @@ impl Lab {
             }
             let image = container.image.clone();
             let image_id = self.id_on_disk(&live.node_uid, &image).cloned().unwrap_or_default();
-            container.image_id = Some(image_id.clone());
+            let has_bare_ids = self.knobs.machines.get(&*live.pod.node).is_some_and(|machine| machine.bare_image_ids);
+            container.image_id = Some(if has_bare_ids { bare_id(&image_id) } else { image_id.clone() });
             let at = Some(self.kubelet_time(*at));
             container.state = ContainerState::Terminated { reason: "Completed".into(), at };
             let wanted = !given_up && self.is_surely_wanted(&live.node_uid, &image);
@@ -332,8 +355,15 @@ impl Lab {
     /// Lets every kubelet work, and every image be there.
     pub fn repair(&mut self) {
         self.regain();
+        let pressed = self.api.nodes.values().filter(|node| node.disk_pressure).map(|node| node.name.clone());
+        for node in pressed.collect::<Vec<_>>() {
+            self.edit_node(&node, |node| node.disk_pressure = false);
+        }
         self.knobs.kubelets.clear();
         self.knobs.broken_images.clear();
+        self.knobs.troubles.clear();
+        self.knobs.alternates.clear();
+        self.knobs.machines.values_mut().for_each(|machine| machine.disk = None);
         self.knobs.registries.clear();
         self.knobs.wrong_secrets.clear();
         self.knobs.asking = secs(0.01);
@@ -353,11 +383,29 @@ pub(crate) fn lacks_network(node: &mut Node) {
     node.taints.extend([taint(TaintEffect::NoSchedule), taint(TaintEffect::NoExecute)]);
 }
 
-/// What a node's runtime calls an image that it has pulled.
-pub(crate) fn image_id(knobs: &Knobs, node: &str, image: &Reference) -> String {
-    let repository = image.as_str().split([':', '@']).next().unwrap_or_default();
-    let usual = format!("sha256:{:064x}", 7);
-    let own = knobs.digests_on.get(node).and_then(|digests| digests.get(image.as_str()));
-    let digest = own.or_else(|| knobs.digests.get(image.as_str())).unwrap_or(&usual);
-    format!("{repository}@{digest}")
+/// The ID of an image whose digest is in `id`: that of its configuration, which is another one.
+fn bare_id(id: &str) -> Name {
+    format!("sha256:{}", hex(id.as_bytes())).into()
+}
+
+/// Sixty-four hexadecimal digits that stand for `bytes`.
+fn hex(bytes: &[u8]) -> String {
+    format!("{:064x}", stable_hash(bytes))
+}
+
+impl Lab {
+    /// What the runtime of a node calls an image that it pulls now: its repository and digest.
+    #[must_use]
+    pub fn newest_id(&self, node: &str, image: &Reference) -> Name {
+        let knobs = &self.knobs;
+        let repository = image.as_str().split([':', '@']).next().unwrap_or_default();
+        let usual = format!("sha256:{:064x}", 7);
+        let own = knobs.digests_on.get(node).and_then(|digests| digests.get(image.as_str()));
+        let digest = own.or_else(|| knobs.digests.get(image.as_str())).unwrap_or(&usual);
+        let platform = self.api.nodes.get(node).map(|node| node.platform.clone()).filter(|_| own.is_none());
+        match platform.filter(|_| knobs.digests_by_platform.contains(image.as_str())) {
+            Some(platform) => format!("{repository}@sha256:{}", hex(format!("{digest} {platform}").as_bytes())).into(),
+            None => format!("{repository}@{digest}").into(),
+        }
+    }
 }

@@ -37,15 +37,17 @@ mod rng;
 pub mod scenario;
 pub mod schema;
 mod sources;
+mod trouble;
 mod users;
 
 pub use api::{Api, LivePod};
-pub use knobs::{Failure, Fate, Knobs};
+pub use knobs::{Fate, Knobs, Machine};
 pub use kubelet::{Kubelet, Pass};
 pub use lab::{Lab, Violation};
 pub use pulls::{Bandwidth, Registry};
 pub use record::{Created, Record, Success};
 pub use rng::Rng;
+pub use trouble::{Failure, Outcome, Trouble};
 pub use users::under;
 
 use jiff::SignedDuration;

@@ -3,7 +3,7 @@
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::{CachedImageSetSpec, CachedImageSpec, PullPolicySpec, strict};
 use drop_core::image_set;
-use drop_core::node::{Readiness, Taint};
+use drop_core::node::{Readiness, Taint, has_disk_pressure, is_virtual, readiness};
 use k8s_openapi::api::core::v1 as k8s;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -13,6 +13,13 @@ use crate::{Lab, schema};
 
 /// The API group and version of Drop's objects.
 const API_VERSION: &str = drop_api::names::API_VERSION;
+
+/// The longest name of an object, in bytes.
+const MAX_NAME: usize = 253;
+
+/// What the API server says of other names (`IsDNS1123Subdomain` of `k8s.io/apimachinery`).
+const NO_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
+                            '.', must start and end with an alphanumeric character, and has at most 253 characters";
 
 /// Why a manifest cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -50,7 +57,7 @@ pub enum Spec {
     CachedImageSet(CachedImageSetSpec),
     /// Of a PullPolicy.
     PullPolicy(PullPolicySpec),
-    /// A whole Node, of which labels, taints, `unschedulable` and conditions count.
+    /// A whole Node, of which everything counts that says whether images can be pulled there.
     Node(Box<k8s::Node>),
 }
 
@@ -104,8 +111,22 @@ impl Object {
         if name.is_empty() {
             return Err(fail("metadata.name: it is missing: write a name".to_owned()));
         }
+        if !is_subdomain(&name) {
+            return Err(fail(format!("metadata.name: {NO_SUBDOMAIN}")));
+        }
         Ok(Some(Self { name, spec }))
     }
+}
+
+/// Whether the API server accepts a name.
+fn is_subdomain(name: &str) -> bool {
+    let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_part = |part: &str| {
+        part.starts_with(is_alphanumeric)
+            && part.ends_with(is_alphanumeric)
+            && part.chars().all(|c| is_alphanumeric(c) || c == '-')
+    };
+    name.len() <= MAX_NAME && name.split('.').all(is_part)
 }
 
 /// Reads the spec of one of Drop's objects; else says what is wrong with which field.
@@ -136,22 +157,24 @@ impl Lab {
                 }
                 self.edit_node(name, |before| {
                     let spec = node.spec.clone().unwrap_or_default();
+                    let status = node.status.clone().unwrap_or_default();
+                    let taints = spec.taints.unwrap_or_default();
+                    let conditions = status.conditions.unwrap_or_default();
                     before.labels = node.metadata.labels.clone().unwrap_or_default();
                     before.unschedulable = spec.unschedulable.unwrap_or_default();
-                    before.taints = spec.taints.into_iter().flatten().filter_map(Taint::from_api).collect();
-                    before.readiness = readiness(node);
+                    before.deleting = node.metadata.deletion_timestamp.is_some();
+                    before.is_virtual = is_virtual(&before.labels, &taints);
+                    before.disk_pressure = has_disk_pressure(&conditions);
+                    // A node that tells nothing of a condition is well, because people leave out what is usual.
+                    let tells = conditions.iter().any(|condition| condition.type_ == "Ready");
+                    before.readiness = if tells { readiness(&conditions) } else { Readiness::Ready };
+                    if let Some(info) = status.node_info.filter(|info| !info.architecture.is_empty()) {
+                        before.platform = format!("{}/{}", info.operating_system, info.architecture).into();
+                    }
+                    before.taints = taints.into_iter().filter_map(Taint::from_api).collect();
                 });
             }
         }
-    }
-}
-
-/// Whether a node can run Pods; one that does not tell can.
-fn readiness(node: &k8s::Node) -> Readiness {
-    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    match conditions.find(|condition| condition.type_ == "Ready") {
-        Some(ready) if ready.status != "True" => Readiness::NotReady { network: false },
-        _ => Readiness::Ready,
     }
 }
 
@@ -248,6 +271,11 @@ metadata: {name: drop-system}
             ),
             ("v1alpha1", "v1", "PullPolicy \"gentle\": apiVersion: there is no drop.corewire.io/v1: write"),
             ("kind: PullPolicy", "kind: PulPolicy", "PulPolicy \"gentle\": kind: write CachedImage"),
+            (
+                "{name: gentle}",
+                "{name: Gentle}",
+                "PullPolicy \"Gentle\": metadata.name: a lowercase RFC 1123 subdomain",
+            ),
             ("metadata: {name: gentle}", "", "PullPolicy \"\": metadata.name: it is missing"),
             ("spec: {max", "spek: {max", "PullPolicy \"gentle\": spec: it is missing"),
             ("taints: [", "taints: {", "not YAML"),

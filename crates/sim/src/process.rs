@@ -19,6 +19,8 @@ pub(crate) struct Process {
     pub(crate) world: World,
     /// When its last plan wanted to be made anew.
     pub(crate) wake_at: Option<Timestamp>,
+    /// By how much the clock of its machine is ahead.
+    clock_ahead: SignedDuration,
     /// When each of its watches showed, or is to show, what it showed last.
     pub(crate) shown: BTreeMap<Kind, Timestamp>,
     /// By how much its watches lag, besides what is usual.
@@ -27,7 +29,26 @@ pub(crate) struct Process {
     pub(crate) leads: Range<Timestamp>,
 }
 
+impl Process {
+    /// What time it is for this process, when it is `now` for everybody else.
+    pub(crate) fn time(&self, now: Timestamp) -> Timestamp {
+        now + self.clock_ahead
+    }
+
+    /// Lets it hear of something.
+    pub(crate) fn hear(&mut self, event: Event, now: Timestamp) {
+        let time = self.time(now);
+        self.world.apply(event, time);
+    }
+}
+
 impl Lab {
+    /// Sets the clocks of the machines on which operators run forward, or back, while they run.
+    pub fn set_clocks(&mut self, by: SignedDuration) {
+        self.note(|| format!("the operator's clock is set by {by:#}"));
+        self.processes.iter_mut().for_each(|process| process.clock_ahead += by);
+    }
+
     /// Ends every operator. Requests that are under way arrive, or never do.
     pub fn stop(&mut self, requests_arrive: bool) {
         self.note(|| "the operator ends".to_owned());
@@ -83,7 +104,8 @@ impl Lab {
             world.apply(event, self.now);
         }
         let (shown, lags) = (BTreeMap::new(), BTreeMap::new());
-        self.processes.push(Process { id, world, wake_at: None, shown, lags, leads });
+        let clock_ahead = SignedDuration::ZERO;
+        self.processes.push(Process { id, world, wake_at: None, clock_ahead, shown, lags, leads });
         id
     }
 
@@ -197,13 +219,14 @@ impl Lab {
     pub(crate) fn plan(&mut self, id: u64) {
         let now = self.now;
         let Some(process) = self.processes.iter_mut().find(|process| process.id == id) else { return };
+        let time = process.time(now);
         let world = &mut process.world;
-        world.settle(now);
+        world.settle(time);
         if !process.leads.contains(&now) {
             return;
         }
         let mut planned = |world: &World| {
-            let mut plan = plan(world, now);
+            let mut plan = plan(world, time);
             (self.knobs.tamper)(&mut plan);
             plan
         };
@@ -212,18 +235,20 @@ impl Lab {
         if (&first.effects, first.wake_at) != (&second.effects, second.wake_at) {
             violations.push("planning twice makes two plans".to_owned());
         }
-        violations.extend(audit(world, &first, now));
-        world.commit(&first, now);
+        violations.extend(audit(world, &first, time));
+        world.commit(&first, time);
         if !first.effects.is_empty() {
             // What was asked for counts as done.
-            world.settle(now);
+            world.settle(time);
             let asked: BTreeSet<EffectKey> = first.effects.iter().map(Effect::key).collect();
             let again = planned(world).effects;
             let twice = again.iter().map(Effect::key).filter(|key| asked.contains(key));
             violations.extend(twice.map(|key| format!("{key:?} is asked for again at once")));
         }
-        process.wake_at = first.wake_at;
-        if let Some(at) = first.wake_at.filter(|at| *at <= now) {
+        // It sleeps for so long, whatever its clock shows meanwhile.
+        let wake_at = first.wake_at.map(|at| now.checked_add(at.duration_since(time)));
+        process.wake_at = wake_at.map(|at| at.unwrap_or(Timestamp::MAX));
+        if let Some(at) = first.wake_at.filter(|at| *at <= time) {
             violations.push(format!("the plan wakes at {at}, which is over"));
         }
         self.violate_all(violations);
@@ -251,8 +276,9 @@ impl Lab {
     pub fn explained(&mut self) -> Vec<String> {
         let now = self.now;
         let Some(process) = self.processes.last_mut() else { return Vec::new() };
-        process.world.settle(now);
-        let explanations = explain(&process.world, now, &Which::default(), usize::MAX).unwrap_or_default();
+        let time = process.time(now);
+        process.world.settle(time);
+        let explanations = explain(&process.world, time, &Which::default(), usize::MAX).unwrap_or_default();
         let lines = explanations.iter().flat_map(|image| {
             image.nodes.iter().map(|node| format!("{} on {}: {}", image.cached_image, node.node, node.message))
         });

@@ -10,7 +10,8 @@ use serde::Deserialize;
 
 use crate::agenda::Item;
 use crate::kubelet::Step;
-use crate::{Failure, Lab, secs};
+use crate::trouble::{manifest_url, unresolved};
+use crate::{Failure, Lab, Outcome, secs};
 
 /// How fast images come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -60,6 +61,8 @@ pub(crate) struct Pull {
     image: Reference,
     /// Known from the beginning.
     failure: Option<Failure>,
+    /// Whether it shares bandwidth with others, which then decides how long it takes.
+    is_shared: bool,
     /// In bytes, as of `Pulls::as_of`, and in bytes per second. Where bandwidth is not shared
     /// neither counts.
     left: f64,
@@ -89,18 +92,21 @@ impl Lab {
             return;
         }
         let failure = failure.or_else(|| self.refused_by_registry(image));
+        let node = self.api.node_of_uid(node_uid).map(|node| node.name.clone()).unwrap_or_default();
+        let odd = self.time_of(&node, image).filter(|_| failure.is_none());
         let usual = self.knobs.pulls.get(image.as_str()).copied().unwrap_or(self.knobs.pull);
-        let ends_at = self.now + if failure.is_some() { FAILURE } else { usual };
+        let ends_at = self.now + if failure.is_some() { FAILURE } else { odd.unwrap_or(usual) };
         let number = self.agenda.number();
         let left = self.size_of(image) as f64;
         let (pod, node_uid, image) = (pod.clone(), node_uid.clone(), image.clone());
-        let is_shared = failure.is_none() && self.knobs.bandwidth.is_some();
+        let is_shared = failure.is_none() && odd.is_none() && self.knobs.bandwidth.is_some();
         self.pulls.under_way.push(Pull {
             number,
             pod: pod.clone(),
             node_uid,
             image,
             failure,
+            is_shared,
             left,
             rate: 0.0,
             ends_at,
@@ -117,16 +123,10 @@ impl Lab {
         let host = image.host();
         let registry = self.knobs.registries.get(host).copied()?;
         let now = self.now;
-        let path = image.repository().strip_prefix(host).unwrap_or_default();
-        let url = format!("https://{host}/v2{path}/manifests/{}", image.tag().unwrap_or("latest"));
-        let failed = |why: String| {
-            let message = format!("failed to pull and unpack image \"{image}\": failed to resolve image: {why}");
-            Some(Failure { reason: "ErrImagePull".into(), message: message.into() })
-        };
         if registry.is_down {
-            return failed(format!(
-                "failed to do request: Head \"{url}\": dial tcp {host}:443: connect: connection refused"
-            ));
+            let url = manifest_url(image);
+            let why = format!("failed to do request: Head \"{url}\": dial tcp {host}:443: connect: connection refused");
+            return Some(unresolved(image, &why));
         }
         let served = self.pulls.under_way.iter().filter(|pull| pull.failure.is_none() && pull.image.host() == host);
         let is_full = registry.at_once.is_some_and(|most| served.count() >= most);
@@ -135,7 +135,7 @@ impl Lab {
             begun.pop_front();
         }
         if is_full || registry.per_minute.is_some_and(|most| begun.len() >= most) {
-            return failed(format!("unexpected status from HEAD request to {url}: 429 Too Many Requests"));
+            return Outcome::Status(429).failure(image);
         }
         begun.push_back(now);
         None
@@ -150,11 +150,11 @@ impl Lab {
         self.pulls.as_of = now;
         let mut on_node: BTreeMap<Name, u32> = BTreeMap::new();
         let mut from_host: BTreeMap<String, u32> = BTreeMap::new();
-        for pull in self.pulls.under_way.iter().filter(|pull| pull.failure.is_none()) {
+        for pull in self.pulls.under_way.iter().filter(|pull| pull.is_shared) {
             *on_node.entry(pull.node_uid.clone()).or_default() += 1;
             *from_host.entry(pull.image.host().to_owned()).or_default() += 1;
         }
-        for pull in self.pulls.under_way.iter_mut().filter(|pull| pull.failure.is_none()) {
+        for pull in self.pulls.under_way.iter_mut().filter(|pull| pull.is_shared) {
             let part = |of: u32, among: Option<&u32>| f64::from(of) / f64::from(among.copied().unwrap_or(1));
             let node = part(bandwidth.node, on_node.get(&pull.node_uid));
             let rate = node.min(part(bandwidth.registry, from_host.get(pull.image.host()))).max(1.0);

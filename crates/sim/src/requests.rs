@@ -14,7 +14,6 @@ use jiff::Timestamp;
 
 use crate::Lab;
 use crate::api::{policy_event, set_event};
-use crate::kubelet::image_id;
 
 impl Lab {
     /// What is left of an object after its way to the API server.
@@ -226,8 +225,8 @@ impl Lab {
             // Which of two digests is the newest is told by when they were recorded.
             let pulled = self.record.pulled.iter().filter(|((_, other), _)| *other == image.reference);
             let mut ids = pulled.map(|(_, it)| &*it.image_id);
-            let newest = image_id(&self.knobs, &node.name, &image.reference);
-            let is_there = id.is_some_and(|id| !follows_tags || (**id == newest && ids.all(|other| other == newest)));
+            let newest = self.newest_id(&node.name, &image.reference);
+            let is_there = id.is_some_and(|id| !follows_tags || (*id == newest && ids.all(|other| *other == *newest)));
             let is_pulled = image.policy == *policy && image.pull != ImagePullPolicy::Never;
             is_pulled && !is_there && image.placement.selects(node).is_ok()
         })

@@ -6,6 +6,8 @@ use drop_api::cached_image::ImagePullPolicy;
 use drop_api::condition::{self, ConditionStatus};
 use drop_api::{CachedImage, CachedImageSet, CachedImageStatus};
 use drop_core::image::Image;
+use drop_core::node::Node;
+use drop_core::policy::Policy;
 use drop_core::reference::Reference;
 
 use crate::Lab;
@@ -32,6 +34,18 @@ impl Lab {
         });
         let sets = self.api.sets.iter().flat_map(|(name, set)| self.faults_of_set_at_rest(name, set));
         images.chain(policies).chain(sets).collect()
+    }
+
+    /// The nodes that an image is to be on, as the image and its PullPolicy say.
+    #[must_use]
+    pub fn targets_of(&self, image: &Image) -> Vec<&Node> {
+        let mut placement = image.placement.clone();
+        if let Some(policy) = self.api.policies.get(&*image.policy).and_then(Policy::from_api) {
+            placement.tolerations.extend(policy.tolerations);
+            placement.labels.extend(policy.labels);
+        }
+        placement.tolerate_twins();
+        self.api.nodes.values().filter(|node| placement.check(node).is_ok()).collect()
     }
 
     fn faults_of_set_at_rest(&self, name: &str, set: &CachedImageSet) -> Vec<String> {
@@ -92,8 +106,7 @@ impl Lab {
         let left = (status.nodes_pulling, status.nodes_failed, status.failures.len());
         faults.unless(left == (0, 0, 0) || is_never, || format!("pulls or failures are left: {left:?}"));
         if self.knobs.lists {
-            let selected = self.api.nodes.values().filter(|node| image.placement.selects(node).is_ok());
-            let targets: Vec<_> = selected.filter(|node| !node.unschedulable).collect();
+            let targets = self.targets_of(&image);
             // Of what a list is too short for nobody knows that it is gone.
             let count = |is: &dyn Fn(&str) -> bool| targets.iter().filter(|node| is(&node.name)).count();
             let there = count(&|node| self.is_on_disk(node, &image.reference));

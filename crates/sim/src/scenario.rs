@@ -13,10 +13,12 @@
 //!   - at: 0s
 //!     apply: [{apiVersion: drop.corewire.io/v1alpha1, kind: CachedImage, metadata: {name: alpine}, spec: {…}}]
 //!   - at: 30s
-//!     join: [{name: c}]
+//!     join: [{name: c, machine: {disk: 50000000}}]
+//!     troubles: [{of: docker.io, nodes: [a], outcome: noDns}]
+//!     kubelets: {b: {rejectsNext: {reason: OutOfpods, message: too many Pods}}}
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drop_api::GoDuration;
 use drop_core::node::Node;
@@ -27,7 +29,7 @@ use serde_json::Value;
 
 use crate::kubelet::lacks_network;
 use crate::manifest::Object;
-use crate::{Bandwidth, Lab, Registry};
+use crate::{Bandwidth, Kubelet, Lab, Machine, Registry, Trouble};
 
 /// A cluster, and what happens to it.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,6 +47,9 @@ pub struct Scenario {
     /// Sizes of images in bytes, if not 100 MB.
     #[serde(default)]
     pub sizes: BTreeMap<String, u64>,
+    /// References of which runtimes tell another digest on each platform.
+    #[serde(default)]
+    pub digests_by_platform: BTreeSet<String>,
     /// What happens, in the order of time.
     #[serde(default)]
     pub moments: Vec<Moment>,
@@ -59,9 +64,24 @@ pub struct NodeSpec {
     /// Its labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Operating system and architecture, if not `linux/amd64`.
+    pub platform: Option<String>,
+    /// What distinguishes the machine from the others.
+    #[serde(default)]
+    pub machine: Machine,
     /// Its network is not up yet, and it has the taint that tells so.
     #[serde(default)]
     pub not_ready: bool,
+}
+
+/// How clocks are set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Clocks {
+    /// Back by so much.
+    Back(GoDuration),
+    /// Forward by so much.
+    Forward(GoDuration),
 }
 
 /// What happens at one time, in the order of these fields.
@@ -73,6 +93,13 @@ pub struct Moment {
     /// What registries allow from then on, by host.
     #[serde(default)]
     pub registries: BTreeMap<String, Registry>,
+    /// Pulls that do not go as usual from then on, instead of those before.
+    pub troubles: Option<Vec<Trouble>>,
+    /// How the kubelets of these nodes behave from then on.
+    #[serde(default)]
+    pub kubelets: BTreeMap<String, Kubelet>,
+    /// How the clocks are set of the machines on which operators run.
+    pub set_clocks: Option<Clocks>,
     /// Images that are pushed anew: what their digests are from then on.
     #[serde(default)]
     pub push: BTreeMap<String, String>,
@@ -113,6 +140,7 @@ impl Scenario {
         lab.knobs.lists = true;
         lab.knobs.bandwidth = self.network;
         lab.knobs.sizes.clone_from(&self.sizes);
+        lab.knobs.digests_by_platform.clone_from(&self.digests_by_platform);
         self.nodes.iter().for_each(|node| lab.join(node));
         for moment in &self.moments {
             let wait = moment.at.get() - lab.elapsed();
@@ -133,6 +161,19 @@ impl Lab {
             self.note(|| format!("{host} {registry}"));
             self.knobs.registries.insert(host.clone(), *registry);
         }
+        if let Some(troubles) = &moment.troubles {
+            troubles.iter().for_each(|trouble| self.note(|| trouble.to_string()));
+            self.knobs.troubles.clone_from(troubles);
+        }
+        for (node, kubelet) in &moment.kubelets {
+            self.note(|| format!("{node}: the kubelet {kubelet}"));
+            self.knobs.kubelets.insert(node.clone(), kubelet.clone());
+        }
+        match &moment.set_clocks {
+            Some(Clocks::Back(by)) => self.set_clocks(-by.get()),
+            Some(Clocks::Forward(by)) => self.set_clocks(by.get()),
+            None => {}
+        }
         moment.push.iter().for_each(|(image, digest)| self.push(image, digest));
         moment.join.iter().for_each(|node| self.join(node));
         moment.ready.iter().for_each(|node| self.ready(node));
@@ -150,10 +191,14 @@ impl Lab {
     }
 
     fn join(&mut self, spec: &NodeSpec) {
+        self.knobs.machines.insert(spec.name.clone(), spec.machine);
         self.node(&spec.name);
         self.edit_node(&spec.name, |node: &mut Node| {
             for (key, value) in &spec.labels {
                 node.labels.insert(key.clone(), value.clone());
+            }
+            if let Some(platform) = &spec.platform {
+                node.platform = platform.as_str().into();
             }
             if spec.not_ready {
                 lacks_network(node);

@@ -33,6 +33,12 @@ impl Lab {
                 self.violate(refused.clone());
                 return Report::Refused(refused);
             };
+            // What alternates with it is its next answer.
+            if let (Some(now), Some(next)) =
+                (self.knobs.sources.get_mut(address), self.knobs.alternates.get_mut(address))
+            {
+                std::mem::swap(now, next);
+            }
             measured.push(answer.map(|answer| order.pipeline.measure(at, answer, self.now)));
         }
         let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();

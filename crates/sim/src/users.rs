@@ -200,7 +200,9 @@ impl Lab {
         let before = node.clone();
         edit(node);
         let node = node.clone();
-        let is_target_of = |node: &Node| (node.readiness, node.taints.clone(), node.unschedulable);
+        let is_target_of = |node: &Node| {
+            (node.readiness, node.taints.clone(), node.unschedulable, node.disk_pressure, node.is_virtual)
+        };
         if node.labels != before.labels {
             self.record.wants_changed(self.now);
         } else if is_target_of(&node) != is_target_of(&before) {

@@ -8,7 +8,7 @@ use common::{Lab, duration};
 use drop_core::Settings;
 use drop_core::pull_pod::ContainerState;
 use drop_core::reference::Reference;
-use drop_sim::{Bandwidth, Registry, secs, under};
+use drop_sim::{Bandwidth, Kubelet, Machine, Outcome, Registry, Trouble, secs, under};
 
 const MB: u64 = 1_000_000;
 
@@ -172,4 +172,81 @@ fn a_registry_refuses_what_is_too_much_for_it() {
     lab.repair();
     lab.settle();
     assert_eq!(lab.shows("alpine"), "Cached 3/3");
+}
+
+#[test]
+fn machines_have_disks_lists_and_runtimes_of_their_own() {
+    let mut lab = side_by_side(&["a", "b", "c"]);
+    lab.knobs.lists = true;
+    let a = Machine { disk: Some(150 * MB), listed_images: Some(1), bare_image_ids: true };
+    let c = Machine { listed_images: Some(-1), ..Machine::default() };
+    lab.knobs.machines.extend([("a".to_owned(), a), ("c".to_owned(), c)]);
+    lab.knobs.sizes.insert("docker.io/library/large:latest".to_owned(), 200 * MB);
+    lab.image_with("alpine", "alpine", under("all"));
+    lab.run(secs(60.0));
+    lab.image_with("large", "large", under("all"));
+    lab.run(secs(60.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.status("large").nodes_ready), ("Cached 3/3", 2));
+    assert_eq!(lab.message("large"), "a: no space left on node");
+    let listed = |node: &str| lab.api.nodes[node].inventory.images().len();
+    assert_eq!([listed("a"), listed("b"), listed("c")], [1, 3, 3], "each has the image of the pause container, too");
+    let recorded = |node: &str| lab.api.caches[node].status.as_ref().unwrap().images[0].digest.is_some();
+    assert!(!recorded("a") && recorded("b"), "a bare image ID is no digest");
+}
+
+#[test]
+fn a_trouble_of_one_node_is_that_nodes_alone() {
+    let outcomes = [
+        (Outcome::NoDns, "cannot resolve quay.io"),
+        (Outcome::Unauthorized, "unauthorized: check imagePullSecrets"),
+        (Outcome::Forbidden, "forbidden"),
+        (Outcome::Status(503), "server error at quay.io"),
+    ];
+    for (outcome, message) in outcomes {
+        let mut lab = side_by_side(&["a", "b"]);
+        lab.knobs.troubles.push(Trouble::new("quay.io", outcome).on(&["b"]));
+        lab.image_with("here", "quay.io/a/b", under("all"));
+        lab.image_with("there", "alpine", under("all"));
+        lab.run(secs(25.0));
+        assert_eq!((lab.shows("there").as_str(), lab.status("here").nodes_ready), ("Cached 2/2", 1));
+        assert_eq!(lab.message("here"), format!("b: {message}"));
+        lab.repair();
+        lab.settle();
+        assert_eq!(lab.shows("here"), "Cached 2/2");
+    }
+}
+
+#[test]
+fn a_slow_pull_takes_as_long_as_it_is_told_to() {
+    let mut lab = side_by_side(&["a", "b"]);
+    lab.knobs.troubles.push(Trouble::new("", Outcome::Takes(duration("2m"))).on(&["b"]));
+    lab.image_with("alpine", "alpine", under("all"));
+    lab.settle();
+    assert_eq!(took(&lab), [6, 121]);
+}
+
+#[test]
+fn a_kubelet_may_reject_one_pod_and_work_then() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::RejectsNext(("OutOfpods", "too many Pods").into()));
+    lab.image("alpine", "alpine");
+    lab.run(secs(5.0));
+    assert_eq!(lab.message("alpine"), "a: too many Pods");
+    lab.settle();
+    assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 1/1", 2));
+}
+
+#[test]
+fn the_digest_of_a_tag_may_differ_by_platform() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.edit_node("b", |node| node.platform = "linux/arm64".into());
+    let image = Reference::parse("alpine");
+    let ids = |lab: &Lab| ["a", "b"].map(|node| lab.newest_id(node, &image));
+    let [same, too] = ids(&lab);
+    assert_eq!(same, too);
+    lab.knobs.digests_by_platform.insert(image.to_string());
+    let [amd, arm] = ids(&lab);
+    assert_ne!(amd, arm);
+    lab.push(image.as_str(), "sha256:1");
+    assert!(ids(&lab)[0] != amd && ids(&lab)[1] != arm, "both move");
 }

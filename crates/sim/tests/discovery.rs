@@ -5,6 +5,7 @@
 mod common;
 
 use common::Lab;
+use drop_api::DiscoveryPolicySpec;
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
@@ -14,6 +15,7 @@ use drop_core::effect::EffectKey;
 use drop_core::event::Kind;
 use drop_sim::secs;
 use jiff::SignedDuration;
+use serde_json::json;
 
 const ONE: &str = "http://one.example";
 const TWO: &str = "http://two.example";
@@ -355,4 +357,33 @@ fn an_entry_that_is_discovered_too_is_protected_when_it_leaves_the_list() {
     lab.delete_discovery("ci");
     lab.run(minutes(1));
     assert_eq!(reason_of_set(&lab), "DiscoveryPolicyNotFound 1/1");
+}
+
+#[test]
+#[ignore = "the planner does not do this yet"]
+fn a_query_that_the_ranking_does_not_use_keeps_nothing_in_the_list_when_it_fails() {
+    for is_a_signal in [false, true] {
+        let mut lab = lab_with(&[]);
+        let query = |name: &str, endpoint: &str| json!({"name": name, "type": "prometheus", "prometheus": {"endpoint": endpoint, "query": "images"}});
+        let signal =
+            |query: &str| json!({"name": query, "query": query, "type": "aggregate", "aggregate": {"method": "max"}});
+        let mut signals = vec![signal("used")];
+        signals.extend(is_a_signal.then(|| signal("unused")));
+        let spec = json!({
+            "queries": [query("used", ONE), query("unused", TWO)],
+            "signals": signals,
+            "ranking": {"strategy": "signal", "signal": "used"},
+        });
+        let spec: DiscoveryPolicySpec = serde_json::from_value(spec).unwrap();
+        lab.discovery("ci", |before| *before = spec);
+        answer(&mut lab, ONE, &[("x:1", 1.0), ("y:1", 2.0)]);
+        answer(&mut lab, TWO, &[("x:1", 1.0), ("y:1", 1.0)]);
+        lab.run(minutes(5));
+        fail(&mut lab, TWO, SourceReason::Timeout);
+        answer(&mut lab, ONE, &[("z:1", 1.0)]);
+        lab.run(minutes(35));
+        let (_, images) = found(&lab);
+        assert_eq!(images, ["docker.io/library/z:1 1"], "{:#?}", status(&lab));
+        assert_eq!(lab.api.images.len(), 1);
+    }
 }

@@ -27,7 +27,7 @@ use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::survey::Survey;
 use drop_core::{Name, Settings, World, plan};
-use drop_sim::{Bandwidth, Fate, Kubelet, Registry, Rng, secs};
+use drop_sim::{Bandwidth, Fate, Kubelet, Machine, Outcome, Registry, Rng, Trouble, secs};
 use jiff::SignedDuration;
 
 const NODES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -119,7 +119,7 @@ fn live(seed: u64, is_told: bool) -> SignedDuration {
         }
     });
     converge(&mut lab, seed);
-    if seed.is_multiple_of(8) {
+    if follows(seed) {
         follow(&mut lab);
     }
     rest(&mut lab);
@@ -223,7 +223,14 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
     prepare(&mut lab);
     for node in NODES.iter().take(1 + rng.index(5)) {
-        lab.node(node);
+        join(&mut lab, &mut rng, node);
+        if rng.chance(15) {
+            let machine = machine(&mut rng, seed, listed_images);
+            lab.knobs.machines.insert((*node).to_owned(), machine);
+        }
+    }
+    if rng.chance(10) {
+        lab.knobs.digests_by_platform.extend(FULL_REFERENCES.iter().map(ToString::to_string));
     }
     for name in POLICIES {
         let spec = policy(&mut rng);
@@ -269,6 +276,78 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
         disturb(&mut lab, &mut rng, seed);
     }
     lab
+}
+
+/// Lets a node join, one of two platforms and now and then a virtual one.
+fn join(lab: &mut Lab, rng: &mut Rng, name: &str) {
+    lab.node(name);
+    let is_virtual = rng.chance(5);
+    let is_arm = name >= "d";
+    if is_virtual || is_arm {
+        lab.edit_node(name, |node| {
+            node.is_virtual = is_virtual;
+            node.platform = if is_arm { "linux/arm64" } else { "linux/amd64" }.into();
+        });
+    }
+}
+
+/// A machine that differs from the others.
+fn machine(rng: &mut Rng, seed: u64, listed_images: usize) -> Machine {
+    Machine {
+        disk: rng.pick(&[None, Some(150_000_000), Some(250_000_000)]),
+        // The planner does not learn yet how long each node's list may be, nor follow tags where runtimes tell
+        // no digest.
+        listed_images: (listed_images == 50).then(|| rng.pick(&[200, -1])),
+        bare_image_ids: rng.chance(50) && !follows(seed),
+    }
+}
+
+/// Pulls that do not go as usual, everywhere or on one node.
+fn trouble(rng: &mut Rng, node: &str) -> Trouble {
+    let of = match rng.below(3) {
+        0 => String::new(),
+        1 => rng.pick(&HOSTS).to_owned(),
+        _ => rng.pick(&FULL_REFERENCES).to_owned(),
+    };
+    let outcome = match rng.below(9) {
+        0..3 => Outcome::Takes(duration(rng.pick(&["30s", "2m", "10m"]))),
+        3 => Outcome::NoDns,
+        4 => Outcome::Unauthorized,
+        5 => Outcome::Forbidden,
+        6 => Outcome::Eof,
+        7 => Outcome::Garbage,
+        _ => Outcome::Status(rng.pick(&[418, 429, 500, 503])),
+    };
+    let nodes = if rng.chance(70) { vec![node.to_owned()] } else { Vec::new() };
+    Trouble { of, nodes, outcome }
+}
+
+/// Something happens to one node, one registry or one source, which the others do not have.
+fn trouble_one(lab: &mut Lab, rng: &mut Rng, node: &str) {
+    let node_is_there = lab.api.nodes.contains_key(node);
+    match rng.below(10) {
+        0..5 => {
+            let trouble = trouble(rng, node);
+            lab.knobs.troubles.push(trouble);
+        }
+        5 => lab.knobs.troubles.clear(),
+        6 => {
+            let failure = rng.pick(&[("OutOfpods", "too many Pods"), ("OutOfcpu", "not enough cpu")]).into();
+            lab.knobs.kubelets.insert(node.to_owned(), Kubelet::RejectsNext(failure));
+        }
+        7 if node_is_there => lab.edit_node(node, |node| node.disk_pressure = !node.disk_pressure),
+        8 => {
+            let disk = rng.pick(&[None, Some(150_000_000), Some(250_000_000)]);
+            lab.knobs.machines.entry(node.to_owned()).or_default().disk = disk;
+        }
+        _ => {
+            // The list of this source flaps.
+            let source = rng.pick(&SOURCES);
+            let before = lab.knobs.sources.get(source).cloned();
+            answer(lab, rng, source);
+            lab.knobs.alternates.extend(before.map(|before| (source.to_owned(), before)));
+        }
+    }
 }
 
 fn policy(rng: &mut Rng) -> PullPolicySpec {
@@ -404,6 +483,11 @@ fn children(lab: &Lab) -> Vec<String> {
     owned.map(|(name, _)| name.clone()).collect()
 }
 
+/// Whether tags are pushed anew in the end, and all nodes are to follow.
+fn follows(seed: u64) -> bool {
+    seed.is_multiple_of(8)
+}
+
 /// Something happens. In some clusters policies are never edited, so that limits can be recounted exactly.
 fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     let node = rng.pick(&NODES);
@@ -413,17 +497,20 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     let policy_name = rng.pick(&POLICIES);
     let set = rng.pick(&SETS);
     let discovery = rng.pick(&DISCOVERIES);
+    if rng.chance(10) {
+        return trouble_one(lab, rng, node);
+    }
     // Sets are in some clusters only, because their images come on top.
     match rng.below(if has_sets(seed) { 52 } else { 40 }) {
         0 if node_is_there => lab.remove_node(node),
         1 if node_is_there => {
             // Another machine takes its name before the old one's things are collected.
             lab.remove_node(node);
-            lab.node(node);
+            join(lab, rng, node);
         }
         0..3 => {
             if !node_is_there {
-                lab.node(node);
+                join(lab, rng, node);
             }
         }
         3 if node_is_there => lab.edit_node(node, |node| node.unschedulable = !node.unschedulable),
@@ -535,6 +622,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
 /// Ends every mishap, and checks that everything comes to where it should.
 fn converge(lab: &mut Lab, seed: u64) {
     lab.knobs.fate = Box::new(|_| Fate::Answered);
+    lab.knobs.alternates.clear();
     if has_sets(seed) && seed.is_multiple_of(2) {
         // What is wrong is shown as it is.
         lab.run(SYNCED);
@@ -571,9 +659,8 @@ fn follow(lab: &mut Lab) {
     let images: Vec<_> = lab.api.images.values().filter_map(Image::from_api).collect();
     let mut followed = Vec::new();
     for image in images.iter().filter(|image| image.pull == ImagePullPolicy::Always && !image.policy.is_empty()) {
-        let selected = lab.api.nodes.values().filter(|node| image.placement.selects(node).is_ok());
-        let targets = selected.filter(|node| !node.unschedulable);
-        followed.extend(targets.map(|node| (node.uid.clone(), image.reference.clone(), image.name.to_string())));
+        let targets = lab.targets_of(image).into_iter();
+        followed.extend(targets.map(|node| (node.uid.clone(), node.name.clone(), image.clone())));
     }
     FULL_REFERENCES.into_iter().for_each(|image| lab.push(image, PUSHED_LAST));
     let pushed_at = lab.now;
@@ -581,15 +668,17 @@ fn follow(lab: &mut Lab) {
         lab.policy(name, |policy| policy.repull_interval = Some(duration("5m")));
     }
     lab.until(|lab| {
-        let has_it =
-            |node: &Name, image: &Reference| lab.id_on_disk(node, image).is_some_and(|id| id.ends_with(PUSHED_LAST));
-        followed.iter().all(|(node, image, _)| has_it(node, image))
+        let mut followed = followed.iter();
+        followed.all(|(uid, node, image)| {
+            lab.id_on_disk(uid, &image.reference) == Some(&lab.newest_id(node, &image.reference))
+        })
     });
     for name in POLICIES {
         lab.policy(name, |policy| policy.repull_interval = None);
     }
     lab.settle();
     for (_, _, image) in &followed {
+        let image = &*image.name;
         let since = lab.record.statuses.get(image).into_iter().flatten().filter(|(at, _)| *at > pushed_at);
         let is_ready = |status: &CachedImageStatus| {
             condition::ready(&status.conditions).is_some_and(|ready| ready.reason == "Cached")

@@ -13,6 +13,13 @@ use crate::objects::inventory::Inventory;
 /// The taint that only repeats `spec.unschedulable`.
 const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
+/// The label, and taint, of nodes that AWS Fargate makes up for one Pod each.
+const FARGATE: (&str, &str) = ("eks.amazonaws.com/compute-type", "fargate");
+/// Labels of nodes that are no machines.
+const VIRTUAL: [(&str, &str); 2] = [("type", "virtual-kubelet"), FARGATE];
+/// The taint of virtual kubelets, with any value.
+const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
+
 /// A node, as the API server shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
@@ -93,6 +100,43 @@ pub enum Readiness {
     },
 }
 
+/// Whether a node is no machine: one of a virtual kubelet (<https://virtual-kubelet.io/docs/>) or of AWS Fargate,
+/// which have no disk to keep images on.
+#[must_use]
+pub fn is_virtual(labels: &NodeLabels, taints: &[k8s::Taint]) -> bool {
+    let has_label = |(key, value): &(&str, &str)| labels.get(*key).is_some_and(|found| found == value);
+    VIRTUAL.iter().any(has_label) || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET || is_fargate(taint))
+}
+
+fn is_fargate(taint: &k8s::Taint) -> bool {
+    (taint.key.as_str(), taint.value.as_deref()) == (FARGATE.0, Some(FARGATE.1))
+}
+
+/// Whether a node is short of disk space.
+#[must_use]
+pub fn has_disk_pressure(conditions: &[k8s::NodeCondition]) -> bool {
+    conditions.iter().any(|condition| condition.type_ == "DiskPressure" && condition.status == "True")
+}
+
+/// Whether a node can run Pods. One that has not said anything yet has no network.
+#[must_use]
+pub fn readiness(conditions: &[k8s::NodeCondition]) -> Readiness {
+    let find = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
+    let Some(ready) = find("Ready") else { return Readiness::NotReady { network: false } };
+    let since = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    match ready.status.as_str() {
+        "True" => Readiness::Ready,
+        "Unknown" => Readiness::Lost { since },
+        _ => {
+            // The kubelet's words; see `runtimeState.networkErrors` in Kubernetes.
+            let message = ready.message.as_deref().unwrap_or_default();
+            let is_down = message.contains("NetworkReady=false") || message.contains("NetworkPluginNotReady");
+            let is_unrouted = find("NetworkUnavailable").is_some_and(|condition| condition.status == "True");
+            Readiness::NotReady { network: !is_down && !is_unrouted }
+        }
+    }
+}
+
 /// A taint (core/v1 `Taint`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taint {
@@ -125,6 +169,54 @@ impl fmt::Display for Taint {
         match self.value.as_str() {
             "" => write!(f, "{}:{:?}", self.key, self.effect),
             value => write!(f, "{}={value}:{:?}", self.key, self.effect),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_cannot_run_pods_says_why() {
+        let condition = |type_: &str, status: &str, message: &str| k8s::NodeCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            message: Some(message.to_owned()),
+            ..k8s::NodeCondition::default()
+        };
+        let no_cni = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady";
+        let cases = [
+            (vec![], Readiness::NotReady { network: false }),
+            (vec![condition("Ready", "True", "")], Readiness::Ready),
+            (vec![condition("Ready", "False", no_cni)], Readiness::NotReady { network: false }),
+            (vec![condition("Ready", "False", "PLEG is not healthy")], Readiness::NotReady { network: true }),
+            (vec![condition("Ready", "Unknown", "")], Readiness::Lost { since: Timestamp::UNIX_EPOCH }),
+        ];
+        for (conditions, expected) in cases {
+            assert_eq!(readiness(&conditions), expected, "{conditions:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_no_machines_have_a_label_or_a_taint() {
+        let taint = |key: &str, value: &str| k8s::Taint {
+            key: key.to_owned(),
+            value: Some(value.to_owned()),
+            effect: "NoSchedule".to_owned(),
+            ..k8s::Taint::default()
+        };
+        let label = |key: &str, value: &str| NodeLabels::from([(key.to_owned(), value.to_owned())]);
+        let compute = "eks.amazonaws.com/compute-type";
+        for (labels, taints, expected) in [
+            (label("type", "virtual-kubelet"), vec![], true),
+            (label(compute, "fargate"), vec![], true),
+            (label(compute, "ec2"), vec![], false),
+            (NodeLabels::new(), vec![taint("virtual-kubelet.io/provider", "azure")], true),
+            (NodeLabels::new(), vec![taint(compute, "fargate")], true),
+            (NodeLabels::new(), vec![taint("gpu", "yes")], false),
+        ] {
+            assert_eq!(is_virtual(&labels, &taints), expected, "{labels:?} {taints:?}");
         }
     }
 }

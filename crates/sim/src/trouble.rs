@@ -1,0 +1,245 @@
+//! Pulls that do not go as usual: which ones, what becomes of them, and what runtimes say then.
+
+use std::fmt;
+
+use drop_api::GoDuration;
+use drop_core::Name;
+use drop_core::reference::Reference;
+use jiff::SignedDuration;
+use serde::Deserialize;
+
+use crate::{Kubelet, Lab};
+
+/// Why a kubelet does not pull or start something, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "Said")]
+pub struct Failure {
+    /// Such as `ErrImagePull`.
+    pub reason: Name,
+    /// What the runtime says.
+    pub message: Name,
+}
+
+/// A [`Failure`] as documents have it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    reason: Option<String>,
+    message: String,
+}
+
+impl From<Said> for Failure {
+    fn from(Said { reason, message }: Said) -> Self {
+        (reason.as_deref().unwrap_or(ERR_IMAGE_PULL), message.as_str()).into()
+    }
+}
+
+impl From<(&str, &str)> for Failure {
+    fn from((reason, message): (&str, &str)) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+}
+
+/// The kubelet's reason for almost every pull that fails.
+const ERR_IMAGE_PULL: &str = "ErrImagePull";
+
+/// Pulls that do not go as usual.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Trouble {
+    /// Which images: a reference, a repository, or the host of a registry; empty: all of them.
+    #[serde(default)]
+    pub of: String,
+    /// On which nodes, by name; empty: on all of them.
+    #[serde(default)]
+    pub nodes: Vec<String>,
+    /// What becomes of these pulls.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a pull that does not go as usual. The messages are those of containerd.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// It takes so long, and succeeds then. A pull that takes longer than anybody waits hangs.
+    Takes(GoDuration),
+    /// It fails in these words.
+    Fails(Failure),
+    /// The node's DNS server is broken: no host resolves.
+    NoDns,
+    /// The registry accepts no credentials of the node (401).
+    Unauthorized,
+    /// The registry knows the node and denies it the image (403).
+    Forbidden,
+    /// The registry closes the connection without an answer.
+    Eof,
+    /// The registry answers with this HTTP status.
+    Status(u16),
+    /// Something else answers in the registry's place: a page of HTML instead of a manifest.
+    Garbage,
+}
+
+impl Trouble {
+    /// Pulls of these images on every node.
+    #[must_use]
+    pub fn new(of: &str, outcome: Outcome) -> Self {
+        Self { of: of.to_owned(), nodes: Vec::new(), outcome }
+    }
+
+    /// The same on these nodes alone.
+    #[must_use]
+    pub fn on(mut self, nodes: &[&str]) -> Self {
+        self.nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+        self
+    }
+
+    /// Whether it concerns the image, wherever it is pulled.
+    #[must_use]
+    pub fn is_of(&self, image: &Reference) -> bool {
+        let named = Reference::parse(&self.of);
+        let has_version = self.of.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
+        self.of.is_empty()
+            || self.of == image.host()
+            || *image == named
+            || (!has_version && image.repository() == named.repository())
+    }
+
+    fn concerns(&self, node: &str, image: &Reference) -> bool {
+        (self.nodes.is_empty() || self.nodes.iter().any(|name| name == node)) && self.is_of(image)
+    }
+}
+
+impl Trouble {
+    /// Which images and nodes it concerns, for people.
+    fn subject(&self) -> String {
+        let of = if self.of.is_empty() { "everything" } else { &self.of };
+        if self.nodes.is_empty() { of.to_owned() } else { format!("{of} on {}", self.nodes.join(", ")) }
+    }
+
+    /// Its end, as a sentence for people.
+    #[must_use]
+    pub fn end(&self) -> String {
+        match self.outcome {
+            Outcome::Takes(_) => format!("{} takes no longer than usual to pull", self.subject()),
+            _ => format!("{} can be pulled again", self.subject()),
+        }
+    }
+}
+
+/// Its beginning, as a sentence for people.
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let subject = self.subject();
+        let why = match &self.outcome {
+            Outcome::Takes(time) => return write!(f, "{subject} takes {time} to pull"),
+            Outcome::Fails(failure) => &*failure.message,
+            Outcome::NoDns => "DNS is broken",
+            Outcome::Unauthorized => "the registry answers 401",
+            Outcome::Forbidden => "the registry answers 403",
+            Outcome::Eof => "the registry closes connections",
+            Outcome::Status(status) => return write!(f, "{subject} cannot be pulled: the registry answers {status}"),
+            Outcome::Garbage => "the registry answers with a page of HTML",
+        };
+        write!(f, "{subject} cannot be pulled: {why}")
+    }
+}
+
+impl Outcome {
+    /// What the kubelet says of the image; `None` where it can be pulled.
+    pub(crate) fn failure(&self, image: &Reference) -> Option<Failure> {
+        let url = manifest_url(image);
+        let why = match self {
+            Self::Takes(_) => return None,
+            Self::Fails(failure) => return Some(failure.clone()),
+            Self::NoDns => {
+                let host = image.host();
+                format!(
+                    "failed to do request: Head \"{url}\": dial tcp: lookup {host} on 10.96.0.10:53: server misbehaving"
+                )
+            }
+            Self::Unauthorized => "pull access denied, repository does not exist or may require authorization: \
+                                   authorization failed: no basic auth credentials"
+                .to_owned(),
+            Self::Forbidden => format!("unexpected status from HEAD request to {url}: 403 Forbidden"),
+            Self::Eof => format!("failed to do request: Head \"{url}\": EOF"),
+            Self::Status(status) => format!("unexpected status from HEAD request to {url}: {}", status_line(*status)),
+            Self::Garbage => {
+                let message = format!(
+                    "failed to pull and unpack image \"{image}\": unexpected media type text/html for \
+                     sha256:{:064x}: not found",
+                    7
+                );
+                return Some((ERR_IMAGE_PULL, message.as_str()).into());
+            }
+        };
+        Some(unresolved(image, &why))
+    }
+}
+
+/// A failure to resolve an image, in the words of containerd.
+pub(crate) fn unresolved(image: &Reference, why: &str) -> Failure {
+    let message = format!("failed to pull and unpack image \"{image}\": failed to resolve image: {why}");
+    (ERR_IMAGE_PULL, message.as_str()).into()
+}
+
+/// Where a registry has an image's manifest.
+pub(crate) fn manifest_url(image: &Reference) -> String {
+    let host = image.host();
+    let path = image.repository().strip_prefix(host).unwrap_or_default();
+    format!("https://{host}/v2{path}/manifests/{}", image.tag().unwrap_or("latest"))
+}
+
+/// A status code with the words that Go's `net/http` has for it.
+fn status_line(status: u16) -> String {
+    let words = match status {
+        418 => "I'm a teapot",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        _ => "",
+    };
+    format!("{status} {words}").trim_end().to_owned()
+}
+
+impl Lab {
+    /// Why a node cannot pull an image now, whatever its registry and its disk say, if so.
+    pub(crate) fn failure_of(&self, node: &str, image: &Reference) -> Option<Failure> {
+        let of_all = || self.knobs.broken_images.get(image.as_str()).cloned();
+        let mut troubles = self.knobs.troubles.iter().filter(|trouble| trouble.concerns(node, image));
+        of_all().or_else(|| troubles.find_map(|trouble| trouble.outcome.failure(image)))
+    }
+
+    /// How long a node takes to pull an image, if it can, and bandwidth does not decide that.
+    pub(crate) fn time_of(&self, node: &str, image: &Reference) -> Option<SignedDuration> {
+        let mut troubles = self.knobs.troubles.iter().filter(|trouble| trouble.concerns(node, image));
+        troubles.find_map(|trouble| match &trouble.outcome {
+            Outcome::Takes(time) => Some(time.get()),
+            _ => None,
+        })
+    }
+
+    /// Whether every try to pull an image onto a node fails as things are.
+    #[must_use]
+    pub fn cannot_pull(&self, node: &str, image: &Reference) -> bool {
+        let works = matches!(self.kubelet(node), Kubelet::Works | Kubelet::RejectsNext(_));
+        let is_too_large = || self.room_on(node).is_some_and(|room| self.size_of(image) > room);
+        !works || self.failure_of(node, image).is_some() || is_too_large()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_is_of_a_reference_a_repository_a_host_or_everything() {
+        let image = Reference::parse("quay.io/a/b:1");
+        let is_of = |of: &str| Trouble::new(of, Outcome::NoDns).is_of(&image);
+        let found =
+            ["", "quay.io", "quay.io/a/b", "quay.io/a/b:1", "quay.io/a/b:2", "quay.io/a", "docker.io"].map(is_of);
+        assert_eq!(found, [true, true, true, true, false, false, false]);
+        assert!(Trouble::new("127.0.0.1:5000", Outcome::Eof).is_of(&Reference::parse("127.0.0.1:5000/x")));
+    }
+}
