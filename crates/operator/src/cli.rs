@@ -108,7 +108,8 @@ pub struct OperatorArgs {
     /// Let one of several replicas work, by the Lease `drop` in the pod namespace
     #[arg(long, env = "DROP_LEADER_ELECTION", default_value_t = true, action = ArgAction::Set)]
     pub leader_election: bool,
-    /// How long the others wait for a leader that is silent, at least 3s
+    /// How long a standby waits for a silent leader before it takes over, at least 3s. Where there has never been a
+    /// Lease, the first replica waits as long
     #[arg(long, env = "DROP_LEASE_DURATION", default_value = "15s")]
     pub lease_duration: GoDuration,
     /// Format of the log on standard error

@@ -1,12 +1,32 @@
 //! The Lease that lets one replica write.
 //!
-//! The protocol is client-go's: whoever holds the Lease renews it; whoever sees
-//! it unchanged for its whole duration, by the own clock, takes it. Updates carry
-//! the resource version, so that of two only one succeeds.
+//! The leader renews the Lease every third of its duration. It starts requests for two thirds of the duration after it
+//! sent its last successful renewal, and a request takes at most the last third. So one duration after a renewal
+//! nothing of the leader's is under way, even if the API server cannot reach it.
+//!
+//! A replica begins to lead by replacing one exact version of the Lease: the API server refuses the request if the
+//! Lease has changed since. A replica may replace a version in three cases, and in each of them nobody else writes:
+//!
+//! 1. The replica leads already, and the version names it or nobody.
+//! 2. The version is released: its holder has written it after the holder's last request had ended.
+//! 3. The replica has known the version for a whole duration, by its own clock. Whoever led when the version was
+//!    written has not renewed since.
+//!
+//! A Lease that somebody has deleted says nothing of its holder, who may rely on it for another while. A leader creates
+//! it again and goes on. Any other replica creates it without a holder, and then waits as in case 3, so that
+//! `kubectl delete lease drop` never makes a second leader. The price: where there has never been a Lease, the first
+//! replica leads after one duration.
+//!
+//! By these rules a leader sees another holder only if somebody edits the Lease, or where replicas with different rules
+//! share it. It resigns at that moment: as soon as the watch shows the other holder, or its own renewal is refused for
+//! it.
+//!
+//! What the rules cannot see: clocks of replicas that run at different speeds, and a Lease that somebody marks as
+//! released by hand (no holder, and a duration of one second).
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use drop_api::names::MANAGER;
 use futures::StreamExt;
@@ -17,52 +37,55 @@ use kube::api::PostParams;
 use kube::runtime::watcher::watch_object;
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::patience::{cause, patient};
 
 /// The Lease's name.
 const NAME: &str = "drop";
+/// The duration of a released Lease, in seconds; client-go writes the same.
+const RELEASED: i32 = 1;
 
 /// How long a Lease lasts, and the steps within.
 #[derive(Clone, Copy, Debug)]
 pub struct Durations {
-    /// For how long the others respect it.
+    /// How long a standby waits for a leader that is silent.
     pub lease: Duration,
 }
 
 impl Durations {
-    /// How long after a renewal the next one follows.
-    fn retry(self) -> Duration {
-        self.lease / 3
-    }
-
-    /// For how long after a renewal the holder relies on it. A request that is
-    /// begun by then ends before the Lease does: see [`Durations::request`].
+    /// How long the leader starts requests after it sent a renewal.
     fn reliance(self) -> Duration {
         self.lease * 2 / 3
     }
 
-    /// The time limit of one request.
+    /// The time limit of one request. A renewal begins so early that it ends, at the latest, with the reliance on the
+    /// one before it.
     pub fn request(self) -> Duration {
         self.lease / 3
     }
+
+    /// The pause between two attempts at the same request.
+    fn retry(self) -> Duration {
+        self.lease / 15
+    }
 }
 
-/// Whether this process may write; shared by all who do.
+/// Whether this process may write. All clones share one answer.
 #[derive(Clone, Debug)]
 pub struct Leadership {
-    /// Until when it may; `None` while it does not lead.
+    /// The end of the time in which it may; `None` while it does not lead.
     until: watch::Sender<Option<Instant>>,
 }
 
 impl Leadership {
-    /// Not leading.
+    /// A process that does not lead.
     pub fn new() -> Self {
         Self { until: watch::Sender::new(None) }
     }
 
-    /// Leading for ever, without a Lease.
+    /// A process that always leads, without a Lease.
     pub fn unconditional() -> Self {
         let far = Instant::now() + Duration::from_secs(100 * 365 * 24 * 3600);
         Self { until: watch::Sender::new(Some(far)) }
@@ -70,39 +93,47 @@ impl Leadership {
 
     /// Whether this process may write now.
     pub fn is_held(&self) -> bool {
-        self.until.borrow().is_some_and(|until| Instant::now() < until)
+        self.held_until().is_some()
     }
 
-    /// Gives it up.
-    pub fn resign(&self) {
+    fn held_until(&self) -> Option<Instant> {
+        self.until.borrow().filter(|until| Instant::now() < *until)
+    }
+
+    /// Ends the leadership now, and returns whether there was one.
+    pub fn resign(&self) -> bool {
+        let was_held = self.is_held();
         self.until.send_replace(None);
+        was_held
     }
 
-    /// Waits until it may.
+    /// Lets this process write until `until`, and returns whether that is news.
+    fn extend(&self, until: Instant) -> bool {
+        self.until.send_replace(Some(until)).is_none()
+    }
+
+    /// Waits until this process may write.
     pub async fn gained(&self) {
         // The sender is `self`: it cannot be gone.
         drop(self.until.subscribe().wait_for(Option::is_some).await);
     }
 
-    /// Waits until it may no longer, although it did.
+    /// Waits until this process may no longer write, although it could.
     pub async fn lost(&self) {
         let mut changes = self.until.subscribe();
+        drop(changes.wait_for(Option::is_some).await);
         loop {
-            let until = *changes.borrow_and_update();
-            match until {
-                None => drop(changes.changed().await),
-                Some(until) => {
-                    tokio::select! {
-                        () = tokio::time::sleep_until(until.into()) => {}
-                        _ = changes.changed() => continue,
-                    }
-                    if !self.is_held() {
-                        self.resign();
-                        return;
-                    }
-                }
+            let Some(until) = *changes.borrow_and_update() else { return };
+            tokio::select! {
+                () = sleep_until(until) => self.lapse(),
+                changed = changes.changed() => drop(changed),
             }
         }
+    }
+
+    /// Ends the leadership if its time is up. Nobody has extended it meanwhile.
+    fn lapse(&self) {
+        self.until.send_if_modified(|until| until.take_if(|until| *until <= Instant::now()).is_some());
     }
 }
 
@@ -114,10 +145,11 @@ pub struct Candidate {
     leadership: Leadership,
 }
 
-/// What a candidate has seen of the Lease.
-struct Seen {
+/// What a candidate knows of the Lease, and what follows.
+struct Known {
+    /// The newest version. A Lease that does not exist has no resource version, and says what it said last.
     lease: Lease,
-    /// When to renew it, or to take it over, by this process's clock.
+    /// When this replica may replace or create it.
     act_at: Instant,
 }
 
@@ -127,114 +159,139 @@ impl Candidate {
         Self { api: Api::namespaced(client, namespace), identity: identity.into(), durations, leadership }
     }
 
-    /// Takes the Lease when it is free, and renews it, for ever.
+    /// Takes the Lease as soon as the rules allow it, and renews it, for ever.
     pub async fn run(&self) {
-        let mut seen: Option<Seen> = None;
+        let mut known: Option<Known> = None;
         let mut changes = pin!(patient(watch_object(self.api.clone(), NAME), "Lease".to_owned()));
         loop {
-            let act_at = seen.as_ref().map(|seen| seen.act_at);
+            let act_at = known.as_ref().map(|known| known.act_at);
             tokio::select! {
                 change = changes.next() => match change {
-                    Some(Ok(lease)) => self.notice(&mut seen, lease.unwrap_or_default()),
+                    Some(Ok(found)) => self.notice(&mut known, found),
                     Some(Err(error)) => warn!(error = cause(&error), "the Lease cannot be watched: tried again"),
                     None => return,
                 },
-                () = sleep_until(act_at) => {
-                    let lease = seen.take().map(|seen| seen.lease).unwrap_or_default();
-                    seen = Some(self.act(lease).await);
+                // Without a version there is nothing to do before the watch shows one.
+                () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() => {
+                    if let Some(Known { lease, .. }) = known.take() {
+                        known = Some(self.act(lease).await);
+                    }
                 }
             }
         }
     }
 
-    /// Takes in what the watch shows.
-    fn notice(&self, seen: &mut Option<Seen>, lease: Lease) {
-        match seen {
-            // What this replica wrote itself comes back late.
-            Some(seen) if self.is_ours(&seen.lease) && self.is_ours(&lease) => {}
-            Some(seen) if renewal(&seen.lease) == renewal(&lease) => seen.lease = lease,
-            _ => *seen = Some(self.see(lease)),
-        }
+    /// Takes note of what the watch shows, unless an answer has already told something newer.
+    fn notice(&self, known: &mut Option<Known>, found: Option<Lease>) {
+        let before = known.take();
+        *known = Some(match (before, found) {
+            (Some(before), Some(found)) if version(&found) <= version(&before.lease) => before,
+            (_, Some(found)) => self.assess(found),
+            (before, None) => self.assess(gone(before.map(|before| before.lease).unwrap_or_default())),
+        });
     }
 
-    /// The Lease, seen for the first time as it is now.
-    fn see(&self, lease: Lease) -> Seen {
-        let wait = match holder(&lease) {
-            None | Some("") => Duration::ZERO,
-            Some(holder) if *holder == *self.identity => self.durations.retry(),
-            // Replicas may be configured differently while they are replaced.
-            Some(_) => self.durations.lease.max(duration(&lease)),
+    /// Resigns if a new version says so, and decides when this replica may act on it.
+    fn assess(&self, lease: Lease) -> Known {
+        let now = Instant::now();
+        let held_until = self.leadership.held_until();
+        let act_at = match (holder(&lease), held_until) {
+            _ if version(&lease).is_none() || is_released(&lease) => now,
+            ("", Some(_)) => now,
+            (holder, Some(until)) if *holder == *self.identity => {
+                until.checked_sub(self.durations.request()).unwrap_or(now)
+            }
+            // This replica's own name stands here too: it did not lead any more when it saw this version, so another
+            // one may have led since.
+            (holder, _) => {
+                if self.leadership.resign() {
+                    warn!(holder, "another replica holds the Lease: resigned");
+                }
+                now + self.respect(&lease)
+            }
         };
-        Seen { lease, act_at: Instant::now() + wait }
+        Known { lease, act_at }
     }
 
-    /// Takes or renews the Lease.
-    async fn act(&self, lease: Lease) -> Seen {
-        match tokio::time::timeout(self.durations.request(), self.take(lease.clone())).await {
-            Ok(Ok(lease)) => return self.see(lease),
-            // Another was faster, or the answer to an earlier renewal was lost.
+    /// How long whoever has written this version may rely on it. Replicas may be configured differently while they are
+    /// replaced.
+    fn respect(&self, lease: &Lease) -> Duration {
+        let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let duration = Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default());
+        self.durations.lease.max(duration)
+    }
+
+    /// Writes the Lease. If that fails, looks whether it has changed.
+    async fn act(&self, lease: Lease) -> Known {
+        match timeout(self.durations.request(), self.write(lease.clone())).await {
+            Ok(Ok(lease)) => return self.assess(lease),
+            // It has changed, or exists by now.
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => {}
             Ok(Err(error)) => warn!(error = cause(&error), "the Lease cannot be written: tried again"),
             Err(_) => warn!("the Lease cannot be written: no answer; tried again"),
         }
-        let now = tokio::time::timeout(self.durations.request(), self.api.get_opt(NAME)).await;
-        let now = now.ok().and_then(Result::ok).map(Option::unwrap_or_default);
-        match now {
-            Some(now) if !self.is_ours(&now) && renewal(&now) != renewal(&lease) => self.see(now),
-            now => Seen { lease: now.unwrap_or(lease), act_at: Instant::now() + self.durations.retry() / 5 },
+        let again_at = Instant::now() + self.durations.retry();
+        match timeout(self.durations.request(), self.api.get_opt(NAME)).await {
+            Ok(Ok(Some(found))) if version(&found) != version(&lease) => {
+                let known = self.assess(found);
+                Known { act_at: known.act_at.max(again_at), ..known }
+            }
+            Ok(Ok(None)) => Known { lease: gone(lease), act_at: again_at },
+            // This replica may still replace the same version: nobody else has written since.
+            _ => Known { lease, act_at: again_at },
         }
     }
 
-    /// Gives the Lease up, if this replica holds it, so that another need not wait.
+    /// Replaces the Lease, and so begins or continues to lead. Creates it if it does not exist; only a leader leads by
+    /// that.
+    async fn write(&self, mut lease: Lease) -> Result<Lease, kube::Error> {
+        let began = Instant::now();
+        let exists = version(&lease).is_some();
+        let leads = exists || self.leadership.is_held();
+        let (now, respect) = (MicroTime(Timestamp::now()), self.respect(&lease));
+        let is_new = holder(&lease) != &*self.identity;
+        let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
+        if leads && is_new {
+            spec.acquire_time = Some(now.clone());
+            spec.lease_transitions =
+                Some(spec.lease_transitions.map_or(0, |transitions| transitions.saturating_add(1)));
+        }
+        spec.holder_identity = leads.then(|| self.identity.to_string());
+        // The others may wait longer, but not less: rounded up, and for a deleted Lease as long as it asked for.
+        let duration = if leads { self.durations.lease } else { respect };
+        spec.lease_duration_seconds = i32::try_from(duration.as_millis().div_ceil(1000)).ok();
+        spec.renew_time = Some(now);
+        let lease = if exists {
+            self.api.replace(NAME, &params(), &lease).await?
+        } else {
+            self.api.create(&params(), &lease).await?
+        };
+        if leads && self.leadership.extend(began + self.durations.reliance()) {
+            info!(identity = &*self.identity, "leading");
+        }
+        Ok(lease)
+    }
+
+    /// Releases the Lease, so that a standby need not wait. To be called by a leader that has resigned, after its last
+    /// request has ended.
     pub async fn release(&self) {
         let released = async {
             let mut lease = self.api.get(NAME).await?;
-            if self.is_ours(&lease) {
+            if holder(&lease) == &*self.identity {
                 if let Some(spec) = &mut lease.spec {
                     spec.holder_identity = Some(String::new());
-                    spec.lease_duration_seconds = Some(1);
+                    spec.lease_duration_seconds = Some(RELEASED);
                 }
                 self.api.replace(NAME, &params(), &lease).await?;
                 info!("lease released");
             }
             Ok::<_, kube::Error>(())
         };
-        match tokio::time::timeout(self.durations.request(), released).await {
+        match timeout(self.durations.request(), released).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(error = cause(&error), "the Lease cannot be released: it runs out by itself"),
             Err(_) => warn!("the Lease cannot be released: it runs out by itself"),
         }
-    }
-
-    /// Writes the Lease as this replica's, renewed now.
-    async fn take(&self, mut lease: Lease) -> Result<Lease, kube::Error> {
-        let began = Instant::now();
-        let now = MicroTime(Timestamp::now());
-        let renews = self.is_ours(&lease);
-        let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
-        if !renews {
-            spec.acquire_time = Some(now.clone());
-            spec.lease_transitions =
-                Some(spec.lease_transitions.map_or(0, |transitions| transitions.saturating_add(1)));
-        }
-        spec.holder_identity = Some(self.identity.to_string());
-        // Rounded up: the others may wait longer, but not less.
-        spec.lease_duration_seconds = i32::try_from(self.durations.lease.as_millis().div_ceil(1000)).ok();
-        spec.renew_time = Some(now);
-        let lease = if lease.metadata.resource_version.is_some() {
-            self.api.replace(NAME, &params(), &lease).await?
-        } else {
-            lease.metadata = ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() };
-            self.api.create(&params(), &lease).await?
-        };
-        if self.leadership.until.send_replace(Some(began + self.durations.reliance())).is_none() {
-            info!(identity = &*self.identity, "leading");
-        }
-        Ok(lease)
-    }
-
-    fn is_ours(&self, lease: &Lease) -> bool {
-        holder(lease) == Some(&*self.identity)
     }
 }
 
@@ -242,25 +299,26 @@ fn params() -> PostParams {
     PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
 }
 
-fn holder(lease: &Lease) -> Option<&str> {
-    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref())
+/// The resource version, which grows with each change; `None` if the Lease does not exist.
+fn version(lease: &Lease) -> Option<u64> {
+    lease.metadata.resource_version.as_ref().map(|version| version.parse().unwrap_or_default())
 }
 
-/// How long the holder wants it to be respected.
-fn duration(lease: &Lease) -> Duration {
-    let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-    Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default())
+/// The same Lease after its deletion.
+fn gone(lease: Lease) -> Lease {
+    Lease { metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() }, ..lease }
 }
 
-/// What changes with every renewal.
-fn renewal(lease: &Lease) -> (Option<&str>, Option<&MicroTime>) {
-    (holder(lease), lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()))
+/// Who holds the Lease; empty if nobody does.
+fn holder(lease: &Lease) -> &str {
+    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
 }
 
-/// Ends at `at`, or never.
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
+/// Whether the last holder has given the Lease up.
+fn is_released(lease: &Lease) -> bool {
+    let duration = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    holder(lease).is_empty() && duration == Some(RELEASED)
 }
+
+#[cfg(test)]
+mod tests;

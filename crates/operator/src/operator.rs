@@ -102,10 +102,10 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     }
     // Nothing more is begun; what was begun ends before another may lead.
     others.shutdown().await;
-    leadership.resign();
+    let led = leadership.resign();
     let released = async {
         resources.idle().await;
-        if args.leader_election {
+        if led && args.leader_election {
             candidate.release().await;
         }
     };
