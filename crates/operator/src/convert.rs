@@ -11,11 +11,8 @@ use drop_core::reference::Reference;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 
+use crate::virtual_node::is_virtual;
 use crate::{lean, pod};
-
-/// How virtual kubelets mark their nodes; see <https://virtual-kubelet.io/docs/>.
-const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
-const LABEL_TYPE: &str = "type";
 
 /// What a node says of an image on its disk.
 fn listed(image: k8s::ContainerImage) -> Listed {
@@ -35,8 +32,7 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>) -> Option<Node> {
     let lean::NodeStatus { conditions, images: on_disk, node_info } = object.status;
     let labels = meta.labels.unwrap_or_default();
     let taints = taints.unwrap_or_default();
-    let is_virtual = labels.get(LABEL_TYPE).is_some_and(|value| value == "virtual-kubelet")
-        || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET);
+    let is_virtual = is_virtual(&labels, &taints);
     let listed = on_disk.unwrap_or_default().into_iter().map(|image| images.share(listed(image)));
     let inventory = Inventory::new(listed.collect());
     let conditions = conditions.unwrap_or_default();

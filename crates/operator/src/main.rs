@@ -19,6 +19,7 @@ mod patience;
 mod pod;
 mod process;
 mod tls;
+mod virtual_node;
 
 use clap::Parser;
 
