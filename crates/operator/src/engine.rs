@@ -10,11 +10,11 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
-use crate::answers::{Answers, Query};
-use crate::execute::{Executor, Resources};
-use crate::lease::Leadership;
+use crate::act::{Executor, Resources};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::observe::WRITTEN_BY_LEADERS;
+use crate::serve::answers::{Answers, Query};
+use crate::watch::WRITTEN_BY_LEADERS;
 
 /// The shortest time between two plans: what happens meanwhile goes into one.
 const PACE: Duration = Duration::from_millis(20);

@@ -5,29 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube::client::ClientBuilder;
-use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::answers::Query;
+use crate::act::lease::{Candidate, Durations};
+use crate::act::{Executor, Resources};
 use crate::cli::{LogFormat, OperatorArgs};
+use crate::cluster::client::{client, pod_name};
 use crate::discover::check_authorities;
 use crate::engine::Engine;
-use crate::execute::{Executor, Resources};
-use crate::guard::Guard;
-use crate::lease::{Candidate, Durations, Leadership};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::observe::observe;
-use crate::{http, listen};
+use crate::serve::answers::Query;
+use crate::serve::guard::Guard;
+use crate::serve::{http, listen};
+use crate::watch::observe;
 
-/// How the operator names itself in the API server's audit log.
-const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
 /// How long the operator may take to end what was begun when it is told to stop.
 const GRACE: Duration = Duration::from_secs(8);
 /// How many events may wait for the engine before the watches are held up.
@@ -57,7 +54,8 @@ fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
 
 async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
-    let client = client(&metrics, args.max_silence()).await?;
+    let counting = metrics.clone();
+    let client = client(move |method, uri| counting.requested(method, uri), args.max_silence()).await?;
     let certificate = args.serving.certificate()?;
     let listener =
         TcpListener::bind(&*args.listen).await.with_context(|| format!("cannot listen on any of {:?}", args.listen))?;
@@ -143,40 +141,6 @@ async fn lead(
 /// What tells this process from every other one.
 fn identity() -> String {
     format!("{}_{}_{}", pod_name(), std::process::id(), jiff::Timestamp::now().as_nanosecond())
-}
-
-/// The Pod that this process runs in, by its host name; `drop` outside of one.
-pub fn pod_name() -> String {
-    std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
-}
-
-async fn client(metrics: &Arc<Metrics>, max_silence: Duration) -> anyhow::Result<Client> {
-    // One provider for the whole process; that it is set already is no error.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let mut config =
-        Config::infer().await.context("no cluster: set KUBECONFIG, or run in a Pod with a service account")?;
-    end_silence(&mut config, max_silence);
-    config.headers.push((::http::header::USER_AGENT, ::http::HeaderValue::from_static(USER_AGENT)));
-    // Every effect is tried again by plan, with what is known by then.
-    config.default_retry = false;
-    let metrics = metrics.clone();
-    let count = MapRequestLayer::new(move |request: ::http::Request<_>| {
-        metrics.requested(request.method(), request.uri());
-        request
-    });
-    Ok(ClientBuilder::try_from(config)
-        .context("the cluster's address or credentials cannot be used")?
-        .with_layer(&count)
-        .build())
-}
-
-/// Lets connections end over which the API server has said nothing for so long although it was
-/// asked. The watcher's own limit is five minutes, and holds for watches that have begun: lists,
-/// and requests for a watch, have none.
-pub fn end_silence(config: &mut Config, after: Duration) {
-    config.read_timeout = Some(after);
-    // Counted from the request, not from when its connection fell idle.
-    config.reset_reader_on_write = true;
 }
 
 /// Ends when the process is told to stop.

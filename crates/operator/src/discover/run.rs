@@ -95,8 +95,8 @@ async fn secret(
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::raw;
     use super::*;
+    use crate::fake::raw;
 
     #[tokio::test]
     async fn a_secret_is_not_waited_for_without_end() {

@@ -21,9 +21,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
-use crate::convert;
-use crate::lean::{self, Guarded};
-use crate::patience::{cause, patient};
+use super::convert;
+use crate::cluster::lean::{self, Guarded};
+use crate::cluster::patience::{cause, patient};
 
 /// What another replica may have written a moment ago, so that it is listed anew by
 /// whoever takes over.

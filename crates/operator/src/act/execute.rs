@@ -17,14 +17,14 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
+use super::event::{self, event};
+use super::pod::{TERMINATION_GRACE_SECONDS, pod};
+use crate::cluster::client::pod_name;
+use crate::cluster::lean;
+use crate::cluster::patience::cause;
 use crate::discover::{self, Limits};
-use crate::event::{self, event};
-use crate::lean;
-use crate::lease::Leadership;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::operator::pod_name;
-use crate::patience::cause;
-use crate::pod::{TERMINATION_GRACE_SECONDS, pod};
 
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
@@ -407,7 +407,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::discover::fake::{Fake, Got, reply};
+    use crate::fake::{Fake, Got, reply};
 
     /// What `effect` is reported as where the API server answers so to the method of a
     /// request, and how many requests that took.

@@ -79,9 +79,9 @@ mod tests {
     use reqwest::{Certificate as Root, Client};
     use tokio::net::TcpListener;
 
+    use super::super::listen;
     use super::*;
-    use crate::discover::fake::{Authority, Identity};
-    use crate::listen;
+    use crate::fake::{Authority, Identity};
 
     /// A folder with a certificate of `authority`, and the paths of the two files.
     fn files(name: &str, authority: &Authority) -> (PathBuf, PathBuf) {

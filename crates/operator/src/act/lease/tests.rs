@@ -8,6 +8,7 @@ use axum::body::Body;
 use futures::stream;
 use http::{Method, Request, Response};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;

@@ -11,8 +11,8 @@ use drop_core::reference::Reference;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 
-use crate::virtual_node::is_virtual;
-use crate::{lean, pod};
+use super::virtual_node::is_virtual;
+use crate::cluster::{container_name, lean};
 
 /// What a node says of an image on its disk.
 fn listed(image: k8s::ContainerImage) -> Listed {
@@ -95,7 +95,7 @@ pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
     let containers = spec.containers.into_iter().filter_map(|container| {
         let found = Reference::parse(container.image.as_deref().unwrap_or_default());
         let image = match &ordered {
-            Some(ordered) => Reference::parse(ordered.get(pod::place(&container.name)?)?),
+            Some(ordered) => Reference::parse(ordered.get(container_name::place(&container.name)?)?),
             None => found.clone(),
         };
         let at = statuses.iter().position(|status| status.name == container.name);

@@ -17,9 +17,9 @@ use drop_core::survey::Overview;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::answers::Query;
-use crate::guard::{self, Guard};
-use crate::lease::Leadership;
+use super::answers::Query;
+use super::guard::{self, Guard};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 
 /// What the handlers answer from.
@@ -176,8 +176,8 @@ mod tests {
     use serde_json::{Value, json};
     use tower::ServiceExt as _;
 
+    use super::super::answers::{Answers, ROWS};
     use super::*;
-    use crate::answers::Answers;
 
     /// Images and nodes, of which none has any, in numbers.
     fn world(images: usize, nodes: usize) -> World {
@@ -264,7 +264,7 @@ mod tests {
             let images = plan["images"].as_array().unwrap().iter();
             images.map(|image| image["nodes"].as_array().unwrap().len()).collect::<Vec<_>>()
         };
-        assert_eq!(rows(&plan(&router, "?cachedimage=i3").await), [crate::answers::ROWS]);
+        assert_eq!(rows(&plan(&router, "?cachedimage=i3").await), [ROWS]);
         assert_eq!(rows(&plan(&router, "?node=n7").await), [1; 20]);
         let pair = plan(&router, "?node=n7&cachedimage=i3").await;
         assert_eq!((rows(&pair), &pair["images"][0]["nodes"][0]["node"]), (vec![1], &json!("n7")));

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::listen::Peer;
+use super::listen::Peer;
 
 /// For how long an answer counts that was yes. A no is asked for again: whoever gets the right
 /// has it at once.
@@ -209,7 +209,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::discover::fake::{Fake, Got, reply};
+    use crate::fake::{Fake, Got, reply};
 
     /// An API server that knows `reader`, who may read /metrics, and `other`, by tokens of
     /// these names.

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tracing::warn;
 
-use crate::tls::Certificate;
+use super::tls::Certificate;
 
 /// How many connections there are at once. One more ends another: see [`Connections::make_room`].
 const CONNECTIONS: usize = 256;

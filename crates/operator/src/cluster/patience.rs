@@ -74,9 +74,9 @@ mod tests {
     use drop_api::PullPolicy;
     use kube::{Api, Client, Config};
 
+    use super::super::client::end_silence;
     use super::*;
-    use crate::discover::fake::{Fake, Got, reply};
-    use crate::operator::end_silence;
+    use crate::fake::{Fake, Got, reply};
 
     #[tokio::test]
     async fn a_list_that_falls_silent_fails_and_a_watch_is_resumed() {

@@ -1,0 +1,7 @@
+//! Turns watches of the API server into events for the planner.
+
+mod convert;
+mod observe;
+mod virtual_node;
+
+pub use observe::{WRITTEN_BY_LEADERS, observe};
