@@ -1,4 +1,4 @@
-//! The only loop: takes in events, plans, begins what the plan wants.
+//! The only loop: applies events, plans, and begins the effects of the plan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +16,10 @@ use crate::metrics::Metrics;
 use crate::serve::answers::{Answers, Query};
 use crate::watch::WRITTEN_BY_LEADERS;
 
-/// The shortest time between two plans: what happens meanwhile goes into one.
+/// The shortest time between two plans. Events in between share the next plan.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Everything that the loop needs.
+/// The loop and its state.
 pub struct Engine<'a> {
     world: World,
     events: mpsc::Receiver<Event>,
@@ -30,7 +30,7 @@ pub struct Engine<'a> {
     /// Set once every watch has synced.
     ready: Arc<AtomicBool>,
     leadership: Leadership,
-    /// Asks the watches for lists.
+    /// Asks the watches to list what leaders write.
     relist: watch::Sender<()>,
 }
 
@@ -53,8 +53,8 @@ impl<'a> Engine<'a> {
 
     /// Runs until the leadership is lost, or the events end.
     ///
-    /// What was begun then and has no report yet is not known to anybody: another
-    /// engine has to start from what the API says.
+    /// Effects that have no report by then may or may not have happened, so another engine has to start from the state
+    /// of the API server.
     pub async fn run(mut self) {
         let mut wake_at = None;
         let mut planned_at = tokio::time::Instant::now();
@@ -67,7 +67,7 @@ impl<'a> Engine<'a> {
                 () = &mut lost => return,
                 () = leadership.gained(), if !leads => {
                     leads = true;
-                    // The last leader's last writes may not have come through yet.
+                    // The last writes of the leader before may not have come through the watches yet.
                     while let Ok(event) = self.events.try_recv() {
                         self.world.apply(event, Timestamp::now());
                     }
@@ -98,8 +98,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Plans once, begins the effects, and returns when to plan again. A standby
-    /// only keeps up with what happens.
+    /// Plans once, begins the effects, and returns when to plan again. A standby only brings its state up to date.
     fn plan(&mut self) -> Option<Timestamp> {
         let began = Instant::now();
         let now = Timestamp::now();
@@ -125,7 +124,7 @@ impl<'a> Engine<'a> {
         plan.wake_at
     }
 
-    /// Checks the plan before anything of it is done.
+    /// Logs each invariant that the plan violates.
     fn audit(&self, plan: &Plan, now: Timestamp) {
         for violation in drop_core::audit::audit(&self.world, plan, now) {
             error!(violation, "invariant violated: please report this");

@@ -1,4 +1,4 @@
-//! Whether this process may write: the Lease decides, requests ask, and HTTP and the engine show it.
+//! Whether this process may write. The Lease decides it; the engine and each request ask for it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `drop operator`: puts the parts together and runs them until told to stop.
+//! `drop operator`: puts the parts together and runs them until SIGTERM or SIGINT.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,22 +25,22 @@ use crate::serve::guard::Guard;
 use crate::serve::{http, listen};
 use crate::watch::observe;
 
-/// How long the operator may take to end what was begun when it is told to stop.
+/// How long the operator may take, after SIGTERM, to finish its requests and to release the Lease.
 const GRACE: Duration = Duration::from_secs(8);
-/// How many events may wait for the engine before the watches are held up.
+/// The most events that wait for the engine. When they are that many, the watches wait.
 const EVENTS: usize = 1024;
 
 /// Runs the operator until SIGTERM or SIGINT.
 pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
     init_log(args)?;
     check_authorities()?;
-    // The loop and the watches stay on this thread, all others have the other one.
+    // The loop and the watches stay on this thread; everything else runs on the worker thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(serve(args))
 }
 
 fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
-    // What the client says of failed requests is said again by whoever sent them.
+    // The senders of failed requests log them; the client would log them a second time.
     let directives = format!("kube_client=off,{}", args.log_level);
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("--log-level {:?}: write a level such as info or debug", args.log_level))?;
@@ -75,7 +75,7 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         pages: Arc::default(),
     };
     let router = http::router(context, args.serving.metrics_auth.then(|| Guard::new(client.clone())));
-    // On the other thread, so that a plan that takes long holds up neither.
+    // On the worker thread, so that a long plan delays neither answers nor renewals of the Lease.
     let mut others = JoinSet::new();
     others.spawn(listen::serve(listener, certificate, router));
     let candidate = Arc::new(candidate);
@@ -98,7 +98,7 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         Some(ended) = others.join_next() => ended?,
         stopped = stop_signal() => stopped?,
     }
-    // Nothing more is begun; what was begun ends before another may lead.
+    // No request begins any more, and those under way end before another replica may lead.
     others.shutdown().await;
     let led = leadership.resign();
     let released = async {
@@ -113,8 +113,8 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps up with the cluster, and works on it while the Lease is held. When it is
-/// lost all is forgotten: somebody else may have gone on from there.
+/// Follows the cluster, and works on it while this process leads. When it loses the Lease it forgets everything and
+/// starts over, because another replica may have gone on from there.
 async fn lead(
     args: &OperatorArgs,
     resources: &Resources,
@@ -132,13 +132,13 @@ async fn lead(
         }
         warn!("the Lease is lost: starting over as a standby");
         ready.store(false, Ordering::Relaxed);
-        // What was begun must have ended before it is looked what there is.
+        // The next engine must not list objects while requests of this one are under way.
         executor.retire();
         resources.idle().await;
     }
 }
 
-/// What tells this process from every other one.
+/// A name for this process that no other process has, not even a later one in the same Pod.
 fn identity() -> String {
     format!("{}_{}_{}", pod_name(), std::process::id(), jiff::Timestamp::now().as_nanosecond())
 }

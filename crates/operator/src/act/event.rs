@@ -1,4 +1,4 @@
-//! Notices as Kubernetes Events.
+//! Writes notices of the planner as Kubernetes Events.
 
 use drop_api::names::{API_VERSION, MANAGER, bounded, short_hash};
 use drop_core::notice::Notice;
@@ -8,17 +8,17 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::ObjectMeta;
 
-/// Where Events of objects without a namespace belong.
+/// The namespace of Events about objects that have none.
 pub const NAMESPACE: &str = "default";
-/// What Drop does with what its Events are about.
+/// The `action` of all of Drop's Events.
 const ACTION: &str = "Cache";
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
 
 /// The Event that tells of `notice`, by the Pod `instance`.
 ///
-/// Each notice is an Event of its own and none a series: a series keeps the note of its
-/// first member, and notices of one reason differ in theirs.
+/// Each notice is an Event of its own, not part of a series: a series keeps the note of its first Event, and notices
+/// with the same reason have different notes.
 pub fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
     let what = format!("{} {} {} {}", notice.uid, notice.reason, notice.message, now.as_nanosecond());
     let hash = short_hash(what.as_bytes());

@@ -1,5 +1,5 @@
-//! The names of a pull Pod's containers: they tell which of the ordered images a container pulls, although admission may
-//! have added containers or changed images.
+//! The names of a pull Pod's containers. A name tells which of the ordered images the container pulls, although
+//! admission may have added containers or changed images.
 
 /// The name of the only container of a Pod, and what the names of several begin with.
 const PREFIX: &str = "pull";
