@@ -11,3 +11,4 @@ pub mod policy;
 pub mod presence;
 pub mod pull_pod;
 pub mod reference;
+mod virtual_node;

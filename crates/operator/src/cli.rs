@@ -10,7 +10,8 @@ use drop_api::{GoDuration, PullPolicySpec};
 use drop_core::Settings;
 
 use crate::discover::Limits;
-use crate::tls::Certificate;
+use crate::discover::command::DiscoverArgs;
+use crate::serve::tls::Certificate;
 
 /// For how many slow requests the time of a query is to last.
 const REQUESTS_PER_QUERY: u32 = 5;
@@ -40,58 +41,6 @@ pub enum Command {
     Demo(Box<drop_demo::Args>),
 }
 
-/// The options of `drop discover`.
-#[derive(Debug, Args)]
-pub struct DiscoverArgs {
-    /// File or directory with DiscoveryPolicies, and with the Secrets that they name; - is standard input
-    #[arg(short, long = "filename", value_name = "PATH", required = true)]
-    pub files: Vec<PathBuf>,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
-    pub output: OutputFormat,
-    /// How many nodes there are, for rankings that depend on it
-    #[arg(long)]
-    pub nodes: Option<usize>,
-    #[command(flatten)]
-    pub secret: SecretArgs,
-}
-
-/// How results are printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OutputFormat {
-    /// For people.
-    Table,
-    /// A list with an object per policy.
-    Json,
-}
-
-/// What stands for every Secret that sources name.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "In place of the Secrets that sources name")]
-pub struct SecretArgs {
-    /// Bearer token
-    #[arg(long, env = "DROP_DISCOVER_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// User
-    #[arg(long, env = "DROP_DISCOVER_USERNAME")]
-    pub username: Option<String>,
-    /// Password of the user
-    #[arg(long, env = "DROP_DISCOVER_PASSWORD", hide_env_values = true)]
-    pub password: Option<String>,
-    /// Certificates in PEM of the authorities that are trusted
-    #[arg(long, env = "DROP_DISCOVER_CA_FILE", value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
-    /// Client certificate in PEM
-    #[arg(long, env = "DROP_DISCOVER_CERT", value_name = "FILE")]
-    pub cert: Option<PathBuf>,
-    /// Private key of the client certificate in PEM
-    #[arg(long, env = "DROP_DISCOVER_KEY", value_name = "FILE")]
-    pub key: Option<PathBuf>,
-    /// Header of every request, such as "X-Scope-OrgID: tenant"
-    #[arg(long = "header", value_name = "NAME: VALUE")]
-    pub headers: Vec<String>,
-}
-
 /// The options of `drop operator`. Each has an environment variable, too.
 #[derive(Debug, Args)]
 pub struct OperatorArgs {
@@ -108,7 +57,8 @@ pub struct OperatorArgs {
     /// Let one of several replicas work, by the Lease `drop` in the pod namespace
     #[arg(long, env = "DROP_LEADER_ELECTION", default_value_t = true, action = ArgAction::Set)]
     pub leader_election: bool,
-    /// How long the others wait for a leader that is silent, at least 3s
+    /// How long a standby waits for a silent leader before it takes over, at least 3s. Where there has never been a
+    /// Lease, the first replica waits as long
     #[arg(long, env = "DROP_LEASE_DURATION", default_value = "15s")]
     pub lease_duration: GoDuration,
     /// Format of the log on standard error

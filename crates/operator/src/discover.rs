@@ -16,9 +16,6 @@ mod run;
 mod seat;
 mod transport;
 
-#[cfg(test)]
-pub mod fake;
-
 use drop_core::discovery::{Answer, Backend, SourceFailure, SourceReason};
 use jiff::Timestamp;
 
@@ -72,8 +69,9 @@ mod tests {
     use drop_api::discovery_policy::RegistryQuery;
     use tokio::sync::Semaphore;
 
-    use super::fake::{Fake, reply, secret};
+    use super::credentials::secret;
     use super::*;
+    use crate::fake::{Fake, reply};
 
     async fn failure(url: String, limits: Limits) -> SourceFailure {
         let query =

@@ -1,25 +1,26 @@
-//! The only loop: takes in events, plans, begins what the plan wants.
+//! The only loop: applies events, plans, and begins the effects of the plan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use drop_core::survey::Summary;
-use drop_core::{Event, Plan, Settings, World, plan};
+use drop_core::{Event, Settings, World, step, violations};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
-use crate::answers::{Answers, Query};
-use crate::execute::{Executor, Resources};
-use crate::lease::Leadership;
+use crate::act::{Executor, Resources};
+use crate::clock;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::observe::WRITTEN_BY_LEADERS;
+use crate::serve::answers::{Answers, Query};
+use crate::watch::WRITTEN_BY_LEADERS;
 
-/// The shortest time between two plans: what happens meanwhile goes into one.
+/// The shortest time between two plans. Events in between share the next plan.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Everything that the loop needs.
+/// The loop and its state.
 pub struct Engine<'a> {
     world: World,
     events: mpsc::Receiver<Event>,
@@ -30,7 +31,7 @@ pub struct Engine<'a> {
     /// Set once every watch has synced.
     ready: Arc<AtomicBool>,
     leadership: Leadership,
-    /// Asks the watches for lists.
+    /// Asks the watches to list what leaders write.
     relist: watch::Sender<()>,
 }
 
@@ -53,8 +54,8 @@ impl<'a> Engine<'a> {
 
     /// Runs until the leadership is lost, or the events end.
     ///
-    /// What was begun then and has no report yet is not known to anybody: another
-    /// engine has to start from what the API says.
+    /// Effects that have no report by then may or may not have happened, so another engine has to start from the state
+    /// of the API server.
     pub async fn run(mut self) {
         let mut wake_at = None;
         let mut planned_at = tokio::time::Instant::now();
@@ -67,19 +68,19 @@ impl<'a> Engine<'a> {
                 () = &mut lost => return,
                 () = leadership.gained(), if !leads => {
                     leads = true;
-                    // The last leader's last writes may not have come through yet.
+                    // The last writes of the leader before may not have come through the watches yet.
                     while let Ok(event) = self.events.try_recv() {
-                        self.world.apply(event, Timestamp::now());
+                        self.world.apply(event, clock::now());
                     }
                     self.world.expect_lists(&WRITTEN_BY_LEADERS);
                     self.relist.send_replace(());
                 }
                 event = self.events.recv() => {
                     let Some(event) = event else { return };
-                    self.world.apply(event, Timestamp::now());
+                    self.world.apply(event, clock::now());
                     tokio::time::sleep_until(planned_at + PACE).await;
                     while let Ok(event) = self.events.try_recv() {
-                        self.world.apply(event, Timestamp::now());
+                        self.world.apply(event, clock::now());
                     }
                 }
                 Some(query) = self.queries.recv() => {
@@ -98,23 +99,17 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Plans once, begins the effects, and returns when to plan again. A standby
-    /// only keeps up with what happens.
+    /// Plans once, begins the effects, and returns when to plan again. A standby only brings its state up to date.
     fn plan(&mut self) -> Option<Timestamp> {
-        let began = Instant::now();
-        let now = Timestamp::now();
-        self.world.settle(now);
+        let (began, now) = (Instant::now(), clock::now());
+        let planned = step(&mut self.world, now, self.leadership.is_held(), |world, plan| violations(world, plan, now));
         if self.world.is_synced() && !self.ready.swap(true, Ordering::Relaxed) {
             info!("every watch has synced");
         }
-        if !self.leadership.is_held() {
-            return None;
+        let (plan, violations) = planned?;
+        for violation in violations {
+            error!(violation, "invariant violated: please report this");
         }
-        let plan = plan(&self.world, now);
-        if cfg!(debug_assertions) {
-            self.audit(&plan, now);
-        }
-        self.world.commit(&plan, now);
         self.metrics.planned(began.elapsed());
         if self.metrics.is_full() {
             self.metrics.forget(&Summary::new(&self.world));
@@ -124,20 +119,13 @@ impl<'a> Engine<'a> {
         }
         plan.wake_at
     }
-
-    /// Checks the plan before anything of it is done.
-    fn audit(&self, plan: &Plan, now: Timestamp) {
-        for violation in drop_core::audit::audit(&self.world, plan, now) {
-            error!(violation, "invariant violated: please report this");
-        }
-    }
 }
 
 /// Ends at `at`, or never.
 async fn sleep_until(at: Option<Timestamp>) {
     match at {
         Some(at) => {
-            let wait = at.duration_since(Timestamp::now());
+            let wait = at.duration_since(clock::now());
             // A timer may fire a moment early; a millisecond more avoids planning
             // twice for one wake-up.
             let wait = Duration::try_from(wait).unwrap_or_default() + Duration::from_millis(1);

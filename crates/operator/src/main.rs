@@ -1,24 +1,31 @@
 //! The `drop` binary.
+//!
+//! A module only uses modules of lines above its own, so that each line can be read without those below it:
+//!
+//! 1. `clock`, `cluster`, `leadership`, `metrics`: what time it is, how the API server is reached, whether this process
+//!    may write, and what is counted
+//! 2. `discover`: asks the sources of DiscoveryPolicies
+//! 3. `watch`, `act`, `serve`: what happens in the cluster becomes events, effects become requests, and HTTP requests
+//!    get answers
+//! 4. `engine`: the only loop, which plans
+//! 5. `cli`: flags and environment variables
+//! 6. `operator`: puts the parts together and runs them
+//!
+//! `tests/layers.rs` reads this list and checks the imports.
 
-mod answers;
+mod act;
 mod cli;
-mod convert;
+mod clock;
+mod cluster;
 mod discover;
 mod engine;
-mod event;
-mod execute;
-mod guard;
-mod http;
-mod lean;
-mod lease;
-mod listen;
+#[cfg(test)]
+mod fake;
+mod leadership;
 mod metrics;
-mod observe;
 mod operator;
-mod patience;
-mod pod;
-mod process;
-mod tls;
+mod serve;
+mod watch;
 
 use clap::Parser;
 

@@ -1,5 +1,7 @@
 //! What Prometheus sees.
 
+mod process;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +23,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-use crate::process::Process;
+use process::Process;
 
 /// Label names with their values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

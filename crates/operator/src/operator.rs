@@ -1,49 +1,46 @@
-//! `drop operator`: puts the parts together and runs them until told to stop.
+//! `drop operator`: puts the parts together and runs them until SIGTERM or SIGINT.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kube::client::ClientBuilder;
-use kube::{Client, Config};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tower::util::MapRequestLayer;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::answers::Query;
+use crate::act::lease::{Candidate, Durations};
+use crate::act::{Executor, Resources};
 use crate::cli::{LogFormat, OperatorArgs};
+use crate::cluster::client::{client, pod_name};
 use crate::discover::check_authorities;
 use crate::engine::Engine;
-use crate::execute::{Executor, Resources};
-use crate::guard::Guard;
-use crate::lease::{Candidate, Durations, Leadership};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::observe::observe;
-use crate::{http, listen};
+use crate::serve::answers::Query;
+use crate::serve::guard::Guard;
+use crate::serve::{http, listen};
+use crate::watch::observe;
 
-/// How the operator names itself in the API server's audit log.
-const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
-/// How long the operator may take to end what was begun when it is told to stop.
+/// How long the operator may take, after SIGTERM, to finish its requests and to release the Lease.
 const GRACE: Duration = Duration::from_secs(8);
-/// How many events may wait for the engine before the watches are held up.
+/// The most events that wait for the engine. When they are that many, the watches wait.
 const EVENTS: usize = 1024;
 
 /// Runs the operator until SIGTERM or SIGINT.
 pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
     init_log(args)?;
     check_authorities()?;
-    // The loop and the watches stay on this thread, all others have the other one.
+    // The loop and the watches stay on this thread; everything else runs on the worker thread.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(serve(args))
 }
 
 fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
-    // What the client says of failed requests is said again by whoever sent them.
+    // The senders of failed requests log them; the client would log them a second time.
     let directives = format!("kube_client=off,{}", args.log_level);
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("--log-level {:?}: write a level such as info or debug", args.log_level))?;
@@ -57,7 +54,8 @@ fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
 
 async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
-    let client = client(&metrics, args.max_silence()).await?;
+    let counting = metrics.clone();
+    let client = client(move |method, uri| counting.requested(method, uri), args.max_silence()).await?;
     let certificate = args.serving.certificate()?;
     let listener =
         TcpListener::bind(&*args.listen).await.with_context(|| format!("cannot listen on any of {:?}", args.listen))?;
@@ -77,7 +75,7 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         pages: Arc::default(),
     };
     let router = http::router(context, args.serving.metrics_auth.then(|| Guard::new(client.clone())));
-    // On the other thread, so that a plan that takes long holds up neither.
+    // On the worker thread, so that a long plan delays neither answers nor renewals of the Lease.
     let mut others = JoinSet::new();
     others.spawn(listen::serve(listener, certificate, router));
     let candidate = Arc::new(candidate);
@@ -100,12 +98,12 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         Some(ended) = others.join_next() => ended?,
         stopped = stop_signal() => stopped?,
     }
-    // Nothing more is begun; what was begun ends before another may lead.
+    // No request begins any more, and those under way end before another replica may lead.
     others.shutdown().await;
-    leadership.resign();
+    let led = leadership.resign();
     let released = async {
         resources.idle().await;
-        if args.leader_election {
+        if led && args.leader_election {
             candidate.release().await;
         }
     };
@@ -115,8 +113,8 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps up with the cluster, and works on it while the Lease is held. When it is
-/// lost all is forgotten: somebody else may have gone on from there.
+/// Follows the cluster, and works on it while this process leads. When it loses the Lease it forgets everything and
+/// starts over, because another replica may have gone on from there.
 async fn lead(
     args: &OperatorArgs,
     resources: &Resources,
@@ -134,49 +132,15 @@ async fn lead(
         }
         warn!("the Lease is lost: starting over as a standby");
         ready.store(false, Ordering::Relaxed);
-        // What was begun must have ended before it is looked what there is.
+        // The next engine must not list objects while requests of this one are under way.
         executor.retire();
         resources.idle().await;
     }
 }
 
-/// What tells this process from every other one.
+/// A name for this process that no other process has, not even a later one in the same Pod.
 fn identity() -> String {
     format!("{}_{}_{}", pod_name(), std::process::id(), jiff::Timestamp::now().as_nanosecond())
-}
-
-/// The Pod that this process runs in, by its host name; `drop` outside of one.
-pub fn pod_name() -> String {
-    std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
-}
-
-async fn client(metrics: &Arc<Metrics>, max_silence: Duration) -> anyhow::Result<Client> {
-    // One provider for the whole process; that it is set already is no error.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let mut config =
-        Config::infer().await.context("no cluster: set KUBECONFIG, or run in a Pod with a service account")?;
-    end_silence(&mut config, max_silence);
-    config.headers.push((::http::header::USER_AGENT, ::http::HeaderValue::from_static(USER_AGENT)));
-    // Every effect is tried again by plan, with what is known by then.
-    config.default_retry = false;
-    let metrics = metrics.clone();
-    let count = MapRequestLayer::new(move |request: ::http::Request<_>| {
-        metrics.requested(request.method(), request.uri());
-        request
-    });
-    Ok(ClientBuilder::try_from(config)
-        .context("the cluster's address or credentials cannot be used")?
-        .with_layer(&count)
-        .build())
-}
-
-/// Lets connections end over which the API server has said nothing for so long although it was
-/// asked. The watcher's own limit is five minutes, and holds for watches that have begun: lists,
-/// and requests for a watch, have none.
-pub fn end_silence(config: &mut Config, after: Duration) {
-    config.read_timeout = Some(after);
-    // Counted from the request, not from when its connection fell idle.
-    config.reset_reader_on_write = true;
 }
 
 /// Ends when the process is told to stop.

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use drop_core::clock::Clock;
 use drop_core::effect::EffectKey;
 use drop_core::event::Kind;
 use drop_core::explain::{Which, explain};
-use drop_core::{Effect, Event, Name, World, audit::audit, plan};
+use drop_core::{Effect, Event, Name, World, audit::audit, plan, step};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::agenda::{Item, TIME_LIMIT};
 use crate::api::{image_event, policy_event, secret_event, set_event};
-use crate::{Fate, Lab, schema};
+use crate::lab::EPOCH;
+use crate::{Fate, Lab, schema, secs};
 
 /// One operator.
 pub(crate) struct Process {
@@ -21,6 +23,8 @@ pub(crate) struct Process {
     pub(crate) wake_at: Option<Timestamp>,
     /// By how much the clock of its machine is ahead.
     clock_ahead: SignedDuration,
+    /// The time by which it decides.
+    clock: Clock,
     /// When each of its watches showed, or is to show, what it showed last.
     pub(crate) shown: BTreeMap<Kind, Timestamp>,
     /// By how much its watches lag, besides what is usual.
@@ -31,8 +35,8 @@ pub(crate) struct Process {
 
 impl Process {
     /// What time it is for this process, when it is `now` for everybody else.
-    pub(crate) fn time(&self, now: Timestamp) -> Timestamp {
-        now + self.clock_ahead
+    pub(crate) fn time(&mut self, now: Timestamp) -> Timestamp {
+        self.clock.now(now + self.clock_ahead, now.duration_since(EPOCH))
     }
 
     /// Lets it hear of something.
@@ -105,7 +109,8 @@ impl Lab {
         }
         let (shown, lags) = (BTreeMap::new(), BTreeMap::new());
         let clock_ahead = SignedDuration::ZERO;
-        self.processes.push(Process { id, world, wake_at: None, clock_ahead, shown, lags, leads });
+        let clock = Clock::new(self.now, self.now.duration_since(EPOCH));
+        self.processes.push(Process { id, world, wake_at: None, clock_ahead, clock, shown, lags, leads });
         id
     }
 
@@ -220,23 +225,22 @@ impl Lab {
         let now = self.now;
         let Some(process) = self.processes.iter_mut().find(|process| process.id == id) else { return };
         let time = process.time(now);
-        let world = &mut process.world;
-        world.settle(time);
-        if !process.leads.contains(&now) {
-            return;
-        }
+        let (world, leads) = (&mut process.world, process.leads.contains(&now));
+        let tamper = &mut self.knobs.tamper;
+        let planned = step(world, time, leads, |world, first| {
+            tamper(first);
+            let mut second = plan(world, time);
+            tamper(&mut second);
+            let is_same = (&first.effects, first.wake_at) == (&second.effects, second.wake_at);
+            let twice = (!is_same).then(|| "planning twice makes two plans".to_owned());
+            twice.into_iter().chain(audit(world, first, time)).collect::<Vec<_>>()
+        });
+        let Some((first, mut violations)) = planned else { return };
         let mut planned = |world: &World| {
             let mut plan = plan(world, time);
-            (self.knobs.tamper)(&mut plan);
+            tamper(&mut plan);
             plan
         };
-        let (first, second) = (planned(world), planned(world));
-        let mut violations = Vec::new();
-        if (&first.effects, first.wake_at) != (&second.effects, second.wake_at) {
-            violations.push("planning twice makes two plans".to_owned());
-        }
-        violations.extend(audit(world, &first, time));
-        world.commit(&first, time);
         if !first.effects.is_empty() {
             // What was asked for counts as done.
             world.settle(time);
@@ -246,7 +250,8 @@ impl Lab {
             violations.extend(twice.map(|key| format!("{key:?} is asked for again at once")));
         }
         // It sleeps for so long, whatever its clock shows meanwhile.
-        let wake_at = first.wake_at.map(|at| now.checked_add(at.duration_since(time)));
+        let longer = if process.clock_ahead.is_zero() { SignedDuration::ZERO } else { secs(0.001) };
+        let wake_at = first.wake_at.map(|at| now.checked_add(at.duration_since(time) + longer));
         process.wake_at = wake_at.map(|at| at.unwrap_or(Timestamp::MAX));
         if let Some(at) = first.wake_at.filter(|at| *at <= time) {
             violations.push(format!("the plan wakes at {at}, which is over"));

@@ -9,16 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::Name;
 use crate::objects::inventory::Inventory;
+pub use crate::objects::virtual_node::is_virtual;
 
 /// The taint that only repeats `spec.unschedulable`.
 const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-
-/// The label, and taint, of nodes that AWS Fargate makes up for one Pod each.
-const FARGATE: (&str, &str) = ("eks.amazonaws.com/compute-type", "fargate");
-/// Labels of nodes that are no machines.
-const VIRTUAL: [(&str, &str); 2] = [("type", "virtual-kubelet"), FARGATE];
-/// The taint of virtual kubelets, with any value.
-const TAINT_VIRTUAL_KUBELET: &str = "virtual-kubelet.io/provider";
 
 /// A node, as the API server shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,18 +92,6 @@ pub enum Readiness {
         /// Since the control plane said so.
         since: Timestamp,
     },
-}
-
-/// Whether a node is no machine: one of a virtual kubelet (<https://virtual-kubelet.io/docs/>) or of AWS Fargate,
-/// which have no disk to keep images on.
-#[must_use]
-pub fn is_virtual(labels: &NodeLabels, taints: &[k8s::Taint]) -> bool {
-    let has_label = |(key, value): &(&str, &str)| labels.get(*key).is_some_and(|found| found == value);
-    VIRTUAL.iter().any(has_label) || taints.iter().any(|taint| taint.key == TAINT_VIRTUAL_KUBELET || is_fargate(taint))
-}
-
-fn is_fargate(taint: &k8s::Taint) -> bool {
-    (taint.key.as_str(), taint.value.as_deref()) == (FARGATE.0, Some(FARGATE.1))
 }
 
 /// Whether a node is short of disk space.
@@ -195,28 +177,6 @@ mod tests {
         ];
         for (conditions, expected) in cases {
             assert_eq!(readiness(&conditions), expected, "{conditions:?}");
-        }
-    }
-
-    #[test]
-    fn nodes_that_are_no_machines_have_a_label_or_a_taint() {
-        let taint = |key: &str, value: &str| k8s::Taint {
-            key: key.to_owned(),
-            value: Some(value.to_owned()),
-            effect: "NoSchedule".to_owned(),
-            ..k8s::Taint::default()
-        };
-        let label = |key: &str, value: &str| NodeLabels::from([(key.to_owned(), value.to_owned())]);
-        let compute = "eks.amazonaws.com/compute-type";
-        for (labels, taints, expected) in [
-            (label("type", "virtual-kubelet"), vec![], true),
-            (label(compute, "fargate"), vec![], true),
-            (label(compute, "ec2"), vec![], false),
-            (NodeLabels::new(), vec![taint("virtual-kubelet.io/provider", "azure")], true),
-            (NodeLabels::new(), vec![taint(compute, "fargate")], true),
-            (NodeLabels::new(), vec![taint("gpu", "yes")], false),
-        ] {
-            assert_eq!(is_virtual(&labels, &taints), expected, "{labels:?} {taints:?}");
         }
     }
 }

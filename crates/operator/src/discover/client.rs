@@ -358,8 +358,9 @@ mod tests {
     use axum::body::Body;
     use futures::{StreamExt as _, stream};
 
-    use super::super::fake::{Authority, Fake, gzip, raw, reply, secret};
+    use super::super::credentials::secret;
     use super::*;
+    use crate::fake::{Authority, Fake, gzip, raw, reply};
 
     const LIMITS: Limits = Limits {
         connect: Duration::from_secs(5),

@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use drop_api::discovery_policy::{QueryResult, QueryStatus};
-use drop_core::discovery::{Measured, Query, SourceFailure, SourceReason};
+use clap::{Args, ValueEnum};
+use drop_core::discovery::{Query, SourceFailure, SourceReason};
 use futures::future::join_all;
 use jiff::Timestamp;
 
@@ -16,7 +16,58 @@ use super::manifest::Manifests;
 use super::report::{self, Outcome};
 use super::run::ask;
 use super::{Credentials, Limits, check_authorities};
-use crate::cli::{DiscoverArgs, OutputFormat, SecretArgs};
+
+/// The options of `drop discover`.
+#[derive(Debug, Args)]
+pub struct DiscoverArgs {
+    /// File or directory with DiscoveryPolicies, and with the Secrets that they name; - is standard input
+    #[arg(short, long = "filename", value_name = "PATH", required = true)]
+    pub files: Vec<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
+    pub output: OutputFormat,
+    /// How many nodes there are, for rankings that depend on it
+    #[arg(long)]
+    pub nodes: Option<usize>,
+    #[command(flatten)]
+    pub secret: SecretArgs,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Table,
+    /// A list with an object per policy.
+    Json,
+}
+
+/// What stands for every Secret that sources name.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "In place of the Secrets that sources name")]
+pub struct SecretArgs {
+    /// Bearer token
+    #[arg(long, env = "DROP_DISCOVER_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// User
+    #[arg(long, env = "DROP_DISCOVER_USERNAME")]
+    pub username: Option<String>,
+    /// Password of the user
+    #[arg(long, env = "DROP_DISCOVER_PASSWORD", hide_env_values = true)]
+    pub password: Option<String>,
+    /// Certificates in PEM of the authorities that are trusted
+    #[arg(long, env = "DROP_DISCOVER_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Client certificate in PEM
+    #[arg(long, env = "DROP_DISCOVER_CERT", value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// Private key of the client certificate in PEM
+    #[arg(long, env = "DROP_DISCOVER_KEY", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Header of every request, such as "X-Scope-OrgID: tenant"
+    #[arg(long = "header", value_name = "NAME: VALUE")]
+    pub headers: Vec<String>,
+}
 
 /// Runs the policies of the files, and prints what they find.
 ///
@@ -104,32 +155,22 @@ fn credentials(query: &Query, manifests: &Manifests, given: Option<&Data>) -> Re
     Credentials::from_secret(data)
 }
 
-/// How a query fared, as the status shows it.
-pub fn result(query: &Query, measured: &Result<Measured, SourceFailure>) -> QueryResult {
-    let failure = measured.as_ref().err();
-    QueryResult {
-        name: query.name.clone(),
-        type_: query.backend.type_(),
-        status: if failure.is_some() { QueryStatus::Failed } else { QueryStatus::Success },
-        reason: failure.map(|failure| failure.reason.as_str().to_owned()),
-        message: failure.map(|failure| failure.message.clone()),
-        images: measured.as_ref().map_or(0, |measured| i32::try_from(measured.image_count()).unwrap_or(i32::MAX)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::Parser;
     use serde_json::{Value, json};
 
-    use super::super::fake::{Fake, reply};
     use super::*;
-    use crate::cli::{Cli, Command};
+    use crate::fake::{Fake, reply};
+
+    #[derive(Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        args: DiscoverArgs,
+    }
 
     fn args(flags: &[&str]) -> DiscoverArgs {
-        let flags = ["drop", "discover", "-f", "policy.yaml"].iter().chain(flags);
-        let Command::Discover(args) = Cli::try_parse_from(flags).unwrap().command else { panic!() };
-        *args
+        Parsed::parse_from(["discover", "-f", "policy.yaml"].iter().chain(flags)).args
     }
 
     async fn run(yaml: &str, flags: &[&str]) -> (String, Result<(), String>) {

@@ -219,10 +219,23 @@ fn unusable(key: &str, why: &str) -> SourceFailure {
     SourceFailure { reason: SourceReason::SecretNotFound, message }
 }
 
+/// Credentials of a Secret with these keys.
+#[cfg(test)]
+pub fn secret(data: &[(&str, &str)]) -> Credentials {
+    try_secret(data).unwrap()
+}
+
+/// The same where they may be wrong.
+#[cfg(test)]
+pub fn try_secret(data: &[(&str, &str)]) -> Result<Credentials, SourceFailure> {
+    let data = data.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()));
+    Credentials::from_secret(&data.collect())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{Authority, try_secret};
     use super::*;
+    use crate::fake::Authority;
 
     #[test]
     fn what_a_secret_cannot_be_used_for_is_named_by_key() {

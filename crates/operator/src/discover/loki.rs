@@ -198,8 +198,9 @@ mod tests {
     use jiff::SignedDuration;
     use serde_json::json;
 
-    use super::super::fake::{Fake, Got, gzip, reply, secret};
+    use super::super::credentials::secret;
     use super::*;
+    use crate::fake::{Fake, Got, gzip, reply};
 
     const NOW: i64 = 1_000_000;
 

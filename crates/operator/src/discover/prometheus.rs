@@ -251,8 +251,9 @@ fn without_image(url: &Url) -> SourceFailure {
 mod tests {
     use drop_core::discovery::SourceReason;
 
-    use super::super::fake::{Fake, gzip, reply, secret};
+    use super::super::credentials::secret;
     use super::*;
+    use crate::fake::{Fake, gzip, reply};
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()

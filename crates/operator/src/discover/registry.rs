@@ -186,8 +186,9 @@ mod tests {
     use drop_core::discovery::SourceReason;
     use serde_json::json;
 
-    use super::super::fake::{Authority, Fake, Got, gzip, reply, secret};
+    use super::super::credentials::secret;
     use super::*;
+    use crate::fake::{Authority, Fake, Got, gzip, reply};
 
     const LOGIN: [(&str, &str); 2] = [("username", "me"), ("password", "pw")];
     const BASIC: Option<&str> = Some("Basic bWU6cHc=");

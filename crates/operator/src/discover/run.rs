@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use drop_core::discovery::{Discovered, Measured, Order, Pipeline, Query, SourceFailure, SourceOutcome, SourceReason};
 use futures::future::join_all;
@@ -24,10 +24,10 @@ pub async fn ask(
 ) -> Vec<Asked> {
     let queries = pipeline.queries().iter().zip(credentials).enumerate();
     let asked = queries.map(|(at, (query, credentials))| async move {
-        let began = Timestamp::now();
+        let began = Instant::now();
         let measured = async { measure(pipeline, at, query, &credentials?, now, limits).await };
         let measured = measured.await;
-        (Timestamp::now().duration_since(began), measured)
+        (SignedDuration::try_from(began.elapsed()).unwrap_or(SignedDuration::MAX), measured)
     });
     join_all(asked).await
 }
@@ -95,8 +95,8 @@ async fn secret(
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::raw;
     use super::*;
+    use crate::fake::raw;
 
     #[tokio::test]
     async fn a_secret_is_not_waited_for_without_end() {

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/metrics` and `/debug/plan`.
+//! Serves `/healthz`, `/readyz`, `/metrics` and `/debug/plan`.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,36 +17,36 @@ use drop_core::survey::Overview;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::answers::Query;
-use crate::guard::{self, Guard};
-use crate::lease::Leadership;
+use super::answers::Query;
+use super::guard::{self, Guard};
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 
-/// What the handlers answer from.
+/// What the handlers share.
 #[derive(Clone)]
 pub struct Context {
     /// Whether every watch has synced.
     pub ready: Arc<AtomicBool>,
-    /// The engine's questions.
+    /// Questions to the engine.
     pub queries: mpsc::Sender<Query>,
-    /// The counters.
+    /// The operator's metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether this replica works.
+    /// Whether this replica leads.
     pub leadership: Leadership,
     /// The last answers of `/metrics` and `/debug/plan`.
     pub pages: Arc<[Page; 2]>,
 }
 
-/// What `/debug/plan` answers.
+/// The answer of `/debug/plan`.
 #[derive(Serialize)]
 struct Look<I> {
-    /// Whether this replica works; a standby does not know what is refused.
+    /// Whether this replica leads. A standby does not know which requests the API server has refused.
     leads: bool,
-    /// Why missing images are missing.
+    /// The images, with the verdicts of missing ones.
     images: I,
 }
 
-/// About what `/debug/plan` is asked in particular.
+/// The parameters of `/debug/plan`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Particulars {
@@ -54,7 +54,7 @@ struct Particulars {
     node: Option<Name>,
 }
 
-/// The paths that are served: probes to everybody, the others to those whom the guard lets pass.
+/// The router: everybody may read the probes; the guard, if there is one, decides about the other paths.
 pub fn router(context: Context, guard: Option<Guard>) -> Router {
     let mut guarded = Router::new().route("/metrics", get(metrics)).route("/debug/plan", get(debug_plan));
     if let Some(guard) = guard {
@@ -63,7 +63,7 @@ pub fn router(context: Context, guard: Option<Guard>) -> Router {
     guarded.route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(context)
 }
 
-/// Alive as long as the engine answers.
+/// Succeeds as long as the engine answers.
 async fn healthz(State(context): State<Context>) -> Response {
     match context.ask(Query::Ping).await {
         Some(()) => "ok".into_response(),
@@ -89,7 +89,7 @@ async fn metrics(State(context): State<Context>) -> Response {
     context.show(page, content_type, write).await
 }
 
-/// An overview, or what happens to the image or on the node that is asked about.
+/// Answers with an overview, or with the pairs of one image or node.
 async fn debug_plan(State(context): State<Context>, Params(asked): Params<Particulars>) -> Response {
     if asked.cachedimage.is_none() && asked.node.is_none() {
         let [_, page] = &*context.pages;
@@ -117,11 +117,11 @@ fn failed(error: impl Display) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()
 }
 
-/// A text that is written once for all who are shown the same overview.
+/// The text of the last overview, encoded once for all clients.
 #[derive(Default)]
 pub struct Page(Mutex<Option<Written>>);
 
-/// Of what it was written, whether this replica worked, and the text.
+/// The overview of a text, whether this replica led, and the text.
 type Written = (Arc<Overview>, bool, Bytes);
 
 impl Page {
@@ -144,7 +144,7 @@ impl Page {
 }
 
 impl Context {
-    /// The page as of the newest overview.
+    /// Answers with the page of the newest overview.
     async fn show<E: Display>(
         &self,
         page: &Page,
@@ -156,7 +156,7 @@ impl Context {
         text.map_or_else(failed, |text| ([(header::CONTENT_TYPE, content_type)], text).into_response())
     }
 
-    /// The engine's answer; `None` where it has ended.
+    /// Asks the engine; `None` if it has ended.
     async fn ask<T>(&self, query: impl FnOnce(oneshot::Sender<T>) -> Query) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.queries.send(query(reply)).await.ok()?;
@@ -176,8 +176,8 @@ mod tests {
     use serde_json::{Value, json};
     use tower::ServiceExt as _;
 
+    use super::super::answers::{Answers, ROWS};
     use super::*;
-    use crate::answers::Answers;
 
     /// Images and nodes, of which none has any, in numbers.
     fn world(images: usize, nodes: usize) -> World {
@@ -264,7 +264,7 @@ mod tests {
             let images = plan["images"].as_array().unwrap().iter();
             images.map(|image| image["nodes"].as_array().unwrap().len()).collect::<Vec<_>>()
         };
-        assert_eq!(rows(&plan(&router, "?cachedimage=i3").await), [crate::answers::ROWS]);
+        assert_eq!(rows(&plan(&router, "?cachedimage=i3").await), [ROWS]);
         assert_eq!(rows(&plan(&router, "?node=n7").await), [1; 20]);
         let pair = plan(&router, "?node=n7&cachedimage=i3").await;
         assert_eq!((rows(&pair), &pair["images"][0]["nodes"][0]["node"]), (vec![1], &json!("n7")));

@@ -17,14 +17,14 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, info, warn};
 
+use super::event::{self, event};
+use super::pod::{TERMINATION_GRACE_SECONDS, pod};
+use crate::cluster::client::pod_name;
+use crate::cluster::lean;
+use crate::cluster::patience::cause;
 use crate::discover::{self, Limits};
-use crate::event::{self, event};
-use crate::lean;
-use crate::lease::Leadership;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
-use crate::operator::pod_name;
-use crate::patience::cause;
-use crate::pod::{TERMINATION_GRACE_SECONDS, pod};
 
 /// The most requests under way at once.
 const MAX_REQUESTS: usize = 32;
@@ -34,35 +34,34 @@ const MAX_REQUESTS: usize = 32;
 pub struct Executor {
     resources: Resources,
     reports: mpsc::Sender<Event>,
-    /// Set when the engine that it belongs to has ended.
+    /// Set when its engine has ended.
     retired: Arc<AtomicBool>,
 }
 
-/// What an [`Executor`] needs; all executors of a process share it.
+/// What all executors of a process share.
 #[derive(Clone)]
 pub struct Resources {
-    /// The cluster.
+    /// The client for the API server.
     pub client: Client,
-    /// Where pull Pods are made.
+    /// The namespace of pull Pods.
     pub namespace: Arc<str>,
-    /// Their priority class.
+    /// The priority class of pull Pods.
     pub priority_class: Option<Arc<str>>,
-    /// What is counted.
+    /// The metrics that count effects.
     pub metrics: Arc<Metrics>,
-    /// Whether anything may be written.
+    /// Whether this process may write.
     pub leadership: Leadership,
-    /// The time limit of one effect: what is begun while the Lease is relied on
-    /// ends before it does.
+    /// The time limit of one effect. An effect that begins while this process leads ends before the Lease does.
     pub time_limit: Duration,
-    /// How long sources of DiscoveryPolicies may take.
+    /// The time limits of sources of DiscoveryPolicies.
     pub limits: Limits,
     permits: Arc<Semaphore>,
-    /// Who writes Events.
+    /// The Pod of this process, which Events name.
     instance: Arc<str>,
 }
 
 impl Resources {
-    /// What executors for `namespace` share.
+    /// Resources of executors that create Pods in `namespace`.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -98,18 +97,17 @@ impl Executor {
         Self { resources: resources.clone(), reports, retired: Arc::default() }
     }
 
-    /// Begins nothing any more of what has not been begun.
+    /// Drops all effects that still wait for a permit.
     pub fn retire(&self) {
         self.retired.store(true, Ordering::Relaxed);
     }
 
-    /// Begins `effect`; its report follows.
+    /// Begins `effect` in a task of its own, which sends the report.
     pub fn begin(&self, effect: Effect) {
         let executor = self.clone();
         tokio::spawn(async move {
             let key = effect.key();
-            // Discovery writes nothing and may take minutes: it holds no permit, and may
-            // outlive the Lease.
+            // Discovery writes nothing and may take minutes, so it holds no permit and may outlive the Lease.
             let limit = match effect {
                 Effect::Discover(_) => None,
                 _ => Some(executor.resources.time_limit),
@@ -187,7 +185,7 @@ impl Executor {
             Effect::Tell(notice) => {
                 let event = event(notice, &self.resources.instance, Timestamp::now());
                 let events = Api::namespaced(self.resources.client.clone(), event::NAMESPACE);
-                // Nothing depends on it.
+                // Nothing depends on an Event, so a failed one is not repeated.
                 match events.create(&post(), &event).await {
                     Ok(_) => info!(kind = notice.kind, name = %notice.name, reason = notice.reason, "event written"),
                     Err(error) => {
@@ -220,7 +218,7 @@ impl Executor {
     async fn post_pod(&self, order: &PodOrder) -> Result<lean::Pod, kube::Error> {
         let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
         let body = serde_json::to_vec(&pod).map_err(kube::Error::SerdeError)?;
-        // `Api::create` would have the answer be all that was sent.
+        // `Api::create` reads the answer as the type that it sends; here a lean one is enough.
         let request = Request::new(self.pods().resource_url()).create(&post(), body);
         self.resources.client.request(request.map_err(kube::Error::BuildRequest)?).await
     }
@@ -248,7 +246,7 @@ impl Executor {
         spec: &CachedImageSpec,
         origin: Option<Origin>,
     ) -> Result<Report, kube::Error> {
-        // Not an apply: fields that somebody else has set have to go as well.
+        // An apply would leave fields that somebody else has set.
         let mut operations = vec![
             serde_json::json!({ "op": "test", "path": "/metadata/uid", "value": uid }),
             serde_json::json!({ "op": "replace", "path": "/spec", "value": spec }),
@@ -263,7 +261,7 @@ impl Executor {
         match self.cached_images().patch(name, &params, &patch).await {
             Ok(child) if child.metadata.deletion_timestamp.is_some() => Ok(being_deleted()),
             Ok(child) => Ok(Report::Child(Box::new(child))),
-            // Either the spec is invalid, or the test failed: the answers differ in their words only.
+            // The API server answers 422 both for an invalid spec and for a failed test; only the words differ.
             Err(kube::Error::Api(status)) if status.code == 422 => match self.cached_images().get_opt(name).await? {
                 Some(found) if found.metadata.uid.as_deref() == Some(uid) => Err(kube::Error::Api(status)),
                 _ => Ok(Report::Unknown("another one has the name by now".to_owned())),
@@ -274,7 +272,7 @@ impl Executor {
 
     async fn delete_pod(&self, name: &str, uid: Option<&str>, force: bool) -> Result<Report, kube::Error> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        // Pods of an older operator ask for 0 themselves, by which they would go before their pull ends.
+        // Pods of an older operator have a grace period of 0, with which they would vanish before their pull ends.
         let grace_period_seconds = Some(if force { 0 } else { TERMINATION_GRACE_SECONDS });
         let params = DeleteParams { preconditions, grace_period_seconds, ..DeleteParams::default() };
         match self.pods().delete(name, &params).await {
@@ -297,11 +295,10 @@ impl Executor {
         Api::namespaced(self.resources.client.clone(), &self.resources.namespace)
     }
 
-    /// What a failed request means for the effect.
+    /// The report of an effect whose request failed.
     fn failed(&self, effect: &Effect, error: kube::Error) -> Report {
         match error {
-            // A server that is slow or busy, or an object that has changed meanwhile: the next
-            // attempt may well succeed.
+            // The server is slow or busy, or the object has changed meanwhile: the next attempt may succeed.
             kube::Error::Api(status) if matches!(status.code, 408 | 409 | 429) => Report::Unknown(status.message),
             kube::Error::Api(status) if (400..500).contains(&status.code) => {
                 let needless =
@@ -312,7 +309,7 @@ impl Executor {
         }
     }
 
-    /// Logs and counts what was done.
+    /// Logs and counts an effect that succeeded.
     fn done(&self, effect: &Effect, report: &Report) {
         match effect {
             Effect::CreatePod(order) => {
@@ -360,7 +357,7 @@ impl Executor {
         }
     }
 
-    /// Logs and counts what the sources of a policy answered.
+    /// Logs and counts the answers of a policy's sources.
     fn answered(&self, order: &Order, discovered: &Discovered) {
         let policy = &order.policy;
         for (query, outcome) in order.pipeline.queries().iter().zip(&discovered.sources) {
@@ -374,7 +371,7 @@ impl Executor {
     }
 }
 
-/// Whether a Pod that was there already is the one that `order` asks for.
+/// Whether an existing Pod is the one that `order` asks for.
 fn is_ours(pod: &lean::Pod, order: &PodOrder) -> bool {
     let node = pod.spec.node_name.as_deref();
     let manager = pod.labels().get(LABEL_MANAGED_BY);
@@ -393,7 +390,7 @@ async fn patch_status<K>(api: &Api<K>, name: &str, status: &impl Serialize) -> R
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    // A merge patch: absent values are null in it, which removes them.
+    // In a merge patch absent values are null, which removes them.
     let patch = Patch::Merge(serde_json::json!({ "status": status }));
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     api.patch_status(name, &params, &patch).await?;
@@ -407,7 +404,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::discover::fake::{Fake, Got, reply};
+    use crate::fake::{Fake, Got, reply};
 
     /// What `effect` is reported as where the API server answers so to the method of a
     /// request, and how many requests that took.

@@ -222,14 +222,3 @@ impl Authority {
         builder.with_single_cert(vec![certificate.der().clone()], key).unwrap()
     }
 }
-
-/// Credentials of a Secret with these keys.
-pub fn secret(data: &[(&str, &str)]) -> super::Credentials {
-    try_secret(data).unwrap()
-}
-
-/// The same where they may be wrong.
-pub fn try_secret(data: &[(&str, &str)]) -> Result<super::Credentials, drop_core::discovery::SourceFailure> {
-    let data = data.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()));
-    super::Credentials::from_secret(&data.collect())
-}

@@ -1,4 +1,5 @@
-//! How watches take failures: they try again, ever more slowly, and take silence for no failure.
+//! Retries of watches. A watch that fails is tried again after a growing wait; a watch that falls silent is resumed at
+//! once.
 
 use std::error::Error;
 use std::future::ready;
@@ -12,15 +13,14 @@ use jiff::SignedDuration;
 use kube::runtime::utils::{self, ResetTimerBackoff};
 use kube::runtime::{WatchStreamExt, watcher};
 
-/// A full list is a lot to ask of an API server that is unwell; one that is well again must not be
-/// kept waiting for long.
+/// A full list is a heavy request for an API server in trouble; but Drop must notice soon when the server has
+/// recovered.
 const BACKOFF: Backoff = Backoff { initial: SignedDuration::from_secs(1), max: SignedDuration::from_secs(15) };
-/// Failures that lie further apart have nothing to do with each other.
+/// A failure this long after the one before starts with the first wait again.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
 
-/// The same watch, which waits after a failure, the longer the more of them there were in a row.
-/// Whatever succeeds ends the row: `watch` must not tell of attempts. `who` sets it apart from
-/// other watches.
+/// The same watch, which waits after each failure: the more failures in a row, the longer. Every other event ends the
+/// row, so `watch` must not contain events about attempts. `who` gives each watch waits of its own.
 pub fn patient<T>(
     watch: impl Stream<Item = Result<T, watcher::Error>>,
     who: String,
@@ -29,12 +29,12 @@ pub fn patient<T>(
     watch.filter(|event| ready(!is_silence(event))).backoff(ResetTimerBackoff::new(row, FORGET_AFTER))
 }
 
-/// What is at the bottom of a failed request, without what everybody on the way has to say.
+/// The innermost cause of an error, without the layers around it.
 pub fn cause(error: &(dyn Error + 'static)) -> String {
     Chain::new(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Whether a watch has ended because nothing came: it is resumed where it was.
+/// Whether a watch has ended because the API server was silent. The watcher resumes it where it was.
 fn is_silence<T>(event: &Result<T, watcher::Error>) -> bool {
     let Err(watcher::Error::WatchFailed(error)) = event else { return false };
     Chain::new(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_timeout)
@@ -44,7 +44,7 @@ fn is_timeout(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut
 }
 
-/// Failures in a row.
+/// The failures of one watch in a row.
 struct Row {
     who: String,
     failures: u32,
@@ -74,9 +74,9 @@ mod tests {
     use drop_api::PullPolicy;
     use kube::{Api, Client, Config};
 
+    use super::super::client::end_silence;
     use super::*;
-    use crate::discover::fake::{Fake, Got, reply};
-    use crate::operator::end_silence;
+    use crate::fake::{Fake, Got, reply};
 
     #[tokio::test]
     async fn a_list_that_falls_silent_fails_and_a_watch_is_resumed() {

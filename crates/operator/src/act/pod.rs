@@ -15,15 +15,14 @@ use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use crate::cluster::container_name;
+
 /// The user that pull containers run as: `nobody` by convention.
 const UID: i64 = 65534;
 
 /// How long a container may go on after its Pod is deleted. Never 0: the Pod would vanish while
 /// the pull runs on.
 pub const TERMINATION_GRACE_SECONDS: u32 = 1;
-
-/// The name of the only container of a Pod, and what the names of several begin with.
-const CONTAINER: &str = "pull";
 
 /// The Pod for `order`.
 pub fn pod(order: &PodOrder, namespace: &str, priority_class: Option<&str>) -> k8s::Pod {
@@ -101,21 +100,8 @@ fn metadata(order: &PodOrder, namespace: &str) -> ObjectMeta {
 }
 
 fn containers(order: &PodOrder) -> Vec<k8s::Container> {
-    match order.pulls.as_slice() {
-        [only] => vec![container(CONTAINER.to_owned(), only)],
-        pulls => {
-            pulls.iter().enumerate().map(|(index, pull)| container(format!("{CONTAINER}-{index}"), pull)).collect()
-        }
-    }
-}
-
-/// The place among the pulls of its order that a container of a pull Pod has; `None` for one that
-/// admission has added.
-pub fn place(container: &str) -> Option<usize> {
-    match container.strip_prefix(CONTAINER)? {
-        "" => Some(0),
-        number => number.strip_prefix('-')?.parse().ok(),
-    }
+    let count = order.pulls.len();
+    order.pulls.iter().enumerate().map(|(place, pull)| container(container_name::at(place, count), pull)).collect()
 }
 
 fn container(name: String, pull: &Pull) -> k8s::Container {
@@ -211,6 +197,5 @@ mod tests {
         }
         let names: Vec<_> = pod.spec.unwrap().containers.into_iter().map(|container| container.name).collect();
         assert_eq!(names, ["pull-0", "pull-1"]);
-        assert_eq!(["pull", "pull-1", "pull-x", "istio-proxy"].map(place), [Some(0), Some(1), None, None]);
     }
 }

@@ -1,69 +1,69 @@
-//! What the engine is asked, and how it answers without being held up.
+//! Answers questions about the planner's state, a few milliseconds at a time between two plans.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock;
 use drop_core::World;
 use drop_core::explain::{Explanation, Unknown, Which, explain};
 use drop_core::survey::{Overview, Survey};
-use jiff::Timestamp;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-/// For how long an overview serves everybody who asks.
+/// How long an overview answers further questions.
 const KEPT: Duration = Duration::from_secs(1);
-/// How much longer than an answer took, the next one waits: so answers take a tenth of the engine's time.
+/// After an answer the next one waits this many times as long as the answer took, so that answers take a tenth of the
+/// engine's time.
 const REST: u32 = 9;
-/// How many pairs of an image and a node are looked at between two looks at what else there is to do: it takes a few
-/// milliseconds.
+/// How many pairs of an image and a node one step looks at; that takes a few milliseconds.
 const PAIRS: usize = 20_000;
-/// How many pairs are explained one by one.
+/// The most pairs of an image and a node that one answer lists.
 pub const ROWS: usize = 1000;
 
 /// A question to the engine, answered between two plans.
 pub enum Query {
     /// Whether the engine answers at all.
     Ping(oneshot::Sender<()>),
-    /// What happens to all images, in numbers, as of a moment ago.
+    /// The state of all images in numbers, at most a second old.
     Survey(oneshot::Sender<Arc<Overview>>),
-    /// What happens to some images on some nodes: [`ROWS`] pairs at most.
+    /// The state of some images on some nodes: at most [`ROWS`] pairs.
     Explain(Which, oneshot::Sender<Explained>),
 }
 
 /// The answer to [`Query::Explain`].
 pub type Explained = Result<Vec<Explanation>, Unknown>;
 
-/// An answer that takes a while.
+/// An answer that takes more than one step.
 enum Job {
-    /// For all who wait for an overview.
+    /// One overview for all clients that wait for one.
     Survey(Survey),
     Explain(Which, oneshot::Sender<Explained>),
 }
 
-/// Questions that are open, and the answer to the commonest one.
+/// Open questions, and the last overview.
 pub struct Answers {
     jobs: VecDeque<Job>,
-    /// Who waits for the overview. While anybody does there is a job for it.
+    /// The clients that wait for an overview. There is a job for it while there is a client.
     waiting: Vec<oneshot::Sender<Arc<Overview>>>,
-    /// The last overview, and until when it serves.
+    /// The last overview, and until when it answers further questions.
     kept: Option<(Instant, Arc<Overview>)>,
-    /// When the next job may go on.
+    /// When the next step may begin.
     due_at: Instant,
-    /// What the job at hand has taken.
+    /// How long the current job has taken so far.
     taken: Duration,
 }
 
 impl Answers {
-    /// Nothing is asked.
+    /// No open questions.
     pub fn new() -> Self {
         Self { jobs: VecDeque::new(), waiting: Vec::new(), kept: None, due_at: Instant::now(), taken: Duration::ZERO }
     }
 
-    /// Takes in a question; answers at once where that costs nothing.
+    /// Accepts a question, and answers it at once if that costs nothing.
     pub fn take(&mut self, query: Query) {
         let now = Instant::now();
-        // Whoever asked may have gone away.
+        // The client may have gone away, so that the reply cannot be sent.
         match (query, &self.kept) {
             (Query::Ping(reply), _) => drop(reply.send(())),
             (Query::Survey(reply), Some((until, overview))) if now < *until => {
@@ -79,8 +79,8 @@ impl Answers {
         }
     }
 
-    /// Ends when there is something to do: at once where that is so already, so that events that never cease do not
-    /// always win.
+    /// Ends when a step is due. It is ready at once if a step is due already: otherwise endless events would always
+    /// come first.
     pub async fn due(&self) {
         if self.jobs.is_empty() {
             std::future::pending().await
@@ -89,9 +89,9 @@ impl Answers {
         }
     }
 
-    /// Goes on with the oldest question.
+    /// Works on the oldest question for one step.
     pub fn step(&mut self, world: &mut World) {
-        let (began, now) = (Instant::now(), Timestamp::now());
+        let (began, now) = (Instant::now(), clock::now());
         world.settle(now);
         let mut overview = None;
         match self.jobs.pop_front() {

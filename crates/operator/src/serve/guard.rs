@@ -1,5 +1,5 @@
-//! Who may read what is served, by the API server's word: a TokenReview tells who asks, a
-//! SubjectAccessReview whether they may `get` the path
+//! Asks the API server which clients may read a path: a TokenReview tells who the client is, a SubjectAccessReview
+//! whether this user may `get` the path
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources>).
 
 use std::collections::{HashMap, HashSet};
@@ -21,28 +21,27 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::listen::Peer;
+use super::listen::Peer;
 
-/// For how long an answer counts that was yes. A no is asked for again: whoever gets the right
-/// has it at once.
+/// How long a positive answer is kept. A negative one is not kept, so that a right that is granted works at once.
 const ALLOWED: Duration = Duration::from_secs(60);
-/// How many such answers are kept, and how many addresses.
+/// The most positive answers that are kept, and the most addresses.
 const ANSWERS: usize = 1000;
 /// How many requests of strangers are asked about at once, and, as each that is refused keeps its turn for
 /// [`REFUSED`], how many are refused in that time: nobody floods the API server this way. As many again are of
 /// addresses from which somebody was let in, whose token may be a new one.
 const REVIEWS: usize = 4;
 const REFUSED: Duration = Duration::from_secs(1);
-/// How long the API server may take, and a request wait for its turn.
+/// The time limit for an answer of the API server, and for a request that waits for its turn.
 const REVIEW: Duration = Duration::from_secs(10);
 
-/// Lets those pass whom the API server lets.
+/// Lets requests pass if the API server allows them.
 pub struct Guard {
     client: Client,
     /// Until when whoever has the token may `get` the path. They are asked about again afterwards, but are no strangers.
     allowed: Mutex<HashMap<Question, Instant>>,
     strangers: Arc<Semaphore>,
-    /// From where somebody was let in.
+    /// The addresses from which a request was allowed.
     addresses: Mutex<HashSet<IpAddr>>,
     neighbours: Arc<Semaphore>,
 }
@@ -53,13 +52,13 @@ type Question = (Vec<u8>, String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Allowed,
-    /// Nobody knows who it is.
+    /// The API server does not know the token.
     Unknown,
-    /// It is known, and may not.
+    /// The user of the token lacks the right.
     Forbidden,
 }
 
-/// Passes a request on, or answers why not.
+/// Passes a request on, or answers with the refusal.
 pub async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let verdict = match bearer(request.headers()) {
         Some(token) => {
@@ -92,7 +91,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl Guard {
-    /// Asks the API server that `client` reaches.
+    /// A guard that asks the API server of `client`.
     pub fn new(client: Client) -> Self {
         let [strangers, neighbours] = [(); 2].map(|()| Arc::new(Semaphore::new(REVIEWS)));
         Self { client, allowed: Mutex::default(), strangers, addresses: Mutex::default(), neighbours }
@@ -107,7 +106,7 @@ impl Guard {
         }
         let asked = async {
             match until {
-                // Whoever was let in before does not wait behind strangers.
+                // Clients that were let in before do not wait behind strangers.
                 Some(_) => self.review(token, path).await,
                 None if self.is_neighbour(peer) => Self::in_turn(&self.neighbours, self.review(token, path)).await,
                 None => Self::in_turn(&self.strangers, self.review(token, path)).await,
@@ -143,7 +142,7 @@ impl Guard {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether somebody was let in from there.
+    /// Whether a request from this address was allowed before.
     fn is_neighbour(&self, peer: Option<Peer>) -> bool {
         peer.is_some_and(|Peer(address)| self.addresses().contains(&address))
     }
@@ -157,7 +156,7 @@ impl Guard {
         addresses.extend(peer.map(|Peer(address)| address));
     }
 
-    /// Reviews as soon as it is its turn. Who is refused keeps the turn for a while.
+    /// Reviews a request when its turn has come. A refused request keeps its turn for [`REFUSED`].
     async fn in_turn(
         turns: &Arc<Semaphore>,
         review: impl Future<Output = anyhow::Result<Verdict>>,
@@ -209,7 +208,7 @@ mod tests {
     use tower::ServiceExt as _;
 
     use super::*;
-    use crate::discover::fake::{Fake, Got, reply};
+    use crate::fake::{Fake, Got, reply};
 
     /// An API server that knows `reader`, who may read /metrics, and `other`, by tokens of
     /// these names.

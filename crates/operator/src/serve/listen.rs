@@ -1,4 +1,5 @@
-//! Connections to the port, plain or under TLS: so many, for so long, and not all of them one client's.
+//! Accepts connections to the port, plain or with TLS, and limits their number, their duration and the share of one
+//! client.
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
@@ -19,40 +20,40 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 use tracing::warn;
 
-use crate::tls::Certificate;
+use super::tls::Certificate;
 
-/// How many connections there are at once. One more ends another: see [`Connections::make_room`].
+/// The most connections at once. One more ends an older one: see [`Connections::make_room`].
 const CONNECTIONS: usize = 256;
-/// How long a client may take to agree on keys, to send the head of a request, and to think of the next one.
+/// How long a client may take for the TLS handshake, for the head of a request, and until its next request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For how long a connection takes requests, and how long the last of them may take then, with the reading of its
 /// answer.
 const LIFE: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 * 1024;
-/// How long nothing is accepted after that has failed, as it does without a free descriptor.
+/// The pause after a failed `accept`, which fails when there is no free file descriptor.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How often it is said that there are too many connections.
+/// The shortest time between two log lines about too many connections.
 const SAID: Duration = Duration::from_secs(60);
 
-/// From which address a request comes: an extension of it.
+/// The address of the client, as an extension of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub IpAddr);
 
-/// Lets `router` answer who connects to `listener`, under `certificate` if there is one. Does not end.
+/// Serves `router` on `listener`, with TLS if there is a `certificate`. Does not end.
 pub async fn serve(listener: TcpListener, mut certificate: Option<Certificate>, router: Router) {
     let mut connections = Connections::default();
     loop {
         match listener.accept().await {
             Ok((stream, address)) => {
                 let peer = Peer(address.ip().to_canonical());
-                // Two small files for each connection need no watch and no clock.
+                // Reading two small files for each connection is cheap, and needs neither a watch nor a timer.
                 let tls = certificate.as_mut().map(|certificate| TlsAcceptor::from(certificate.current()));
                 connections.make_room();
                 let task = tokio::spawn(converse(stream, peer, tls, router.clone()));
                 connections.open.push((peer, task.abort_handle()));
             }
-            // Whoever it was has gone.
+            // The client has gone.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
                 warn!("no connection can be accepted: {error}");
@@ -62,7 +63,7 @@ pub async fn serve(listener: TcpListener, mut certificate: Option<Certificate>, 
     }
 }
 
-/// Those that are open, the oldest first, with some that have ended.
+/// The open connections, oldest first, and some that have ended.
 #[derive(Default)]
 struct Connections {
     open: Vec<(Peer, AbortHandle)>,
@@ -70,8 +71,8 @@ struct Connections {
 }
 
 impl Connections {
-    /// Where there are too many, ends the oldest of those of the address that has the most: nobody keeps others out by
-    /// being silent, slow or many, and honest ones take milliseconds.
+    /// If there are too many connections, ends the oldest one of the address with the most. So no client keeps others
+    /// out by being silent or slow, or by opening many connections; a usual request takes milliseconds.
     fn make_room(&mut self) {
         self.open.retain(|(_, task)| !task.is_finished());
         if self.open.len() < CONNECTIONS {
@@ -117,7 +118,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router:
     let mut connection = pin!(connection);
     if timeout(LIFE, connection.as_mut()).await.is_err() {
         connection.as_mut().graceful_shutdown();
-        // How it ended is the client's concern.
+        // The result only matters to the client.
         drop(timeout(LIFE, connection).await);
     }
 }

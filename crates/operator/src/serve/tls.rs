@@ -1,4 +1,4 @@
-//! The certificate under which the port is served; it may be renewed at any time.
+//! Reads the serving certificate, and reads it again whenever its files change.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,9 +15,9 @@ use tracing::{info, warn};
 pub struct Certificate {
     chain: PathBuf,
     key: PathBuf,
-    /// What the files were when they were last looked at.
+    /// The content of the files when they were last read.
     seen: Files,
-    /// By the last ones that were good.
+    /// The configuration of the last good files.
     config: Arc<ServerConfig>,
 }
 
@@ -37,8 +37,8 @@ impl Certificate {
         Ok(Self { chain, key, seen, config: Arc::new(config) })
     }
 
-    /// As the files are now. The former certificate stays until they are good again, because
-    /// they may not change at the same instant.
+    /// The configuration of the files as they are now. While the two files do not fit, because one of them changes
+    /// first, the last good certificate stays in use.
     pub fn current(&mut self) -> Arc<ServerConfig> {
         let seen = read(&self.chain, &self.key);
         if seen != self.seen {
@@ -79,9 +79,9 @@ mod tests {
     use reqwest::{Certificate as Root, Client};
     use tokio::net::TcpListener;
 
+    use super::super::listen;
     use super::*;
-    use crate::discover::fake::{Authority, Identity};
-    use crate::listen;
+    use crate::fake::{Authority, Identity};
 
     /// A folder with a certificate of `authority`, and the paths of the two files.
     fn files(name: &str, authority: &Authority) -> (PathBuf, PathBuf) {

@@ -1,24 +1,24 @@
-//! Notices as Kubernetes Events.
+//! Writes notices of the planner as Kubernetes Events.
 
 use drop_api::names::{API_VERSION, MANAGER, bounded, short_hash};
-use drop_core::notice::Notice;
+use drop_core::notice::{NODE, Notice};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::ObjectMeta;
 
-/// Where Events of objects without a namespace belong.
+/// The namespace of Events about objects that have none.
 pub const NAMESPACE: &str = "default";
-/// What Drop does with what its Events are about.
+/// The `action` of all of Drop's Events.
 const ACTION: &str = "Cache";
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
 
 /// The Event that tells of `notice`, by the Pod `instance`.
 ///
-/// Each notice is an Event of its own and none a series: a series keeps the note of its
-/// first member, and notices of one reason differ in theirs.
+/// Each notice is an Event of its own, not part of a series: a series keeps the note of its first Event, and notices
+/// with the same reason have different notes.
 pub fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
     let what = format!("{} {} {} {}", notice.uid, notice.reason, notice.message, now.as_nanosecond());
     let hash = short_hash(what.as_bytes());
@@ -34,7 +34,7 @@ pub fn event(notice: &Notice, instance: &str, now: Timestamp) -> Event {
         note: Some(notice.message.clone()),
         action: Some(ACTION.to_owned()),
         regarding: Some(ObjectReference {
-            api_version: Some(API_VERSION.to_owned()),
+            api_version: Some(if notice.kind == NODE { "v1" } else { API_VERSION }.to_owned()),
             kind: Some(notice.kind.to_owned()),
             name: Some(notice.name.to_string()),
             uid: Some(notice.uid.to_string()),

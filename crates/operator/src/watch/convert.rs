@@ -1,5 +1,5 @@
-//! From Kubernetes objects to what planning needs of them. The rest of each
-//! object is dropped here, which bounds the operator's memory.
+//! Converts Kubernetes objects into what planning needs of them. The rest of each object is dropped here, which bounds
+//! the operator's memory.
 
 use drop_api::names::{ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
 use drop_core::interner::Interner;
@@ -11,9 +11,9 @@ use drop_core::reference::Reference;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 
-use crate::{lean, pod};
+use crate::cluster::{container_name, lean};
 
-/// What a node says of an image on its disk.
+/// Reads one image of a node's list.
 fn listed(image: k8s::ContainerImage) -> Listed {
     let names = image.names.unwrap_or_default();
     Listed {
@@ -50,30 +50,30 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>) -> Option<Node> {
     })
 }
 
-/// The 36 of `v1.36.3`.
+/// The minor version: 36 for `v1.36.3`.
 fn minor_version(version: &str) -> Option<u32> {
     version.split('.').nth(1)?.parse().ok()
 }
 
-/// Reads a pull Pod; `None` where it lacks what each of them has.
+/// Reads a pull Pod; `None` for a Pod that is not Drop's, or lacks a field that every pull Pod has.
 pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
     let lean::Pod { metadata: meta, spec, status } = object;
     let owner = meta.owner_references.into_iter().flatten().find(|owner| owner.kind == "Node");
-    // A Pod of an older operator has a label instead; it belongs to no machine that is known.
+    // A Pod of an older operator has a label instead of an owner, so that its machine is unknown.
     let node = meta.labels.as_ref().and_then(|labels| labels.get(LABEL_NODE));
     if owner.is_none() && node.is_none_or(|node| Some(node) != spec.node_name.as_ref()) {
         return None;
     }
     let acknowledged_at = status.start_time.as_ref().map(|time| time.0);
     let mut annotations = meta.annotations.unwrap_or_default();
-    // Pods of an older operator do not say what was ordered.
+    // Pods of an older operator lack the annotation.
     let ordered = annotations.remove(ANNOTATION_IMAGES);
     let ordered: Option<Vec<&str>> = ordered.as_deref().map(|images| images.split(' ').collect());
     let mut statuses = status.container_statuses.unwrap_or_default();
     let containers = spec.containers.into_iter().filter_map(|container| {
         let found = Reference::parse(container.image.as_deref().unwrap_or_default());
         let image = match &ordered {
-            Some(ordered) => Reference::parse(ordered.get(pod::place(&container.name)?)?),
+            Some(ordered) => Reference::parse(ordered.get(container_name::place(&container.name)?)?),
             None => found.clone(),
         };
         let at = statuses.iter().position(|status| status.name == container.name);
@@ -96,8 +96,8 @@ pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
     })
 }
 
-/// Why the Pod failed as a whole, if it did: refused, evicted, or over without a
-/// trace of what became of a container.
+/// Why the Pod failed as a whole, if it did: the kubelet refused or evicted it, or it ended without a container's
+/// outcome.
 fn rejection(
     phase: Option<&str>,
     reason: Option<String>,
@@ -115,7 +115,7 @@ fn rejection(
     Some(Rejection { reason: reason.into(), message: message.into() })
 }
 
-/// When the Pod's sandbox came up. A kubelet that does not tell is trusted.
+/// When the Pod's sandbox came up. For a kubelet that does not report it: when the kubelet acknowledged the Pod.
 fn sandbox_up_at(conditions: Vec<k8s::PodCondition>, acknowledged_at: Option<Timestamp>) -> Option<Timestamp> {
     let condition = conditions.into_iter().find(|condition| condition.type_ == "PodReadyToStartContainers");
     match condition {

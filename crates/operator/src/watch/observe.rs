@@ -1,4 +1,4 @@
-//! The watches: what happens in the cluster, as events for the engine.
+//! Watches the cluster and sends each change to the engine as an event.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -21,17 +21,16 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
 use tracing::warn;
 
-use crate::convert;
-use crate::lean::{self, Guarded};
-use crate::patience::{cause, patient};
+use super::convert;
+use crate::cluster::lean::{self, Guarded};
+use crate::cluster::patience::{cause, patient};
 
-/// What another replica may have written a moment ago, so that it is listed anew by
-/// whoever takes over.
+/// The kinds that leaders write. A new leader lists them again, because the last changes of the leader before it may
+/// not have come through the watches yet.
 pub const WRITTEN_BY_LEADERS: [Kind; 2] = [Kind::Pod, Kind::Cache];
 
-/// Watches everything that planning depends on, and sends what happens to
-/// `events` until the receiver is gone. Whenever `relist` changes,
-/// [`WRITTEN_BY_LEADERS`] is listed anew.
+/// Watches all kinds that planning depends on, and sends each change to `events` until the receiver is gone. Whenever
+/// `relist` changes, lists [`WRITTEN_BY_LEADERS`] again.
 pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Event>, relist: watch::Receiver<()>) {
     let everything = watcher::Config::default;
     let pull_pods = everything().labels(&format!("{LABEL_MANAGED_BY}={MANAGER}"));
@@ -43,7 +42,7 @@ pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Eve
         watch_kind(Kind::Image, Api::all(client.clone()), everything(), cached_image).for_each(send),
         watch_kind(Kind::Set, Api::all(client.clone()), everything(), cached_image_set).for_each(send),
         watch_kind(Kind::Discovery, Api::all(client.clone()), everything(), discovery_policy).for_each(send),
-        // What is in a Secret is read when it is needed: here only that it changed.
+        // Only the metadata: discovery reads a Secret's data when it needs it.
         follow(Kind::Secret, watcher(secrets, everything()), secret).for_each(send),
         watch_kind(Kind::Policy, Api::all(client.clone()), everything(), pull_policy).for_each(send),
         afresh(relist.clone(), || {
@@ -57,12 +56,12 @@ pub async fn observe(client: Client, namespace: String, events: mpsc::Sender<Eve
     );
 }
 
-/// Runs what `begin` gives, and begins it anew whenever `again` changes.
+/// Runs the future of `begin`, and starts over with a new one whenever `again` changes.
 async fn afresh<F: Future<Output = ()>>(mut again: watch::Receiver<()>, begin: impl Fn() -> F) {
     loop {
         tokio::select! {
             () = begin() => return,
-            // An engine that has gone lets the watches go on.
+            // When the engine is gone, `changed` fails and the watches go on.
             Ok(()) = again.changed() => {}
         }
     }
@@ -73,8 +72,8 @@ async fn send(events: &mpsc::Sender<Event>, event: Event) {
     drop(events.send(event).await);
 }
 
-/// The events of one kind. `convert` gives `None` for an object that counts as
-/// gone; one that cannot be read is reported and otherwise ignored.
+/// The events of one kind. An object for which `convert` returns `None` counts as gone. An object that cannot be read is
+/// logged and otherwise ignored.
 fn watch_kind<K>(
     kind: Kind,
     api: Api<Guarded<K>>,
@@ -96,14 +95,14 @@ where
     })
 }
 
-/// The events of a watch. `read` gives `None` for an object that is ignored.
+/// The events of a watch, without objects for which `read` returns `None`.
 fn follow<K: Resource<DynamicType = ()>>(
     kind: Kind,
     watch: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
     mut read: impl FnMut(K) -> Option<Event>,
 ) -> impl Stream<Item = Event> {
     let mut listed: BTreeSet<Name> = BTreeSet::new();
-    // That a list is begun is no success.
+    // The beginning of a list is no success, and must not reset the backoff.
     let watch = watch.filter(|event| ready(!matches!(event, Ok(watcher::Event::Init))));
     patient(watch, format!("{kind:?}")).filter_map(move |event| {
         let event = match event {
@@ -116,7 +115,7 @@ fn follow<K: Resource<DynamicType = ()>>(
             Ok(watcher::Event::Delete(object)) => Some(Event::Gone(kind, name(&object))),
             Ok(watcher::Event::Init) => None,
             Err(error) => {
-                // A list that has failed is begun anew.
+                // The watcher starts a failed list from its beginning.
                 listed.clear();
                 report(kind, &error);
                 None

@@ -1,5 +1,5 @@
-//! Objects with no more in them than is needed here. A pull Pod of ten images is a text of some
-//! twelve kilobytes, and comes five times: it is read straight from there, and the rest skipped.
+//! Kubernetes objects with only the fields that Drop reads. The JSON of a pull Pod with ten images has some 12 kB and
+//! arrives five times; all other fields are skipped while it is read.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub struct Pod {
     pub status: PodStatus,
 }
 
-/// What a Pod asks for.
+/// The spec of a Pod.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSpec {
@@ -41,7 +41,7 @@ pub struct Container {
     pub image: Option<String>,
 }
 
-/// What the kubelet says of a Pod.
+/// The status of a Pod.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
@@ -53,7 +53,7 @@ pub struct PodStatus {
     pub container_statuses: Option<Vec<ContainerStatus>>,
 }
 
-/// What the kubelet says of a container.
+/// The status of a container.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ContainerStatus {
     pub name: String,
@@ -74,7 +74,7 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
-/// What is asked of a Node.
+/// The spec of a Node.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct NodeSpec {
     pub taints: Option<Vec<k8s::Taint>>,
@@ -82,7 +82,7 @@ pub struct NodeSpec {
     pub unschedulable: bool,
 }
 
-/// What the kubelet says of its Node.
+/// The status of a Node.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
@@ -92,7 +92,7 @@ pub struct NodeStatus {
     pub node_info: NodeInfo,
 }
 
-/// What a Node is.
+/// The system information of a Node.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeInfo {
@@ -101,7 +101,7 @@ pub struct NodeInfo {
     pub kubelet_version: String,
 }
 
-/// A NodeCache, without who wrote which of its fields.
+/// A NodeCache without `managedFields`.
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = "drop_api::NodeCache")]
 pub struct NodeCache {
@@ -117,7 +117,7 @@ impl From<NodeCache> for drop_api::NodeCache {
     }
 }
 
-/// The metadata that anybody asks for. `managedFields` alone may be longer than all the rest.
+/// Reads the parts of the metadata that Drop uses. `managedFields` alone may be longer than all other fields.
 fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -145,8 +145,8 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     })
 }
 
-/// An object, or why it cannot be read: one such object ends no list and no watch. Unlike kube's
-/// `DeserializeGuard` it makes no tree of values in between, and so needs JSON.
+/// An object, or the reason why it cannot be read, so that one odd object ends neither a list nor a watch. Unlike
+/// kube's `DeserializeGuard` this builds no tree of values in between, and so it only reads JSON.
 #[derive(Clone, Debug)]
 pub struct Guarded<K>(pub Result<K, Unreadable>);
 
