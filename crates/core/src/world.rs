@@ -152,6 +152,8 @@ pub(crate) struct PolicyEntry {
 #[derive(Debug)]
 pub(crate) struct NodeEntry {
     pub(crate) node: Node,
+    /// How many images the node lists at least, if it has them: a shorter list is complete.
+    pub(crate) full_list: usize,
     /// The images that it is a target of.
     pub(crate) standings: BTreeMap<Name, Standing>,
     /// The policy whose turn of pulls is going on here.

@@ -158,9 +158,11 @@ struct Timing {
     /// How long after a pull a node may not list the image yet
     #[arg(long, env = "DROP_LISTED_WITHIN", default_value = "2m")]
     listed_within: GoDuration,
-    /// How many images nodes list at most (the kubelet's nodeStatusMaxImages)
-    #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 50)]
-    node_status_max_images: usize,
+    /// The smallest nodeStatusMaxImages of any kubelet, -1 if none has a limit: a node's list of images that is
+    /// shorter is complete. Whether a longer one is, Drop learns from the node's lists
+    #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 10, allow_negative_numbers = true,
+        value_parser = clap::value_parser!(i32).range(-1..))]
+    node_status_max_images: i32,
     /// Wait before sources of a DiscoveryPolicy that failed are asked again
     #[arg(long, env = "DROP_DISCOVERY_RETRY", default_value = "30s")]
     discovery_retry: GoDuration,
@@ -195,7 +197,7 @@ impl OperatorArgs {
             progress_interval: timing.progress_interval.get(),
             record_within: timing.record_within.get(),
             listed_within: timing.listed_within.get(),
-            listed_images: timing.node_status_max_images,
+            listed_images: usize::try_from(timing.node_status_max_images).unwrap_or(usize::MAX),
             discovery_retry: timing.discovery_retry.get(),
             repair_initial: timing.repair_initial.get(),
             repair_max: timing.repair_max.get(),

@@ -90,3 +90,44 @@ fn the_order_of_events_does_not_decide_what_a_list_proves() {
         assert_eq!(lab.record.pods.len(), 3, "{:?}", lab.starts());
     }
 }
+
+#[test]
+fn a_list_proves_to_be_complete_by_being_shorter_than_another_one_of_its_node() {
+    // The kubelets list 20 images, 50, and all of them.
+    for limit in [20, 50, usize::MAX] {
+        let mut lab = Lab::with_nodes(&["a"]);
+        let larger: Vec<String> = (0..60).map(|number| format!("larger:{number}")).collect();
+        let larger: Vec<([&str; 1], u64)> =
+            larger.iter().zip(0..).map(|(name, n)| ([name.as_str()], 1000 - n)).collect();
+        let show = |lab: &mut Lab, images: &[([&str; 1], u64)]| {
+            let images: Vec<(&[&str], u64)> =
+                images.iter().take(limit).map(|(names, size)| (names.as_slice(), *size)).collect();
+            list(lab, "a", &images);
+        };
+        show(&mut lab, &larger);
+        lab.image("small", "small:1");
+        lab.run(secs(30.0));
+        let with_small: Vec<_> = larger.iter().copied().chain([(["small:1"], 7)]).collect();
+        show(&mut lab, &with_small);
+        lab.run(secs(12.0 * 3600.0));
+        assert_eq!((lab.shows("small").as_str(), lab.record.pods.len()), ("Cached 1/1", 1), "limit {limit}");
+        // Many are removed, and with them the small one.
+        show(&mut lab, &larger[45..]);
+        lab.run(secs(1.0));
+        assert_eq!(lab.shows("small"), "Evicted 0/1", "limit {limit}");
+    }
+}
+
+#[test]
+fn a_limit_that_is_lowered_makes_no_evictions() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    let images: Vec<String> = (0..40).map(|number| format!("larger:{number}")).collect();
+    let images: Vec<([&str; 1], u64)> = images.iter().zip(0..).map(|(name, n)| ([name.as_str()], 1000 - n)).collect();
+    let images: Vec<(&[&str], u64)> = images.iter().map(|(names, size)| (names.as_slice(), *size)).collect();
+    list(&mut lab, "a", &images);
+    lab.image("small", "small:1");
+    lab.run(secs(30.0));
+    list(&mut lab, "a", &images[..25]);
+    lab.run(secs(12.0 * 3600.0));
+    assert_eq!((lab.shows("small").as_str(), lab.record.pods.len()), ("Cached 1/1", 1));
+}

@@ -5,6 +5,9 @@
 //! first [`MAX_NAMES`] names: first those by digest, of which a pull makes one per
 //! repository, then those by tag. See `Images` in Kubernetes'
 //! `pkg/kubelet/nodestatus/setters.go`. It follows the node within about a minute.
+//!
+//! Nobody tells a kubelet's limit, so a list proves to be complete only by being shorter than
+//! another list of the same node: see [`Inventory::shortest_full_list`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,6 +72,27 @@ impl Inventory {
         &self.0
     }
 
+    /// How many images the node lists at least, if it has them: a shorter list is complete.
+    ///
+    /// That is the length of its longest list so far, or `usual` if that is more. `before` is the list
+    /// before this one, with what was known then. A list that only lost images that are no larger than
+    /// the smallest one left may be full as well: the kubelet may have got a lower limit.
+    #[must_use]
+    pub fn shortest_full_list(&self, before: Option<(&Self, usize)>, usual: usize) -> usize {
+        let length = self.0.len();
+        let holds = |before: &Self| length >= before.0.len() || !self.may_be_cut_from(before);
+        let known = before.filter(|(before, _)| holds(before)).map_or(usual, |(_, known)| known);
+        known.max(length).max(usual)
+    }
+
+    /// Whether every image that is missing beside `before` may be listed no more only for its size.
+    fn may_be_cut_from(&self, before: &Self) -> bool {
+        let smallest = self.0.iter().map(|listed| listed.size).min();
+        let mut gone = before.0.iter().filter(|listed| !self.0.contains(listed));
+        // A kubelet that has just started, perhaps with another limit, lists nothing at first.
+        gone.all(|listed| smallest.is_none_or(|smallest| listed.size <= smallest))
+    }
+
     /// Whether `image` is among them.
     #[must_use]
     pub fn lists(&self, image: &Reference) -> bool {
@@ -110,9 +134,9 @@ pub struct Index<'a> {
 
 impl<'a> Index<'a> {
     /// What the list says of `image`, whose size is `size` bytes, if that is known.
-    /// A list of `limit` images or more may have been cut.
+    /// A list of `full` images or more may have been cut.
     #[must_use]
-    pub fn sight(&self, image: &Reference, size: Option<u64>, limit: usize) -> Sighting<'a> {
+    pub fn sight(&self, image: &Reference, size: Option<u64>, full: usize) -> Sighting<'a> {
         let listed = match &self.by_name {
             Some(by_name) => by_name.get(image).copied(),
             None => self.inventory.find(image),
@@ -128,7 +152,7 @@ impl<'a> Index<'a> {
         match self.smallest {
             // Virtual kubelets and nodes that have just joined list nothing.
             None => Sighting::Unknown,
-            Some(_) if self.inventory.0.len() < limit => Sighting::Absent,
+            Some(_) if self.inventory.0.len() < full => Sighting::Absent,
             // A size of zero means that the runtime does not tell.
             Some(smallest) if smallest > 0 && size.is_some_and(|size| size > smallest) => Sighting::Absent,
             Some(_) => Sighting::Unknown,
@@ -177,6 +201,34 @@ mod tests {
         }
         let empty = Inventory::default();
         assert_eq!(empty.index(1).sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
+    }
+
+    #[test]
+    fn a_list_is_full_if_no_longer_one_was_seen() {
+        let list =
+            |sizes: &[u64]| Inventory::new(sizes.iter().map(|size| listed(&[&format!("x:{size}")], *size)).collect());
+        // Lists of one node, one after another, and how long a list is from then on that may be full.
+        let cases: [(&[&[u64]], usize); 8] = [
+            (&[], 2),
+            (&[&[9]], 2),
+            (&[&[9, 8, 7, 6]], 4),
+            (&[&[9, 8, 7], &[9, 8, 7, 6], &[9, 8, 6]], 4),
+            // One is gone, and another one came.
+            (&[&[9, 8, 7, 6], &[9, 7, 6, 5]], 4),
+            // The kubelet's limit may be three by now.
+            (&[&[9, 8, 7, 6, 5], &[9, 8, 7]], 3),
+            (&[&[9, 8, 7, 6, 5], &[9, 8, 7], &[9, 8, 7, 6]], 4),
+            // It has just started, and may have another limit.
+            (&[&[9, 8, 7, 6], &[], &[9, 8]], 2),
+        ];
+        for (lists, expected) in cases {
+            let (_, full) = lists.iter().fold((Inventory::default(), 2), |(before, known), sizes| {
+                let inventory = list(sizes);
+                let full = inventory.shortest_full_list(Some((&before, known)), 2);
+                (inventory, full)
+            });
+            assert_eq!(full, expected, "{lists:?}");
+        }
     }
 
     #[test]

@@ -470,7 +470,7 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
         .keys()
         .filter_map(|image| world.images.get(image))
         .map(|entry| {
-            let evidence = world.evidence(&node.node, &index, &world.known(entry), Some(memory));
+            let evidence = world.evidence(node, &index, &world.known(entry), Some(memory));
             (&entry.image.reference, standing(&evidence, now).0)
         })
         .collect();

@@ -167,6 +167,9 @@ impl World {
                 }
             }
         }
+        let before = self.nodes.get(&name).filter(|entry| entry.node.uid == node.uid);
+        let before = before.map(|entry| (&entry.node.inventory, entry.full_list));
+        let full_list = node.inventory.shortest_full_list(before, self.settings.listed_images);
         match self.nodes.get_mut(&name) {
             Some(entry) if entry.node == node => return,
             Some(entry) => {
@@ -180,6 +183,7 @@ impl World {
                 }
                 let is_hindered = is_another || entry.node.readiness != node.readiness;
                 entry.node = node;
+                entry.full_list = full_list;
                 if is_hindered {
                     self.hinder(&name);
                 }
@@ -187,6 +191,7 @@ impl World {
             None => {
                 let entry = NodeEntry {
                     node,
+                    full_list,
                     standings: BTreeMap::new(),
                     turn: None,
                     seen_at: now,

@@ -141,7 +141,7 @@ impl World {
             let target = asked.entry.filter(|image| image.place_on(&entry.node).is_ok());
             let after = target.map(|image| {
                 let known = asked.known.get_or_init(|| self.known(image));
-                let evidence = self.evidence(&entry.node, &index, known, memory);
+                let evidence = self.evidence(entry, &index, known, memory);
                 if known.is_only && evidence.record.is_some() {
                     others = others.saturating_sub(1);
                 }

@@ -8,7 +8,7 @@ use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
 use crate::objects::inventory::{Index, Sighting};
 use crate::objects::memory::{Memory, Record};
-use crate::objects::node::{Node, Readiness};
+use crate::objects::node::Readiness;
 use crate::objects::presence::{Evidence, Standing, standing};
 
 /// An image, and what is known of it whatever the node.
@@ -42,16 +42,17 @@ impl World {
     /// What an image on a node is judged by, if `memory` is what is remembered.
     pub(crate) fn evidence<'a>(
         &self,
-        node: &Node,
+        entry: &'a NodeEntry,
         listed: &Index<'a>,
         known: &Known<'a>,
         memory: Option<&'a Memory>,
     ) -> Evidence<'a> {
+        let node = &entry.node;
         let image = &known.entry.image;
         let record = memory.and_then(|memory| memory.images.get(&image.reference));
         let usual_size = || known.sizes?.get(&node.platform).copied();
         let size = record.and_then(|record| record.size).or_else(usual_size);
-        let sight = |name| listed.sight(name, size, self.settings.listed_images);
+        let sight = |name| listed.sight(name, size, entry.full_list);
         // Under the name that it was pulled by, where admission has rewritten its own.
         let pulled_as = record.and_then(|record| record.pulled_as.as_deref());
         let sighting = match (sight(&image.reference), pulled_as) {
@@ -80,7 +81,7 @@ impl World {
         let index = node.node.inventory.index(node.standings.len());
         for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
             let reference = &entry.image.reference;
-            let evidence = self.evidence(&node.node, &index, &self.known(entry), Some(&memory));
+            let evidence = self.evidence(node, &index, &self.known(entry), Some(&memory));
             let is_there = standing(&evidence, now).0;
             let size = match evidence.sighting {
                 Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),
