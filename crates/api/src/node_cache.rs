@@ -53,6 +53,11 @@ pub struct NodeCacheStatus {
     #[serde(rename = "lastPodUID", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub last_pod_uid: Option<String>,
+    /// Operating system and architecture of the node, such as `linux/amd64`, when a pull Pod last came to its
+    /// end there. Nodes of different platforms may rightly get different digests of one tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub platform: Option<String>,
     /// When each PullPolicy last began a turn of pulls on this node.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["policy"]))]
@@ -87,6 +92,10 @@ pub struct ImageRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     pub digest: Option<String>,
+    /// The ID that the runtime itself gave the image that was pulled, where it does not report the digest.
+    #[serde(rename = "imageID", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub image_id: Option<String>,
     /// The reference that was really pulled, where admission rewrote the one in the Pod: the node
     /// lists the image under this.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -32,7 +32,7 @@ pub use io::event::Event;
 pub use io::plan::Plan;
 pub use io::{effect, event, notice};
 pub use objects::{
-    failure, image, image_set, inventory, memory, node, placement, policy, presence, pull_pod, reference,
+    failure, image, image_set, inventory, memory, newest, node, placement, policy, presence, pull_pod, reference,
 };
 pub use pace::{backoff, clock, order};
 pub use plan::plan;

@@ -5,6 +5,7 @@ pub mod image;
 pub mod image_set;
 pub mod inventory;
 pub mod memory;
+pub mod newest;
 pub mod node;
 pub mod placement;
 pub mod policy;

@@ -6,11 +6,12 @@ mod common;
 
 use std::sync::Arc;
 
-use common::Lab;
-use drop_core::Settings;
+use common::{Lab, duration};
+use drop_api::node_cache::ImageRecord;
 use drop_core::inventory::{Inventory, Listed, MAX_NAMES};
 use drop_core::reference::Reference;
-use drop_sim::secs;
+use drop_core::{Event, Settings};
+use drop_sim::{secs, under};
 
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000007";
 
@@ -130,4 +131,105 @@ fn a_limit_that_is_lowered_makes_no_evictions() {
     list(&mut lab, "a", &images[..25]);
     lab.run(secs(12.0 * 3600.0));
     assert_eq!((lab.shows("small").as_str(), lab.record.pods.len()), ("Cached 1/1", 1));
+}
+
+fn records(lab: &Lab, node: &str) -> Vec<ImageRecord> {
+    lab.api.caches[node].status.as_ref().unwrap().images.clone()
+}
+
+// ---- Tags that move on nodes that differ -------------------------------------
+
+const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+const OLD_ARM: &str = "sha256:cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc";
+const NEW_ARM: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
+const FOLLOWED: &str = "docker.io/library/followed:1";
+
+/// Lets the runtimes of the ARM nodes report this digest.
+fn push_for_arm(lab: &mut Lab, digest: &str) {
+    for node in ["c", "d", "e"] {
+        lab.knobs.digests_on.insert(node.to_owned(), [(FOLLOWED.to_owned(), digest.to_owned())].into());
+    }
+}
+
+/// Two nodes, and three ARM nodes whose runtimes report what their platform got; the tag is looked up
+/// every five minutes.
+fn two_platforms() -> Lab {
+    let mut lab = Lab::with_nodes(&["a", "b", "c", "d", "e"]);
+    for node in ["c", "d", "e"] {
+        lab.edit_node(node, |node| node.platform = "linux/arm64".into());
+    }
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("5m")));
+    lab.push(FOLLOWED, OLD);
+    push_for_arm(&mut lab, OLD_ARM);
+    lab.image_with("followed", FOLLOWED, under("p"));
+    lab.run(secs(120.0));
+    assert_eq!((lab.shows("followed").as_str(), lab.record.pods.len()), ("Cached 5/5", 5));
+    lab
+}
+
+/// What the runtimes of these nodes call the image now.
+fn ids(lab: &Lab, nodes: &[&str]) -> Vec<String> {
+    let id = |node: &&str| lab.id_on_disk(&lab.api.nodes[*node].uid, &Reference::parse(FOLLOWED)).unwrap().to_string();
+    let digest = |id: String| id.split_once('@').unwrap().1.to_owned();
+    nodes.iter().map(id).map(digest).collect()
+}
+
+#[test]
+fn a_tag_that_stays_costs_one_pod_per_interval_and_platform() {
+    let mut lab = two_platforms();
+    lab.run(secs(3600.0));
+    let asked = lab.record.pods.len() - 5;
+    assert!((20..=24).contains(&asked), "an hour has twelve intervals: {:?}", lab.starts());
+}
+
+#[test]
+fn a_tag_that_moves_reaches_every_platform() {
+    for is_restarted in [false, true] {
+        let mut lab = two_platforms();
+        push_for_arm(&mut lab, NEW_ARM);
+        if is_restarted {
+            lab.restart(true);
+        }
+        lab.run(secs(700.0));
+        assert_eq!(ids(&lab, &["a", "b", "c", "d", "e"]), [OLD, OLD, NEW_ARM, NEW_ARM, NEW_ARM], "{:?}", lab.starts());
+        lab.push(FOLLOWED, NEW);
+        lab.run(secs(700.0));
+        assert_eq!(ids(&lab, &["a", "b", "c", "d", "e"]), [NEW, NEW, NEW_ARM, NEW_ARM, NEW_ARM], "{:?}", lab.starts());
+        let reasons = lab.reasons("followed");
+        let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
+        assert_eq!(since_cached.collect::<Vec<_>>(), ["Cached"], "{reasons:?}");
+    }
+}
+
+/// Lets runtimes report an ID of their own instead of the digest.
+fn report_bare_ids(lab: &mut Lab) {
+    lab.knobs.mishear = Box::new(|event| {
+        let Event::Pod(pod) = event else { return };
+        for container in &mut pod.containers {
+            let bare = container.image_id.as_deref().and_then(|id| Some(id.split_once('@')?.1.into()));
+            container.image_id = bare.or(container.image_id.take());
+        }
+    });
+}
+
+#[test]
+fn a_tag_is_followed_where_runtimes_report_a_bare_id() {
+    for lists in [true, false] {
+        let mut lab = Lab::with_nodes(&["a", "b", "c"]);
+        lab.knobs.lists = lists;
+        report_bare_ids(&mut lab);
+        lab.policy("p", |policy| policy.repull_interval = Some(duration("5m")));
+        lab.push(FOLLOWED, OLD);
+        lab.image_with("followed", FOLLOWED, under("p"));
+        lab.run(secs(1000.0));
+        let asked = lab.record.pods.len() - 3;
+        assert!((2..=3).contains(&asked), "{:?}", lab.starts());
+        lab.push(FOLLOWED, NEW);
+        lab.run(secs(700.0));
+        assert_eq!(ids(&lab, &["a", "b", "c"]), [NEW; 3], "{:?}", lab.starts());
+        assert_eq!(lab.status("followed").resolved_digest, None, "a bare ID is no digest");
+        let record = &records(&lab, "a")[0];
+        assert_eq!((record.digest.as_deref(), record.image_id.as_deref()), (None, NEW.strip_prefix("sha256:")));
+    }
 }

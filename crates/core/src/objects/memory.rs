@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::Name;
 use crate::interner::Texts;
 use crate::objects::failure::classify;
+use crate::objects::newest::ImageId;
 use crate::objects::pull_pod::{End, Outcome, PullPod};
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
@@ -27,6 +28,8 @@ const MAX_MESSAGE: usize = 300;
 pub struct Memory {
     /// The last pull Pod whose outcome is in here.
     pub last_pod: Option<Name>,
+    /// The node's platform when that was recorded, such as `linux/amd64`.
+    pub platform: Option<Name>,
     /// When each policy last began a turn here.
     pub starts: BTreeMap<Name, Timestamp>,
     /// The node's own failures in a row.
@@ -42,9 +45,9 @@ pub struct Record {
     pub pulled: Option<Pulled>,
     /// Since when it is known to be there without a pull.
     pub found_at: Option<Timestamp>,
-    /// The digest that was pulled, if the runtime tells it; or the one that was found, where it
-    /// was the newest of its tag.
-    pub digest: Option<Name>,
+    /// What the runtime called the image that was pulled, if it reported that; or the digest that
+    /// was found, where it was the newest of its tag.
+    pub id: Option<ImageId>,
     /// What was pulled instead, where admission has rewritten the reference. Boxed, because most have none.
     pub pulled_as: Option<Box<Reference>>,
     /// The evictions so far. Boxed, because most have none.
@@ -131,6 +134,7 @@ impl Memory {
     pub fn with(&self, pod: &PullPod, end: &End, context: &Context<'_>) -> (Self, Vec<Settlement>) {
         let mut memory = self.clone();
         memory.last_pod.clone_from(&pod.uid);
+        memory.platform = Some(context.platform.into()).filter(|_| !context.platform.is_empty());
         if let Some(at) = context.began_turn_at {
             memory.starts.insert(pod.policy.clone(), at);
         }
@@ -160,7 +164,7 @@ impl Memory {
                     // By Drop's clock, as failures are, so that the two can be compared.
                     let seconds = duration.map(whole_seconds);
                     record.pulled = Some(Pulled { at: context.now, seconds });
-                    record.digest = container.digest().map(Name::from);
+                    record.id = container.id();
                     record.pulled_as = container.pulled_as.clone().map(Box::new);
                 }
                 Some(Outcome::Failed { reason, message }) => {
@@ -251,6 +255,7 @@ impl Memory {
     pub fn from_api(status: &NodeCacheStatus, texts: &mut Texts) -> Self {
         Self {
             last_pod: status.last_pod_uid.as_deref().map(Into::into),
+            platform: status.platform.as_deref().map(|platform| texts.share(platform)),
             starts: status.pull_starts.iter().map(|start| (texts.share(start.policy.as_str()), start.at)).collect(),
             node_failure: status.node_failure.as_ref().map(|failure| Failure::from_api(failure, texts)),
             images: status
@@ -298,6 +303,7 @@ fn whole_seconds(duration: SignedDuration) -> u32 {
 /// Takes out of a NodeCache's status what a [`Memory`] holds of it.
 pub fn forget(status: &mut NodeCacheStatus) {
     status.last_pod_uid = None;
+    status.platform = None;
     status.pull_starts = Vec::new();
     status.node_failure = None;
     status.images = Vec::new();
@@ -314,7 +320,7 @@ impl Record {
     /// `None` if it is not.
     #[must_use]
     pub fn current_since(&self) -> Option<Timestamp> {
-        self.pulled.map(|pulled| pulled.at).or(self.found_at.filter(|_| self.digest.is_some()))
+        self.pulled.map(|pulled| pulled.at).or(self.found_at.filter(|_| self.id.is_some()))
     }
 
     /// Takes in that the image was removed. One that had stayed for longer than
@@ -326,17 +332,17 @@ impl Record {
         self.eviction = Some(Box::new(Eviction { count, at: now }));
         self.pulled = None;
         self.found_at = None;
-        self.digest = None;
+        self.id = None;
         self.failure = None;
     }
 
     fn from_api(image: &ImageRecord, texts: &mut Texts) -> Self {
-        let digest = image.digest.as_deref().map(|digest| texts.share(digest));
+        let id = image.digest.as_deref().or(image.image_id.as_deref());
         let seconds = image.pull_duration.as_ref().map(|duration| whole_seconds(duration.get()));
         Self {
             pulled: image.pulled_at.map(|at| Pulled { at, seconds }),
             found_at: image.found_at,
-            digest,
+            id: id.map(|id| ImageId::new(texts.share(id))),
             pulled_as: image.pulled_as.as_deref().map(|name| Box::new(Reference::parse(name).shared(texts))),
             eviction: image
                 .eviction
@@ -354,7 +360,8 @@ impl Record {
         let pulled = self.pulled.as_ref();
         ImageRecord {
             image: image.to_string(),
-            digest: self.digest.as_deref().map(str::to_owned),
+            digest: self.id.as_ref().and_then(ImageId::digest).map(str::to_owned),
+            image_id: self.id.as_ref().and_then(ImageId::bare).map(str::to_owned),
             pulled_as: self.pulled_as.as_ref().map(ToString::to_string),
             pulled_at: pulled.map(|pulled| pulled.at),
             pull_duration: pulled.and_then(|pulled| pulled.seconds).map(GoDuration::from_secs),

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::objects::image::{Image, ImagePullPolicy};
 use crate::objects::inventory::{Listed, Sighting};
 use crate::objects::memory::Record;
+use crate::objects::newest::{ImageId, View};
 use crate::time::after;
 
 /// What is known of an image on a node that should have it.
@@ -49,8 +50,8 @@ pub struct Evidence<'a> {
     pub record: Option<&'a Record>,
     /// What the node lists.
     pub sighting: Sighting<'a>,
-    /// The digest that the newest pull on any node got.
-    pub newest: Option<&'a str>,
+    /// What the newest pulls got, as far as that counts for the node.
+    pub newest: View<'a>,
     /// After which time its policy has a tag looked up again, if it does.
     pub repull_interval: Option<SignedDuration>,
     /// For how long after a pull the node may not list it yet.
@@ -112,28 +113,31 @@ impl Evidence<'_> {
 
     fn newest_of(&self, listed: &Listed) -> Option<&str> {
         let reference = &self.image.reference;
-        let newest = || self.newest.filter(|newest| listed.digests(reference).any(|digest| digest == *newest));
+        let newest = || self.newest.digest().filter(|newest| listed.digests(reference).any(|digest| digest == *newest));
         reference.digest().or_else(newest)
     }
 
     /// From when on the image, which came onto the node at `since`, is outdated, if a pull elsewhere
-    /// got another digest. Not before its own interval has passed: nodes may rightly get different
-    /// ones, by their platforms or mirrors, and would pull in turns for ever.
+    /// got another ID, or if the node asks on behalf of its platform. Not before its own interval has
+    /// passed: nodes may rightly get different digests, from mirrors that lag, and would pull in
+    /// turns for ever.
     fn outdated_at(&self, since: Timestamp) -> Option<Timestamp> {
         let reference = &self.image.reference;
         let is_followed = self.image.pull == ImagePullPolicy::Always && reference.digest().is_none();
         let interval = self.repull_interval.filter(|_| is_followed)?;
-        let newest = self.newest?;
         let listed = match self.sighting {
             Sighting::Present(listed) => Some(listed),
             Sighting::Absent | Sighting::Unknown => None,
         };
-        let pulled = self.record.and_then(|record| record.digest.as_deref());
+        let pulled = self.record.and_then(|record| record.id.as_ref());
+        let digests = listed.into_iter().flat_map(|listed| listed.digests(reference));
+        let digests = digests.chain(pulled.and_then(ImageId::digest)).map(|digest| (digest, self.newest.digest()));
+        let bare = pulled.and_then(ImageId::bare).map(|id| (id, self.newest.bare()));
         // The list lags behind a pull, and some runtimes list other digests than they
-        // report: any one that is the newest will do.
-        let mut known = listed.into_iter().flat_map(|listed| listed.digests(reference)).chain(pulled).peekable();
-        let differs = known.peek().is_some() && known.all(|digest| digest != newest);
-        differs.then(|| after(since, interval))
+        // report: any ID that is the newest of its kind will do.
+        let mut known = digests.chain(bare).filter_map(|(id, newest)| Some(id == newest?)).peekable();
+        let differs = known.peek().is_some() && !known.any(|is_newest| is_newest);
+        (differs || self.newest.asks()).then(|| after(since, interval))
     }
 }
 
@@ -141,6 +145,7 @@ impl Evidence<'_> {
 mod tests {
     use super::*;
     use crate::objects::memory::{Eviction, Pulled};
+    use crate::objects::newest::Newest;
     use crate::objects::placement::Placement;
     use crate::objects::reference::Reference;
 
@@ -172,9 +177,13 @@ mod tests {
         Listed { names: [by_digest, Reference::parse("alpine:3.20")].into(), is_cut: false, size: 1 }
     }
 
-    fn pulled(digest: &str) -> Record {
+    fn id(id: &str) -> Option<ImageId> {
+        Some(ImageId::new(id.into()))
+    }
+
+    fn pulled(what: &str) -> Record {
         let pulled = Pulled { at: at(0), seconds: None };
-        Record { pulled: Some(pulled), digest: Some(digest.into()), ..Record::default() }
+        Record { pulled: Some(pulled), id: id(what), ..Record::default() }
     }
 
     fn judge(
@@ -185,11 +194,14 @@ mod tests {
         now: i64,
     ) -> Standing {
         let image = image(pull);
+        let mut newest_pulls = Newest::default();
+        let id = newest.and_then(id);
+        newest_pulls.update(&"elsewhere".into(), &"linux/amd64".into(), id.as_ref().map(|id| (at(0), id)));
         let evidence = Evidence {
             image: &image,
             record,
             sighting,
-            newest,
+            newest: newest_pulls.seen_from("here", "linux/amd64"),
             repull_interval: Some(SignedDuration::from_secs(900)),
             listed_within: SignedDuration::from_secs(120),
         };
@@ -205,7 +217,7 @@ mod tests {
             (pulled(OLD), Record { eviction: Some(Box::new(Eviction { count: 1, at: at(0) })), ..Record::default() });
         let brought_back = Record { found_at: Some(at(10)), ..evicted.clone() };
         // It counted as pulled when it was found.
-        let found = Record { found_at: Some(at(10)), digest: Some(OLD.into()), ..Record::default() };
+        let found = Record { found_at: Some(at(10)), id: id(OLD), ..Record::default() };
         let cases = [
             // Nothing is remembered.
             (IfNotPresent, None, here.clone(), None, Standing::Cached),
@@ -246,6 +258,24 @@ mod tests {
         let (record, old) = (pulled(OLD), listed(OLD));
         let judge = |now| judge(ImagePullPolicy::Always, Some(&record), Sighting::Present(&old), Some(NEW), now);
         assert_eq!((judge(899), judge(900)), (Standing::Cached, Standing::Outdated));
+    }
+
+    #[test]
+    fn a_bare_id_is_compared_with_bare_ids_only() {
+        use Standing::{Cached, Outdated};
+        let (one, other) = ("a".repeat(64), "b".repeat(64));
+        let (old, new) = (listed(OLD), listed(NEW));
+        let judge = |record: &str, sighting, newest: &str| {
+            judge(ImagePullPolicy::Always, Some(&pulled(record)), sighting, Some(newest), 1000)
+        };
+        assert_eq!(judge(&one, Sighting::Present(&old), &one), Cached);
+        assert_eq!(judge(&one, Sighting::Present(&old), &other), Outdated);
+        assert_eq!(judge(&one, Sighting::Unknown, &other), Outdated);
+        // What the node lists tells where another runtime reports a digest.
+        assert_eq!(judge(&one, Sighting::Present(&old), NEW), Outdated);
+        assert_eq!(judge(&one, Sighting::Present(&new), NEW), Cached);
+        assert_eq!(judge(&one, Sighting::Unknown, NEW), Cached);
+        assert_eq!(judge(OLD, Sighting::Present(&old), &other), Cached);
     }
 
     #[test]

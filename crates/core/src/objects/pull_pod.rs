@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::objects::failure::is_pull_failure;
+use crate::objects::newest::ImageId;
 use crate::objects::reference::Reference;
 use crate::settings::Settings;
 use crate::time::after;
@@ -125,15 +126,10 @@ impl Container {
         }
     }
 
-    /// The digest of the image that was pulled, where the runtime tells it.
-    ///
-    /// A bare `sha256:…` is the image's own ID and not the digest in the registry; other
-    /// algorithms are too long for what Drop writes.
+    /// What the runtime calls the image that was pulled, where it reports that.
     #[must_use]
-    pub fn digest(&self) -> Option<&str> {
-        let (_, digest) = self.image_id.as_deref()?.split_once('@')?;
-        let hex = digest.strip_prefix("sha256:")?;
-        (hex.len() == 64).then_some(digest)
+    pub fn id(&self) -> Option<ImageId> {
+        ImageId::parse(self.image_id.as_deref()?)
     }
 }
 
@@ -286,7 +282,7 @@ mod tests {
             assert!(matches!(container.outcome(), Some(Outcome::Pulled { .. })), "{container:?}");
         }
         let container = container(id, terminated("Completed"));
-        assert!(container.digest().is_some_and(|digest| ID.ends_with(digest)));
+        assert!(container.id().is_some_and(|id| id.digest().is_some_and(|digest| ID.ends_with(digest))));
     }
 
     #[test]
@@ -302,13 +298,6 @@ mod tests {
         ] {
             assert_eq!(container(None, state.clone()).outcome(), None, "{state:?}");
         }
-    }
-
-    #[test]
-    fn an_image_id_without_a_repository_is_no_digest() {
-        let container = container(Some("sha256:abc"), terminated("Completed"));
-        assert!(matches!(container.outcome(), Some(Outcome::Pulled { .. })));
-        assert_eq!(container.digest(), None);
     }
 
     #[test]

@@ -434,8 +434,12 @@ impl World {
         let nothing = Memory::default();
         let after = self.caches.get(node).map_or(&nothing, |entry| &entry.memory);
         let node_failure = after.node_failure.clone();
+        // NodeCaches of earlier versions do not tell the platform.
+        let platform = after.platform.clone().unwrap_or_default();
+        let is_moved = before.platform != after.platform;
         let forgotten = before.images.keys().filter(|image| !after.images.contains_key(*image));
-        let changed = after.images.iter().filter(|(image, record)| before.images.get(*image) != Some(*record));
+        let is_changed = |image: &Reference, record: &Record| is_moved || before.images.get(image) != Some(record);
+        let changed = after.images.iter().filter(|(image, record)| is_changed(image, record));
         let changes: Vec<(Reference, Option<Record>)> = forgotten
             .map(|image| (image.clone(), None))
             .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
@@ -453,15 +457,15 @@ impl World {
             self.dirty.nodes.insert(node.clone());
         }
         for (reference, record) in &changes {
-            let newest = |world: &Self| world.health.get(reference)?.success.as_ref()?.digest.clone();
-            let newest_before = newest(self);
             let fails = |world: &Self| (world.open_rounds(reference) > 0, world.doubt(reference).is_some());
             let failing_before = fails(self);
             let health = self.health.entry(reference.clone()).or_default();
-            if health.update(node, record.as_ref()) {
-                health.success = None;
+            let update = health.update(node, &platform, record.as_ref());
+            if update.is_stale {
+                health.forget_pulls();
                 for (node, cache) in &self.caches {
-                    health.update(node, cache.memory.images.get(reference));
+                    let platform = cache.memory.platform.clone().unwrap_or_default();
+                    health.update(node, &platform, cache.memory.images.get(reference));
                 }
             }
             let health = health.clone();
@@ -476,8 +480,11 @@ impl World {
             }
             if failing_before != fails(self) {
                 self.dirty.images.extend(wanted_by());
-            } else if newest_before != newest(self) {
+            } else if update.is_stale || update.is_news {
                 self.dirty.standings.extend(wanted_by());
+            } else if let Some(former) = update.former.filter(|former| !self.dirty.nodes.contains(former)) {
+                // It asks for its platform no more.
+                self.dirty.pairs.entry(former).or_default().extend(wanted_by());
             }
         }
         self.end_recorded_pulls(node, now);

@@ -9,6 +9,7 @@ use super::{ImageEntry, World};
 use crate::Name;
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::memory::{Failure, Record};
+use crate::objects::newest::{ImageId, Newest, Update};
 use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
@@ -22,6 +23,8 @@ const UNKNOWN_NODES: usize = 3;
 pub struct Health {
     /// The newest pull that succeeded.
     pub success: Option<Success>,
+    /// What the newest pulls got.
+    pub newest: Newest,
     /// The newest success of any image of the same registry, as far as it closes
     /// failures of this one.
     pub registry_success: Option<Timestamp>,
@@ -36,19 +39,21 @@ pub struct Success {
     pub at: Timestamp,
     /// Where.
     pub node: Name,
-    /// The digest, if the runtime tells it.
-    pub digest: Option<Name>,
+    /// What the runtime called the image, if it reported that.
+    pub id: Option<ImageId>,
 }
 
 impl Health {
-    /// Takes in what `node` now remembers of the image. Returns whether the
-    /// newest success was on `node` and has to be looked for again.
-    pub fn update(&mut self, node: &Name, record: Option<&Record>) -> bool {
+    /// Records what `node`, which is of this platform, now remembers of the image. Returns what follows: above
+    /// all, whether one of the newest pulls was on `node` and has to be looked for again.
+    pub fn update(&mut self, node: &Name, platform: &Name, record: Option<&Record>) -> Update {
         match record.and_then(|record| record.failure.as_deref()) {
             Some(failure) => drop(self.failing.insert(node.clone(), failure.clone())),
             None => drop(self.failing.remove(node)),
         }
-        let mut stale = self.success.as_ref().is_some_and(|success| success.node == *node);
+        let pulled_as = record.and_then(|record| Some((record.pulled?.at, record.id.as_ref()?)));
+        let mut update = self.newest.update(node, platform, pulled_as);
+        let mut is_stale = self.success.as_ref().is_some_and(|success| success.node == *node);
         if let Some(pulled) = record.and_then(|record| record.pulled.as_ref()) {
             // Ties go to the node with the lower name, so that the order in which
             // memories come in does not matter.
@@ -56,12 +61,19 @@ impl Health {
                 (newest.at, std::cmp::Reverse(&newest.node)) <= (pulled.at, std::cmp::Reverse(node))
             });
             if newest {
-                let digest = record.and_then(|record| record.digest.clone());
-                self.success = Some(Success { at: pulled.at, node: node.clone(), digest });
-                stale = false;
+                let id = record.and_then(|record| record.id.clone());
+                self.success = Some(Success { at: pulled.at, node: node.clone(), id });
+                is_stale = false;
             }
         }
-        stale
+        update.is_stale |= is_stale;
+        update
+    }
+
+    /// Forgets the newest pulls, which are then found again in the memories of all nodes.
+    pub fn forget_pulls(&mut self) {
+        self.success = None;
+        self.newest = Newest::default();
     }
 
     /// Whether nothing is known.

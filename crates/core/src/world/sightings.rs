@@ -8,6 +8,7 @@ use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
 use crate::objects::inventory::{Index, Sighting};
 use crate::objects::memory::{Memory, Record};
+use crate::objects::newest::{ImageId, Newest};
 use crate::objects::node::Readiness;
 use crate::objects::presence::{Evidence, Standing, standing};
 
@@ -17,8 +18,8 @@ pub(crate) struct Known<'a> {
     pub(crate) entry: &'a ImageEntry,
     /// Per platform the least size in bytes with which a node has listed it.
     sizes: Option<&'a BTreeMap<Name, u64>>,
-    /// The digest that the newest pull on any node got.
-    newest: Option<&'a str>,
+    /// What the newest pulls got.
+    newest: Option<&'a Newest>,
     /// After which time its policy has a tag looked up again, if it does.
     repull_interval: Option<SignedDuration>,
     /// Whether no other CachedImage wants the same.
@@ -29,11 +30,10 @@ impl World {
     /// An image, and what is known of it whatever the node.
     pub(crate) fn known<'a>(&'a self, entry: &'a ImageEntry) -> Known<'a> {
         let reference = &entry.image.reference;
-        let success = self.health.get(reference).and_then(|health| health.success.as_ref());
         Known {
             entry,
             sizes: self.sizes.get(reference),
-            newest: success.and_then(|success| success.digest.as_deref()),
+            newest: self.health.get(reference).map(|health| &health.newest),
             repull_interval: self.policy_of(&entry.image).and_then(|policy| policy.repull_interval),
             is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
         }
@@ -68,7 +68,7 @@ impl World {
             image,
             record,
             sighting,
-            newest: known.newest,
+            newest: known.newest.map(|newest| newest.seen_from(&node.name, &node.platform)).unwrap_or_default(),
             repull_interval: known.repull_interval,
             listed_within: self.settings.listed_within,
         }
@@ -89,21 +89,21 @@ impl World {
             };
             let has_room = memory.has_room();
             let is_known = memory.images.get(reference).is_some_and(|record| record.current_since().is_some());
-            let digest = evidence.counts_as_pulled().filter(|_| !is_known).map(Name::from);
+            let id = evidence.counts_as_pulled().filter(|_| !is_known).map(|digest| ImageId::new(digest.into()));
             match memory.images.get_mut(reference) {
                 Some(record) => {
                     record.size = size.or(record.size);
                     if is_there == Standing::Evicted && record.present_since().is_some() {
                         record.evict(now, self.settings.repair_max);
                         evictions += 1;
-                    } else if is_there.is_there() && (record.present_since().is_none() || digest.is_some()) {
+                    } else if is_there.is_there() && (record.present_since().is_none() || id.is_some()) {
                         record.found_at = record.found_at.or(Some(now));
-                        record.digest = digest;
+                        record.id = id;
                         record.failure = None;
                     }
                 }
                 None if is_there.is_there() && has_room => {
-                    let record = Record { found_at: Some(now), digest, size, ..Record::default() };
+                    let record = Record { found_at: Some(now), id, size, ..Record::default() };
                     memory.images.insert(reference.clone(), record);
                 }
                 None => {}

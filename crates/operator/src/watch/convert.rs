@@ -194,7 +194,7 @@ mod tests {
         }));
         assert_eq!(scratch.rejection, None, "a container that cannot start is no rejected Pod");
         assert!(matches!(scratch.containers[0].outcome(), Some(Outcome::Pulled { .. })));
-        assert!(scratch.containers[0].digest().is_some());
+        assert!(scratch.containers[0].id().is_some());
 
         let lost = pod(json!({
             "phase": "Failed",
