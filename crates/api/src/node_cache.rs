@@ -65,7 +65,7 @@ pub struct NodeCacheStatus {
     /// Consecutive Pods that the node itself failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_failure: Option<Failure>,
-    /// What is known of each wanted image.
+    /// What is known of each wanted image, and of images that were wanted within the last day.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["image"]))]
     pub images: Vec<ImageRecord>,
@@ -126,6 +126,10 @@ pub struct ImageRecord {
     /// Why the last pull failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Since when no CachedImage wants the image on this node. It is remembered for a day, so that an image
+    /// that comes back is not pulled again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwanted_since: Option<Timestamp>,
 }
 
 /// An image that was on the node and was removed.

@@ -95,7 +95,7 @@ pub struct World {
     pub(crate) queues: BTreeMap<Name, BTreeSet<Candidate>>,
     /// When a node's place in the queues has to be looked at again.
     pub(crate) alarms: BTreeSet<(Timestamp, Name)>,
-    /// When images on a node have to be judged anew although nothing happened.
+    /// When images on a node have to be judged anew, or unwanted ones forgotten, although nothing happened.
     pub(crate) judgements: BTreeSet<(Timestamp, Name)>,
     /// Per policy when it last started pulls; kept when it goes, because it may be
     /// there again before the delay has passed.
@@ -405,6 +405,10 @@ impl World {
                 break;
             }
             self.judgements.pop_first();
+            let forgets_at = self.caches.get(&node).and_then(|cache| cache.memory.forgets_at());
+            if forgets_at.is_some_and(|at| at <= now) {
+                self.dirty.caches.insert(node.clone());
+            }
             self.dirty.nodes.insert(node);
         }
         for set in std::mem::take(&mut self.dirty.sets) {

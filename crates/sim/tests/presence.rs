@@ -7,6 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::{Lab, duration};
+use drop_api::cached_image_set::ImageEntry;
 use drop_api::node_cache::ImageRecord;
 use drop_core::inventory::{Inventory, Listed, MAX_NAMES};
 use drop_core::reference::Reference;
@@ -133,8 +134,104 @@ fn a_limit_that_is_lowered_makes_no_evictions() {
     assert_eq!((lab.shows("small").as_str(), lab.record.pods.len()), ("Cached 1/1", 1));
 }
 
+// ---- Images that leave a list and come back ---------------------------------
+
+/// Lets the set `s` ask for these images.
+fn ask_for(lab: &mut Lab, images: &[&str]) {
+    let entry = |image: &&str| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() };
+    lab.set("s", |set| set.images = images.iter().map(entry).collect());
+}
+
 fn records(lab: &Lab, node: &str) -> Vec<ImageRecord> {
     lab.api.caches[node].status.as_ref().unwrap().images.clone()
+}
+
+#[test]
+fn an_image_that_comes_back_within_a_day_is_not_pulled_again_where_it_still_is() {
+    for lists in [true, false] {
+        let mut lab = Lab::with_nodes(&["a", "b", "c"]);
+        lab.knobs.lists = lists;
+        for image in ["x:1", "y:1", "x:1", "y:1"] {
+            ask_for(&mut lab, &[image, "z:1"]);
+            lab.run(secs(3600.0));
+        }
+        assert_eq!(lab.record.pods.len(), 6, "{:?}", lab.starts());
+        lab.restart(true);
+        ask_for(&mut lab, &["x:1", "z:1"]);
+        lab.run(secs(3600.0));
+        assert_eq!(lab.record.pods.len(), 6, "{:?}", lab.starts());
+        let shown: Vec<String> = lab.api.images.keys().map(|name| lab.shows(name)).collect();
+        assert_eq!(shown, ["Cached 3/3"; 2]);
+    }
+}
+
+#[test]
+fn an_image_that_was_removed_meanwhile_is_pulled_at_once_and_was_not_evicted() {
+    let mut lab = Lab::with_nodes(&["a", "b"]);
+    lab.knobs.lists = true;
+    ask_for(&mut lab, &["x:1", "z:1"]);
+    lab.run(secs(600.0));
+    ask_for(&mut lab, &["z:1"]);
+    lab.run(secs(600.0));
+    assert!(lab.evict("a", &Reference::parse("x:1")));
+    lab.run(secs(600.0));
+    let before = lab.record.pods.len();
+    ask_for(&mut lab, &["x:1", "z:1"]);
+    lab.run(secs(20.0));
+    let again: Vec<&str> = lab.record.pods[before..].iter().map(|pod| &*pod.order.node).collect();
+    assert_eq!(again, ["a"]);
+    lab.run(secs(600.0));
+    assert!(records(&lab, "a").iter().all(|record| record.eviction.is_none()), "{:?}", records(&lab, "a"));
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_forgotten_after_a_day() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    ask_for(&mut lab, &["x:1", "y:1", "z:1"]);
+    lab.run(secs(600.0));
+    ask_for(&mut lab, &["y:1", "z:1"]);
+    lab.run(secs(3600.0));
+    lab.delete_set("s");
+    lab.run(secs(600.0));
+    let writes = lab.record.cache_writes.len();
+    lab.run(secs(23.5 * 3600.0));
+    assert_eq!(records(&lab, "a").len(), 3, "they go together");
+    assert!(records(&lab, "a").iter().all(|record| record.unwanted_since.is_some()));
+    assert_eq!(lab.record.cache_writes.len(), writes, "that takes no request");
+    lab.run(secs(3600.0));
+    assert_eq!((records(&lab, "a").len(), lab.record.cache_writes.len()), (0, writes + 1));
+}
+
+#[test]
+fn what_was_unwanted_for_a_day_goes_with_a_write_that_is_made_anyway() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    ask_for(&mut lab, &["x:1", "y:1", "z:1"]);
+    lab.run(secs(600.0));
+    ask_for(&mut lab, &["y:1", "z:1"]);
+    lab.run(secs(20.0 * 3600.0));
+    ask_for(&mut lab, &["z:1"]);
+    lab.run(secs(5.0 * 3600.0));
+    let known = |lab: &Lab| records(lab, "a").into_iter().map(|record| record.image).collect::<Vec<_>>();
+    assert_eq!(known(&lab).len(), 3);
+    ask_for(&mut lab, &["w:1", "z:1"]);
+    lab.run(secs(60.0));
+    assert_eq!(known(&lab), ["w:1", "y:1", "z:1"].map(|image| format!("docker.io/library/{image}")));
+}
+
+#[test]
+fn a_failure_of_an_image_that_nobody_wants_any_more_is_forgotten() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    for image in ["x:1", "y:1", "z:1"] {
+        let reference = Reference::parse(image).to_string();
+        lab.knobs.broken_images.insert(reference, ("ErrImagePull", "unexpected status: 503").into());
+    }
+    ask_for(&mut lab, &["x:1", "y:1", "z:1"]);
+    lab.run(secs(600.0));
+    ask_for(&mut lab, &["w:1"]);
+    lab.run(secs(600.0));
+    let records = records(&lab, "a");
+    let known: Vec<&str> = records.iter().map(|record| record.image.as_str()).collect();
+    assert_eq!(known, ["docker.io/library/w:1"], "{:?}", lab.starts());
 }
 
 // ---- Tags that move on nodes that differ -------------------------------------

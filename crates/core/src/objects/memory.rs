@@ -1,6 +1,6 @@
 //! What Drop remembers of a node: the contents of its NodeCache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drop_api::GoDuration;
 use drop_api::node_cache::{self, FailureScope, ImageRecord, NodeCacheStatus, PullStart};
@@ -14,9 +14,13 @@ use crate::objects::pull_pod::{End, Outcome, PullPod};
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::text::shortened;
+use crate::time::after;
 
 /// The most images that a NodeCache holds.
 pub const MAX_IMAGES: usize = 2000;
+/// For how long an image is remembered that no CachedImage wants on the node any more: one that comes back
+/// within that time is not pulled again where it still is.
+const UNWANTED_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// The most policies of which a NodeCache knows when they began a turn.
 const MAX_STARTS: usize = 64;
 /// The longest reason and message of a failure, in characters.
@@ -34,7 +38,7 @@ pub struct Memory {
     pub starts: BTreeMap<Name, Timestamp>,
     /// The node's own failures in a row.
     pub node_failure: Option<Failure>,
-    /// Each image that was tried here.
+    /// Each image that was tried here, and is wanted here or was until a day ago.
     pub images: BTreeMap<Reference, Record>,
 }
 
@@ -60,6 +64,8 @@ pub struct Record {
     pub alone: bool,
     /// The failures since the last success. Boxed, because most have none.
     pub failure: Option<Box<Failure>>,
+    /// Since when no CachedImage wants it here. Boxed, because most are wanted.
+    pub unwanted_since: Option<Box<Timestamp>>,
 }
 
 /// An image that was there and was removed.
@@ -166,6 +172,7 @@ impl Memory {
                     record.pulled = Some(Pulled { at: context.now, seconds });
                     record.id = container.id();
                     record.pulled_as = container.pulled_as.clone().map(Box::new);
+                    record.unwanted_since = None;
                 }
                 Some(Outcome::Failed { reason, message }) => {
                     let cause = classify(reason, message, &container.image, context.platform);
@@ -221,15 +228,26 @@ impl Memory {
         (memory, settlements)
     }
 
-    /// Forgets every image that `is_wanted` denies, and every policy that `exists` denies. Where
-    /// too many are left, images that were never pulled go, and policies that began first.
-    pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool) {
-        self.images.retain(|image, _| is_wanted(image));
+    /// Forgets every image that is not there and that `is_wanted` denies, those that are there a day later,
+    /// and every policy that `exists` denies.
+    ///
+    /// Where too many are left, these go first: images that have not been wanted for longest, images that
+    /// were never pulled, and policies that began first.
+    pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool, now: Timestamp) {
+        self.images.retain(|image, record| {
+            if is_wanted(image) {
+                record.unwanted_since = None;
+                return true;
+            }
+            let since = **record.unwanted_since.get_or_insert_with(|| Box::new(now));
+            // Nobody tries it any more, so a failure would stand for its registry for ever.
+            record.failure = None;
+            record.alone = false;
+            record.present_since().is_some() && now < after(since, UNWANTED_FOR)
+        });
         let surplus = self.images.len().saturating_sub(MAX_IMAGES);
-        // The node's list tells again of what was only found there.
-        let found = self.images.iter().filter(|(_, record)| record.attempts == 0 && record.eviction.is_none());
-        for image in found.map(|(image, _)| image.clone()).take(surplus).collect::<Vec<_>>() {
-            self.images.remove(&image);
+        if surplus > 0 {
+            self.make_room(surplus);
         }
         self.starts.retain(|policy, _| exists(policy));
         while self.starts.len() > MAX_STARTS {
@@ -238,10 +256,50 @@ impl Memory {
         }
     }
 
-    /// Whether there is room for another image.
+    /// Forgets so many images that matter least.
+    fn make_room(&mut self, surplus: usize) {
+        let since = |record: &Record| record.unwanted_since.as_deref().copied();
+        let unwanted = self.images.iter().filter_map(|(image, record)| Some((since(record)?, image.clone())));
+        let unwanted = unwanted.collect::<BTreeSet<_>>().into_iter().map(|(_, image)| image);
+        // The node's list tells again of what was only found there.
+        let is_found = |record: &Record| record.attempts == 0 && record.eviction.is_none();
+        let found = self.images.iter().filter(|(_, record)| since(record).is_none() && is_found(record));
+        let found = found.map(|(image, _)| image.clone());
+        for image in unwanted.chain(found).take(surplus).collect::<Vec<_>>() {
+            self.images.remove(&image);
+        }
+    }
+
+    /// Whether there is room for another image. Images that nobody wants any more make room.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.images.len() < MAX_IMAGES
+        self.images.len() < MAX_IMAGES || self.room() > 0
+    }
+
+    /// For how many more images there is room.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        let wanted = self.images.values().filter(|record| record.unwanted_since.is_none());
+        MAX_IMAGES.saturating_sub(wanted.count())
+    }
+
+    /// When it is a day since the last image became unwanted, so that all of these go. Earlier
+    /// ones go with a write that is made anyway.
+    #[must_use]
+    pub fn forgets_at(&self) -> Option<Timestamp> {
+        let last = self.images.values().filter_map(|record| record.unwanted_since.as_deref()).max()?;
+        Some(after(*last, UNWANTED_FOR))
+    }
+
+    /// Keeps records of `before` that this memory has not, if they were only unwanted for a day, and other
+    /// unwanted images are still remembered: to forget them is not worth a write of its own.
+    pub fn keep_unwanted(&mut self, before: &Self) {
+        if self.forgets_at().is_none() {
+            return;
+        }
+        for (image, record) in before.images.iter().filter(|(_, record)| record.unwanted_since.is_some()) {
+            self.images.entry(image.clone()).or_insert_with(|| record.clone());
+        }
     }
 
     /// Whether there is nothing to remember.
@@ -291,7 +349,8 @@ pub fn clamp_times(status: &mut NodeCacheStatus, now: Timestamp) {
     status.images.iter_mut().filter_map(|image| image.failure.as_mut()).for_each(of_failure);
     let of_images = status.images.iter_mut().flat_map(|image| {
         let eviction = image.eviction.as_mut().map(|eviction| &mut eviction.at);
-        [eviction, image.pulled_at.as_mut(), image.found_at.as_mut()].into_iter().flatten()
+        let others = [&mut image.pulled_at, &mut image.found_at, &mut image.unwanted_since];
+        [eviction].into_iter().chain(others.map(Option::as_mut)).flatten()
     });
     starts.chain(of_images).for_each(|at| *at = now.min(*at));
 }
@@ -353,6 +412,7 @@ impl Record {
             attempts: u32::try_from(image.attempts).unwrap_or_default(),
             alone: image.alone.unwrap_or_default(),
             failure: image.failure.as_ref().map(|failure| Box::new(Failure::from_api(failure, texts))),
+            unwanted_since: image.unwanted_since.map(Box::new),
         }
     }
 
@@ -374,6 +434,7 @@ impl Record {
             attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
             alone: self.alone.then_some(true),
             failure: self.failure.as_deref().map(Failure::to_api),
+            unwanted_since: self.unwanted_since.as_deref().copied(),
         }
     }
 }

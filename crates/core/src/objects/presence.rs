@@ -62,7 +62,8 @@ pub struct Evidence<'a> {
 /// nothing happens before.
 #[must_use]
 pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Timestamp>) {
-    let since = evidence.record.and_then(|record| match evidence.image.pull {
+    let record = evidence.record.filter(|_| !evidence.was_removed_unwanted(now));
+    let since = record.and_then(|record| match evidence.image.pull {
         // Only a pull says what is new of a tag.
         ImagePullPolicy::Always => record.current_since(),
         ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => record.present_since(),
@@ -79,7 +80,7 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
             return if is_outdated { (Standing::Outdated, None) } else { (Standing::Cached, outdated_at) };
         }
         (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
-        (None, _) => match evidence.record {
+        (None, _) => match record {
             Some(Record { failure: Some(_), .. }) => Standing::Failed,
             // What another CachedImage found there again is not evicted, although this one wants
             // it pulled.
@@ -99,6 +100,15 @@ impl Evidence<'_> {
             ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => true,
             ImagePullPolicy::Always => self.newest_of(listed).is_some(),
         }
+    }
+
+    /// Whether the image was removed from the node while no CachedImage wanted it there. That is no eviction:
+    /// nothing is to be repaired, and the image is missing as on any node that never had it.
+    #[must_use]
+    pub fn was_removed_unwanted(&self, now: Timestamp) -> bool {
+        let record = self.record.filter(|record| record.unwanted_since.is_some());
+        let since = record.filter(|_| self.sighting == Sighting::Absent).and_then(Record::present_since);
+        since.is_some_and(|since| after(since, self.listed_within) <= now)
     }
 
     /// The digest for which an image that is listed counts as pulled; `None` where it does not,
@@ -276,6 +286,17 @@ mod tests {
         assert_eq!(judge(&one, Sighting::Present(&new), NEW), Cached);
         assert_eq!(judge(&one, Sighting::Unknown, NEW), Cached);
         assert_eq!(judge(OLD, Sighting::Present(&old), &other), Cached);
+    }
+
+    #[test]
+    fn an_image_that_was_removed_while_nobody_wanted_it_is_missing_and_not_evicted() {
+        for pull in [ImagePullPolicy::Always, ImagePullPolicy::IfNotPresent] {
+            let unwanted = Record { unwanted_since: Some(Box::new(at(10))), ..pulled(OLD) };
+            let judge = |sighting, now| judge(pull, Some(&unwanted), sighting, Some(OLD), now);
+            assert_eq!(judge(Sighting::Unknown, 1000), Standing::Cached);
+            assert_eq!(judge(Sighting::Absent, 119), Standing::Cached, "the list may lag behind the pull");
+            assert_eq!(judge(Sighting::Absent, 120), Standing::Missing);
+        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub(super) fn record(
     now: Timestamp,
 ) -> Effect {
     let (mut memory, evictions) = world.with_sightings(node, memory, now);
-    memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy));
+    memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy), now);
     let mut cache = status::node_cache(world, node, &memory, now);
     // Where the object is newer than what is known of it, the write is refused.
     let known = world.caches.get(&node.node.name).map(|entry| &entry.object.metadata);

@@ -55,13 +55,14 @@ pub(crate) fn differing_cache(world: &World, node: &NodeEntry, has_long_pull: bo
 }
 
 /// Whether `cache` differs from the object that is there in nothing that is worth a
-/// write. An image's size, which is known a while after its pull, and that a policy is gone go
-/// with the next write.
+/// write. An image's size, which is known a while after its pull, that a policy is gone, and what is remembered
+/// no longer go with the next write.
 fn says_the_same(current: &CacheEntry, cache: &NodeCache) -> bool {
     let mut status = cache.status.clone().unwrap_or_default();
     let mut memory = Memory::from_api(&status, &mut Texts::default());
     memory::forget(&mut status);
     memory.starts.clone_from(&current.memory.starts);
+    memory.keep_unwanted(&current.memory);
     for (image, record) in &mut memory.images {
         record.size = current.memory.images.get(image).and_then(|known| known.size);
     }

@@ -437,6 +437,7 @@ impl World {
         // NodeCaches of earlier versions do not tell the platform.
         let platform = after.platform.clone().unwrap_or_default();
         let is_moved = before.platform != after.platform;
+        let forgets_at = (before.forgets_at(), after.forgets_at());
         let forgotten = before.images.keys().filter(|image| !after.images.contains_key(*image));
         let is_changed = |image: &Reference, record: &Record| is_moved || before.images.get(image) != Some(record);
         let changed = after.images.iter().filter(|(image, record)| is_changed(image, record));
@@ -451,6 +452,12 @@ impl World {
         }
         if is_hindered {
             self.hinder(node);
+        }
+        if forgets_at.0 != forgets_at.1 {
+            if let Some(at) = forgets_at.0 {
+                self.judgements.remove(&(at, node.clone()));
+            }
+            self.judgements.extend(forgets_at.1.map(|at| (at, node.clone())));
         }
         // Before all is synced, every node is judged as a whole.
         if !self.is_synced() {

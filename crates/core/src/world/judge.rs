@@ -33,8 +33,8 @@ struct Judgement {
     changes: Vec<Change>,
     /// When to judge again, if nothing happens before.
     again_at: Option<Timestamp>,
-    /// Whether an image is remembered that is not meant for the node.
-    forgets: bool,
+    /// Whether an image is remembered as wanted that is not meant for the node, or the reverse.
+    misremembers: bool,
 }
 
 /// An image that stands otherwise than before.
@@ -142,7 +142,7 @@ impl World {
             let after = target.map(|image| {
                 let known = asked.known.get_or_init(|| self.known(image));
                 let evidence = self.evidence(entry, &index, known, memory);
-                if known.is_only && evidence.record.is_some() {
+                if known.is_only && evidence.record.is_some_and(|record| record.unwanted_since.is_none()) {
                     others = others.saturating_sub(1);
                 }
                 let (standing, at) = standing(&evidence, now);
@@ -155,12 +155,13 @@ impl World {
             }
         }
         // What was no target may by now not even be meant to be one.
-        let is_forgotten = |image: &ImageEntry, memory: &Memory| {
-            memory.images.contains_key(&image.image.reference) && !image.selects(&entry.node)
+        let is_wrong = |image: &ImageEntry, memory: &Memory| {
+            let record = memory.images.get(&image.image.reference);
+            record.is_some_and(|record| record.unwanted_since.is_none() != image.selects(&entry.node))
         };
-        judgement.forgets = others > 0
+        judgement.misremembers = others > 0
             && memory.is_some_and(|memory| {
-                asked.iter().filter_map(|asked| asked.entry).any(|image| is_forgotten(image, memory))
+                asked.iter().filter_map(|asked| asked.entry).any(|image| is_wrong(image, memory))
             });
         Some(judgement)
     }
@@ -172,7 +173,7 @@ impl World {
         // An eviction is recorded at once, because its repair waits for that.
         match judgement.changes.iter().any(|change| change.after == Some(Standing::Evicted)) {
             true => self.stale.caches.insert(node.clone()),
-            false if judgement.changes.is_empty() && !judgement.forgets => {}
+            false if judgement.changes.is_empty() && !judgement.misremembers => {}
             false => self.cache_is_stale(node.clone(), now),
         }
         let Some(entry) = self.nodes.get_mut(node) else { return };

@@ -41,12 +41,12 @@ impl<'a> OnNode<'a> {
 
     /// Of how many more images it can be remembered what becomes of them.
     pub(crate) fn room(&self) -> usize {
-        MAX_IMAGES.saturating_sub(self.memory.map_or(0, |memory| memory.images.len()))
+        self.memory.map_or(MAX_IMAGES, Memory::room)
     }
 
     /// Whether what becomes of `image` can be remembered.
     pub(crate) fn has_room(&self, image: &Reference) -> bool {
-        self.room() > 0 || self.record(image).is_some()
+        self.memory.is_none_or(Memory::has_room) || self.record(image).is_some()
     }
 
     /// Until when the node as a whole is left alone, and why.

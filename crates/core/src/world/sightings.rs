@@ -82,6 +82,10 @@ impl World {
         for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
             let reference = &entry.image.reference;
             let evidence = self.evidence(node, &index, &self.known(entry), Some(&memory));
+            if evidence.was_removed_unwanted(now) {
+                memory.images.remove(reference);
+                continue;
+            }
             let is_there = standing(&evidence, now).0;
             let size = match evidence.sighting {
                 Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),

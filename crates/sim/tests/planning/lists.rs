@@ -10,7 +10,6 @@ use drop_sim::{Machine, secs};
 const SOURCE: &str = "http://one.example";
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn an_image_that_swaps_in_and_out_of_a_list_is_not_pulled_again_where_it_is() {
     for (first, second) in [("a:1", "b:1"), ("z:1", "b:1")] {
         let mut lab = nodes(5);

@@ -85,8 +85,8 @@ fn a_cordoned_node_is_left_out_and_loses_nothing() {
 }
 
 #[test]
-fn a_node_that_is_no_target_now_forgets_what_is_not_wanted_there_any_more() {
-    let remembers = |lab: &Lab| !lab.api.caches["a"].status.as_ref().unwrap().images.is_empty();
+fn a_node_that_is_no_target_now_records_what_is_not_wanted_there_any_more() {
+    let remembers = |lab: &Lab| lab.api.caches["a"].status.as_ref().unwrap().images[0].unwanted_since.is_none();
     let ends: [fn(&mut Lab); 2] = [
         |lab| lab.delete_image("alpine"),
         |lab| lab.edit_image("alpine", |image| drop(image.node_selector.insert("pool".to_owned(), "gpu".to_owned()))),
