@@ -231,7 +231,9 @@ fn a_kubelet_may_reject_one_pod_and_work_then() {
     lab.knobs.kubelets.insert("a".to_owned(), Kubelet::RejectsNext(("OutOfpods", "too many Pods").into()));
     lab.image("alpine", "alpine");
     lab.run(secs(5.0));
-    assert_eq!(lab.message("alpine"), "a: too many Pods");
+    let told: Vec<String> =
+        lab.record.told.iter().map(|(_, it)| format!("{} {}: {}", it.kind, it.name, it.message)).collect();
+    assert_eq!(told, ["Node a: no image can be pulled: too many Pods"]);
     lab.settle();
     assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 1/1", 2));
 }

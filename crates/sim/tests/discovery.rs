@@ -360,7 +360,6 @@ fn an_entry_that_is_discovered_too_is_protected_when_it_leaves_the_list() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_query_that_the_ranking_does_not_use_keeps_nothing_in_the_list_when_it_fails() {
     for is_a_signal in [false, true] {
         let mut lab = lab_with(&[]);

@@ -111,6 +111,13 @@ impl Pipeline {
         !matches!(self.ranking, Ranking::Highest)
     }
 
+    /// Whether query number `query` has a part in the scores.
+    #[must_use]
+    pub fn uses(&self, query: usize) -> bool {
+        let of_query = self.signals.iter().enumerate().filter(|(_, signal)| signal.query == query);
+        of_query.map(|(at, _)| at).any(|signal| self.ranking.uses(signal))
+    }
+
     /// What is asked, in the order of the spec.
     #[must_use]
     pub fn queries(&self) -> &[Query] {

@@ -41,6 +41,17 @@ pub enum Model {
 }
 
 impl Ranking {
+    /// Whether a signal has a part in the score.
+    #[must_use]
+    pub fn uses(&self, signal: usize) -> bool {
+        match self {
+            Self::Highest => true,
+            Self::Signal(used) => *used == signal,
+            Self::WeightedSum { terms, .. } => terms.iter().any(|(used, _)| *used == signal),
+            Self::Usage { pre, target, pull_time, .. } => [*pre, *target, *pull_time].contains(&signal),
+        }
+    }
+
     /// The ranking of the spec over `signals`.
     ///
     /// # Errors

@@ -93,7 +93,9 @@ pub(crate) fn outcome(
     let results = results(&discovered.sources, before, same_spec);
     let failed: BTreeSet<usize> =
         results.iter().enumerate().filter(|(_, result)| result.is_err()).map(|(query, _)| query).collect();
-    let images = merge(pipeline, &discovered.images, before, &failed, same_spec);
+    // A query without a part in the scores has named no image by itself.
+    let counting: BTreeSet<usize> = failed.iter().copied().filter(|query| pipeline.uses(*query)).collect();
+    let images = merge(pipeline, &discovered.images, before, &counting, same_spec);
     let first_failure = results.iter().enumerate().find_map(|(query, result)| Some((query, result.as_ref().err()?)));
     let tell = |(query, failure): (usize, &SourceFailure)| {
         let name = pipeline.queries().get(query).map(|query| query.name.as_str()).unwrap_or_default();
@@ -242,7 +244,10 @@ pub(crate) fn trouble(status: &DiscoveryPolicyStatus) -> Option<(&str, &str)> {
 
 /// Whether an image that is not in the list has left it: not where the list is empty, or
 /// where a source that may have named it has not answered.
-pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus) -> bool {
-    let is_silent = |result: &QueryResult| result.status == QueryStatus::Failed && result.images == 0;
-    !status.discovered_images.is_empty() && trouble(status).is_none() && !status.query_results.iter().any(is_silent)
+pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus, pipeline: Option<&Pipeline>) -> bool {
+    let counts = |query: usize| pipeline.is_none_or(|pipeline| pipeline.uses(query));
+    let is_silent =
+        |(at, result): (usize, &QueryResult)| result.status == QueryStatus::Failed && result.images == 0 && counts(at);
+    let mut results = status.query_results.iter().enumerate();
+    !status.discovered_images.is_empty() && trouble(status).is_none() && !results.any(is_silent)
 }

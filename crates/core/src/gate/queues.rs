@@ -31,7 +31,7 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     if world.pod_on(name).is_some() {
         return places;
     }
-    let mut best: BTreeMap<(&Name, bool), Urgency> = BTreeMap::new();
+    let mut best: BTreeMap<(&Name, bool), (Urgency, &Name)> = BTreeMap::new();
     let mut wait = |until: Timestamp| places.alarm = Some(places.alarm.map_or(until, |alarm| alarm.min(until)));
     let (mut sides, nothing) = (Sides::new(world, node, now), Tries::default());
     for (image, standing) in node.standings.iter().filter(|(_, standing)| standing.wants_pull()) {
@@ -42,15 +42,18 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
             held.until.into_iter().for_each(&mut wait);
             continue;
         }
-        let urgency = pair.urgency();
-        let kept = best.entry((&image.image.policy, urgency.is_retry())).or_insert(urgency);
-        *kept = urgency.min(*kept);
+        let found = (pair.urgency(), &image.image.name);
+        let kept = best.entry((&image.image.policy, found.0.is_retry())).or_insert(found);
+        *kept = found.min(*kept);
     }
     let waiting_since = node.waiting_since.unwrap_or(now);
-    for ((policy, is_retry), urgency) in best {
+    for ((policy, is_retry), (urgency, image)) in best {
         // A retry does not go on with a turn: others go first.
         let begins_turn = node.turn.as_ref() != Some(policy) || is_retry;
-        places.candidates.push((policy.clone(), Candidate { begins_turn, urgency, waiting_since, node: name.clone() }));
+        places.candidates.push((
+            policy.clone(),
+            Candidate { begins_turn, urgency, waiting_since, image: image.clone(), node: name.clone() },
+        ));
     }
     places
 }

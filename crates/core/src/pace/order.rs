@@ -60,6 +60,8 @@ pub struct Candidate {
     pub urgency: Urgency,
     /// Since when it has missed images: who waits longest wins ties.
     pub waiting_since: Timestamp,
+    /// The CachedImage that it is, which only decides between nodes that wait equally long.
+    pub image: Name,
     /// The node.
     pub node: Name,
 }

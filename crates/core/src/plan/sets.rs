@@ -43,7 +43,9 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     // What discovery has not named any more, or could not be asked about, is not gone.
     let is_exhaustive = match world.discovery_of(set) {
         None => true,
-        Some(discovery) => discovery.is_some_and(|discovery| sync::is_exhaustive(&discovery.published.status)),
+        Some(discovery) => discovery.is_some_and(|discovery| {
+            sync::is_exhaustive(&discovery.published.status, discovery.pipeline.as_deref().ok())
+        }),
     };
     let mut effects: Vec<Effect> = Vec::new();
     for child in &entry.members.children {

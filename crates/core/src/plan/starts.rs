@@ -116,6 +116,7 @@ impl<'a> Line<'a> {
             begins_turn: true,
             urgency: Urgency::FIRST_RETRY,
             waiting_since: Timestamp::MIN,
+            image: "".into(),
             node: "".into(),
         };
         let waiting = |range: (Bound<Candidate>, Bound<Candidate>)| {

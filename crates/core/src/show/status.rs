@@ -229,7 +229,8 @@ fn reason<'a>(
             let refused = Verdict::Refused { until: refused.until, message: refused.message.clone() };
             return format!("{name}: {refused}");
         }
-        if let Some(failure) = world.troubled.get(name) {
+        // Trouble of a node that lasts. One rejected Pod is told by an Event about the node.
+        if let Some(failure) = world.troubled.get(name).filter(|failure| failure.count > 1) {
             let until = failure.retry_at.unwrap_or(failure.at);
             return format!("{name}: {}", Verdict::NodeBackingOff { until, cause: failure.message.clone() });
         }
@@ -237,6 +238,7 @@ fn reason<'a>(
             // These change with every Pod and moment, and a moment that passes makes no status
             // due; people need the pace.
             Verdict::Next
+            | Verdict::NodeBackingOff { .. }
             | Verdict::NodeBusy { .. }
             | Verdict::WaitingForNodeSlot { .. }
             | Verdict::WaitingForPullSlot { .. }

@@ -30,8 +30,6 @@ pub struct Registry {
     success: Option<Timestamp>,
     /// The images that fail for its sake, which no success refutes.
     failing: BTreeMap<Reference, Failing>,
-    /// How many nodes have to fail.
-    needed: usize,
 }
 
 /// How one image of a registry fails for the registry's sake.
@@ -47,13 +45,11 @@ struct Failing {
 }
 
 impl Registry {
-    /// Takes in how one of its images fares, where `candidates` nodes want images of the registry.
-    /// Returns whether this is a success after failures.
-    pub fn update(&mut self, image: &Reference, health: &Health, candidates: usize) -> bool {
+    /// Takes in how one of its images fares. Returns whether this is a success after failures.
+    pub fn update(&mut self, image: &Reference, health: &Health) -> bool {
         let success = health.success.as_ref().map(|success| success.at);
         let recovered = success > self.success && !self.failing.is_empty();
         self.success = self.success.max(success);
-        self.needed = candidates.clamp(1, FAILING_NODES);
         self.failing.remove(image);
         self.failing.retain(|_, failing| Some(failing.since) > self.success);
         let failures = health.failing.iter().filter(|(_, failure)| failure.scope == FailureScope::Registry);
@@ -84,20 +80,17 @@ impl Registry {
         self.success
     }
 
-    /// Whether only one pull at a time may try it.
+    /// Whether only one pull at a time may try it, in a cluster of so many nodes.
     #[must_use]
-    pub fn is_paused(&self) -> bool {
-        let nodes: BTreeSet<&Name> = self.failing.values().flat_map(|failing| &failing.nodes).collect();
-        self.failing.len() >= FAILING_IMAGES && nodes.len() >= self.needed
+    pub fn is_paused(&self, nodes: usize) -> bool {
+        let failing = || self.failing.values().flat_map(|failing| &failing.nodes).collect::<BTreeSet<_>>();
+        self.failing.len() >= FAILING_IMAGES && failing().len() >= nodes.clamp(1, FAILING_NODES)
     }
 
-    /// When the next pull may try it, where the newest try began at `tried_at`; `None` where all may.
-    /// A try that goes on for longer than the wait holds up none of the others.
+    /// When the next pull may try it while it is paused, where the newest try began at `tried_at`. A try
+    /// that goes on for longer than the wait holds up none of the others.
     #[must_use]
     pub fn probe_at(&self, host: &str, backoff: &Backoff, tried_at: Option<Timestamp>) -> Option<Timestamp> {
-        if !self.is_paused() {
-            return None;
-        }
         let rounds = self.failing.values().fold(0_u32, |sum, failing| sum.saturating_add(failing.rounds));
         let excess = u32::try_from(FAILING_IMAGES - 1).unwrap_or(u32::MAX);
         let wait = backoff.delay(rounds.saturating_sub(excess), host);
@@ -109,12 +102,12 @@ impl Registry {
 impl World {
     /// Whether only one pull at a time may try the image's registry.
     pub(crate) fn is_registry_paused(&self, image: &Reference) -> bool {
-        self.registries.get(image.host()).is_some_and(Registry::is_paused)
+        self.registries.get(image.host()).is_some_and(|registry| registry.is_paused(self.nodes.len()))
     }
 
     /// When the next pull may try a paused registry; `None` where all may.
     pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
-        let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused())?;
+        let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused(self.nodes.len()))?;
         let of_host = self.pulling.iter().filter(|(other, _)| other.host() == image.host());
         let pods = of_host.flat_map(|(_, nodes)| nodes).filter_map(|node| self.pods_on.get(node)).flatten();
         let pods = pods.filter_map(|pod| self.pods.get(pod)).filter(|entry| !self.is_recorded(entry));

@@ -200,11 +200,19 @@ impl World {
                     alarm: None,
                 };
                 self.nodes.insert(name.clone(), entry);
+                self.number_of_nodes_changed();
                 self.end_recorded_pulls(&name, now);
                 self.dirty.caches.insert(name.clone());
             }
         }
         self.dirty.nodes.insert(name);
+    }
+
+    /// In a cluster of one node that one tells whether a registry answers; in any other it takes two.
+    fn number_of_nodes_changed(&mut self) {
+        if self.nodes.len() <= 2 {
+            self.dirty.images.extend(self.images.keys().cloned());
+        }
     }
 
     /// Takes in that a node's pulls wait for another reason than before.
@@ -501,15 +509,14 @@ impl World {
     /// Derives anew how a registry fares, of which one image's health has changed.
     fn registry_changed(&mut self, image: &Reference, health: &Health) {
         let is_of_host = |other: &&Reference| other.host() == image.host();
-        let wanted = || self.wanted.iter().filter(|(other, _)| is_of_host(other)).flat_map(|(_, names)| names);
-        let entries = wanted().filter_map(|name| self.images.get(name));
-        let candidates = entries.map(|entry| entry.tally.targeted()).max().unwrap_or(0);
-        let concerned: Vec<Name> = wanted().cloned().collect();
+        let wanted = self.wanted.iter().filter(|(other, _)| is_of_host(other)).flat_map(|(_, names)| names);
+        let concerned: Vec<Name> = wanted.cloned().collect();
+        let nodes = self.nodes.len();
         let registry = self.registries.entry(image.host().into()).or_default();
-        let paused_before = registry.is_paused();
-        let recovered = registry.update(image, health, candidates);
+        let paused_before = registry.is_paused(nodes);
+        let recovered = registry.update(image, health);
         let success = registry.success();
-        let is_changed = recovered || paused_before != registry.is_paused();
+        let is_changed = recovered || paused_before != registry.is_paused(nodes);
         if registry.is_empty() {
             self.registries.remove(image.host());
         }
@@ -570,6 +577,7 @@ impl World {
             }
             Kind::Node => {
                 let Some(entry) = self.nodes.remove(name) else { return };
+                self.number_of_nodes_changed();
                 self.starts.values_mut().for_each(|starts| starts.replace(name));
                 self.leave_queues(name, &entry.places, entry.alarm);
                 for (image, standing) in entry.standings {
@@ -590,9 +598,10 @@ impl World {
                     }
                     // A NodeCache that was written meanwhile says that it is pulling.
                     self.dirty.caches.insert(entry.pod.node.clone());
-                    // A turn that never began does not go on.
+                    // A turn that never began does not go on, nor does that of a node whose pulls hang.
                     let never_began = entry.begins_turn && entry.started_at.is_none();
-                    if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began) {
+                    let is_cut = entry.pod.containers.iter().any(|container| container.outcome().is_none());
+                    if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began || is_cut) {
                         node.turn = None;
                     }
                 }

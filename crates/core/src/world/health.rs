@@ -95,10 +95,17 @@ impl Health {
     }
 
     /// The failures that are the image's or its registry's: while there are any, one node at a time
-    /// tries. Failures of unknown scope count on three nodes and more.
+    /// tries. One node is enough where no other has succeeded before; else the second one tells.
+    /// Failures of unknown scope count on three nodes and more.
     pub fn open_failures(&self) -> impl Iterator<Item = (&Name, &Failure)> {
-        let unknown = self.unrefuted().filter(|(_, failure)| failure.scope == FailureScope::Unknown).count();
-        self.unrefuted().filter(move |(_, failure)| failure.scope != FailureScope::Unknown || unknown >= UNKNOWN_NODES)
+        let is_unknown = |failure: &Failure| failure.scope == FailureScope::Unknown;
+        let unknown = self.unrefuted().filter(|(_, failure)| is_unknown(failure)).count();
+        let known = self.unrefuted().count() - unknown;
+        let needed = if self.success.is_some() { 2 } else { 1 };
+        self.unrefuted().filter(move |(_, failure)| match is_unknown(failure) {
+            true => unknown >= UNKNOWN_NODES,
+            false => known >= needed,
+        })
     }
 
     /// Whether `failure`, of some node, is the image's or its registry's.

@@ -86,13 +86,6 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &self.pair(image))))
     }
 
-    /// Since when an image is wanted here, as far as this process knows.
-    pub(crate) fn wanted_since(&self, wanted: &ImageEntry) -> Timestamp {
-        let since = wanted.edited_at.unwrap_or(wanted.seen_at).max(self.entry.seen_at);
-        let eviction = self.record(&wanted.image.reference).and_then(|record| record.eviction.as_ref());
-        eviction.map_or(since, |eviction| eviction.at.max(since))
-    }
-
     /// How urgent an image is here.
     pub(crate) fn urgency(&self, wanted: &ImageEntry, policy: &Policy) -> Urgency {
         let (image, rank) = (&wanted.image.reference, wanted.rank);
@@ -103,7 +96,7 @@ impl<'a> OnNode<'a> {
             (Some(failure), _) => Some(self.due(image, failure, policy)),
             (None, Some(_)) => self.backoff(policy).map(|(until, _)| until),
             // Its Pod timed out, together with others, of which any may be the one that hung.
-            _ if record.is_some_and(|record| record.alone) => Some(self.wanted_since(wanted)),
+            _ if record.is_some_and(|record| record.alone) => Some(Timestamp::MIN),
             // It fails elsewhere: what was tried nowhere goes first, what failed here comes after it.
             _ if wanted.is_doubted => self.world.doubt(image),
             _ => None,

@@ -84,7 +84,6 @@ fn deadlines_hold_whatever_the_kubelets_clocks_say() {
 const JUMPS: [f64; 4] = [-30.0, -5.0, 5.0, 30.0];
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn an_operator_whose_clock_is_set_goes_on_as_before() {
     for jump in JUMPS {
         let mut lab = nodes(4);
@@ -102,7 +101,6 @@ fn an_operator_whose_clock_is_set_goes_on_as_before() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn no_pull_times_out_because_a_clock_is_set() {
     for jump in JUMPS {
         let mut lab = nodes(1);
@@ -120,7 +118,6 @@ fn no_pull_times_out_because_a_clock_is_set() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_retry_waits_as_long_as_before_when_a_clock_is_set() {
     for jump in JUMPS {
         let mut lab = nodes(1);

@@ -41,7 +41,6 @@ fn images(lab: &mut Lab, count: u64) {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn what_a_kubelet_with_a_shorter_list_leaves_out_is_not_evicted() {
     for (short, limit) in [("a", 20), ("b", 20), ("a", 3)] {
         let mut lab = nodes(2);
@@ -61,7 +60,6 @@ fn what_a_kubelet_with_a_shorter_list_leaves_out_is_not_evicted() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_list_without_a_limit_shows_that_an_image_is_gone() {
     let mut lab = nodes(2);
     lab.knobs.lists = true;

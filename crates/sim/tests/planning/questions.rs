@@ -24,7 +24,6 @@ fn followed(count: usize) -> Lab {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_question_that_fails_backs_off_for_the_image_and_not_node_by_node() {
     let late = Outcome::Takes(duration("2h"));
     for outcome in [Outcome::Eof, Outcome::Status(500), Outcome::NoDns, Outcome::Forbidden, Outcome::Status(418), late]
@@ -54,7 +53,6 @@ fn a_tag_that_moved_during_an_outage_is_followed_afterwards() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn the_image_that_was_not_asked_about_for_longest_comes_first() {
     let mut lab = nodes(2);
     lab.policy("p", |policy| policy.repull_interval = Some(duration("15m")));

@@ -43,7 +43,6 @@ fn stays_with(count: u8, broken: &[&str], outcome: &Outcome) {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_node_with_broken_dns_pauses_no_registry() {
     for broken in ["a", "d", "h"] {
         stays_with(8, &[broken], &Outcome::NoDns);
@@ -51,7 +50,6 @@ fn a_node_with_broken_dns_pauses_no_registry() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn nodes_without_rights_at_a_registry_keep_no_other_from_it() {
     for outcome in [Outcome::Unauthorized, Outcome::Forbidden] {
         for broken in [&["a"][..], &["h"], &["a", "b"], &["c", "g"]] {
@@ -61,7 +59,6 @@ fn nodes_without_rights_at_a_registry_keep_no_other_from_it() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn repositories_that_fail_do_not_keep_another_of_their_registry_waiting() {
     let outcomes = [Outcome::Status(500), Outcome::Eof, Outcome::Status(418), Outcome::Garbage];
     for outcome in &outcomes {
@@ -84,7 +81,6 @@ fn repositories_that_fail_do_not_keep_another_of_their_registry_waiting() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn an_image_that_comes_while_its_registry_is_paused_has_its_turn() {
     let mut lab = nodes(2);
     lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));

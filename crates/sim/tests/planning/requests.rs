@@ -71,11 +71,10 @@ fn a_registry_that_does_not_answer_is_the_reason_until_it_does() {
         lab.image_with(&format!("bad{n}"), &image, under("p"));
     }
     // Two nodes are needed to tell that it is the registry.
-    lab.until(|lab| {
-        lab.api.caches.len() == 2 && (0..3).all(|n| lab.status(&format!("bad{n}")).consecutive_failures > 0)
-    });
-    lab.until(|lab| lab.record.live().next().is_none());
-    lab.run(secs(1.0));
+    lab.until(|lab| lab.message("bad0").contains("registry.bad") && lab.api.caches.len() == 2);
+    while !lab.explained().iter().all(|line| line.contains("registry.bad does not answer")) {
+        lab.run(secs(1.0));
+    }
     for _ in 0..1800 {
         lab.run(secs(1.0));
         let explained = lab.explained();

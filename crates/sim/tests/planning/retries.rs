@@ -35,7 +35,6 @@ fn statuses(lab: &Lab) -> &[(Timestamp, CachedImageStatus)] {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn the_next_try_is_when_the_status_says() {
     for count in [1, 2, 3] {
         for outcome in failures() {
@@ -60,7 +59,6 @@ fn the_next_try_is_when_the_status_says() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn failures_in_a_row_are_counted_whoever_is_at_fault() {
     for count in [1, 2] {
         for outcome in failures() {
@@ -72,7 +70,6 @@ fn failures_in_a_row_are_counted_whoever_is_at_fault() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn wherever_nodes_fail_the_status_tells_of_one() {
     let rejects: Failure = ("OutOfpods", "too many Pods").into();
     let full: Failure = ("ErrImagePull", "write /var/lib/containerd/tmp: no space left on device").into();

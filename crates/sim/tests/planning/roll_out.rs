@@ -203,7 +203,6 @@ fn a_converged_world_does_nothing_and_wakes_never() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn of_nodes_with_images_of_one_priority_the_one_with_the_more_urgent_image_goes_first() {
     for (first, second) in [("a", "b"), ("b", "a")] {
         let mut lab = nodes(2);

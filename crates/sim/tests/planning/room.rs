@@ -22,7 +22,6 @@ fn create(lab: &mut Lab, is_in_set: bool, name: &str, image: &str, priority: i32
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn an_image_that_never_fits_blocks_no_other() {
     for (huge, small) in [("a-huge", "b-small"), ("z-huge", "b-small")] {
         for (count, is_in_set, urgency) in [(1, false, 0), (1, true, 0), (1, false, -1), (2, false, 0), (3, true, 0)] {
@@ -41,7 +40,6 @@ fn an_image_that_never_fits_blocks_no_other() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn an_image_that_does_not_fit_one_node_is_soon_on_the_others() {
     for full in ["a", "b", "c"] {
         let mut lab = nodes(3);
@@ -55,7 +53,6 @@ fn an_image_that_does_not_fit_one_node_is_soon_on_the_others() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn the_success_of_another_image_does_not_let_one_that_never_fits_be_tried_again_at_once() {
     let mut lab = nodes(1);
     lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));

@@ -21,7 +21,6 @@ fn warnings(lab: &Lab) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn one_rejected_pod_is_told_once_and_costs_few_writes() {
     for reason in ["OutOfpods", "OutOfcpu"] {
         for (count, images) in [(1, 30), (2, 30), (1, 200)] {
@@ -47,7 +46,6 @@ fn one_rejected_pod_is_told_once_and_costs_few_writes() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_node_that_stays_sick_costs_few_writes() {
     let socket = "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial \
                   unix /run/containerd/containerd.sock: connect: connection refused\"";

@@ -17,7 +17,6 @@ fn create(lab: &mut Lab, is_in_set: bool, minutes: u64, [slow, quick]: [&str; 2]
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn an_image_that_never_comes_in_time_blocks_no_other() {
     for (minutes, timeout) in [(25, "10m"), (70, "1h")] {
         for names in [["a-slow", "b-small"], ["b-slow", "a-small"]] {
@@ -36,7 +35,6 @@ fn an_image_that_never_comes_in_time_blocks_no_other() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_pull_that_hangs_on_one_node_keeps_its_image_off_no_other() {
     for hanging in ["a", "b", "c"] {
         let mut lab = nodes(3);

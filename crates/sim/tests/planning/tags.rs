@@ -185,7 +185,6 @@ fn behind(lab: &Lab) -> Vec<&str> {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn digests_that_differ_by_platform_are_no_move_of_the_tag() {
     for count in [1, 2, 3] {
         let mut lab = mixed(count);
@@ -206,7 +205,6 @@ fn a_tag_that_moves_is_followed_on_every_platform() {
 }
 
 #[test]
-#[ignore = "the planner does not do this yet"]
 fn a_tag_that_moves_is_followed_where_runtimes_report_bare_image_ids() {
     for bare in [&["a", "b", "c", "d", "e", "f", "g", "h"][..], &["a", "b", "c", "d"], &["h"]] {
         let mut lab = nodes(8);
