@@ -73,32 +73,35 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
 }
 
 /// Nothing could start that the plan does not start: each pull that is wanted and missing, each probe and
-/// each question for a tag is held by a rule of the gate, or by a competitor that the plan has let go
-/// first.
+/// each question for a tag is held by a rule of the gate. The one exception: under its policy somebody
+/// goes first who waits for a slot or for the delay between nodes.
 fn audit_starts(world: &World, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let mut budget = Budget::new(world);
     new.iter().for_each(|order| budget.take(order));
-    let mut violations = Vec::new();
+    let mut startable: Vec<(&Name, String)> = Vec::new();
+    let mut has_first: BTreeSet<&Name> = BTreeSet::new();
     for node in world.nodes.values() {
         let mut sides = Sides::new(world, node, now);
         for (name, standing) in &node.standings {
             let Some(image) = world.images.get(name) else { continue };
             let Some(side) = sides.of(image) else { continue };
             let pair = Pair { world, image, side, standing: *standing };
-            let mut purposes = vec![];
-            if standing.wants_pull() {
-                purposes.push(Purpose::Pull);
-                purposes.extend(image.is_probed.then_some(Purpose::Probe));
-            }
-            purposes.extend(standing.is_there().then_some(Purpose::Ask));
-            for purpose in purposes {
-                if pair.check(purpose, &budget).is_ok() {
-                    violations.push(format!("{name} could start on {} ({purpose:?}), and does not", node.node.name));
+            let pulls = [(Purpose::Pull, true), (Purpose::Probe, image.is_probed)];
+            let pulls = pulls.into_iter().filter(|(_, is_meant)| *is_meant && standing.wants_pull());
+            let asks = [(Purpose::Ask, true)].into_iter().filter(|_| standing.is_there());
+            for (purpose, _) in pulls.chain(asks) {
+                match pair.check(purpose, &budget) {
+                    Ok(()) => {
+                        startable.push((&image.image.policy, format!("{name} on {} ({purpose:?})", node.node.name)))
+                    }
+                    Err(held) if held.waits_for_others() => drop(has_first.insert(&image.image.policy)),
+                    Err(_) => {}
                 }
             }
         }
     }
-    violations
+    let left = startable.into_iter().filter(|(policy, _)| !has_first.contains(policy));
+    left.map(|(_, pull)| format!("{pull} could start, and nobody goes first")).collect()
 }
 
 /// What is not to be looked at again shows what is true now. DiscoveryPolicies are looked at with

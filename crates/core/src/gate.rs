@@ -66,6 +66,13 @@ pub(crate) struct Held {
     pub(crate) until: Option<Timestamp>,
 }
 
+impl Held {
+    /// Whether it waits for what its policy allows, and not for itself.
+    pub(crate) fn waits_for_others(self) -> bool {
+        matches!(self.rule, Rule::PolicyAllows | Rule::RegistrySlot)
+    }
+}
+
 impl Rule {
     fn holds(self) -> Result<(), Held> {
         Err(Held { rule: self, until: None })

@@ -158,8 +158,9 @@ pub(crate) struct NodeEntry {
     pub(crate) standings: BTreeMap<Name, Standing>,
     /// The policy whose turn of pulls is going on here.
     pub(crate) turn: Option<Name>,
-    /// When this process first saw it.
-    pub(crate) seen_at: Timestamp,
+    /// When the last Pod was gone here whose pulls had not come to their end in time; `None` once a Pod
+    /// has pulled all of its images.
+    pub(crate) hung_at: Option<Timestamp>,
     /// Since when it has missed images without a Pod that pulls.
     pub(crate) waiting_since: Option<Timestamp>,
     /// Its places in the queues, by policy.

@@ -24,7 +24,7 @@ impl World {
 }
 
 /// A node's places: for each policy under which it could start a pull now one with its most urgent
-/// fresh pull, and one with its most urgent retry.
+/// fresh pull, and one with its most urgent other.
 fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     let mut places = Places::default();
     let name = &node.node.name;
@@ -43,13 +43,15 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
             continue;
         }
         let found = (pair.urgency(), &image.image.name);
-        let kept = best.entry((&image.image.policy, found.0.is_retry())).or_insert(found);
-        *kept = found.min(*kept);
+        let kept = best.entry((&image.image.policy, found.0.is_late())).or_insert(found);
+        if found.0.compare(found.1, &kept.0, kept.1).is_lt() {
+            *kept = found;
+        }
     }
     let waiting_since = node.waiting_since.unwrap_or(now);
-    for ((policy, is_retry), (urgency, image)) in best {
-        // A retry does not go on with a turn: others go first.
-        let begins_turn = node.turn.as_ref() != Some(policy) || is_retry;
+    for ((policy, is_late), (urgency, image)) in best {
+        // What yields to others does not go on with a turn.
+        let begins_turn = node.turn.as_ref() != Some(policy) || is_late;
         places.candidates.push((
             policy.clone(),
             Candidate { begins_turn, urgency, waiting_since, image: image.clone(), node: name.clone() },

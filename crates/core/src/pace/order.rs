@@ -1,6 +1,6 @@
 //! Who is served first.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 
 use jiff::Timestamp;
 
@@ -8,45 +8,64 @@ use crate::Name;
 
 /// How urgent an image is on one node; the lesser goes first.
 ///
-/// Fresh pulls go by priority. Retries come after them whatever their priority, so that an image
+/// Fresh pulls go by priority. All others come after them whatever their priority, so that an image
 /// that fails never delays another, and go by time: the one that has waited longest is next. So no
 /// name or priority lets one failing image take every turn of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// The image was not tried here yet, and does not fail elsewhere.
+    /// The image was not tried here yet, fails nowhere, and the node works.
     Fresh {
         /// The image's priority.
         priority: i32,
         /// Its place in its set.
         rank: usize,
     },
-    /// It was tried here, or fails elsewhere.
+    /// The image was not tried here yet, or only together with others. It fails elsewhere, or the last
+    /// pull hung here.
+    Doubtful {
+        /// From when on it no longer yields to fresh pulls.
+        overdue_from: Timestamp,
+        /// Its place in its set. The kubelet pulls the images of a Pod in this order, so of those
+        /// whose Pod timed out the last one is the least likely to have hung.
+        rank: Reverse<usize>,
+    },
+    /// It failed here.
     Retry {
         /// From when on it no longer yields to fresh pulls.
         overdue_from: Timestamp,
         /// When it was last tried; what was never tried goes first.
         tried_at: Option<Timestamp>,
-        /// Its place in its set. The kubelet pulls the images of a Pod in this order, so of those
-        /// whose Pod timed out the last one is the least likely to have hung.
-        rank: Reverse<usize>,
+        /// Its place in its set.
+        rank: usize,
     },
 }
 
 impl Urgency {
-    /// The least of all retries.
-    pub const FIRST_RETRY: Self =
-        Self::Retry { overdue_from: Timestamp::MIN, tried_at: None, rank: Reverse(usize::MAX) };
+    /// The least of all that are not fresh.
+    pub const FIRST_LATE: Self = Self::Doubtful { overdue_from: Timestamp::MIN, rank: Reverse(usize::MAX) };
 
-    /// Whether it is a retry.
+    /// Whether it yields to fresh pulls.
     #[must_use]
-    pub fn is_retry(&self) -> bool {
-        matches!(self, Self::Retry { .. })
+    pub fn is_late(&self) -> bool {
+        !matches!(self, Self::Fresh { .. })
     }
 
-    /// Whether it is a retry that has yielded to fresh pulls for long enough.
+    /// Which of two images goes first on a node. Names decide between equals: of doubtful ones the last
+    /// goes first, as of their ranks.
+    #[must_use]
+    pub fn compare(&self, image: &Name, other: &Self, other_image: &Name) -> Ordering {
+        let is_doubtful = matches!(self, Self::Doubtful { .. });
+        let by_name = if is_doubtful { other_image.cmp(image) } else { image.cmp(other_image) };
+        self.cmp(other).then(by_name)
+    }
+
+    /// Whether it has yielded to fresh pulls for long enough.
     #[must_use]
     pub fn is_overdue(&self, now: Timestamp) -> bool {
-        matches!(self, Self::Retry { overdue_from, .. } if *overdue_from <= now)
+        match self {
+            Self::Fresh { .. } => false,
+            Self::Doubtful { overdue_from, .. } | Self::Retry { overdue_from, .. } => *overdue_from <= now,
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Which pulls to start.
 
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -48,7 +47,7 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
         let result = match line.next() {
             None => break,
             Some(Next::Node(candidate)) => start_turn(world, policy, candidate, &budget, now),
-            Some(Next::Quest(quest)) => start_quest(world, policy, &quest, line.only, &budget, now, plan),
+            Some(Next::Quest(quest)) => start_quest(world, policy, &quest, &budget, now, plan),
         };
         match result {
             Ok(None) => {}
@@ -56,17 +55,15 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
                 line.lets_late_first &= !is_late;
                 commit_start(order, &mut budget, plan);
             }
-            // All that follow under this policy wait for the same, except the node of the last start,
-            // which does not wait for itself.
+            // All that follow under this policy wait with it, except a fresh pull on the node of the last
+            // start, which does not wait for itself. Anything else there would come again and again, and
+            // put off those that wait for the delay each time.
             Err(Verdict::WaitingForDelay { until }) => {
                 until.into_iter().for_each(|until| plan.wake(until));
                 let last = world.starts.get(&policy.name).and_then(|starts| starts.last());
-                match last.map(|(node, _)| node).filter(|node| line.only != Some(node)) {
-                    Some(node) => line.keep_only(node),
-                    None => line.end(),
-                }
+                line.keep_fresh_of(last.map(|(node, _)| node));
             }
-            Err(_) => line.end(),
+            Err(_) => line.keep_fresh_of(None),
         }
     }
 }
@@ -75,8 +72,6 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
 struct Line<'a> {
     policy: &'a Policy,
     now: Timestamp,
-    /// The only node that may still start, if that is so.
-    only: Option<&'a Name>,
     /// Whether a retry or quest that is overdue goes before fresh pulls.
     lets_late_first: bool,
     fresh: Peekable<Candidates<'a>>,
@@ -112,9 +107,9 @@ type Place = (bool, Urgency, Timestamp, Name);
 impl<'a> Line<'a> {
     fn new(world: &'a World, policy: &'a Policy, quests: Vec<Quest<'a>>, now: Timestamp) -> Self {
         let queue = world.queues.get(&policy.name);
-        let first_retry = Candidate {
+        let first_late = Candidate {
             begins_turn: true,
-            urgency: Urgency::FIRST_RETRY,
+            urgency: Urgency::FIRST_LATE,
             waiting_since: Timestamp::MIN,
             image: "".into(),
             node: "".into(),
@@ -124,11 +119,11 @@ impl<'a> Line<'a> {
                 Box::new(queue.into_iter().flat_map(move |queue| queue.range(range.clone())));
             candidates.peekable()
         };
-        let fresh = waiting((Bound::Unbounded, Bound::Excluded(first_retry.clone())));
-        let retries = waiting((Bound::Included(first_retry), Bound::Unbounded));
+        let fresh = waiting((Bound::Unbounded, Bound::Excluded(first_late.clone())));
+        let retries = waiting((Bound::Included(first_late), Bound::Unbounded));
         let retried_at = world.starts.get(&policy.name).and_then(Starts::retried_at);
         let lets_late_first = retried_at.is_none_or(|at| after(at, policy.backoff.max) <= now);
-        Self { policy, now, only: None, lets_late_first, fresh, retries, quests: quests.into_iter().peekable() }
+        Self { policy, now, lets_late_first, fresh, retries, quests: quests.into_iter().peekable() }
     }
 
     /// The first retry, and the first quest.
@@ -166,20 +161,13 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Leaves nobody in the line but `node`, and quests that it can take up.
-    fn keep_only(&mut self, node: &'a Name) {
-        let is_kept = |candidate: &&Candidate| candidate.node == *node;
-        let fresh: Candidates<'a> = Box::new(self.fresh.by_ref().find(is_kept).into_iter());
-        let retry: Candidates<'a> = Box::new(self.retries.by_ref().find(is_kept).into_iter());
-        (self.fresh, self.retries, self.only) = (fresh.peekable(), retry.peekable(), Some(node));
-    }
-
-    fn end(&mut self) {
-        let nobody = || -> Peekable<Candidates<'a>> {
-            let nobody: Candidates<'a> = Box::new(std::iter::empty());
-            nobody.peekable()
-        };
-        (self.fresh, self.retries, self.quests) = (nobody(), nobody(), Vec::new().into_iter().peekable());
+    /// Lets nobody else start but `node`, with a fresh pull.
+    fn keep_fresh_of(&mut self, node: Option<&Name>) {
+        let is_kept = |candidate: &&Candidate| Some(&candidate.node) == node;
+        let kept: Candidates<'a> = Box::new(self.fresh.by_ref().find(is_kept).into_iter());
+        let nobody: Candidates<'a> = Box::new(std::iter::empty());
+        (self.fresh, self.retries) = (kept.peekable(), nobody.peekable());
+        self.quests = Vec::new().into_iter().peekable();
     }
 }
 
@@ -204,7 +192,7 @@ fn start_turn(
     budget.admit(policy, &candidate.node, candidate.begins_turn, now)?;
     let Some(node) = world.nodes.get(&candidate.node) else { return Ok(None) };
     let side = Side::new(world, node, policy, now);
-    let batch = batch(world, &side, policy, candidate.urgency.is_retry(), budget);
+    let batch = batch(world, &side, policy, candidate.urgency.is_late(), budget);
     Ok(order(world, node, policy, &batch, candidate.begins_turn))
 }
 
@@ -214,7 +202,7 @@ fn batch<'a>(
     world: &'a World,
     side: &Side<'a>,
     policy: &Policy,
-    is_retry: bool,
+    is_late: bool,
     budget: &Budget<'_>,
 ) -> Vec<&'a Image> {
     let here = &side.here;
@@ -228,10 +216,10 @@ fn batch<'a>(
             && budget.admit_host(policy, pair.image.image.reference.host()).is_ok()
     });
     let mut images: Vec<(Urgency, &ImageEntry)> = startable.map(|pair| (pair.urgency(), pair.image)).collect();
-    images.sort_by(|(a, one), (b, other)| (a, &one.image.name).cmp(&(b, &other.image.name)));
-    if is_retry {
-        // Its turn has come as a retry's.
-        images.sort_by_key(|(urgency, _)| !urgency.is_retry());
+    images.sort_by(|(a, one), (b, other)| a.compare(&one.image.name, b, &other.image.name));
+    if is_late {
+        // Its turn has come as that of one that yields.
+        images.sort_by_key(|(urgency, _)| !urgency.is_late());
     }
     let is_alone = |image: &Image| here.record(&image.reference).is_some_and(|record| record.alone);
     let mut batch: Vec<&Image> = Vec::new();
@@ -319,7 +307,7 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
             let urgency = Urgency::Retry {
                 overdue_from: after(due.unwrap_or(now), policy.backoff.max),
                 tried_at: last,
-                rank: Reverse(entry.rank),
+                rank: entry.rank,
             };
             let is_probe = purpose == Purpose::Probe;
             quests.entry(&policy.name).or_default().push(Quest { urgency, image: name, is_probe });
@@ -334,7 +322,6 @@ fn start_quest(
     world: &World,
     policy: &Policy,
     quest: &Quest<'_>,
-    only: Option<&Name>,
     budget: &Budget<'_>,
     now: Timestamp,
     plan: &mut Plan,
@@ -343,9 +330,7 @@ fn start_quest(
     let (name, reference) = (quest.image, &image.image.reference);
     let purpose = quest.purpose();
     let mut best: Option<(_, &NodeEntry)> = None;
-    let mut refused = None;
-    let all = only.is_none().then(|| world.nodes.values()).into_iter().flatten();
-    for node in all.chain(only.and_then(|only| world.nodes.get(only))) {
+    for node in world.nodes.values() {
         let Some(standing) = node.standings.get(name).copied() else { continue };
         let is_meant = match purpose {
             Purpose::Ask => standing.is_there(),
@@ -358,11 +343,6 @@ fn start_quest(
         let pair = Pair { world, image, side: &side, standing };
         if let Err(held) = pair.check_alone(purpose, budget.tries()) {
             held.until.into_iter().for_each(|at| plan.wake(at));
-            continue;
-        }
-        let begins_turn = node.turn.as_ref() != Some(&policy.name);
-        if let Err(verdict) = budget.admit(policy, &node.node.name, begins_turn, now) {
-            refused = Some(verdict);
             continue;
         }
         let record = side.here.record(reference);
@@ -381,8 +361,9 @@ fn start_quest(
             best = Some((place, node));
         }
     }
-    let Some((_, node)) = best else { return refused.map_or(Ok(None), Err) };
+    let Some((_, node)) = best else { return Ok(None) };
     let begins_turn = node.turn.as_ref() != Some(&policy.name);
+    budget.admit(policy, &node.node.name, begins_turn, now)?;
     if budget.admit_host(policy, reference.host()).is_err() {
         return Ok(None);
     }

@@ -177,7 +177,7 @@ impl World {
                 let is_another = entry.node.uid != node.uid;
                 if is_another {
                     entry.turn = None;
-                    entry.seen_at = now;
+                    entry.hung_at = None;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
                     self.dirty.caches.insert(name.clone());
                 }
@@ -194,7 +194,7 @@ impl World {
                     full_list,
                     standings: BTreeMap::new(),
                     turn: None,
-                    seen_at: now,
+                    hung_at: None,
                     waiting_since: None,
                     places: Vec::new(),
                     alarm: None,
@@ -593,15 +593,20 @@ impl World {
             Kind::Pod => {
                 if let Some(entry) = self.pods.get(name) {
                     let succeeded = |container: &Container| matches!(container.outcome(), Some(Outcome::Pulled { .. }));
-                    if !entry.pod.containers.iter().all(succeeded) {
+                    let has_succeeded = entry.pod.containers.iter().all(succeeded);
+                    let is_open = |container: &Container| container.outcome().is_none();
+                    let has_hung = entry.recorded && entry.pod.containers.iter().any(is_open);
+                    if !has_succeeded {
                         self.starts.entry(entry.pod.policy.clone()).or_default().note_retry(now);
+                    }
+                    if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| has_succeeded || has_hung) {
+                        node.hung_at = has_hung.then_some(now);
                     }
                     // A NodeCache that was written meanwhile says that it is pulling.
                     self.dirty.caches.insert(entry.pod.node.clone());
                     // A turn that never began does not go on, nor does that of a node whose pulls hang.
                     let never_began = entry.begins_turn && entry.started_at.is_none();
-                    let is_cut = entry.pod.containers.iter().any(|container| container.outcome().is_none());
-                    if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began || is_cut) {
+                    if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began || has_hung) {
                         node.turn = None;
                     }
                 }

@@ -86,29 +86,27 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &self.pair(image))))
     }
 
-    /// How urgent an image is here.
+    /// How urgent an image is here. All but fresh pulls yield to those for the longest backoff.
     pub(crate) fn urgency(&self, wanted: &ImageEntry, policy: &Policy) -> Urgency {
         let (image, rank) = (&wanted.image.reference, wanted.rank);
+        let yields_from = |due: Timestamp| after(due, policy.backoff.max);
+        if let Some(failure) = self.failure(wanted) {
+            let overdue_from = yields_from(self.due(image, failure, policy));
+            return Urgency::Retry { overdue_from, tried_at: Some(failure.at), rank };
+        }
         let record = self.record(image);
-        let failure = self.failure(wanted);
-        let of_node = self.memory.and_then(|memory| memory.node_failure.as_ref());
-        let due = match (failure, of_node) {
-            (Some(failure), _) => Some(self.due(image, failure, policy)),
-            (None, Some(_)) => self.backoff(policy).map(|(until, _)| until),
-            // Its Pod timed out, together with others, of which any may be the one that hung.
-            _ if record.is_some_and(|record| record.alone) => Some(Timestamp::MIN),
-            // It fails elsewhere: what was tried nowhere goes first, what failed here comes after it.
-            _ if wanted.is_doubted => self.world.doubt(image),
-            _ => None,
+        let doubtful_from = if record.is_some_and(|record| record.alone) {
+            // Its Pod timed out, together with others, of which any may be the one that hung; one that the
+            // node lists by now did not.
+            Some(if self.entry.node.inventory.lists(image) { Timestamp::MIN } else { Timestamp::UNIX_EPOCH })
+        } else if wanted.is_doubted {
+            self.world.doubt(image)
+        } else {
+            self.backoff(policy).map(|(until, _)| until).or(self.entry.hung_at)
         };
-        match due {
+        match doubtful_from {
+            Some(from) => Urgency::Doubtful { overdue_from: yields_from(from), rank: Reverse(rank) },
             None => Urgency::Fresh { priority: wanted.image.priority, rank },
-            // It yields to all fresh pulls for the longest backoff.
-            Some(due) => Urgency::Retry {
-                overdue_from: after(due, policy.backoff.max),
-                tried_at: failure.map(|failure| failure.at),
-                rank: Reverse(rank),
-            },
         }
     }
 

@@ -42,8 +42,12 @@ fn the_next_try_is_when_the_status_says() {
             let mut told = 0;
             // A status that stood until the next Pod told of it.
             for pair in lab.record.pods.windows(2) {
-                let Some((_, status)) = statuses(&lab).iter().rfind(|(at, _)| *at < pair[1].at) else { continue };
+                let Some((at, status)) = statuses(&lab).iter().rfind(|(at, _)| *at < pair[1].at) else { continue };
                 let gone_at = pair[0].gone_at.unwrap();
+                // Progress alone is written at intervals: what was written before the last failure does not tell.
+                if *at < pair[0].settled_at.unwrap_or(gone_at) {
+                    continue;
+                }
                 let retries = status.failures.iter().filter_map(|failure| failure.retry_at);
                 let is_first_round = lab.pods_of("r.example/x:1").iter().position(|pod| pod.at == pair[1].at).unwrap()
                     < usize::from(count);

@@ -24,6 +24,8 @@ fn an_image_that_never_comes_in_time_blocks_no_other() {
                 let mut lab = nodes(count);
                 lab.title = format!("{names:?} on {count} nodes, in a set: {is_in_set}, a pull of {minutes} minutes");
                 lab.policy("p", |policy| policy.pull_timeout = duration(timeout));
+                // A kubelet does not tell how far it has come with a Pod, but lists what is there.
+                lab.knobs.lists = true;
                 create(&mut lab, is_in_set, minutes, names);
                 // One node at a time, and each may have one Pod with the slow one before.
                 lab.run(secs(60.0 * f64::from(count) * (minutes as f64 + 3.0)));
