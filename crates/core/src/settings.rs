@@ -32,7 +32,8 @@ pub struct Settings {
     /// counts as gone: the kubelet refreshes its list every 30 seconds.
     pub listed_within: SignedDuration,
     /// How many images every node lists at least, if it has them: the smallest `nodeStatusMaxImages` of any
-    /// kubelet. A shorter list is complete. Whether a longer one is, follows from the node's own lists.
+    /// kubelet, or 0 where that is not known. A shorter list is complete. Whether another one is, follows from
+    /// the node's own lists.
     pub listed_images: usize,
     /// The wait before an image that was evicted is pulled again; doubled with
     /// every further eviction, up to `repair_max`.
@@ -59,8 +60,7 @@ impl Default for Settings {
             retry_initial: SignedDuration::from_secs(1),
             retry_max: SignedDuration::from_secs(60),
             listed_within: SignedDuration::from_secs(120),
-            // Kubernetes' default is 50; nobody is known to go below 10.
-            listed_images: 10,
+            listed_images: 0,
             repair_initial: SignedDuration::from_mins(1),
             repair_max: SignedDuration::from_hours(6),
             discovery_retry: SignedDuration::from_secs(30),

@@ -158,9 +158,9 @@ struct Timing {
     /// How long after a pull a node may not list the image yet
     #[arg(long, env = "DROP_LISTED_WITHIN", default_value = "2m")]
     listed_within: GoDuration,
-    /// The smallest nodeStatusMaxImages of any kubelet, -1 if none has a limit: a node's list of images that is
-    /// shorter is complete. Whether a longer one is, Drop learns from the node's lists
-    #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 10, allow_negative_numbers = true,
+    /// The smallest nodeStatusMaxImages of any kubelet, -1 if none has a limit, 0 if that is not known: a node's
+    /// list of images that is shorter is complete. Of other lists, Drop learns it from earlier ones of the node
+    #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 0, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-1..))]
     node_status_max_images: i32,
     /// Wait before sources of a DiscoveryPolicy that failed are asked again

@@ -18,6 +18,8 @@ const EVERY: SignedDuration = SignedDuration::from_secs(30);
 const COLLECTION: SignedDuration = SignedDuration::from_mins(5);
 /// The least age of an image that is removed (`imageMinimumGCAge`).
 const LEAST_AGE: SignedDuration = SignedDuration::from_mins(2);
+/// How many images a kubelet lists unless it is configured otherwise.
+const USUALLY_LISTED: usize = 50;
 /// In percent of the disk: above the first (`imageGCHighThresholdPercent`) images are removed
 /// until no more than the second is used (`imageGCLowThresholdPercent`).
 const THRESHOLDS: (u64, u64) = (85, 80);
@@ -63,6 +65,7 @@ impl Lab {
     /// How many images a node lists at most (`nodeStatusMaxImages`).
     fn listed_images_on(&self, node: &str) -> usize {
         match self.knobs.machines.get(node).and_then(|machine| machine.listed_images) {
+            None if self.settings.listed_images == 0 => USUALLY_LISTED,
             None => self.settings.listed_images,
             // -1 means that there is no limit.
             Some(most) => usize::try_from(most).unwrap_or(usize::MAX),

@@ -17,6 +17,10 @@ use crate::objects::reference::Reference;
 /// The most names of one image that a kubelet lists (`MaxNamesPerImageInNodeStatus`).
 pub const MAX_NAMES: usize = 5;
 
+/// Every kubelet lists at least so many images, unless the administrator says otherwise: nobody is known to set
+/// `nodeStatusMaxImages` to fewer.
+const LEAST: usize = 3;
+
 /// An image that a node lists. Nodes that list the same share one value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
@@ -74,15 +78,15 @@ impl Inventory {
 
     /// How many images the node lists at least, if it has them: a shorter list is complete.
     ///
-    /// That is the length of its longest list so far, or `usual` if that is more. `before` is the list
+    /// That is the length of its longest list so far, or `configured` (if not 0) if that is more. `before` is the list
     /// before this one, with what was known then. A list that only lost images that are no larger than
     /// the smallest one left may be full as well: the kubelet may have got a lower limit.
     #[must_use]
-    pub fn shortest_full_list(&self, before: Option<(&Self, usize)>, usual: usize) -> usize {
+    pub fn shortest_full_list(&self, before: Option<(&Self, usize)>, configured: usize) -> usize {
         let length = self.0.len();
         let holds = |before: &Self| length >= before.0.len() || !self.may_be_cut_from(before);
-        let known = before.filter(|(before, _)| holds(before)).map_or(usual, |(_, known)| known);
-        known.max(length).max(usual)
+        let known = before.filter(|(before, _)| holds(before)).map_or(0, |(_, known)| known);
+        known.max(length).max(if configured == 0 { LEAST } else { configured })
     }
 
     /// Whether every image that is missing beside `before` may be listed no more only for its size.
@@ -209,8 +213,8 @@ mod tests {
             |sizes: &[u64]| Inventory::new(sizes.iter().map(|size| listed(&[&format!("x:{size}")], *size)).collect());
         // Lists of one node, one after another, and how long a list is from then on that may be full.
         let cases: [(&[&[u64]], usize); 8] = [
-            (&[], 2),
-            (&[&[9]], 2),
+            (&[], 3),
+            (&[&[9]], 3),
             (&[&[9, 8, 7, 6]], 4),
             (&[&[9, 8, 7], &[9, 8, 7, 6], &[9, 8, 6]], 4),
             // One is gone, and another one came.
@@ -219,12 +223,12 @@ mod tests {
             (&[&[9, 8, 7, 6, 5], &[9, 8, 7]], 3),
             (&[&[9, 8, 7, 6, 5], &[9, 8, 7], &[9, 8, 7, 6]], 4),
             // It has just started, and may have another limit.
-            (&[&[9, 8, 7, 6], &[], &[9, 8]], 2),
+            (&[&[9, 8, 7, 6], &[], &[9, 8]], 3),
         ];
         for (lists, expected) in cases {
-            let (_, full) = lists.iter().fold((Inventory::default(), 2), |(before, known), sizes| {
+            let (_, full) = lists.iter().fold((Inventory::default(), 0), |(before, known), sizes| {
                 let inventory = list(sizes);
-                let full = inventory.shortest_full_list(Some((&before, known)), 2);
+                let full = inventory.shortest_full_list(Some((&before, known)), 0);
                 (inventory, full)
             });
             assert_eq!(full, expected, "{lists:?}");

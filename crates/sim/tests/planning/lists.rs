@@ -71,7 +71,7 @@ fn a_list_without_a_limit_shows_that_an_image_is_gone() {
     lab.run(secs(3600.0));
     // The smallest one: fifty are larger.
     assert!(lab.evict("a", &Reference::parse("r.example/i54:1")));
-    lab.run(secs(120.0));
+    lab.run(secs(60.0));
     assert_eq!(lab.shows("i54"), "Evicted 1/2");
 }
 
