@@ -64,7 +64,7 @@ impl Lab {
         let found = policy.flatten().into_iter().flat_map(|status| &status.discovered_images);
         asked.extend(found.map(|found| Reference::parse(&found.image)));
         // What may not have been found again stays.
-        let may_have_more = policy.is_some_and(|status| !status.is_some_and(is_exhaustive));
+        let may_have_more = policy.is_some_and(|status| !status.is_some_and(|status| is_exhaustive(status, None)));
         let has_them = owned.iter().eq(&asked) || (may_have_more && asked.iter().all(|image| owned.contains(image)));
         faults.unless(has_them, || format!("it has {owned:?} of {asked:?}"));
         let is_ready = |child: &&&CachedImage| {

@@ -7,7 +7,7 @@ use drop_api::condition::{self, ConditionStatus};
 use drop_api::discovery_policy::{DiscoveredImage, QueryStatus};
 use drop_api::{CachedImage, DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus};
 use drop_core::discovery::{
-    Answer, Backend, Discovered, Order, SourceFailure, SourceOutcome, SourceReason, score_text,
+    Answer, Backend, Discovered, Order, Pipeline, SourceFailure, SourceOutcome, SourceReason, score_text,
 };
 use drop_core::event::Report;
 use drop_core::image::{Image, Origin};
@@ -181,7 +181,9 @@ impl Lab {
             let since = history.partition_point(|(at, _)| *at < sent_at - self.hearsay()).saturating_sub(1);
             let in_force = history.iter().skip(since).filter_map(|(_, status)| status.as_ref());
             let statuses: Vec<_> = in_force.chain(shown).collect();
-            let has_left = statuses.iter().any(|status| has_left(status, &image.reference));
+            let spec = self.api.discoveries.get(&policy.name).map(|policy| &policy.spec);
+            let pipeline = spec.and_then(|spec| Pipeline::compile(spec).ok());
+            let has_left = statuses.iter().any(|status| has_left(status, &image.reference, pipeline.as_ref()));
             faults.unless(has_left, || format!("its policy does not say that it is gone: {statuses:#?}"));
         }
         faults.at(|| format!("{} of {set}", image.name))
@@ -196,13 +198,17 @@ impl Lab {
 }
 
 /// Whether a DiscoveryPolicy that shows this has found everything but this image.
-pub(crate) fn has_left(status: &DiscoveryPolicyStatus, image: &Reference) -> bool {
-    is_exhaustive(status) && status.discovered_images.iter().all(|found| Reference::parse(&found.image) != *image)
+pub(crate) fn has_left(status: &DiscoveryPolicyStatus, image: &Reference, pipeline: Option<&Pipeline>) -> bool {
+    is_exhaustive(status, pipeline)
+        && status.discovered_images.iter().all(|found| Reference::parse(&found.image) != *image)
 }
 
-/// Whether the list of a DiscoveryPolicy that shows this lacks nothing.
-pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus) -> bool {
+/// Whether the list of a DiscoveryPolicy that shows this lacks nothing. A query without a part in the scores
+/// can have named nothing.
+pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus, pipeline: Option<&Pipeline>) -> bool {
     let is_ready = condition::ready(&status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True);
-    let mut silent = status.query_results.iter().filter(|it| it.status == QueryStatus::Failed && it.images == 0);
+    let counts = |at: usize| pipeline.is_none_or(|pipeline| pipeline.uses(at));
+    let results = status.query_results.iter().enumerate();
+    let mut silent = results.filter(|(at, it)| it.status == QueryStatus::Failed && it.images == 0 && counts(*at));
     is_ready && !status.discovered_images.is_empty() && silent.next().is_none()
 }

@@ -210,7 +210,9 @@ impl Pipeline {
         let images = ranked.into_iter().map(|(score, image)| {
             let signals: Vec<_> =
                 values.iter().map(|values| values.and_then(|values| values.get(&image).copied())).collect();
-            let of_signals = self.signals.iter().zip(&signals);
+            // A signal without a part in the score has not named the image.
+            let used = self.signals.iter().zip(&signals).enumerate().filter(|(at, _)| self.ranking.uses(*at));
+            let of_signals = used.map(|(_, of_signal)| of_signal);
             let found_by: BTreeSet<_> =
                 of_signals.filter(|(_, value)| value.is_some()).map(|(signal, _)| signal.query).collect();
             RankedImage { image, score, signals, found_by: found_by.into_iter().collect() }

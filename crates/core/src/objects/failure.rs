@@ -13,15 +13,13 @@ pub struct Cause {
     pub scope: FailureScope,
     /// The cause in a short form, for people.
     pub message: String,
-    /// Whether the node lacks room for the image: it may have some for a smaller one.
-    pub is_of_space: bool,
 }
 
 /// The longest message of a [`Cause`], in characters; the CRDs allow more.
 pub const MAX_MESSAGE: usize = 300;
 
-/// What people read where an image does not fit.
-const NO_SPACE: &str = "no space left on node";
+/// What people read where an image does not fit. The node may have room for a smaller one.
+pub const NO_SPACE: &str = "no space left on node";
 
 /// Understands why an image could not be pulled.
 ///
@@ -33,10 +31,7 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     let host = image.host();
     let text = without_names(&message.to_lowercase(), image);
     let says = |any_of: &[&str]| any_of.iter().any(|part| text.contains(part));
-    let cause = |scope, message: String| {
-        let message = shortened(&message, MAX_MESSAGE);
-        Cause { scope, is_of_space: message == NO_SPACE, message }
-    };
+    let cause = |scope, message: String| Cause { scope, message: shortened(&message, MAX_MESSAGE) };
 
     if reason == "InvalidImageName" {
         return cause(Image, "invalid image name".to_owned());

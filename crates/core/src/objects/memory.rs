@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::interner::Texts;
-use crate::objects::failure::classify;
+use crate::objects::failure::{NO_SPACE, classify};
 use crate::objects::newest::ImageId;
 use crate::objects::pull_pod::{End, Outcome, PullPod};
 use crate::objects::reference::Reference;
@@ -177,7 +177,7 @@ impl Memory {
                 Some(Outcome::Failed { reason, message }) => {
                     let cause = classify(reason, message, &container.image, context.platform);
                     // What does not fit may leave room for a smaller image.
-                    if cause.scope == FailureScope::Node && !cause.is_of_space {
+                    if cause.scope == FailureScope::Node && cause.message != NO_SPACE {
                         node_failure = Some((reason.into(), cause.message.clone()));
                     }
                     let reason = plain(reason);
@@ -440,6 +440,12 @@ impl Record {
 }
 
 impl Failure {
+    /// Whether it is of the node as a whole, and not of room for this image there.
+    #[must_use]
+    pub fn is_of_node(&self) -> bool {
+        self.scope == FailureScope::Node && &*self.message != NO_SPACE
+    }
+
     fn from_api(failure: &node_cache::Failure, texts: &mut Texts) -> Self {
         Self {
             scope: failure.scope,

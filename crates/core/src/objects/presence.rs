@@ -54,6 +54,8 @@ pub struct Evidence<'a> {
     pub newest: View<'a>,
     /// After which time its policy has a tag looked up again, if it does.
     pub repull_interval: Option<SignedDuration>,
+    /// Whether the node fails as a whole.
+    pub node_fails: bool,
     /// For how long after a pull the node may not list it yet.
     pub listed_within: SignedDuration,
 }
@@ -81,7 +83,10 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
         }
         (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
         (None, _) => match record {
-            Some(Record { failure: Some(_), .. }) => Standing::Failed,
+            // What fails with its node is told about the node.
+            Some(Record { failure: Some(failure), .. }) if !(evidence.node_fails && failure.is_of_node()) => {
+                Standing::Failed
+            }
             // What another CachedImage found there again is not evicted, although this one wants
             // it pulled.
             Some(record) if record.eviction.is_some() && (is_absent || record.present_since().is_none()) => {
@@ -213,6 +218,7 @@ mod tests {
             sighting,
             newest: newest_pulls.seen_from("here", "linux/amd64"),
             repull_interval: Some(SignedDuration::from_secs(900)),
+            node_fails: false,
             listed_within: SignedDuration::from_secs(120),
         };
         standing(&evidence, at(now)).0

@@ -198,13 +198,7 @@ fn start_turn(
 
 /// The images for the next Pod on a node: the most urgent one whose registry has
 /// a free slot, and with it others of the same set.
-fn batch<'a>(
-    world: &'a World,
-    side: &Side<'a>,
-    policy: &Policy,
-    is_late: bool,
-    budget: &Budget<'_>,
-) -> Vec<&'a Image> {
+fn batch<'a>(world: &'a World, side: &Side<'a>, policy: &Policy, is_late: bool, budget: &Budget<'_>) -> Vec<&'a Image> {
     let here = &side.here;
     let wanted = side.node.standings.iter().filter(|(_, standing)| standing.wants_pull());
     let pairs = wanted.filter_map(|(name, standing)| {
@@ -221,13 +215,16 @@ fn batch<'a>(
         // Its turn has come as that of one that yields.
         images.sort_by_key(|(urgency, _)| !urgency.is_late());
     }
-    let is_alone = |image: &Image| here.record(&image.reference).is_some_and(|record| record.alone);
+    let is_alone =
+        |entry: &ImageEntry| entry.is_doubted || here.record(&entry.image.reference).is_some_and(|record| record.alone);
     let mut batch: Vec<&Image> = Vec::new();
     let mut room = here.room();
-    for (_, ImageEntry { image, .. }) in images {
+    let is_first_alone = images.first().is_some_and(|(_, first)| is_alone(first));
+    for (_, entry) in images {
+        let image = &entry.image;
         let fits = match batch.first() {
             None => true,
-            Some(first) if is_alone(first) || is_alone(image) => false,
+            Some(_) if is_first_alone || is_alone(entry) => false,
             Some(first) => first.set.is_some() && first.set == image.set && first.secrets == image.secrets,
         };
         let is_new = batch.iter().all(|other| other.reference != image.reference);

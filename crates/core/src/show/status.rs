@@ -239,6 +239,7 @@ fn reason<'a>(
             // due; people need the pace.
             Verdict::Next
             | Verdict::NodeBackingOff { .. }
+            | Verdict::BackingOff { .. }
             | Verdict::NodeBusy { .. }
             | Verdict::WaitingForNodeSlot { .. }
             | Verdict::WaitingForPullSlot { .. }

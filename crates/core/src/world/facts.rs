@@ -453,6 +453,7 @@ impl World {
             .map(|image| (image.clone(), None))
             .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
             .collect();
+        let is_troubled = before.node_failure.is_some() != node_failure.is_some();
         let is_hindered = before.node_failure != node_failure || before.has_room() != after.has_room();
         match node_failure {
             Some(failure) => drop(self.troubled.insert(node.clone(), failure)),
@@ -467,8 +468,8 @@ impl World {
             }
             self.judgements.extend(forgets_at.1.map(|at| (at, node.clone())));
         }
-        // Before all is synced, every node is judged as a whole.
-        if !self.is_synced() {
+        // Before all is synced, every node is judged as a whole; and what fails with its node, with it.
+        if is_troubled || !self.is_synced() {
             self.dirty.nodes.insert(node.clone());
         }
         for (reference, record) in &changes {

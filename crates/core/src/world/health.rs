@@ -1,6 +1,6 @@
 //! How an image fares over all nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use drop_api::node_cache::FailureScope;
 use jiff::Timestamp;
@@ -30,6 +30,8 @@ pub struct Health {
     pub registry_success: Option<Timestamp>,
     /// The nodes whose last pull failed.
     pub failing: BTreeMap<Name, Failure>,
+    /// The nodes on which a Pod timed out in which it was one of several images.
+    pub alone: BTreeSet<Name>,
 }
 
 /// A pull that succeeded somewhere.
@@ -50,6 +52,10 @@ impl Health {
         match record.and_then(|record| record.failure.as_deref()) {
             Some(failure) => drop(self.failing.insert(node.clone(), failure.clone())),
             None => drop(self.failing.remove(node)),
+        }
+        match record.is_some_and(|record| record.alone) {
+            true => drop(self.alone.insert(node.clone())),
+            false => drop(self.alone.remove(node)),
         }
         let pulled_as = record.and_then(|record| Some((record.pulled?.at, record.id.as_ref()?)));
         let mut update = self.newest.update(node, platform, pulled_as);
@@ -79,7 +85,7 @@ impl Health {
     /// Whether nothing is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.success.is_none() && self.failing.is_empty()
+        self.success.is_none() && self.failing.is_empty() && self.alone.is_empty()
     }
 
     /// The failures that no success refutes: since the first one in a row, the image was pulled
@@ -114,10 +120,12 @@ impl Health {
         self.open_failures().any(|(_, open)| open == failure)
     }
 
-    /// When the image last failed with nothing to refute it.
+    /// When the image last failed with nothing to refute it; long ago where it may be the one of several
+    /// that hung.
     #[must_use]
     pub fn doubt(&self) -> Option<Timestamp> {
-        self.unrefuted().map(|(_, failure)| failure.at).max()
+        let may_hang = self.success.is_none() && !self.alone.is_empty();
+        self.unrefuted().map(|(_, failure)| failure.at).max().or(may_hang.then_some(Timestamp::UNIX_EPOCH))
     }
 
     /// How many failures there were since the newest success, and when the last one was.

@@ -70,6 +70,7 @@ impl World {
             sighting,
             newest: known.newest.map(|newest| newest.seen_from(&node.name, &node.platform)).unwrap_or_default(),
             repull_interval: known.repull_interval,
+            node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
             listed_within: self.settings.listed_within,
         }
     }
