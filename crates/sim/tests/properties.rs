@@ -194,8 +194,7 @@ fn the_order_in_which_kinds_are_watched_does_not_matter() {
             for (kind, event) in lab.record.history.as_ref().unwrap() {
                 by_kind.entry(*kind).or_default().push_back(event);
             }
-            // What a list proves that may be cut depends on sizes, which are learned of images that are wanted.
-            let mut world = World::new(Settings { listed_images: 50, ..Settings::default() });
+            let mut world = World::new(Settings::default());
             while !by_kind.is_empty() {
                 let kind = *by_kind.keys().nth(rng.index(by_kind.len())).unwrap();
                 match by_kind.get_mut(&kind).and_then(VecDeque::pop_front) {

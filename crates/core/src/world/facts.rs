@@ -377,7 +377,16 @@ impl World {
         matches!(entry.stage, Stage::Observed) && !is_own && self.wants(pod) && is_there && !self.is_recorded(entry)
     }
 
+    /// Records that a Pod of the node pulls the image no more. Another one may do so already.
     pub(super) fn end_pull(&mut self, image: &Reference, node: &Name) {
+        let mut pods = self.pods_on.get(node).into_iter().flatten().filter_map(|pod| self.pods.get(pod));
+        let is_pulled = pods.any(|entry| {
+            let mut of_image = entry.pod.containers.iter().filter(|container| container.image == *image);
+            of_image.any(|container| container.outcome().is_none() || !self.is_recorded(entry))
+        });
+        if is_pulled {
+            return;
+        }
         if let Some(nodes) = self.pulling.get_mut(image) {
             nodes.remove(node);
             if nodes.is_empty() {
