@@ -226,7 +226,7 @@ mod tests {
             (&[&[9, 8, 7, 6], &[], &[9, 8]], 3),
         ];
         for (lists, expected) in cases {
-            let (_, full) = lists.iter().fold((Inventory::default(), 0), |(before, known), sizes| {
+            let (_, full) = lists.iter().fold((Inventory::default(), LEAST), |(before, known), sizes| {
                 let inventory = list(sizes);
                 let full = inventory.shortest_full_list(Some((&before, known)), 0);
                 (inventory, full)
