@@ -102,6 +102,8 @@ pub struct World {
     pub(crate) starts: BTreeMap<Name, Starts>,
     /// What memories are made of.
     texts: Texts,
+    /// Sets of which CachedImages were being created when this was last derived.
+    filling: BTreeSet<Name>,
     /// Effects that are under way or failed.
     pub(crate) flights: BTreeMap<EffectKey, Flight>,
 
@@ -278,6 +280,7 @@ impl World {
             judgements: BTreeSet::new(),
             starts: BTreeMap::new(),
             texts: Texts::default(),
+            filling: BTreeSet::new(),
             flights: BTreeMap::new(),
             stale: Writes::default(),
             dirty: Dirty::default(),
@@ -339,8 +342,6 @@ impl World {
         for cache in &plan.clean.caches {
             self.stale.caches.remove(cache);
         }
-        let sets: BTreeSet<&Name> = plan.effects.iter().filter_map(Effect::set_of_child).collect();
-        let fills: Vec<&Name> = sets.into_iter().filter(|set| !self.is_being_filled(set)).collect();
         for effect in &plan.effects {
             let flight = self.flights.entry(effect.key()).or_default();
             flight.not_before = None;
@@ -386,7 +387,6 @@ impl World {
                 | Effect::Tell(_) => {}
             }
         }
-        fills.into_iter().for_each(|set| self.filling_changed(set));
     }
 
     /// Brings everything up to date that follows from facts alone, as of `now`.
@@ -415,6 +415,10 @@ impl World {
         for set in std::mem::take(&mut self.dirty.sets) {
             self.gather(&set);
         }
+        let filling: BTreeSet<Name> =
+            self.flights.iter().filter_map(|(key, flight)| flight.fills(key)).cloned().collect();
+        let before = std::mem::replace(&mut self.filling, filling.clone());
+        before.symmetric_difference(&filling).for_each(|set| self.filling_changed(set));
         self.judge_all(now);
         for node in std::mem::take(&mut self.dirty.caches) {
             if self.nodes.contains_key(&node) {
@@ -485,7 +489,7 @@ impl World {
 
     /// Whether CachedImages of a set are being created.
     pub(crate) fn is_being_filled(&self, set: &Name) -> bool {
-        self.flights_of(set).any(|(_, flight)| flight.is_under_way())
+        self.flights_of(set).any(|(key, flight)| flight.fills(key).is_some())
     }
 
     /// Whether an effect about `key` may be issued at `now`.

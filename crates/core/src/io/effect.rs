@@ -167,16 +167,6 @@ impl Effect {
     }
 }
 
-impl Effect {
-    /// The set whose CachedImage it creates, changes or deletes.
-    pub(crate) fn set_of_child(&self) -> Option<&Name> {
-        match self {
-            Self::CreateChild { set, .. } | Self::UpdateChild { set, .. } | Self::DeleteChild { set, .. } => Some(set),
-            _ => None,
-        }
-    }
-}
-
 /// A pull Pod that is to be created.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodOrder {

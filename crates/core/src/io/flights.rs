@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::effect::EffectKey;
 use crate::Name;
 
 /// An effect that is under way, or that failed and waits.
@@ -22,5 +23,13 @@ pub(crate) struct Flight {
 impl Flight {
     pub(crate) fn is_under_way(&self) -> bool {
         self.not_before.is_none()
+    }
+
+    /// The set whose CachedImages this is creating, changing or deleting, if it is about one.
+    pub(crate) fn fills<'a>(&self, key: &'a EffectKey) -> Option<&'a Name> {
+        match key {
+            EffectKey::Child { set, .. } if self.is_under_way() => Some(set),
+            _ => None,
+        }
     }
 }

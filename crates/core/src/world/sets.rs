@@ -117,9 +117,6 @@ impl World {
     /// Takes in how the creation, change or deletion of a set's CachedImage ended.
     pub(super) fn child_reported(&mut self, set: &Name, child: &Name, report: Report, now: Timestamp) {
         self.stale.sets.insert(set.clone());
-        if !self.is_being_filled(set) {
-            self.filling_changed(set);
-        }
         match report {
             Report::Child(object) => {
                 let Some(image) = Image::from_api(&object) else { return };
