@@ -67,7 +67,7 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     }
     if world.is_synced() {
         violations.extend(audit_statuses(world, plan, now));
-        violations.extend(audit_starts(world, &new, now));
+        violations.extend(audit_starts(world, plan, &new, now));
     }
     violations
 }
@@ -75,11 +75,11 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
 /// Nothing could start that the plan does not start: each pull that is wanted and missing, each probe and
 /// each question for a tag is held by a rule of the gate. The one exception: under its policy somebody
 /// goes first who waits for a slot or for the delay between nodes.
-fn audit_starts(world: &World, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
+fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let mut budget = Budget::new(world);
     new.iter().for_each(|order| budget.take(order));
     let mut startable: Vec<(&Name, String)> = Vec::new();
-    let mut has_first: BTreeSet<&Name> = BTreeSet::new();
+    let mut has_first: BTreeSet<&Name> = plan.waiting.iter().collect();
     for node in world.nodes.values() {
         let mut sides = Sides::new(world, node, now);
         for (name, standing) in &node.standings {

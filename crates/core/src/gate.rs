@@ -288,15 +288,14 @@ pub(crate) fn check_trouble(
     let reference = &image.image.reference;
     let will_be_tried = || world.is_tried(reference) || tries.images.contains(reference);
     if image.is_probed {
-        let paused_until = world.registry_probe_at(reference, policy);
-        let host_is_tried = || paused_until.is_some() && tries.hosts.contains(reference.host());
+        let host_is_tried = || tries.hosts.contains(reference.host());
         match purpose {
-            Purpose::Pull if paused_until.is_some() => return Rule::RegistryAnswers.holds(),
+            Purpose::Pull if world.is_registry_paused(reference) => return Rule::RegistryAnswers.holds(),
             Purpose::Pull => return Rule::ImageWorks.holds(),
-            _ if host_is_tried() => return Rule::RegistryAnswers.holds(),
+            _ if world.is_registry_paused(reference) && host_is_tried() => return Rule::RegistryAnswers.holds(),
             _ if will_be_tried() => return Rule::ImageWorks.holds(),
             _ => {
-                Rule::RegistryAnswers.holds_before(paused_until, now)?;
+                Rule::RegistryAnswers.holds_before(world.registry_probe_at(reference, policy), now)?;
                 Rule::ImageWorks.holds_before(world.probe_at(image, policy), now)?;
             }
         }

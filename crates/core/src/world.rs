@@ -203,6 +203,8 @@ pub(crate) struct PodEntry {
     pub(crate) steps: Steps,
     /// Whether its outcome has been recorded.
     pub(crate) recorded: bool,
+    /// Whether this process asked for it with other than fresh pulls.
+    pub(crate) is_late: bool,
 }
 
 /// How sure it is that a Pod exists.

@@ -21,6 +21,8 @@ pub struct Plan {
     pub images: Looks,
     /// What those of PullPolicies were found to be.
     pub policies: Looks,
+    /// Policies under which somebody goes first who waits for a slot or for the delay between nodes.
+    pub(crate) waiting: BTreeSet<Name>,
     /// What the effects are about.
     pub(crate) keys: BTreeSet<EffectKey>,
     /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.

@@ -20,29 +20,22 @@ pub enum Urgency {
         /// Its place in its set.
         rank: usize,
     },
-    /// The image was not tried here yet, or only together with others. It fails elsewhere, or the last
-    /// pull hung here.
-    Doubtful {
+    /// It failed here or elsewhere, was refused, may be the one of several that hung, or the node is in
+    /// trouble. One class for all, so that none of these kinds takes every turn of another.
+    Late {
         /// From when on it no longer yields to fresh pulls.
         overdue_from: Timestamp,
+        /// When it last failed; what was not tried yet goes first.
+        tried_at: Option<Timestamp>,
         /// Its place in its set. The kubelet pulls the images of a Pod in this order, so of those
         /// whose Pod timed out the last one is the least likely to have hung.
         rank: Reverse<usize>,
-    },
-    /// It failed here.
-    Retry {
-        /// From when on it no longer yields to fresh pulls.
-        overdue_from: Timestamp,
-        /// When it was last tried; what was never tried goes first.
-        tried_at: Option<Timestamp>,
-        /// Its place in its set.
-        rank: usize,
     },
 }
 
 impl Urgency {
     /// The least of all that are not fresh.
-    pub const FIRST_LATE: Self = Self::Doubtful { overdue_from: Timestamp::MIN, rank: Reverse(usize::MAX) };
+    pub const FIRST_LATE: Self = Self::Late { overdue_from: Timestamp::MIN, tried_at: None, rank: Reverse(usize::MAX) };
 
     /// Whether it yields to fresh pulls.
     #[must_use]
@@ -50,12 +43,11 @@ impl Urgency {
         !matches!(self, Self::Fresh { .. })
     }
 
-    /// Which of two images goes first on a node. Names decide between equals: of doubtful ones the last
+    /// Which of two images goes first on a node. Names decide between equals: of late ones the last
     /// goes first, as of their ranks.
     #[must_use]
     pub fn compare(&self, image: &Name, other: &Self, other_image: &Name) -> Ordering {
-        let is_doubtful = matches!(self, Self::Doubtful { .. });
-        let by_name = if is_doubtful { other_image.cmp(image) } else { image.cmp(other_image) };
+        let by_name = if self.is_late() { other_image.cmp(image) } else { image.cmp(other_image) };
         self.cmp(other).then(by_name)
     }
 
@@ -64,7 +56,7 @@ impl Urgency {
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         match self {
             Self::Fresh { .. } => false,
-            Self::Doubtful { overdue_from, .. } | Self::Retry { overdue_from, .. } => *overdue_from <= now,
+            Self::Late { overdue_from, .. } => *overdue_from <= now,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Which pulls to start.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::iter::Peekable;
 use std::ops::Bound;
@@ -59,11 +60,15 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
             // start, which does not wait for itself. Anything else there would come again and again, and
             // put off those that wait for the delay each time.
             Err(Verdict::WaitingForDelay { until }) => {
+                plan.waiting.insert(policy.name.clone());
                 until.into_iter().for_each(|until| plan.wake(until));
                 let last = world.starts.get(&policy.name).and_then(|starts| starts.last());
                 line.keep_fresh_of(last.map(|(node, _)| node));
             }
-            Err(_) => line.keep_fresh_of(None),
+            Err(_) => {
+                plan.waiting.insert(policy.name.clone());
+                line.keep_fresh_of(None);
+            }
         }
     }
 }
@@ -215,8 +220,11 @@ fn batch<'a>(world: &'a World, side: &Side<'a>, policy: &Policy, is_late: bool, 
         // Its turn has come as that of one that yields.
         images.sort_by_key(|(urgency, _)| !urgency.is_late());
     }
-    let is_alone =
-        |entry: &ImageEntry| entry.is_doubted || here.record(&entry.image.reference).is_some_and(|record| record.alone);
+    let is_alone = |entry: &ImageEntry| {
+        entry.is_doubted
+            || entry.refused.is_some()
+            || here.record(&entry.image.reference).is_some_and(|record| record.alone)
+    };
     let mut batch: Vec<&Image> = Vec::new();
     let mut room = here.room();
     let is_first_alone = images.first().is_some_and(|(_, first)| is_alone(first));
@@ -301,10 +309,10 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
                 _ => world.probe_at(entry, policy).max(world.registry_probe_at(reference, policy)),
             };
             let last = world.last_try(reference);
-            let urgency = Urgency::Retry {
+            let urgency = Urgency::Late {
                 overdue_from: after(due.unwrap_or(now), policy.backoff.max),
                 tried_at: last,
-                rank: entry.rank,
+                rank: Reverse(entry.rank),
             };
             let is_probe = purpose == Purpose::Probe;
             quests.entry(&policy.name).or_default().push(Quest { urgency, image: name, is_probe });
@@ -345,12 +353,12 @@ fn start_quest(
         let record = side.here.record(reference);
         let place = match purpose {
             // The node whose copy is oldest.
-            Purpose::Ask => (record.and_then(|record| record.present_since()), false),
-            // The node that has not tried for longest, and of these one that has pulled from this
+            Purpose::Ask => (side.here.is_in_trouble(), record.and_then(|record| record.present_since()), false),
+            // A node that works, that has not tried for longest, and of these one that has pulled from this
             // registry: where it fails, too, the fault is not a node's.
             _ => {
                 let tried_at = record.and_then(|record| record.failure.as_ref()).map(|failure| failure.at);
-                (tried_at, !side.here.has_pulled_from(reference.host()))
+                (side.here.is_in_trouble(), tried_at, !side.here.has_pulled_from(reference.host()))
             }
         };
         let place = (place, &node.node.name);

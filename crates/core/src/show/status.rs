@@ -238,6 +238,7 @@ fn reason<'a>(
             // These change with every Pod and moment, and a moment that passes makes no status
             // due; people need the pace.
             Verdict::Next
+            | Verdict::SetIncomplete { .. }
             | Verdict::NodeBackingOff { .. }
             | Verdict::BackingOff { .. }
             | Verdict::NodeBusy { .. }

@@ -5,10 +5,10 @@
 //! intervals. The first one that succeeds opens it to all. Where only one node could try, its
 //! failures are enough.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use drop_api::node_cache::FailureScope;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::World;
 use crate::Name;
@@ -23,16 +23,20 @@ const FAILING_IMAGES: usize = 3;
 /// And on how many nodes, where so many could try.
 const FAILING_NODES: usize = 2;
 
+/// A pull that goes on for so long makes progress, so its registry answers: containerd gives up a
+/// download without progress after five minutes (`image_pull_progress_timeout`).
+const STALL: SignedDuration = SignedDuration::from_mins(5);
+
 /// How a registry host fares, derived from the health of its images.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     /// The newest pull from it that succeeded.
     success: Option<Timestamp>,
     /// The images that fail for its sake, which no success refutes.
-    failing: BTreeMap<Reference, Failing>,
+    failing: BTreeMap<Reference, BTreeMap<Name, Failing>>,
 }
 
-/// How one image of a registry fails for the registry's sake.
+/// How one image of a registry fails on one node for the registry's sake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Failing {
     /// Rounds of failures over all nodes.
@@ -41,7 +45,6 @@ struct Failing {
     since: Timestamp,
     /// The last failure.
     at: Timestamp,
-    nodes: BTreeSet<Name>,
 }
 
 impl Registry {
@@ -50,21 +53,16 @@ impl Registry {
         let success = health.success.as_ref().map(|success| success.at);
         let recovered = success > self.success && !self.failing.is_empty();
         self.success = self.success.max(success);
-        self.failing.remove(image);
-        self.failing.retain(|_, failing| Some(failing.since) > self.success);
         let failures = health.failing.iter().filter(|(_, failure)| failure.scope == FailureScope::Registry);
-        for (node, failure) in failures.filter(|(_, failure)| Some(failure.since) > self.success) {
-            let failing = self.failing.entry(image.clone()).or_insert_with(|| Failing {
-                rounds: failure.rounds,
-                since: failure.since,
-                at: failure.at,
-                nodes: BTreeSet::new(),
-            });
-            failing.rounds = failing.rounds.max(failure.rounds);
-            failing.since = failing.since.max(failure.since);
-            failing.at = failing.at.max(failure.at);
-            failing.nodes.insert(node.clone());
+        let of_image = failures.map(|(node, failure)| {
+            let (rounds, since, at) = (failure.rounds, failure.since, failure.at);
+            (node.clone(), Failing { rounds, since, at })
+        });
+        self.failing.insert(image.clone(), of_image.collect());
+        for nodes in self.failing.values_mut() {
+            nodes.retain(|_, failing| Some(failing.since) > self.success);
         }
+        self.failing.retain(|_, nodes| !nodes.is_empty());
         recovered
     }
 
@@ -83,19 +81,23 @@ impl Registry {
     /// Whether only one pull at a time may try it, in a cluster of so many nodes.
     #[must_use]
     pub fn is_paused(&self, nodes: usize) -> bool {
-        let failing = || self.failing.values().flat_map(|failing| &failing.nodes).collect::<BTreeSet<_>>();
-        self.failing.len() >= FAILING_IMAGES && failing().len() >= nodes.clamp(1, FAILING_NODES)
+        let mut failing = self.failing.values().flat_map(BTreeMap::keys);
+        let first = failing.next();
+        let is_enough = nodes.clamp(1, FAILING_NODES) < FAILING_NODES || failing.any(|node| Some(node) != first);
+        self.failing.len() >= FAILING_IMAGES && is_enough
     }
 
-    /// When the next pull may try it while it is paused, where the newest try began at `tried_at`. A try
-    /// that goes on for longer than the wait holds up none of the others.
+    /// When the next pull may try it while it is paused, where the newest try that goes on began at
+    /// `tried_at`. A try that goes on for longer than [`STALL`] holds up none of the others.
     #[must_use]
     pub fn probe_at(&self, host: &str, backoff: &Backoff, tried_at: Option<Timestamp>) -> Option<Timestamp> {
-        let rounds = self.failing.values().fold(0_u32, |sum, failing| sum.saturating_add(failing.rounds));
+        let rounds = self.failing.values().map(|nodes| nodes.values().map(|failing| failing.rounds).max().unwrap_or(0));
+        let rounds = rounds.fold(0_u32, u32::saturating_add);
         let excess = u32::try_from(FAILING_IMAGES - 1).unwrap_or(u32::MAX);
         let wait = backoff.delay(rounds.saturating_sub(excess), host);
-        let failed_at = self.failing.values().map(|failing| failing.at).max();
-        Some(after(failed_at.max(tried_at)?, wait))
+        let failed_at = self.failing.values().flat_map(BTreeMap::values).map(|failing| failing.at).max();
+        let after_try = tried_at.map(|at| after(at, wait.max(STALL)));
+        after_try.max(failed_at.map(|at| after(at, wait)))
     }
 }
 

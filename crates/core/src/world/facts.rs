@@ -86,6 +86,7 @@ impl World {
     pub(super) fn forget_standings(&mut self, image: &Name) {
         for (name, node) in &mut self.nodes {
             if node.standings.remove(image).is_some() {
+                self.dirty.places.insert(name.clone());
                 self.dirty.caches.insert(name.clone());
             }
         }
@@ -237,6 +238,7 @@ impl World {
         let begins_turn = known.is_none_or(|known| known.begins_turn);
         let steps = Steps::see(&pod, known.map(|known| &known.steps), now);
         let recorded = known.is_some_and(|known| known.recorded && known.pod.uid == pod.uid);
+        let is_late = known.is_some_and(|known| known.is_late);
         if begins_turn {
             self.note_start(&pod.policy, &pod.node, started_at);
         }
@@ -244,7 +246,7 @@ impl World {
         self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
         self.accepted(&pod);
         let stage = Stage::Observed;
-        self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded });
+        self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded, is_late });
     }
 
     /// Takes in that pulls began under a policy.
@@ -281,18 +283,20 @@ impl World {
                 })
                 .collect(),
         };
-        if order.pulls.iter().any(|pull| !self.is_fresh(&order.node, pull)) {
+        let is_late = order.pulls.iter().any(|pull| !self.is_fresh(&order.node, pull));
+        if is_late {
             self.starts.entry(order.policy.clone()).or_default().note_retry(now);
         }
         let steps = Steps::see(&pod, None, now);
         let stage = Stage::Requested(Box::new(order.clone()));
         let begins_turn = order.begins_turn;
-        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false });
+        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false, is_late });
     }
 
     /// Whether a pull is of an image that is missing on the node, was not tried there, and fails nowhere.
     fn is_fresh(&self, node: &Name, pull: &Pull) -> bool {
-        let fails = self.images.get(&pull.cached_image).is_some_and(|image| image.is_probed || image.is_doubted);
+        let fails = |image: &ImageEntry| image.is_probed || image.is_doubted || image.refused.is_some();
+        let fails = self.images.get(&pull.cached_image).is_some_and(fails);
         let is_there = self.standing_on(node, &pull.cached_image) == Some(Standing::Cached);
         let memory = self.nodes.get(node).and_then(|node| self.memory_of(&node.node));
         let record = memory.and_then(|memory| memory.images.get(&pull.reference));
@@ -606,7 +610,7 @@ impl World {
                     let has_succeeded = entry.pod.containers.iter().all(succeeded);
                     let is_open = |container: &Container| container.outcome().is_none();
                     let has_hung = entry.recorded && entry.pod.containers.iter().any(is_open);
-                    if !has_succeeded {
+                    if entry.is_late || has_hung {
                         self.starts.entry(entry.pod.policy.clone()).or_default().note_retry(now);
                     }
                     if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| has_succeeded || has_hung) {

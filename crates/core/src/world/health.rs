@@ -11,6 +11,7 @@ use crate::objects::image::ImagePullPolicy;
 use crate::objects::memory::{Failure, Record};
 use crate::objects::newest::{ImageId, Newest, Update};
 use crate::objects::policy::Policy;
+use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::time::after;
@@ -120,22 +121,15 @@ impl Health {
         self.open_failures().any(|(_, open)| open == failure)
     }
 
-    /// When the image last failed with nothing to refute it; long ago where it may be the one of several
-    /// that hung.
+    /// When the image last failed with nothing to refute it.
     #[must_use]
     pub fn doubt(&self) -> Option<Timestamp> {
-        let may_hang = self.success.is_none() && !self.alone.is_empty();
-        self.unrefuted().map(|(_, failure)| failure.at).max().or(may_hang.then_some(Timestamp::UNIX_EPOCH))
+        self.unrefuted().map(|(_, failure)| failure.at).max()
     }
 
-    /// How many failures there were since the newest success, and when the last one was.
-    fn failures_since_success(&self) -> Option<(u32, Timestamp)> {
-        let success = self.success.as_ref().map(|success| success.at);
-        let failures = self.failing.values().filter(|failure| success < Some(failure.at));
-        let (count, at) = failures.fold((0_u32, None), |(count, at), failure| {
-            (count.saturating_add(failure.count), at.max(Some(failure.at)))
-        });
-        Some((count, at?))
+    /// The nodes on which it may be the one of several images that hung, while nobody has pulled it.
+    fn suspicions(&self) -> impl Iterator<Item = &Name> {
+        self.alone.iter().filter(|node| self.success.is_none() && !self.failing.contains_key(*node))
     }
 
     /// How many rounds of open failures there were.
@@ -163,9 +157,11 @@ impl World {
         self.health.get(image).is_some_and(|health| health.is_open(failure))
     }
 
-    /// When an image last failed with nothing to refute it.
+    /// When an image last failed with nothing to refute it, or may have hung.
     pub(crate) fn doubt(&self, image: &Reference) -> Option<Timestamp> {
-        self.health.get(image)?.doubt()
+        let health = self.health.get(image)?;
+        let hung_at = |node| self.nodes.get(node).and_then(|node| node.hung_at).unwrap_or(Timestamp::UNIX_EPOCH);
+        health.doubt().max(health.suspicions().map(hung_at).max())
     }
 
     /// When an image was last tried in vain on any node that has not succeeded since.
@@ -199,8 +195,15 @@ impl World {
         let health = self.health.get(&image.reference);
         let success = health.and_then(|health| health.success.as_ref());
         let due = success.map_or(wanted.seen_at, |success| after(success.at, interval));
-        let failures = health.and_then(Health::failures_since_success);
-        let put_off = failures.map(|(count, at)| after(at, policy.backoff.delay(count, image.reference.as_str())));
+        // A failure on a node that has the image is a failed question.
+        let is_question = |node: &str| self.standing_on(node, &image.name).is_some_and(Standing::is_there);
+        let failures = health.into_iter().flat_map(|health| &health.failing);
+        let failures =
+            failures.filter(|(node, failure)| success.map(|it| it.at) < Some(failure.at) && is_question(node));
+        let (count, at) = failures.fold((0_u32, None), |(count, at), (_, failure)| {
+            (count.saturating_add(failure.count), at.max(Some(failure.at)))
+        });
+        let put_off = at.map(|at| after(at, policy.backoff.delay(count, image.reference.as_str())));
         put_off.max(Some(due))
     }
 

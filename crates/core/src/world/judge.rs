@@ -84,7 +84,8 @@ impl World {
         }
         for (node, images) in std::mem::take(&mut self.dirty.pairs) {
             if !nodes.contains(&node) {
-                self.judge(&[node], &images, now);
+                let changed = self.judge(&[node], &images, now);
+                self.dirty.places.extend(changed);
             }
         }
         if !nodes.is_empty() {

@@ -88,26 +88,41 @@ impl<'a> OnNode<'a> {
 
     /// How urgent an image is here. All but fresh pulls yield to those for the longest backoff.
     pub(crate) fn urgency(&self, wanted: &ImageEntry, policy: &Policy) -> Urgency {
-        let (image, rank) = (&wanted.image.reference, wanted.rank);
-        let yields_from = |due: Timestamp| after(due, policy.backoff.max);
+        let (image, rank, hung_at) = (&wanted.image.reference, wanted.rank, self.entry.hung_at);
+        let late = |due: Timestamp, tried_at| Urgency::Late {
+            overdue_from: after(due, policy.backoff.max),
+            tried_at,
+            rank: Reverse(rank),
+        };
         if let Some(failure) = self.failure(wanted) {
-            let overdue_from = yields_from(self.due(image, failure, policy));
-            return Urgency::Retry { overdue_from, tried_at: Some(failure.at), rank };
+            // A pull that hung goes on until its Pod is gone.
+            let due = Some(self.due(image, failure, policy)).max(hung_at);
+            return late(due.unwrap_or(failure.at), Some(failure.at));
         }
-        let record = self.record(image);
-        let doubtful_from = if record.is_some_and(|record| record.alone) {
-            // Its Pod timed out, together with others, of which any may be the one that hung; one that the
-            // node lists by now did not.
-            Some(if self.entry.node.inventory.lists(image) { Timestamp::MIN } else { Timestamp::UNIX_EPOCH })
+        // Where another node has pulled it since, it was not the one that hung.
+        let is_alone = wanted.is_doubted && self.record(image).is_some_and(|record| record.alone);
+        let due = if let Some(refused) = &wanted.refused {
+            Some(refused.until)
+        } else if is_alone && self.entry.node.inventory.lists(image) {
+            // Its Pod timed out together with others, of which any may be the one that hung; but the node
+            // lists this one by now.
+            Some(Timestamp::MIN)
+        } else if is_alone {
+            hung_at.or(Some(wanted.seen_at))
         } else if wanted.is_doubted {
             self.world.doubt(image)
         } else {
-            self.backoff(policy).map(|(until, _)| until).or(self.entry.hung_at)
+            self.backoff(policy).map(|(until, _)| until).or(hung_at)
         };
-        match doubtful_from {
-            Some(from) => Urgency::Doubtful { overdue_from: yields_from(from), rank: Reverse(rank) },
+        match due {
+            Some(due) => late(due, None),
             None => Urgency::Fresh { priority: wanted.image.priority, rank },
         }
+    }
+
+    /// Whether the node as a whole is in trouble, so that a pull here tells little of the image.
+    pub(crate) fn is_in_trouble(&self) -> bool {
+        self.entry.hung_at.is_some() || self.memory.is_some_and(|memory| memory.node_failure.is_some())
     }
 
     /// What distinguishes this image here from all others, for jitter.

@@ -11,6 +11,9 @@ use crate::pace::backoff::Backoff;
 use crate::text::shortened;
 use crate::time::after;
 
+/// After so many answers in doubt a creation counts as refused.
+const MOST_DOUBTS: u32 = 5;
+
 impl World {
     pub(super) fn report(&mut self, key: EffectKey, report: Report, now: Timestamp) {
         let is_overtaken = self.flights.get(&key).is_some_and(|flight| flight.is_overtaken);
@@ -38,6 +41,10 @@ impl World {
         match (key, report) {
             (EffectKey::CreatePod(name), Report::PodCreated { uid }) => self.pod_created(&name, uid, now),
             (EffectKey::CreatePod(name), Report::Refused(message)) => self.pod_refused(&name, &message, now),
+            // A webhook that fails for one image answers in doubt each time: that is the image's.
+            (EffectKey::CreatePod(name), Report::Unknown(message)) if self.is_given_up(&name) => {
+                self.pod_refused(&name, &message, now);
+            }
             (
                 EffectKey::DeletePod(name) | EffectKey::KillPod(name) | EffectKey::CheckPod(name),
                 Report::PodGone { uid },
@@ -67,6 +74,12 @@ impl World {
             (EffectKey::Record(_), Report::Recorded(cache)) if !is_overtaken => self.set_cache(*cache, false, now),
             _ => {}
         }
+    }
+
+    /// Whether a creation was answered in doubt so often that it is not asked for again at once.
+    fn is_given_up(&self, pod: &Name) -> bool {
+        let flight = self.flights.get(&EffectKey::CreatePod(pod.clone()));
+        flight.is_some_and(|flight| flight.failures >= MOST_DOUBTS)
     }
 
     /// Takes in that what an effect is about is gone: an answer tells of what was there before.

@@ -41,9 +41,15 @@ pub fn the_quickstart_becomes_cached(bed: &Bed) -> Result<()> {
     }
 
     bed.cluster.kubectl(&["delete", "cachedimage", "alpine-3-20"])?;
-    bed.wait("the NodeCaches to forget the image", |sight| {
-        let forgotten = |cache: &drop_api::NodeCache| cache.status.as_ref().is_some_and(|s| s.images.is_empty());
-        sight.caches.values().all(forgotten).then_some(())
+    // They remember it for a day, in case that it comes back.
+    bed.wait("the NodeCaches to say that nobody wants the image", |sight| {
+        let is_unwanted = |cache: &drop_api::NodeCache| {
+            let status = cache.status.as_ref();
+            status.is_some_and(|status| {
+                status.ready == "0/0" && status.images.iter().all(|image| image.unwanted_since.is_some())
+            })
+        };
+        sight.caches.values().all(is_unwanted).then_some(())
     })?;
     ensure!(bed.look().pods.is_empty(), "Pods are left: {:?}", bed.look().pods.keys());
     for node in &nodes {
