@@ -25,7 +25,7 @@ use crate::objects::reference::Reference;
 use crate::pace::order::Urgency;
 use crate::world::{ImageEntry, NodeEntry, OnNode, World};
 
-/// What a pull is for.
+/// The purpose of a pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// A node lacks the image, or has an old one.
@@ -197,7 +197,7 @@ impl<'a> Pair<'a, '_> {
         }
     }
 
-    /// What people read where the pull is held.
+    /// The verdict that people read while a rule holds the pull.
     pub(crate) fn verdict(&self, held: Held, budget: &Budget<'_>) -> Verdict {
         let (world, side) = (self.world, self.side);
         let (image, policy, node) = (&self.image.image, side.policy, &side.node.node.name);
@@ -250,7 +250,7 @@ impl<'a> Pair<'a, '_> {
         self.side.here.urgency(self.image, self.side.policy)
     }
 
-    /// What happens to the image on the node.
+    /// The verdict on the image on this node.
     pub(crate) fn explain(&self, budget: &Budget<'_>) -> Verdict {
         if self.standing == Standing::Cached {
             return Verdict::Cached;
@@ -310,14 +310,14 @@ pub(crate) fn check_trouble(
     }
 }
 
-/// What the plan at hand tries: another probe of the same would tell nothing more.
+/// The images and registries that the plan at hand tries: a second probe would add no knowledge.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tries {
     pub(crate) images: BTreeSet<Reference>,
     pub(crate) hosts: BTreeSet<Name>,
 }
 
-/// What happens to an image on a node, whether that is a target or not.
+/// The verdict on an image on a node, whether the node is a target or not.
 pub(crate) fn verdict(
     world: &World,
     node: &NodeEntry,

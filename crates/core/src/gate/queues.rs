@@ -1,4 +1,4 @@
-//! Which nodes wait for a pull, and with which image.
+//! Gives each node that can start a pull its places in the lines of the policies.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     }
     let waiting_since = node.waiting_since.unwrap_or(now);
     for ((policy, is_late), (urgency, image)) in best {
-        // What yields to others does not go on with a turn.
+        // A late pull does not continue a turn: fresh pulls of other nodes go first.
         let begins_turn = node.turn.as_ref() != Some(policy) || is_late;
         places.candidates.push((
             policy.clone(),

@@ -18,7 +18,7 @@ pub struct Cause {
 /// The longest message of a [`Cause`], in characters; the CRDs allow more.
 pub const MAX_MESSAGE: usize = 300;
 
-/// What people read where an image does not fit. The node may have room for a smaller one.
+/// The short text for an image that does not fit. The node may have room for a smaller image.
 pub const NO_SPACE: &str = "no space left on node";
 
 /// Understands why an image could not be pulled.
