@@ -11,14 +11,21 @@ use crate::scheduling::{NodeLabels, NodeSelector, Toleration, node_labels_schema
 /// The most entries of [`CachedImageStatus::failures`].
 pub const MAX_FAILURES: usize = 10;
 
-/// What an image's name looks like, perhaps with a tag and a digest, as a regular expression.
-pub const IMAGE_NAME: &str = r"^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$";
+/// What an image's name looks like, perhaps with a tag and a digest, as a regular expression: the grammar of
+/// <https://github.com/distribution/reference>, with digests of sha256 alone.
+pub const IMAGE_NAME: &str = r"^((([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?\.)*[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?|\[[a-fA-F0-9:]+\])(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$";
+
+/// What the ID of an image on a node looks like, as a regular expression. Container runtimes refuse it as a name.
+pub const IMAGE_ID: &str = r"^(sha256:)?[a-f0-9]{64}([:@].*)?$";
 
 /// What a tag looks like, as a regular expression; it has at most 128 characters.
 pub const TAG: &str = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*$";
 
 /// What a digest looks like, as a regular expression.
 pub const DIGEST: &str = r"^sha256:[a-f0-9]{64}$";
+
+/// What to write instead of the ID of an image.
+pub const NOT_AN_ID: &str = "this is the ID of an image on a node, which no registry knows: write the image's name, such as docker.io/library/nginx";
 
 /// The CEL rule that a text matches `pattern`.
 fn matches(pattern: &str) -> String {
@@ -76,6 +83,9 @@ pub struct CachedImageSpec {
     #[schemars(extend("x-kubernetes-validations" = [{
         "rule": matches(IMAGE_NAME),
         "message": "not an image name: write [registry[:port]/]path in lower case and without https://, such as docker.io/library/nginx or registry.example.com:5000/team/app",
+    }, {
+        "rule": format!("!{}", matches(IMAGE_ID)),
+        "message": NOT_AN_ID,
     }]))]
     pub image: String,
     /// The tag. Neither tag nor digest means `latest`.

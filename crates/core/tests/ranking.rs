@@ -434,7 +434,8 @@ fn what_is_no_image_is_left_out_with_its_reason() {
     let tagged = format!("nginx:1.25@{digest}");
     let long = format!("ghcr.io/{}", "a".repeat(600));
     let policy = compile(json!({ "queries": [query("q")], "imageFilter": "nginx|^ghcr\\.io/\\w+/" }));
-    let images = ["", "  ", &digest, "not an image", "Upper/Case", "http://nginx", &long, "nginx@sha256:abc"]
+    let id = "b1".repeat(32);
+    let images = ["", "  ", &digest, &id, "not an image", "Upper/Case", "http://nginx", &long, "nginx@sha256:abc"]
         .into_iter()
         .chain([pinned.as_str(), &tagged, "nginx", "ghcr.io/team/app:v1", "alpine"]);
     let answer = images.map(|image| (image, 1.0)).collect::<Vec<_>>();

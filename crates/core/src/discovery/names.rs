@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use drop_api::cached_image::IMAGE_NAME;
 use regex::Regex;
 
 use super::left_out::{LeftOut, Why};
 use super::{InvalidSpec, regex};
 use crate::Name;
-use crate::objects::reference::Reference;
+use crate::objects::reference::{NotAName, Reference, check_name};
 
 /// The longest full reference, in bytes: what a CachedImage can hold.
 const MAX_LENGTH: usize = 512;
@@ -16,7 +15,6 @@ const MAX_LENGTH: usize = 512;
 /// What counts as an image.
 #[derive(Clone, Debug)]
 pub struct Names {
-    grammar: Regex,
     filter: Option<Regex>,
 }
 
@@ -26,10 +24,7 @@ impl Names {
     /// # Errors
     /// Where `filter` is no regular expression.
     pub fn compile(filter: Option<&str>) -> Result<Self, InvalidSpec> {
-        Ok(Self {
-            grammar: regex("", IMAGE_NAME)?,
-            filter: filter.map(|pattern| regex("imageFilter", pattern)).transpose()?,
-        })
+        Ok(Self { filter: filter.map(|pattern| regex("imageFilter", pattern)).transpose()? })
     }
 
     /// The full reference that `text` means, so that all spellings of an image are one.
@@ -39,14 +34,16 @@ impl Names {
         if text.is_empty() {
             return left_out(text, Why::NoLabel);
         }
-        // Kubelet and cAdvisor call an image without a name by its ID.
-        if text.starts_with("sha256:") {
-            return left_out(text, Why::OnlyAnId);
-        }
         let reference = Reference::parse(text);
         let image = reference.as_str();
-        if image.len() > MAX_LENGTH || !self.grammar.is_match(image) {
-            return left_out(&text.chars().take(MAX_LENGTH).collect::<String>(), Why::NotAnImage);
+        let checked = if image.len() > MAX_LENGTH { Err(NotAName::Form) } else { check_name(text) };
+        match checked {
+            // cAdvisor calls an image without a name by its ID, and CRI-O does so without `sha256:`.
+            Err(NotAName::Id) => return left_out(text, Why::OnlyAnId),
+            Err(NotAName::Form) => {
+                return left_out(&text.chars().take(MAX_LENGTH).collect::<String>(), Why::NotAnImage);
+            }
+            Ok(()) => {}
         }
         if self.filter.as_ref().is_some_and(|filter| !filter.is_match(image)) {
             return left_out(image, Why::ImageFilter);

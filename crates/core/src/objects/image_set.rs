@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use drop_api::cached_image::{DIGEST, IMAGE_NAME, TAG};
+use drop_api::cached_image::{DIGEST, NOT_AN_ID, TAG};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::discovery_policy::DiscoveredImage;
 use drop_api::names::{LABEL_IMAGE_SET, LABEL_ORIGIN, bounded, label_value, short_hash};
@@ -14,7 +14,7 @@ use regex::Regex;
 
 use crate::Name;
 use crate::objects::image::{Image, Origin};
-use crate::objects::reference::Reference;
+use crate::objects::reference::{NotAName, Reference, check_name};
 
 /// The longest name of an object, in bytes.
 const NAME_MAX: usize = 253;
@@ -180,14 +180,16 @@ fn entry_of(reference: &Reference) -> ImageEntry {
 /// # Errors
 /// What is wrong with which field, and what to write.
 pub fn check(entry: &ImageEntry) -> Result<(), &'static str> {
-    static PATTERNS: LazyLock<[Option<Regex>; 3]> =
-        LazyLock::new(|| [IMAGE_NAME, TAG, DIGEST].map(|pattern| Regex::new(pattern).ok()));
-    let [image, tag, digest] = &*PATTERNS;
+    static PATTERNS: LazyLock<[Option<Regex>; 2]> =
+        LazyLock::new(|| [TAG, DIGEST].map(|pattern| Regex::new(pattern).ok()));
+    let [tag, digest] = &*PATTERNS;
     let fits = |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
     let has_own = entry.image.rsplit('/').next().is_some_and(|segment| segment.contains([':', '@']));
-    if !fits(image, &entry.image) {
-        Err("not an image name: write [registry[:port]/]path in lower case")
-    } else if entry.tag.as_deref().is_some_and(|text| !fits(tag, text)) {
+    check_name(&entry.image).map_err(|why| match why {
+        NotAName::Id => NOT_AN_ID,
+        NotAName::Form => "not an image name: write [registry[:port]/]path in lower case",
+    })?;
+    if entry.tag.as_deref().is_some_and(|text| !fits(tag, text)) {
         Err("not a tag: letters, digits, _ . and -")
     } else if entry.digest.as_deref().is_some_and(|text| !fits(digest, text)) {
         Err("not a digest: write sha256: and 64 hexadecimal digits")
@@ -259,6 +261,17 @@ mod tests {
         assert_eq!(members.invalid.len(), 2);
         assert!(members.invalid[0].starts_with("images[1] (https://alpine): not an image name"), "{members:?}");
         assert!(members.invalid[1].starts_with("images[3] (busybox): not a digest"), "{members:?}");
+    }
+
+    #[test]
+    fn the_id_of_an_image_is_no_image() {
+        let id = "0123456789abcdef".repeat(4);
+        let mut set = set("s", &[&id, &format!("sha256:{id}"), &id, "alpine"]);
+        set.spec.images[2].tag = Some("1".to_owned());
+        let discovered = DiscoveredImage { image: id, ..DiscoveredImage::default() };
+        let members = set.members(&[discovered]);
+        assert_eq!((members.children.len(), members.invalid.len()), (2, 3), "{members:?}");
+        assert!(members.invalid.iter().all(|invalid| invalid.contains("the ID of an image")), "{members:?}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Image references in one spelling.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use drop_api::cached_image::{IMAGE_ID, IMAGE_NAME};
+use regex::Regex;
 use serde::{Serialize, Serializer};
 
 use crate::interner::Texts;
@@ -94,6 +96,37 @@ impl Reference {
     }
 }
 
+/// Why container runtimes refuse a text as the name of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotAName {
+    /// It is the ID of an image on a node: 64 hexadecimal digits, with or without `sha256:`. Behind a host, they are a
+    /// name.
+    Id,
+    /// It has another form.
+    Form,
+}
+
+/// The longest path of a repository, in bytes, by <https://github.com/distribution/reference>.
+const MAX_PATH: usize = 255;
+
+/// Checks that `text` is the name of an image, perhaps with a tag and a digest.
+///
+/// # Errors
+/// Why it is none.
+pub fn check_name(text: &str) -> Result<(), NotAName> {
+    static PATTERNS: LazyLock<[Option<Regex>; 2]> =
+        LazyLock::new(|| [IMAGE_ID, IMAGE_NAME].map(|pattern| Regex::new(pattern).ok()));
+    let [id, name] = PATTERNS.each_ref().map(|pattern| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text)));
+    let reference = Reference::parse(text);
+    let path =
+        reference.repository().strip_prefix(reference.host()).map_or(0, |path| path.trim_start_matches('/').len());
+    match (id, name && path <= MAX_PATH) {
+        (true, _) => Err(NotAName::Id),
+        (false, true) => Ok(()),
+        (false, false) => Err(NotAName::Form),
+    }
+}
+
 /// `name` with its registry host, and with `library/` where Docker Hub implies it.
 fn full_name(name: &str) -> String {
     let (host, path) = match name.split_once('/') {
@@ -164,5 +197,121 @@ mod tests {
         assert_eq!((local.host(), local.repository(), local.digest()), ("127.0.0.1:5000", "127.0.0.1:5000/a/b", None));
         let pinned = Reference::parse("alpine@sha256:abc");
         assert_eq!((pinned.repository(), pinned.digest()), ("docker.io/library/alpine", Some("sha256:abc")));
+    }
+
+    /// By the tests of <https://github.com/distribution/reference>, and what people wrote into bug reports.
+    #[test]
+    fn names_are_those_that_container_runtimes_accept() {
+        let hex = "1a3f5e7d9c1b3a5f7e9d1c3b5a7f9e1d3c5b7a9f1e3d5d7c9b1a3f5e7d9c1b3a";
+        let good = [
+            "alpine",
+            "test_com",
+            "test.com:tag",
+            "test.com:5000",
+            "lowercase:Uppercase",
+            "a",
+            "d/docker",
+            "docker---rules/dock__er",
+            "192.168.0.1:80",
+            "192.168.1.1:5000/repo:5050",
+            "localhost/debian",
+            "localhost:5000/app",
+            "LOCALDOMAIN/library/debian",
+            "Docker/docker",
+            "Asdf.com/app",
+            "xn--n3h.com/myimage:xn--n3h.com",
+            "b.gcr.io/test.example.com/my-app:test.example.com",
+            "123456789012.dkr.ecr.eu-north-1.amazonaws.com/app:1",
+            "registry.local:9001/quay.io/team/app:8a1638098f88d92bf799ef4934abe569789b885e-ubuntu_bionic",
+            "[::1]/repo",
+            "[fc00::1]:5000/docker/docker",
+            "[2001:db8:1:2:3:4:5:6]/repo:tag",
+            "foo_bar.com:8080",
+            "foo/foo_bar.com:8080",
+            "a_b.c/d",
+            "sha256",
+            "b19406328e70",
+            "thisisthesongthatneverendsitgoesonandonandonthisisthesongthatnev",
+        ];
+        let pinned = format!("test:5000/repo:tag@sha256:{hex}");
+        let on_host = format!("docker.io/{hex}");
+        let longest = format!("registry.example.com/{}a:tag-puts-this-over-the-limit", "a/".repeat(127));
+        for name in good.into_iter().chain([pinned.as_str(), &on_host, &longest]) {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+        }
+        let bad = [
+            "",
+            " ",
+            "nginx:1.25 ",
+            ":justtag",
+            "Uppercase:tag",
+            "test:5000/Uppercase/lowercase:tag",
+            "docker/Docker",
+            "https://github.com/docker/docker",
+            "docker://nginx:1",
+            "docker///docker",
+            "docker/",
+            "/docker",
+            "-docker",
+            "-docker.io/docker/docker",
+            "docker-/docker/x",
+            "ab-.com/docker",
+            "a..b.com/docker",
+            "a.-b.com/docker",
+            "_docker/_docker",
+            "____/____",
+            "dock..er/docker",
+            "dock_.er/docker",
+            "dock___er/docker",
+            "gcr.io/p/app:",
+            "gcr.io/p/app@",
+            "gcr.io/p/app:1:2",
+            "aa/asdf$$^/aa",
+            "app:-1",
+            "[fc00::1]",
+            "[fc00::1]:5000",
+            "[2001:db8::1]:tag",
+            "fc00::1:5000/debian",
+            "[fe80::1%eth0]:5000/debian",
+            "[2001:db8:3:4::192.0.2.33]:5000/debian",
+            "repo@sha256:ffffffffffffffffffffffffffffffffff",
+            "host:port/app",
+            "nginx\n",
+            "<none>@<none>",
+            "ngínx",
+        ];
+        let sha512 = format!("validname@sha512:{}", "f".repeat(128));
+        let upper = format!("validname@sha256:{}", "F".repeat(64));
+        let long_tag = format!("app:{}", "x".repeat(129));
+        let too_long = format!("registry.example.com/{}", "a".repeat(256));
+        for name in bad.into_iter().chain([sha512.as_str(), &upper, &long_tag, &too_long]) {
+            assert_eq!(check_name(name), Err(NotAName::Form), "{name}");
+        }
+        // With sha256 as a name and the digits as a tag it would have the form of one.
+        for id in [hex.to_owned(), format!("sha256:{hex}"), format!("{hex}:latest"), format!("{hex}@sha256:{hex}")] {
+            assert_eq!(check_name(&id), Err(NotAName::Id), "{id}");
+        }
+    }
+
+    #[test]
+    fn parts_of_a_reference_are_found_whatever_its_host() {
+        let hex = "f".repeat(64);
+        let cases = [
+            ("[2001:db8::1]:5000/team/app:1", "[2001:db8::1]:5000", "[2001:db8::1]:5000/team/app", Some("1")),
+            ("[::1]/app", "[::1]", "[::1]/app", Some("latest")),
+            ("localhost/app", "localhost", "localhost/app", Some("latest")),
+            ("LOCALDOMAIN/app:2", "LOCALDOMAIN", "LOCALDOMAIN/app", Some("2")),
+            ("test:5000/repo", "test:5000", "test:5000/repo", Some("latest")),
+            ("test.com:5000", "docker.io", "docker.io/library/test.com", Some("5000")),
+            ("foo/foo_bar.com:8080", "docker.io", "docker.io/foo/foo_bar.com", Some("8080")),
+        ];
+        for (text, host, repository, tag) in cases {
+            let found = Reference::parse(text);
+            assert_eq!((found.host(), found.repository(), found.tag()), (host, repository, tag), "{text}");
+            let pinned = Reference::parse(&format!("{text}@sha256:{hex}"));
+            let digest = format!("sha256:{hex}");
+            assert_eq!((pinned.host(), pinned.repository()), (host, repository), "{pinned}");
+            assert_eq!((pinned.digest(), pinned.tag()), (Some(digest.as_str()), None), "{pinned}");
+        }
     }
 }

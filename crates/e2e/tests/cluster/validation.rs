@@ -5,12 +5,18 @@ use anyhow::{Result, ensure};
 use drop_e2e::Bed;
 
 /// Kind, spec, and what the refusal says.
-const BAD: [(&str, &str, &str); 37] = [
+const BAD: [(&str, &str, &str); 39] = [
     ("CachedImage", "{}", "spec.image: Required value"),
     ("CachedImage", "{image: ''}", "spec.image"),
     ("CachedImage", "{image: 'https://docker.io/alpine'}", "without https://"),
     ("CachedImage", "{image: 'docker.io/library/Alpine'}", "in lower case"),
     ("CachedImage", "{image: 'alpine latest'}", "not an image name"),
+    (
+        "CachedImage",
+        "{image: b19406328e70dd2f6a36d6dbe4e867b0684ced2fdeb2f02ecb54ead39ec0bac0}",
+        "this is the ID of an image",
+    ),
+    ("CachedImage", "{image: '[2001:db8::1]:5000'}", "not an image name"),
     ("CachedImage", "{image: nginx, tag: '-x'}", "not a tag"),
     ("CachedImage", "{image: nginx, digest: 'sha256:abc'}", "64 lower-case hexadecimal digits"),
     (
