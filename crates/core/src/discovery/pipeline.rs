@@ -12,7 +12,7 @@ use super::answer::{Answer, Repository, Sample};
 use super::left_out::{LeftOut, Why};
 use super::names::{Names, Reader};
 use super::query::{self, Backend, Query};
-use super::ranking::{Ranking, Values};
+use super::ranking::{Ranking, Values, rounded};
 use super::signal::{self, Evidence, Signal};
 use super::tags::Tags;
 use crate::Name;
@@ -273,9 +273,8 @@ fn cut(values: &mut Values) -> Vec<LeftOut> {
     others.into_iter().map(|(image, _)| LeftOut { image, why: Why::TooMany }).collect()
 }
 
-/// The score for a status: the shortest decimal number that is no other `f64`, and
-/// without an exponent.
+/// The score for a status: a decimal number with at most 12 significant digits, and without an exponent.
 #[must_use]
 pub fn score_text(score: f64) -> String {
-    score.to_string()
+    rounded(score).to_string()
 }

@@ -158,8 +158,14 @@ fn rankable(score: f64) -> Result<f64, Why> {
         score if !score.is_finite() => Err(Why::NotFinite),
         score if score < 0.0 => Err(Why::Negative),
         // Of 0 and −0, 0.
-        score => Ok(score + 0.0),
+        score => Ok(rounded(score) + 0.0),
     }
+}
+
+/// `number` with 12 significant digits, as a calculator shows it: arithmetic in `f64` makes 0.5000000000000001 of
+/// what is 0.5, and 0.30000000000000004 of 0.1 + 0.2.
+pub fn rounded(number: f64) -> f64 {
+    format!("{number:.11e}").parse().unwrap_or(number)
 }
 
 /// N. A selector that selects no Ready node gives way to `count`.
