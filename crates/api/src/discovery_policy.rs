@@ -376,8 +376,8 @@ pub struct RegistryQuery {
     #[serde(default = "default_max_scan")]
     #[schemars(range(min = 1, max = 100000))]
     pub max_scan: i32,
-    /// A regular expression whose first group is the version in a tag; absent: the
-    /// first semantic version in it.
+    /// A regular expression whose first group is the version in a tag; absent: the version
+    /// is found as docs/newest-versions.md says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub version_pattern: Option<String>,
@@ -820,7 +820,7 @@ pub struct DiscoveredImage {
     /// 1 is the best.
     #[serde(default)]
     pub rank: i32,
-    /// The score, as the shortest decimal number.
+    /// The score, as a decimal number with at most 12 significant digits.
     #[serde(default)]
     #[schemars(length(max = 512))]
     pub final_score: String,

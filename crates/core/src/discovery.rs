@@ -16,8 +16,8 @@ mod query;
 mod ranking;
 mod signal;
 pub(crate) mod sync;
+mod tag_order;
 mod tags;
-mod version;
 mod window;
 
 pub use answer::{Answer, PullEvent, Repository, Sample, Series};

@@ -22,6 +22,10 @@ pub enum Why {
     OnlyAnId,
     /// The text is no image name.
     NotAnImage,
+    /// The text is no tag.
+    NotATag,
+    /// The tag keeps a signature, an attestation or an SBOM of another image.
+    Signature,
     /// `imageFilter` does not match.
     ImageFilter,
     /// `tagFilter` does not match.
@@ -50,6 +54,8 @@ impl fmt::Display for Why {
             Self::NoLabel => "the result has no label \"image\"",
             Self::OnlyAnId => "it is the ID of an image on a node, which no registry knows",
             Self::NotAnImage => "it is not an image name",
+            Self::NotATag => "the registry lists a tag that is none: letters, digits, _ . and -, at most 128",
+            Self::Signature => "it is a signature, an attestation or an SBOM, not an image",
             Self::ImageFilter => "imageFilter does not match",
             Self::TagFilter => "tagFilter does not match",
             Self::MaxScan => "maxScan is reached, newer tags may lie beyond: raise it, or set tagSeek",

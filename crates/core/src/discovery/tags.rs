@@ -1,20 +1,25 @@
 //! The newest tags of repositories, as images.
 
+use drop_api::cached_image::TAG;
 use drop_api::discovery_policy::RegistryQuery;
 use regex::Regex;
 
 use super::answer::Repository;
 use super::left_out::{LeftOut, Why};
 use super::query::host;
-use super::version::{Versions, newest_first};
+use super::tag_order::{Neighbours, SortKey};
 use super::{InvalidSpec, regex};
 
 /// Which tags of a registry are images, and what these are called.
 #[derive(Clone, Debug)]
 pub struct Tags {
     registry: String,
+    grammar: Regex,
+    /// Tags under which signatures and the like are kept: by <https://github.com/sigstore/cosign> with an ending such
+    /// as `.sig`, and by the referrers of the OCI distribution specification without.
+    signature: Regex,
     filter: Option<Regex>,
-    versions: Versions,
+    version: Option<Regex>,
     top: usize,
     template: Vec<Part>,
 }
@@ -28,6 +33,9 @@ enum Part {
     Tag,
 }
 
+/// The longest tag, in bytes.
+const MAX_TAG: usize = 128;
+
 const DEFAULT_TEMPLATE: &str = "{{.Registry}}/{{.Repository}}:{{.Tag}}";
 
 impl Tags {
@@ -39,10 +47,18 @@ impl Tags {
         let field = |name: &str| format!("{path}.registry.{name}");
         let top = query.top_x.map(|top| usize::try_from(top).ok().filter(|top| *top > 0));
         let template = query.image_template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
+        let version = query.version_pattern.as_deref();
+        let version = version.map(|pattern| regex(&field("versionPattern"), pattern)).transpose()?;
+        if version.as_ref().is_some_and(|pattern| pattern.captures_len() < 2) {
+            let message = "its first group is the version, and it has none: write one such as ^release-(.+)$";
+            return Err(InvalidSpec::new(field("versionPattern"), message));
+        }
         Ok(Self {
             registry: registry_name(&query.url).to_owned(),
+            grammar: regex("", TAG)?,
+            signature: regex("", "^sha(256|512)-[0-9a-f]{64}")?,
             filter: query.tag_filter.as_deref().map(|pattern| regex(&field("tagFilter"), pattern)).transpose()?,
-            versions: Versions::compile(&field("versionPattern"), query.version_pattern.as_deref())?,
+            version,
             top: top
                 .unwrap_or(Some(usize::MAX))
                 .ok_or_else(|| InvalidSpec::new(field("topX"), "it must be above 0"))?,
@@ -50,25 +66,48 @@ impl Tags {
         })
     }
 
-    /// The images of a repository, the newest first, and the tags that are none. Tags of
-    /// one version stay in the registry's order, as do those without a version, at the end.
+    /// The images of a repository, the newest first, and the tags that are none. Of tags
+    /// that are equally new, as hashes are, the registry's last one comes first.
     pub fn images(&self, repository: &Repository) -> (Vec<String>, Vec<LeftOut>) {
         let mut left_out = Vec::new();
         let image = |tag: &str| self.image(&repository.path, tag);
         let mut tags = Vec::new();
         for tag in &repository.tags {
-            match &self.filter {
-                Some(filter) if !filter.is_match(tag) => {
-                    left_out.push(LeftOut { image: image(tag).into(), why: Why::TagFilter });
-                }
-                _ => tags.push((self.versions.of(tag), tag)),
+            match self.why_not(tag) {
+                Some(why) => left_out.push(LeftOut { image: image(tag).into(), why }),
+                None => tags.push(tag.as_str()),
             }
         }
-        tags.sort_by(|(left, _), (right, _)| newest_first(left.as_ref(), right.as_ref()));
-        let mut images: Vec<_> = tags.into_iter().map(|(_, tag)| image(tag)).collect();
+        let mut tags = self.keys(&tags);
+        tags.sort_by(|(left, _), (right, _)| left.cmp(right));
+        let mut images: Vec<_> = tags.into_iter().rev().map(|(_, tag)| image(tag)).collect();
         let older = images.split_off(images.len().min(self.top));
         left_out.extend(older.into_iter().map(|image| LeftOut { image: image.into(), why: Why::TopX }));
         (images, left_out)
+    }
+
+    /// Why a tag is not ordered.
+    fn why_not(&self, tag: &str) -> Option<Why> {
+        if !self.grammar.is_match(tag) || tag.len() > MAX_TAG {
+            return Some(Why::NotATag);
+        }
+        if self.signature.is_match(tag) {
+            return Some(Why::Signature);
+        }
+        self.filter.as_ref().filter(|filter| !filter.is_match(tag)).map(|_| Why::TagFilter)
+    }
+
+    /// How new each tag is; `None`, the oldest, where `versionPattern` finds nothing in it.
+    fn keys<'a>(&self, tags: &[&'a str]) -> Vec<(Option<SortKey>, &'a str)> {
+        let neighbours = match self.version {
+            None => Neighbours::of(tags.iter().copied()),
+            Some(_) => Neighbours::of_versions(),
+        };
+        let version = |tag: &'a str| match &self.version {
+            None => Some(tag),
+            Some(pattern) => pattern.captures(tag)?.get(1).map(|version| version.as_str()),
+        };
+        tags.iter().map(|&tag| (version(tag).map(|version| neighbours.key(version)), tag)).collect()
     }
 
     /// That a repository may have newer tags, which were not read.

@@ -1,0 +1,137 @@
+//! What words in tags mean.
+
+/// How far a pre-release is from its release, the furthest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Development,
+    Alpha,
+    Beta,
+    /// Milestones and previews, and what is not known.
+    Other,
+    Candidate,
+}
+
+/// Releases of Debian and Ubuntu in the order in which they came out.
+const CODE_NAMES: [&str; 34] = [
+    "wheezy", "trusty", "utopic", "vivid", "jessie", "wily", "xenial", "yakkety", "zesty", "stretch", "artful",
+    "bionic", "cosmic", "disco", "buster", "eoan", "focal", "groovy", "hirsute", "bullseye", "impish", "jammy",
+    "kinetic", "lunar", "bookworm", "mantic", "noble", "oracular", "plucky", "trixie", "questing", "resolute", "forky",
+    "sid",
+];
+
+/// What images are built on. A number right behind it is its version, and not that of the image.
+const BASES: [&str; 28] = [
+    "alma",
+    "almalinux",
+    "alpine",
+    "busybox",
+    "centos",
+    "cuda",
+    "debian",
+    "fedora",
+    "go",
+    "golang",
+    "java",
+    "jdk",
+    "jre",
+    "ltsc",
+    "nanoserver",
+    "node",
+    "openjdk",
+    "php",
+    "py",
+    "python",
+    "rhel",
+    "rocky",
+    "rockylinux",
+    "rocm",
+    "ruby",
+    "ubi",
+    "ubuntu",
+    "windowsservercore",
+];
+
+const DEVELOPMENT: [&str; 14] = [
+    "canary",
+    "daily",
+    "dev",
+    "develop",
+    "edge",
+    "experimental",
+    "insiders",
+    "mr",
+    "next",
+    "nightly",
+    "pr",
+    "snapshot",
+    "unstable",
+    "wip",
+];
+const OTHER: [&str; 6] = ["ea", "eap", "milestone", "pre", "prerelease", "preview"];
+const REVISIONS: [&str; 14] =
+    ["build", "fix", "hotfix", "p", "patch", "pl", "post", "r", "rev", "revision", "sp", "u", "up", "update"];
+const RELEASES: [&str; 3] = ["final", "ga", "release"];
+const BUILDS: [&str; 8] = ["build", "commit", "git", "merge", "mr", "pr", "pull", "sha"];
+
+fn is_one_of(words: &[&str], word: &str) -> bool {
+    words.iter().any(|other| other.eq_ignore_ascii_case(word))
+}
+
+/// The pre-release that `word` means wherever it stands. `M3` is one, `M` is none.
+pub fn stage(word: &str, has_number: bool) -> Option<Stage> {
+    match word {
+        _ if is_one_of(&DEVELOPMENT, word) => Some(Stage::Development),
+        _ if is_one_of(&["alpha"], word) => Some(Stage::Alpha),
+        _ if is_one_of(&["beta"], word) => Some(Stage::Beta),
+        _ if is_one_of(&OTHER, word) || has_number && is_one_of(&["m"], word) => Some(Stage::Other),
+        _ if is_one_of(&["rc", "cr", "candidate"], word) => Some(Stage::Candidate),
+        _ => None,
+    }
+}
+
+/// The pre-release that `word` means right behind a number: each one does, but for those that mean a revision
+/// (`2.0.0p247`, `1.1.1w`).
+pub fn glued(word: &str, has_number: bool) -> Option<Stage> {
+    match word {
+        _ if is_one_of(&["a"], word) => Some(Stage::Alpha),
+        _ if is_one_of(&["b"], word) => Some(Stage::Beta),
+        _ if is_one_of(&["c"], word) => Some(Stage::Candidate),
+        _ if is_one_of(&REVISIONS, word) || is_one_of(&RELEASES, word) => None,
+        _ if word.len() == 1 && !has_number => None,
+        _ => stage(word, has_number).or(Some(Stage::Other)),
+    }
+}
+
+/// Whether `word` right behind a number is one that versions have there.
+pub fn is_known(word: &str) -> bool {
+    is_one_of(&["a", "b", "c"], word) || is_one_of(&REVISIONS, word) || stage(word, true).is_some()
+}
+
+/// Whether `word` with a number behind it counts changes since the release: `r10`, `post1`.
+pub fn is_revision(word: &str) -> bool {
+    is_one_of(&REVISIONS, word)
+}
+
+/// Whether `word` says that this is the release itself: `4.2.21.Final`.
+pub fn is_release(word: &str) -> bool {
+    is_one_of(&RELEASES, word)
+}
+
+/// Whether `word` names the one who has built what has no version: `pr-123`, `sha-1234567`.
+pub fn is_build(word: &str) -> bool {
+    is_one_of(&BUILDS, word)
+}
+
+/// Whether images are built on what `word` names.
+pub fn is_base(word: &str) -> bool {
+    is_one_of(&BASES, word)
+}
+
+/// The place of `word` among others: `latest` is the newest, then the code names of distributions by their release.
+pub fn rank(word: &str) -> u8 {
+    if word.eq_ignore_ascii_case("latest") {
+        return u8::MAX;
+    }
+    let code_name = CODE_NAMES.iter().position(|name| name.eq_ignore_ascii_case(word));
+    code_name.map_or(0, |at| u8::try_from(at + 1).unwrap_or(u8::MAX - 1))
+}
