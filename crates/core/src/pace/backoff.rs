@@ -43,6 +43,12 @@ pub(crate) fn spread(wait: SignedDuration, who: &str) -> SignedDuration {
     scaled(wait, 0.5 + 0.5 * fraction(who.as_bytes()))
 }
 
+/// From nine tenths of `interval` to all of it, always the same for the same `who`: what many do at the same interval
+/// drifts apart.
+pub(crate) fn jittered(interval: SignedDuration, who: &str) -> SignedDuration {
+    scaled(interval, 0.9 + 0.1 * fraction(who.as_bytes()))
+}
+
 fn scaled(wait: SignedDuration, factor: f64) -> SignedDuration {
     SignedDuration::try_from_secs_f64(wait.as_secs_f64() * factor).unwrap_or(SignedDuration::MAX)
 }
@@ -55,6 +61,15 @@ fn fraction(seed: &[u8]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn intervals_of_different_names_drift_apart_and_are_never_longer() {
+        let hour = SignedDuration::from_hours(1);
+        let intervals: Vec<_> = (0..10).map(|at| jittered(hour, &format!("policy-{at}"))).collect();
+        assert!(intervals.iter().all(|interval| (SignedDuration::from_mins(54)..=hour).contains(interval)));
+        assert!(intervals.iter().enumerate().all(|(at, interval)| !intervals[..at].contains(interval)));
+        assert_eq!(intervals[3], jittered(hour, "policy-3"));
+    }
 
     const BACKOFF: Backoff = Backoff { initial: SignedDuration::from_secs(30), max: SignedDuration::from_secs(300) };
 

@@ -13,7 +13,7 @@ use crate::io::event::{Kind, Report};
 use crate::objects::image_set::ImageSet;
 use crate::objects::node::Readiness;
 use crate::objects::placement::Placement;
-use crate::pace::backoff::Backoff;
+use crate::pace::backoff::{Backoff, jittered};
 use crate::time::after;
 
 /// A DiscoveryPolicy.
@@ -140,7 +140,7 @@ impl World {
             sync::trouble(&status).is_none() && status.query_results.iter().all(|result| result.reason.is_none());
         entry.failures = if is_well { 0 } else { entry.failures.saturating_add(1) };
         let wait = match entry.failures {
-            0 => interval,
+            0 => jittered(interval, name),
             failures => {
                 Backoff { initial: settings.discovery_retry.min(interval), max: interval }.delay(failures, name)
             }
