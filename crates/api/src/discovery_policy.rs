@@ -291,9 +291,10 @@ pub struct LokiQuery {
     /// How far it looks back.
     #[serde(default = "default_lookback")]
     pub lookback: GoDuration,
-    /// Where in a log line the parts of an event are.
-    #[serde(default)]
-    pub parser: LokiParser,
+    /// Where in a log line the parts of an event are; absent: pull events are found wherever they are, and every other
+    /// line counts for the image in its label `image`, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parser: Option<LokiParser>,
 }
 
 /// How Loki evaluates a query.
@@ -305,8 +306,8 @@ pub enum LokiQueryType {
     Range,
 }
 
-/// How log lines are read. A field is looked for among the labels of the stream,
-/// then in the line, as JSON or as logfmt.
+/// How log lines are read. A field is looked for among the labels of the line and
+/// its stream, then in the line, as JSON or as logfmt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LokiParser {
@@ -319,10 +320,11 @@ pub struct LokiParser {
     /// The field with the event's reason.
     #[schemars(length(min = 1, max = 128))]
     pub reason_field: String,
-    /// The field with the event's message; where it is missing, the line is the message.
+    /// The field with the event's message. If it tells of no pull, the message is looked for in the whole line.
     #[schemars(length(min = 1, max = 128))]
     pub message_field: String,
-    /// The field with the image; absent: the message names it.
+    /// The field whose text names the image: all of it, or in quotes, as kubelets' messages do. Absent: the message
+    /// names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub image_field: Option<String>,
@@ -846,7 +848,7 @@ pub struct QueryResult {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,
-    /// Why not, as a sentence.
+    /// Why not, as a sentence; of a query that was answered, what to know about the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,

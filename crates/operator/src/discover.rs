@@ -14,6 +14,8 @@ mod registry;
 mod report;
 mod run;
 mod seat;
+#[cfg(test)]
+mod shippers;
 mod transport;
 
 use drop_core::discovery::{Answer, Backend, SourceFailure, SourceReason};
@@ -31,6 +33,23 @@ const PER_NAME: usize = 256;
 /// How long a message may be, in characters: as much as the status takes.
 const MAX_MESSAGE: usize = 1024;
 
+/// What a backend says.
+#[derive(Debug)]
+pub struct Fetched {
+    /// The data.
+    pub answer: Answer,
+    /// What people should know about it, such as warnings of the backend.
+    pub note: Option<String>,
+}
+
+impl Fetched {
+    /// An answer with several remarks.
+    fn new(answer: Answer, remarks: impl IntoIterator<Item = String>) -> Self {
+        let note = remarks.into_iter().reduce(|all, remark| format!("{all}; {remark}"));
+        Self { answer, note: note.map(|note| note.chars().take(MAX_MESSAGE).collect()) }
+    }
+}
+
 /// Asks one backend for what there is up to `now`.
 ///
 /// # Errors
@@ -41,12 +60,15 @@ pub async fn fetch(
     now: Timestamp,
     limits: Limits,
     seat: &Seat,
-) -> Result<Answer, SourceFailure> {
+) -> Result<Fetched, SourceFailure> {
     let answer = async {
         match backend {
             Backend::Prometheus(query) => prometheus::fetch(query, credentials, now, limits, seat).await,
             Backend::Loki(query) => loki::fetch(query, credentials, now, limits, seat).await,
-            Backend::Registry(query) => registry::fetch(query, credentials, limits, seat).await,
+            Backend::Registry(query) => {
+                let answer = registry::fetch(query, credentials, limits, seat).await?;
+                Ok(Fetched { answer, note: None })
+            }
         }
     };
     let answer = tokio::select! {
@@ -67,11 +89,13 @@ mod tests {
     use std::time::Duration;
 
     use drop_api::discovery_policy::RegistryQuery;
-    use tokio::sync::Semaphore;
+    use futures::future::join_all;
+    use serde_json::json;
 
     use super::credentials::secret;
+    use super::seat::Room;
     use super::*;
-    use crate::fake::{Fake, reply};
+    use crate::fake::{Fake, raw, reply};
 
     async fn failure(url: String, limits: Limits) -> SourceFailure {
         let query =
@@ -91,13 +115,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_wait_for_a_seat_and_failures_do_not() {
+    async fn an_answer_without_memory_is_asked_for_again_and_a_failure_needs_none() {
         let backend = Fake::start(|got| match got.target.starts_with("/v2/") {
             true => reply(200, &[], r#"{"tags":["1"]}"#),
             false => reply(404, &[], ""),
         })
         .await;
-        let room = Box::leak(Box::new(Semaphore::new(0)));
+        let room = Box::leak(Box::new(Room::new(0)));
         let (credentials, limits) = (secret(&[]), Limits::default());
         let query = |url: &str| {
             let repositories = vec!["a".to_owned(), "b".to_owned()];
@@ -106,12 +130,40 @@ mod tests {
         };
         let (there, elsewhere) = (query(&backend.url), query(&format!("{}/base", backend.url)));
         let (first, second) = (Seat::of(room), Seat::of(room));
-        let failure = fetch(&elsewhere, &credentials, Timestamp::UNIX_EPOCH, limits, &first).await.unwrap_err();
+        let large = first.answer().whole(1).await;
+        let failure = fetch(&elsewhere, &credentials, Timestamp::UNIX_EPOCH, limits, &second).await.unwrap_err();
         assert_eq!(failure.reason, SourceReason::NotFound);
         let mut answer = Box::pin(fetch(&there, &credentials, Timestamp::UNIX_EPOCH, limits, &second));
         assert!(tokio::time::timeout(Duration::from_millis(100), &mut answer).await.is_err());
-        room.add_permits(1);
-        assert!(matches!(answer.await.unwrap(), Answer::Tags(repositories) if repositories.len() == 2));
+        drop((large, first));
+        let answer = answer.await.unwrap().answer;
+        assert!(matches!(answer, Answer::Tags(repositories) if repositories.len() == 2));
+    }
+
+    #[tokio::test]
+    async fn slow_answers_delay_no_other() {
+        let prometheus = |endpoint: String| {
+            let query = json!({"endpoint": endpoint, "query": "up", "queryType": "instant"});
+            Backend::Prometheus(serde_json::from_value(query).unwrap())
+        };
+        // The beginning of an answer whose rest never comes.
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";
+        let hosts = [raw(head, false).await, raw(head, false).await, raw(head, false).await];
+        let slow = hosts.map(|host| prometheus(format!("http://{host}")));
+        let (credentials, limits) = (secret(&[]), Limits::default());
+        let seats = [(); 3].map(|()| Seat::default());
+        let slow = slow.iter().zip(&seats);
+        let slow = slow.map(|(query, seat)| fetch(query, &credentials, Timestamp::UNIX_EPOCH, limits, seat));
+        let mut slow = Box::pin(join_all(slow));
+        assert!(tokio::time::timeout(Duration::from_millis(100), &mut slow).await.is_err());
+        let body = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
+        let backend = Fake::start(move |_| reply(200, &[], body)).await;
+        let (query, seat) = (prometheus(backend.url.clone()), Seat::default());
+        let quick = fetch(&query, &credentials, Timestamp::UNIX_EPOCH, limits, &seat);
+        tokio::select! {
+            _ = &mut slow => panic!("what never ends has ended"),
+            quick = quick => assert!(quick.is_ok()),
+        }
     }
 
     #[tokio::test]

@@ -45,6 +45,7 @@ impl Lab {
         let images = order.pipeline.rank(&answered, |_| order.nodes).images;
         let sources = measured.iter().map(|measured| SourceOutcome {
             elapsed: secs(0.1),
+            note: None,
             result: measured.as_ref().map(|measured| measured.image_count()).map_err(SourceFailure::clone),
         });
         Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))

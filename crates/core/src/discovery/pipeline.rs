@@ -43,6 +43,8 @@ pub struct Measured {
     pub signals: BTreeMap<usize, BTreeMap<Name, f64>>,
     /// What the answer named and is no image, or not one that counts.
     pub left_out: Vec<LeftOut>,
+    /// What people should know about the answer, such as warnings of the backend.
+    pub note: Option<String>,
 }
 
 /// Images by their score.
@@ -172,7 +174,7 @@ impl Pipeline {
             left_out.extend(cut(values));
         }
         left_out.truncate(MOST_IMAGES);
-        Measured { signals, left_out }
+        Measured { signals, left_out, note: None }
     }
 
     /// The ranking, from what every query measured: now, or when it last answered. One

@@ -6,6 +6,9 @@ use jiff::Timestamp;
 use super::answer::PullEvent;
 
 impl PullEvent {
+    /// How every message begins that tells of a pull.
+    pub const TEXT: &str = "Successfully pulled image";
+
     /// Reads the message of an event; `None` where it tells of no pull.
     ///
     /// The texts are those of `pkg/kubelet/images/image_manager.go` in Kubernetes:
@@ -17,12 +20,13 @@ impl PullEvent {
     /// Successfully pulled image "X"
     /// ```
     ///
-    /// the newest first. The first duration is the pull alone. An image that was there
-    /// already (`… already present on machine`) was not pulled.
+    /// of 1.30, 1.27, 1.20 and older. The first duration is the pull alone. A size of 0 is one that the runtime does not
+    /// know. Text before the message, such as `(combined from similar events): `, does not matter. An image that was
+    /// there already (`… already present on machine`) was not pulled.
     #[must_use]
     pub fn from_message(at: Timestamp, message: &str) -> Option<Self> {
-        let (_, rest) = message.split_once("Successfully pulled image \"")?;
-        let (image, rest) = rest.split_once('"')?;
+        let (_, rest) = message.split_once(Self::TEXT)?;
+        let (image, rest) = rest.strip_prefix(" \"")?.split_once('"')?;
         let duration = rest.strip_prefix(" in ").and_then(|rest| rest.split_whitespace().next());
         let pull_time = duration.and_then(|text| text.trim_end_matches('.').parse::<GoDuration>().ok());
         let size = rest.split_once("Image size: ").and_then(|(_, rest)| rest.split_once(" bytes"));
@@ -30,7 +34,7 @@ impl PullEvent {
             at,
             image: image.to_owned(),
             pull_time: pull_time.map(|duration| duration.get()),
-            size: size.and_then(|(bytes, _)| bytes.parse().ok()),
+            size: size.and_then(|(bytes, _)| bytes.parse().ok()).filter(|bytes| *bytes > 0),
         })
     }
 }

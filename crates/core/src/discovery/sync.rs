@@ -61,6 +61,8 @@ pub struct SourceOutcome {
     pub elapsed: SignedDuration,
     /// How many images it named, or why it failed.
     pub result: Result<usize, SourceFailure>,
+    /// What people should know about its answer.
+    pub note: Option<String>,
 }
 
 /// The status of a policy whose spec cannot be run: the list stays.
@@ -116,8 +118,12 @@ pub(crate) fn outcome(
             (false, reason, format!("the sources answer, but no image of theirs has a score{kept}"))
         }
         None => {
-            let plural = if images.len() == 1 { "image" } else { "images" };
-            (true, "Synced", format!("{} {plural}", images.len()))
+            let message = match (images.len(), discovered.sources.iter().find_map(|source| source.note.as_ref())) {
+                (0, Some(note)) => format!("0 images: {note}"),
+                (1, _) => "1 image".to_owned(),
+                (number, _) => format!("{number} images"),
+            };
+            (true, "Synced", message)
         }
         Some(failure) if failed.len() < results.len() => {
             let others = match failed.len() - 1 {
@@ -128,6 +134,7 @@ pub(crate) fn outcome(
         }
         Some((query, failure)) => (false, failure.reason.as_str(), format!("{}{kept}", tell((query, failure)))),
     };
+    let note = |query: usize| discovered.sources.get(query)?.note.as_ref();
     let previous = condition::ready(&before.conditions);
     let query_results = pipeline.queries().iter().zip(&results).enumerate().map(|(at, (query, result))| {
         let failure = result.as_ref().err();
@@ -137,7 +144,7 @@ pub(crate) fn outcome(
             type_: query.backend.type_(),
             status: if failure.is_none() { QueryStatus::Success } else { QueryStatus::Failed },
             reason: failure.map(|failure| failure.reason.to_string()),
-            message: failure.map(|failure| shortened(&failure.message, 1024)),
+            message: failure.map(|failure| &failure.message).or(note(at)).map(|message| shortened(message, 1024)),
             images: count(*result.as_ref().unwrap_or(&of_query)),
         }
     });
@@ -171,7 +178,10 @@ fn results(
     let result = |(query, source): (usize, &SourceOutcome)| match &source.result {
         Ok(0) if had_any(query) => Err(SourceFailure {
             reason: SourceReason::EmptyResult,
-            message: "it named no image, although it did before".to_owned(),
+            message: match &source.note {
+                Some(note) => format!("it named no image, although it did before: {note}"),
+                None => "it named no image, although it did before".to_owned(),
+            },
         }),
         result => result.clone(),
     };
@@ -250,4 +260,38 @@ pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus, pipeline: Option<&Pi
         |(at, result): (usize, &QueryResult)| result.status == QueryStatus::Failed && result.images == 0 && counts(at);
     let mut results = status.query_results.iter().enumerate();
     !status.discovered_images.is_empty() && trouble(status).is_none() && !results.any(is_silent)
+}
+
+#[cfg(test)]
+mod tests {
+    use drop_api::DiscoveryPolicySpec;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_source_says_by_the_way_is_in_its_result_and_explains_an_empty_list() {
+        let source = json!({"type": "loki", "loki": {"endpoint": "http://loki", "query": "{job=\"events\"}"}});
+        let spec: DiscoveryPolicySpec = serde_json::from_value(json!({"sources": [source]})).unwrap();
+        let pipeline = Pipeline::compile(&spec).unwrap();
+        let result = |count: usize, before: &DiscoveryPolicyStatus| {
+            let note = Some("4 of 4 lines tell of no pull".to_owned());
+            let sources = vec![SourceOutcome { elapsed: SignedDuration::ZERO, result: Ok(count), note }];
+            let image = RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0] };
+            let images = vec![image; count];
+            let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };
+            let status = outcome(&pipeline, &discovered, before, Timestamp::UNIX_EPOCH);
+            let ready = condition::ready(&status.conditions).unwrap().clone();
+            (status.query_results[0].message.clone().unwrap(), ready.reason, ready.message, status)
+        };
+        let (message, reason, ready, _) = result(0, &DiscoveryPolicyStatus::default());
+        assert_eq!(message, "4 of 4 lines tell of no pull");
+        assert_eq!((&*reason, &*ready), ("Synced", "0 images: 4 of 4 lines tell of no pull"));
+        let (message, reason, ready, status) = result(1, &DiscoveryPolicyStatus::default());
+        assert_eq!(message, "4 of 4 lines tell of no pull");
+        assert_eq!((&*reason, &*ready), ("Synced", "1 image"));
+        let (message, reason, _, status) = result(0, &status);
+        assert_eq!((&*reason, status.image_count), ("EmptyResult", 1));
+        assert_eq!(message, "it named no image, although it did before: 4 of 4 lines tell of no pull");
+    }
 }

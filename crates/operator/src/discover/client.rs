@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
 use super::credentials::Credentials;
-use super::seat::Seat;
+use super::seat::{Portion, Seat};
 use super::transport;
 
 /// How Drop names itself.
@@ -30,7 +30,7 @@ const MAX_EXCERPT: usize = 256;
 pub struct Limits {
     /// For a connection: name, TCP and TLS.
     pub connect: Duration,
-    /// For one request until the last byte of its answer, without the wait for a seat.
+    /// For one request until the last byte of its answer, without the wait for memory.
     pub request: Duration,
     /// For all requests of a query, from its first answer on.
     pub query: Duration,
@@ -91,6 +91,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// Whether credentials were held back from whom gave it.
     held_back: bool,
+    /// The memory that it takes.
+    _memory: Portion,
 }
 
 impl<'a> Client<'a> {
@@ -147,8 +149,23 @@ impl<'a> Client<'a> {
     /// # Errors
     /// No answer, or one that is too large. Every status is an answer.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, SourceFailure> {
+        let mut memory = self.seat.answer();
+        loop {
+            match self.try_send(&request, memory).await? {
+                Ok(response) => return Ok(response),
+                Err(none) => memory = none.whole(self.limits.body).await,
+            }
+        }
+    }
+
+    /// Sends a request and reads the answer, as far as there is memory for it.
+    async fn try_send(
+        &self,
+        request: &Request<'_>,
+        memory: Portion,
+    ) -> Result<Result<Response, Portion>, SourceFailure> {
         let origin = request.url.origin();
-        let mut url = request.url;
+        let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let is_own = self.is_own(&url);
             let client = if is_own { &self.own } else { &self.elsewhere };
@@ -173,11 +190,8 @@ impl<'a> Client<'a> {
                 None => {
                     let held_back = self.credentials.login.is_some() && authorization.is_none();
                     let left = self.limits.request.saturating_sub(began.elapsed());
-                    if response.status().is_success() {
-                        self.seat.take().await;
-                    }
                     let late = too_late(&url);
-                    return timeout(left, self.read(response, url, held_back)).await.map_err(|_| late)?;
+                    return timeout(left, self.read(response, url, held_back, memory)).await.map_err(|_| late)?;
                 }
             }
         }
@@ -189,7 +203,8 @@ impl<'a> Client<'a> {
         mut response: reqwest::Response,
         url: Url,
         held_back: bool,
-    ) -> Result<Response, SourceFailure> {
+        mut memory: Portion,
+    ) -> Result<Result<Response, Portion>, SourceFailure> {
         let (status, headers) = (response.status(), response.headers().clone());
         let is_success = status.is_success();
         let mut body = Vec::new();
@@ -203,9 +218,12 @@ impl<'a> Client<'a> {
                 body.clear();
                 break;
             }
+            if is_success && !memory.grow(chunk.len()) {
+                return Ok(Err(memory));
+            }
             body.extend_from_slice(&chunk);
         }
-        Ok(Response { url, status, headers, body, held_back })
+        Ok(Ok(Response { url, status, headers, body, held_back, _memory: memory }))
     }
 
     /// Takes room for a part of an answer that is kept until the query is measured.
@@ -214,6 +232,7 @@ impl<'a> Client<'a> {
     /// The query has no room for so many bytes.
     pub fn keep(&self, bytes: usize, url: &Url) -> Result<(), SourceFailure> {
         let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
+        self.seat.keep(bytes);
         taken.map(drop).map_err(|_| {
             let most = self.limits.kept >> 20;
             invalid(format!("{} has more to say than {most} MiB hold: ask for less", host(url)))

@@ -1,48 +1,156 @@
-//! Fields of a log line: among the labels of its stream, then in the line itself, as
-//! JSON or as logfmt.
+//! Fields of a log line: among its labels, then in the line itself, as JSON or as logfmt.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::iter::from_fn;
 
-use serde_json::Value;
+use drop_core::discovery::PullEvent;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
 
-/// A log line with the labels of its stream.
+/// How many braces of a line are tried as the beginning of JSON: `I0826 10:58:53.717599 6 glogsink.go:42] {"verb":…`.
+const MOST_STARTS: usize = 4;
+/// How many times JSON is looked for within a string of JSON. A shipper of containers' logs puts one around the line
+/// of a shipper of events.
+const MOST_NESTED: usize = 4;
+
+/// A log line with its labels.
 pub struct Fields<'a> {
-    labels: &'a BTreeMap<String, String>,
+    labels: [&'a BTreeMap<String, String>; 2],
     line: &'a str,
     json: Option<Value>,
 }
 
+/// What a text tells of a pull.
+#[derive(Debug)]
+pub enum Pull {
+    /// This pull.
+    Of(PullEvent),
+    /// A pull that another line has told of.
+    Again,
+    /// None.
+    Untold,
+}
+
 impl<'a> Fields<'a> {
-    /// Of a line.
-    pub fn new(labels: &'a BTreeMap<String, String>, line: &'a str) -> Self {
-        let json = line.trim_start().starts_with('{').then(|| serde_json::from_str(line).ok()).flatten();
-        Self { labels, line, json }
+    /// Of a line. The first of `labels` go before the others.
+    pub fn new(labels: [&'a BTreeMap<String, String>; 2], line: &'a str) -> Self {
+        Self { labels, line, json: json(line) }
+    }
+
+    /// The line.
+    pub fn line(&self) -> &'a str {
+        self.line
     }
 
     /// The field's value. In JSON `a.b` and `a_b` are the field `b` of the object `a`
     /// too, as Loki's own parser calls it.
-    pub fn get(&self, name: &str) -> Option<Cow<'_, str>> {
-        if let Some(value) = self.labels.get(name) {
-            return Some(value.into());
+    pub fn get(&self, name: &str) -> Option<String> {
+        if let Some(value) = self.labels.iter().find_map(|labels| labels.get(name)) {
+            return Some(value.clone());
         }
-        match &self.json {
-            Some(json) => match nested(json, name)? {
-                Value::Null => None,
-                Value::String(text) => Some(text.into()),
-                other => Some(other.to_string().into()),
-            },
-            None => logfmt(self.line).find_map(|(key, value)| (key == name).then_some(value)),
+        let in_json = || nested(self.json.as_ref()?, name);
+        let in_pairs = || logfmt(self.line).find_map(|(key, value)| (key == name).then(|| value.into_owned()));
+        match self.line.trim_start().starts_with('{') && self.json.is_some() {
+            true => in_json(),
+            false => in_json().or_else(in_pairs),
         }
+    }
+
+    /// What the line tells of a pull, in whatever field.
+    pub fn pull(&self, at: Timestamp) -> Pull {
+        pull_in_text(self.line, self.json.as_ref(), at, MOST_NESTED)
     }
 }
 
-fn nested<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
-    let object = value.as_object()?;
-    object.get(name).or_else(|| {
-        object.iter().find_map(|(key, value)| nested(value, name.strip_prefix(key)?.strip_prefix(['.', '_'])?))
-    })
+/// What a text tells of a pull: as a kubelet's message, in JSON at any depth, or as something that escapes quotes.
+pub fn pull_in(text: &str, at: Timestamp) -> Pull {
+    pull_in_text(text, json(text).as_ref(), at, MOST_NESTED)
+}
+
+fn pull_in_text(text: &str, json: Option<&Value>, at: Timestamp, depth: usize) -> Pull {
+    if !text.contains(PullEvent::TEXT) {
+        return Pull::Untold;
+    }
+    if let Some(event) = PullEvent::from_message(at, text) {
+        return Pull::Of(event);
+    }
+    match json.map(|json| pull_in_json(json, at, depth)) {
+        Some(pull @ (Pull::Of(_) | Pull::Again)) => pull,
+        // No image has a backslash in its name.
+        _ => PullEvent::from_message(at, &text.replace('\\', "")).map_or(Pull::Untold, Pull::Of),
+    }
+}
+
+fn pull_in_json(value: &Value, at: Timestamp, depth: usize) -> Pull {
+    let told = |value| Some(pull_in_json(value, at, depth)).filter(|pull| !matches!(pull, Pull::Untold));
+    match value {
+        Value::String(text) => {
+            let json = (depth > 0 && text.contains(PullEvent::TEXT)).then(|| json(text)).flatten();
+            pull_in_text(text, json.as_ref(), at, depth.saturating_sub(1))
+        }
+        Value::Array(values) => values.iter().find_map(told).unwrap_or(Pull::Untold),
+        Value::Object(object) if tells_again(object) => Pull::Again,
+        Value::Object(object) => {
+            let mut values = object.iter().filter(|(key, _)| *key != OLD_EVENT).map(|(_, value)| value);
+            values.find_map(told).unwrap_or(Pull::Untold)
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => Pull::Untold,
+    }
+}
+
+/// The event as it was before an update, in lines of eventrouter.
+const OLD_EVENT: &str = "old_event";
+
+/// Whether an object is about an event that was told before: OpenTelemetry's k8sobjects tells of an event again when
+/// it is deleted, an hour later; eventrouter tells of all events again whenever its cache is compared.
+fn tells_again(object: &Map<String, Value>) -> bool {
+    let is_deleted = |key| object.get(key).and_then(Value::as_str) == Some("DELETED");
+    let version = |event| object.get(event)?.get("metadata")?.get("resourceVersion")?.as_str();
+    let is_unchanged = version(OLD_EVENT).is_some_and(|old| version("event") == Some(old));
+    is_deleted("type") || is_deleted("verb") || is_unchanged
+}
+
+/// The first object of JSON in a text. An empty one says nothing.
+fn json(text: &str) -> Option<Value> {
+    let starts = text.match_indices('{').take(MOST_STARTS).filter_map(|(at, _)| text.get(at..));
+    let mut objects = starts.filter_map(|text| serde_json::Deserializer::from_str(text).into_iter().next()?.ok());
+    objects.find(|value: &Value| value.as_object().is_some_and(|object| !object.is_empty()))
+}
+
+fn nested(value: &Value, name: &str) -> Option<String> {
+    match value {
+        Value::Object(object) => match object.get(name) {
+            Some(value) => text(value),
+            None => object.iter().find_map(|(key, value)| match behind(key, name)? {
+                "" => text(value),
+                rest => nested(value, rest.strip_prefix(['.', '_'])?),
+            }),
+        },
+        Value::String(text) => nested(&json(text)?, name),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// What is left of a field's name behind `key`: `_reason` of `event_reason`, and of `a_b_reason` for a key `a.b`,
+/// because Loki's labels have no dots.
+fn behind<'a>(key: &str, name: &'a str) -> Option<&'a str> {
+    let mut rest = name.chars();
+    for wanted in key.chars() {
+        let char = rest.next()?;
+        if char != wanted && (char != '_' || wanted.is_alphanumeric()) {
+            return None;
+        }
+    }
+    Some(rest.as_str())
 }
 
 /// The pairs of a line such as `reason=Pulled msg="pulled \"x\""`; see
@@ -80,9 +188,9 @@ fn unquote(text: &str) -> (Cow<'_, str>, &str) {
         ends
     });
     let (value, tail) = end.and_then(|end| Some((text.get(..end)?, text.get(end + 1..)?))).unwrap_or((text, ""));
-    // The escapes are those of JSON strings.
-    let unescaped = value.contains('\\').then(|| serde_json::from_str(&format!("\"{value}\"")).ok()).flatten();
-    (unescaped.map_or(Cow::Borrowed(value), Cow::Owned), tail)
+    // The escapes are those of JSON strings, or some that only Go knows.
+    let unescaped = || serde_json::from_str(&format!("\"{value}\"")).unwrap_or_else(|_| value.replace('\\', ""));
+    (if value.contains('\\') { Cow::Owned(unescaped()) } else { Cow::Borrowed(value) }, tail)
 }
 
 #[cfg(test)]
@@ -90,16 +198,22 @@ mod tests {
     use super::*;
 
     fn get(line: &str, name: &str) -> Option<String> {
-        let labels = BTreeMap::from([("reason".to_owned(), "of the stream".to_owned())]);
-        Fields::new(&labels, line).get(name).map(Cow::into_owned)
+        let labels = BTreeMap::from([("reason".to_owned(), "of the line".to_owned())]);
+        let of_stream =
+            BTreeMap::from([("reason".to_owned(), "hidden".to_owned()), ("pod".to_owned(), "p".to_owned())]);
+        Fields::new([&labels, &of_stream], line).get(name)
     }
 
     #[test]
     fn fields_are_found_in_every_kind_of_line() {
         let json = r#"{"reason":"x","message":"a \"b\"","event":{"involvedObject":{"name":"pod-1"},"count":3,"x":null},"a_b":"whole"}"#;
-        let logfmt = r#"time=1 word name=pod-1 msg="a \"b\" = c" empty= open="un closed"#;
+        let logfmt = r#"time=1 word name=pod-1 msg="a \"b\" = c" go="a\x41 \"b\"" empty= open="un closed"#;
+        let prefixed = r#"I0826 10:58:53.717599       6 sink.go:42] {"verb":"ADDED","event":{"reason":"Pulled"}}"#;
+        let within = r#"{"body":"{\"object\":{\"note\":\"n\"}}","attributes":{"k8s.event.reason":"Pulled"}}"#;
+        let mixed = r#"labels={} attributes={"a":1} msg=text"#;
         let cases = [
-            (json, "reason", Some("of the stream")),
+            (json, "reason", Some("of the line")),
+            (json, "pod", Some("p")),
             (json, "message", Some("a \"b\"")),
             (json, "event_involvedObject_name", Some("pod-1")),
             (json, "event.involvedObject.name", Some("pod-1")),
@@ -109,6 +223,13 @@ mod tests {
             (json, "involvedObject_name", None),
             (logfmt, "name", Some("pod-1")),
             (logfmt, "msg", Some("a \"b\" = c")),
+            (logfmt, "go", Some("ax41 \"b\"")),
+            (prefixed, "event_reason", Some("Pulled")),
+            (within, "body_object_note", Some("n")),
+            (within, "attributes_k8s_event_reason", Some("Pulled")),
+            (within, "attributes.k8s.event.reason", Some("Pulled")),
+            (mixed, "msg", Some("text")),
+            (mixed, "attributes_a", None),
             (logfmt, "empty", Some("")),
             (logfmt, "open", Some("un closed")),
             (logfmt, "word", None),

@@ -2,7 +2,7 @@
 //!
 //! The API: <https://grafana.com/docs/loki/latest/reference/loki-http-api/>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use drop_api::discovery_policy::{LokiParser, LokiQuery};
@@ -12,17 +12,21 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::MAX_NAME;
 use super::at_most::AtMost;
-use super::client::{Client, Limits, Request, host, invalid};
+use super::client::{Client, Limits, Request, Response, host, invalid};
 use super::credentials::Credentials;
-use super::fields::Fields;
-use super::prometheus::{AllSeries, Envelope, Typed, images};
+use super::fields::{Fields, Pull, pull_in};
+use super::prometheus::{AllSeries, Envelope, Typed, images, is_too_long, says};
 use super::seat::Seat;
+use super::{Fetched, MAX_NAME};
 
 /// Lines per request: the most that Loki allows unless configured otherwise
 /// (`max_entries_limit_per_query`).
 const PAGE: usize = 5000;
+/// The fewest lines per request that a server's limit leads to.
+const MIN_PAGE: usize = 10;
+/// The shortest time in nanoseconds that a server's limit of the range leads to: a minute.
+const MIN_SPAN: i128 = 60_000_000_000;
 /// The most lines that are read for a query.
 const MAX_LINES: usize = 200_000;
 /// Labels per stream that are looked at: Loki allows 15, and 128 with its metadata, unless
@@ -33,6 +37,8 @@ const MAX_LABELS: usize = 150;
 const MAX_LINE: usize = 256 << 10;
 /// The reason of events that tell of a pull.
 const PULLED: &str = "Pulled";
+/// The label by which lines are counted that tell of no pull.
+const LABEL: &str = "image";
 
 /// What was logged in the lookback up to `now`.
 ///
@@ -44,51 +50,111 @@ pub async fn fetch(
     now: Timestamp,
     limits: Limits,
     seat: &Seat,
-) -> Result<Answer, SourceFailure> {
+) -> Result<Fetched, SourceFailure> {
     let client = Client::new(&query.endpoint, credentials, limits, seat)?;
     let end = now.as_nanosecond();
     let mut start = end - query.lookback.get().as_nanos();
+    let (mut page, mut span) = (PAGE, end - start);
+    let (mut lines, mut untold) = (0, 0);
     let mut pulls = Vec::new();
-    let mut lines = 0;
+    let mut remarks = BTreeSet::new();
     loop {
+        let until = end.min(start + span);
         let parameters = [
             ("query", query.query.clone()),
             ("start", start.to_string()),
-            ("end", end.to_string()),
-            ("limit", PAGE.to_string()),
+            ("end", until.to_string()),
+            ("limit", page.to_string()),
             ("direction", "forward".to_owned()),
         ];
         let url = client.url("loki/api/v1/query_range", &parameters);
         let request = Request { url, form: None, authorization: credentials.authorization() };
         let mut response = client.send(request).await?;
+        if let Some(fewer) = fewer_lines(&response, page) {
+            page = fewer;
+            continue;
+        }
+        // The points of a metric query depend on the range.
+        if wants_shorter(&response) && query.query.trim_start().starts_with('{') && span > MIN_SPAN {
+            span = (span / 2).max(MIN_SPAN);
+            continue;
+        }
         let envelope: Envelope<Data> = client.json(&mut response).await?;
-        let streams = match envelope.content(&client, &response.url)? {
+        let (data, said) = envelope.content(&client, &response.url)?;
+        remarks.extend(said);
+        let streams = match data {
             Data::Streams(streams) => streams,
-            Data::Series(series) => return Ok(Answer::Series(images(series, &client, &response.url)?)),
+            Data::Series(series) => {
+                let series = images(series, &client, &response.url)?;
+                return Ok(Fetched::new(Answer::Series(series), remarks));
+            }
         };
         let entries = || streams.iter().flat_map(|stream| stream.values.iter().map(|entry| (&stream.stream, entry)));
         let count = entries().count();
-        lines += count;
+        let newest = entries().map(|(_, entry)| entry.0).max().unwrap_or(start);
+        let is_last = count < page;
+        for (labels, entry) in entries().filter(|(_, entry)| is_last || entry.0 < newest) {
+            lines += 1;
+            match pull(query.parser.as_ref(), labels, entry) {
+                Some(pull) => {
+                    client.keep(size_of::<PullEvent>() + pull.image.len(), &response.url)?;
+                    pulls.push(pull);
+                }
+                None => untold += 1,
+            }
+        }
         if lines > MAX_LINES {
             let host = host(&response.url);
             return Err(invalid(format!("{host} has more than {MAX_LINES} lines: filter more, or look back less")));
         }
-        let newest = entries().map(|(_, entry)| entry.0).max().unwrap_or(start);
-        let is_last = count < PAGE;
-        let taken = entries().filter(|(_, entry)| is_last || entry.0 < newest);
-        for pull in taken.filter_map(|(labels, entry)| pull(&query.parser, labels, entry)) {
-            client.keep(size_of::<PullEvent>() + pull.image.len(), &response.url)?;
-            pulls.push(pull);
+        if is_last && until == end {
+            let remark = remark(query, lines, untold);
+            return Ok(Fetched::new(Answer::Pulls(pulls), remark.into_iter().chain(remarks)));
         }
-        if is_last {
-            return Ok(Answer::Pulls(pulls));
-        }
-        if entries().all(|(_, entry)| entry.0 == newest) {
+        if !is_last && entries().all(|(_, entry)| entry.0 == newest) {
             let host = host(&response.url);
-            return Err(invalid(format!("{host} has {PAGE} or more lines of one instant: filter more")));
+            return Err(invalid(format!("{host} has {page} or more lines of one instant: filter more")));
         }
-        start = newest;
+        start = if is_last { until } else { newest };
     }
+}
+
+/// How many lines to ask for where a server refuses to give `page` of them.
+fn fewer_lines(response: &Response, page: usize) -> Option<usize> {
+    // max entries limit per query exceeded, limit > max_entries_limit_per_query (5000 > 1000)
+    let allowed = || {
+        let text = String::from_utf8_lossy(&response.body);
+        let (_, allowed) = text.split_once(&format!("({page} > "))?;
+        allowed.split(')').next()?.parse::<usize>().ok()
+    };
+    let is_refused = !response.status.is_success()
+        && (says(response, "max entries limit") || says(response, "received message larger than max"));
+    (is_refused && page > MIN_PAGE).then(|| allowed().unwrap_or(page / 4).min(page / 2).max(MIN_PAGE))
+}
+
+/// Whether a server refuses a range of time for what it would have to read.
+fn wants_shorter(response: &Response) -> bool {
+    // the query would read too many bytes (query: 1.2 TB, limit: 500 GB); consider …
+    is_too_long(response) || response.status.is_client_error() && says(response, "would read too many bytes")
+}
+
+/// What to know about lines of which some tell of no pull.
+fn remark(query: &LokiQuery, lines: usize, untold: usize) -> Option<String> {
+    if lines == 0 {
+        return Some(format!("no log line within {}: is the query right, and are events shipped?", query.lookback));
+    }
+    let LokiParser { message_field, reason_field, image_field, .. } = query.parser.clone().unwrap_or_default();
+    let image = match (&query.parser, image_field) {
+        (None, _) => format!(", and there is no label {LABEL}"),
+        (Some(_), Some(field)) => format!(", and the field {field} names no image"),
+        (Some(_), None) => String::new(),
+    };
+    let looked_for = format!(
+        "no \"{message}\" in the field {message_field} or elsewhere in the line, or the field {reason_field} is not \
+         {PULLED}{image}",
+        message = PullEvent::TEXT,
+    );
+    (untold > 0).then(|| format!("{untold} of {lines} lines tell of no pull: {looked_for}"))
 }
 
 /// The result of a query.
@@ -129,29 +195,49 @@ fn streams(result: &RawValue) -> serde_json::Result<Vec<Stream>> {
 #[derive(Deserialize)]
 struct Unread {
     #[serde(deserialize_with = "labels")]
-    stream: BTreeMap<String, String>,
+    stream: Labels,
     values: Box<RawValue>,
 }
 
 /// Lines with the same labels.
 struct Stream {
-    stream: BTreeMap<String, String>,
+    stream: Labels,
     values: Vec<Entry>,
 }
 
-/// Nanoseconds since 1970, the line, and what newer versions may add.
+type Labels = BTreeMap<String, String>;
+
+/// Nanoseconds since 1970, the line, and what else is there.
 #[derive(Deserialize)]
-struct Entry(#[serde(deserialize_with = "nanoseconds")] i128, String, #[serde(default)] IgnoredAny);
+struct Entry(#[serde(deserialize_with = "nanoseconds")] i128, String, #[serde(default)] More);
+
+/// Labels of one line. Loki puts them among those of the stream, unless a proxy asks for them apart.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum More {
+    #[serde(rename_all = "camelCase")]
+    Labels {
+        #[serde(default, deserialize_with = "labels")]
+        structured_metadata: Labels,
+    },
+    Other(IgnoredAny),
+}
+
+impl Default for More {
+    fn default() -> Self {
+        Self::Other(IgnoredAny)
+    }
+}
 
 fn nanoseconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i128, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
 /// The first [`MAX_LABELS`] labels of a stream.
-fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    struct Labels;
-    impl<'de> Visitor<'de> for Labels {
-        type Value = BTreeMap<String, String>;
+fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+    struct First;
+    impl<'de> Visitor<'de> for First {
+        type Value = Labels;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("labels")
@@ -169,33 +255,67 @@ fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<
             Ok(labels)
         }
     }
-    deserializer.deserialize_map(Labels)
+    deserializer.deserialize_map(First)
 }
 
-/// The pull that a line tells of.
-fn pull(parser: &LokiParser, labels: &BTreeMap<String, String>, Entry(at, line, _): &Entry) -> Option<PullEvent> {
-    if line.len() > MAX_LINE {
-        return None;
-    }
-    let fields = Fields::new(labels, line);
-    if fields.get(&parser.reason_field).is_some_and(|reason| reason != PULLED) {
-        return None;
-    }
+/// The pull that a line tells of. Without a parser a line that tells of none counts for the image in its label.
+fn pull(parser: Option<&LokiParser>, labels: &Labels, Entry(at, line, more): &Entry) -> Option<PullEvent> {
+    let none = Labels::new();
+    let own = match more {
+        More::Labels { structured_metadata } => structured_metadata,
+        More::Other(_) => &none,
+    };
     let at = Timestamp::from_nanosecond(*at).ok()?;
-    let message = fields.get(&parser.message_field).unwrap_or(line.into());
-    let event = PullEvent::from_message(at, &message)?;
-    let image = parser.image_field.as_deref().and_then(|field| fields.get(field));
-    let image = image.map_or(event.image, |image| image.into_owned());
-    (image.len() <= MAX_NAME).then_some(PullEvent { image, ..event })
+    let pull = match parser {
+        Some(parser) => told(parser, at, Fields::new([own, labels], line)),
+        None => told(&LokiParser::default(), at, Fields::new([own, labels], line)).or_else(|| {
+            let image = own.get(LABEL).or_else(|| labels.get(LABEL))?.clone();
+            Some(PullEvent { at, image, pull_time: None, size: None })
+        }),
+    };
+    pull.filter(|pull| pull.image.len() <= MAX_NAME)
+}
+
+/// The pull that the fields of a line tell of.
+fn told(parser: &LokiParser, at: Timestamp, fields: Fields<'_>) -> Option<PullEvent> {
+    if fields.line().len() > MAX_LINE {
+        return None;
+    }
+    let reason = fields.get(&parser.reason_field);
+    if reason.as_ref().is_some_and(|reason| !reason.eq_ignore_ascii_case(PULLED)) {
+        return None;
+    }
+    let message = fields.get(&parser.message_field);
+    let event = match (message.as_deref().and_then(|message| PullEvent::from_message(at, message)), fields.pull(at)) {
+        (_, Pull::Again) => return None,
+        (Some(event), _) | (None, Pull::Of(event)) => Some(event),
+        (None, Pull::Untold) => match message.as_deref().map(|message| pull_in(message, at)) {
+            Some(Pull::Of(event)) => Some(event),
+            Some(Pull::Again | Pull::Untold) => return None,
+            // The field with the image is all that an event of a pull needs.
+            None => reason.map(|_| PullEvent { at, image: String::new(), pull_time: None, size: None }),
+        },
+    };
+    let image = parser.image_field.as_deref().and_then(|field| image_in(&fields.get(field)?, at));
+    let event = event?;
+    let image = image.unwrap_or(event.image);
+    (!image.is_empty()).then_some(PullEvent { image, ..event })
+}
+
+/// The image that a text names: in the message of a pull, in quotes as in other messages of kubelets, or as all of it.
+fn image_in(text: &str, at: Timestamp) -> Option<String> {
+    if let Pull::Of(event) = pull_in(text, at) {
+        return Some(event.image);
+    }
+    let quoted = text.split_once("image \"").and_then(|(_, rest)| rest.split_once('"'));
+    let image = quoted.map_or(text.trim(), |(image, _)| image);
+    (!image.is_empty() && !image.contains(char::is_whitespace)).then(|| image.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::Write as _;
-
     use axum::response::Response;
     use drop_core::discovery::SourceReason;
-    use jiff::SignedDuration;
     use serde_json::json;
 
     use super::super::credentials::secret;
@@ -209,6 +329,10 @@ mod tests {
     }
 
     async fn ask(query: &LokiQuery) -> Result<Answer, SourceFailure> {
+        Ok(fetched(query).await?.answer)
+    }
+
+    async fn fetched(query: &LokiQuery) -> Result<Fetched, SourceFailure> {
         let now = Timestamp::from_second(NOW).unwrap();
         fetch(query, &secret(&[("headers.X-Scope-OrgID", "tenant")]), now, Limits::default(), &Seat::default()).await
     }
@@ -280,8 +404,8 @@ mod tests {
         let room = 41 * (size_of::<PullEvent>() + "a:1".len());
         for (kept, expected) in [(room, None), (room - 1, Some(SourceReason::InvalidResponse))] {
             let limits = Limits { body: 1_500_000, kept, ..Limits::default() };
-            let answer = fetch(&query(&backend.url), &secret(&[]), now, limits, &Seat::default()).await;
-            assert_eq!(answer.err().map(|failure| failure.reason), expected);
+            let fetched = fetch(&query(&backend.url), &secret(&[]), now, limits, &Seat::default()).await;
+            assert_eq!(fetched.err().map(|failure| failure.reason), expected);
         }
     }
 
@@ -323,39 +447,106 @@ mod tests {
         assert_eq!(images(ask(&query(&backend.url)).await.unwrap()), ["a:1"]);
     }
 
-    #[tokio::test]
-    async fn pulls_are_read_from_every_kind_of_line() {
-        let json =
-            json!({"reason": "Pulled", "message": message("json:1"), "involvedObject": {"name": "pod"}}).to_string();
-        let other = json!({"reason": "Scheduled", "message": message("other:1")}).to_string();
-        let mut logfmt = "name=pod reason=Pulled ".to_owned();
-        write!(logfmt, "message={:?}", message("logfmt:1")).unwrap();
-        let kept = json!({"reason": "Pulled", "message": "Container image \"kept:1\" already present on machine"});
-        let lines = [json, other, logfmt, message("plain:1"), kept.to_string()];
-        let lines: Vec<_> = lines.into_iter().map(|line| (i128::from(NOW) * 1_000_000_000 - 1, line)).collect();
-        let backend = Fake::start(move |got| page(&lines, got)).await;
-        let answer = ask(&query(&backend.url)).await.unwrap();
-        let Answer::Pulls(pulls) = &answer else { panic!() };
-        for pull in pulls {
-            let expected = Timestamp::from_nanosecond(i128::from(NOW) * 1_000_000_000 - 1).unwrap();
-            assert_eq!(
-                (pull.at, pull.pull_time, pull.size),
-                (expected, Some(SignedDuration::from_millis(81_300)), Some(7))
-            );
-        }
-        assert_eq!(images(answer), ["json:1", "logfmt:1", "plain:1"]);
+    /// A Loki with one stream.
+    async fn stream(labels: serde_json::Value, values: serde_json::Value) -> Fake {
+        let data = json!({"resultType": "streams", "result": [{"stream": labels, "values": values}]});
+        let body = json!({"status": "success", "data": data}).to_string();
+        Fake::start(move |_| reply(200, &[], body.clone())).await
     }
 
     #[tokio::test]
     async fn fields_go_by_the_names_that_the_parser_is_told() {
-        let line = json!({"why": "Pulled", "what": {"text": message("a:1")}, "ref": "b:1"}).to_string();
-        let backend = Fake::start(move |got| page(&[(i128::from(NOW) * 1_000_000_000 - 1, line.clone())], got)).await;
+        let line = json!({"why": "Pulled", "what": {"text": message("a:1")}, "old": message("c:1"), "ref": "b:1"});
+        let backend = stream(json!({}), json!([["1", line.to_string()]])).await;
         let mut query = query(&backend.url);
-        query.parser.reason_field = "why".to_owned();
-        query.parser.message_field = "what_text".to_owned();
-        assert_eq!(images(ask(&query).await.unwrap()), ["a:1"]);
-        query.parser.image_field = Some("ref".to_owned());
-        assert_eq!(images(ask(&query).await.unwrap()), ["b:1"]);
+        let parser = LokiParser { reason_field: "why".to_owned(), ..LokiParser::default() };
+        for (message_field, image_field, image) in [
+            ("what_text", None, "a:1"),
+            ("old", None, "c:1"),
+            ("what_text", Some("ref"), "b:1"),
+            ("what_text", Some("old"), "c:1"),
+            ("what_text", Some("missing"), "a:1"),
+        ] {
+            let (message_field, image_field) = (message_field.to_owned(), image_field.map(str::to_owned));
+            query.parser = Some(LokiParser { message_field, image_field, ..parser.clone() });
+            assert_eq!(images(ask(&query).await.unwrap()), [image]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_without_a_message_is_a_pull_where_a_field_names_its_image() {
+        let lines =
+            ["reason=Pulled image=a:1", "reason=Pulling image=b:1", "image=c:1", "reason=Pulled message=x image=d:1"];
+        let backend = stream(json!({}), json!(lines.map(|line| ["1", line]))).await;
+        let mut query = query(&backend.url);
+        query.parser = Some(LokiParser { image_field: Some("image".to_owned()), ..LokiParser::default() });
+        let fetched = fetched(&query).await.unwrap();
+        assert_eq!(images(fetched.answer), ["a:1"]);
+        let note = fetched.note.unwrap();
+        assert!(note.starts_with("3 of 4 lines tell of no pull") && note.contains("field image"), "{note}");
+    }
+
+    #[tokio::test]
+    async fn without_a_parser_lines_count_for_the_image_in_their_label() {
+        let own = json!({"structuredMetadata": {"image": "own:1"}, "parsed": {}});
+        let values = json!([["1", "started"], ["2", "started"], ["3", "started", own], ["4", message("pulled:1")]]);
+        let backend = stream(json!({"image": "label:1"}), values).await;
+        let mut query = query(&backend.url);
+        assert_eq!(images(ask(&query).await.unwrap()), ["label:1", "label:1", "own:1", "pulled:1"]);
+        query.parser = Some(LokiParser::default());
+        assert_eq!(images(ask(&query).await.unwrap()), ["pulled:1"]);
+    }
+
+    #[tokio::test]
+    async fn lines_that_tell_of_no_pull_are_counted_and_named_with_what_was_looked_for() {
+        let backend = stream(json!({}), json!([["1", "one"], ["2", message("a:1")], ["3", "three"]])).await;
+        let note = fetched(&query(&backend.url)).await.unwrap().note.unwrap();
+        let says = "2 of 3 lines tell of no pull: no \"Successfully pulled image\" in the field message or elsewhere";
+        assert!(note.starts_with(says) && note.ends_with("no label image"), "{note}");
+        let backend = stream(json!({}), json!([["1", message("a:1")]])).await;
+        assert_eq!(fetched(&query(&backend.url)).await.unwrap().note, None);
+        let backend = stream(json!({}), json!([])).await;
+        let note = fetched(&query(&backend.url)).await.unwrap().note.unwrap();
+        assert!(note.starts_with("no log line within 1h"), "{note}");
+    }
+
+    #[tokio::test]
+    async fn limits_of_the_server_make_pages_smaller_and_ranges_shorter() {
+        let start = i128::from(NOW - 3600) * 1_000_000_000;
+        let lines: Vec<_> =
+            (0..3000).map(|at| (start + at * 1_000_000_000, message(&format!("app:{at:04}")))).collect();
+        let expected: Vec<_> = (0..3000).map(|at| format!("app:{at:04}")).collect();
+        let backend = Fake::start(move |got| {
+            let number = |name: &str| got.parameter(name).unwrap().parse::<i128>().unwrap();
+            let refuse = |status, why: String| reply(status, &[("content-type", "text/plain")], why);
+            match (number("limit"), (number("end") - number("start")) / 1_000_000_000) {
+                (limit @ 1001.., _) => refuse(
+                    400,
+                    format!(
+                        "max entries limit per query exceeded, limit > max_entries_limit_per_query ({limit} > 1000)"
+                    ),
+                ),
+                (501.., _) => refuse(500, "rpc error: grpc: received message larger than max (9 vs. 4)".to_owned()),
+                (_, 1801..) => {
+                    refuse(400, "the query time range exceeds the limit (query length: 1h, limit: 30m)".to_owned())
+                }
+                (_, 901..) => refuse(400, "the query would read too many bytes (query: 2GB, limit: 1GB)".to_owned()),
+                _ => page(&lines, got),
+            }
+        })
+        .await;
+        assert!(images(ask(&query(&backend.url)).await.unwrap()) == expected);
+        // 4 refusals, and of each quarter of an hour four pages of 250 lines and what is left.
+        assert!(backend.got().len() <= 20, "{}", backend.got().len());
+    }
+
+    #[tokio::test]
+    async fn limits_that_nothing_meets_are_told() {
+        for why in ["max entries limit per query exceeded", "the query time range exceeds the limit"] {
+            let backend = Fake::start(move |_| reply(400, &[("content-type", "text/plain")], why)).await;
+            let failure = ask(&query(&backend.url)).await.unwrap_err();
+            assert!(failure.message.ends_with(why) && backend.got().len() < 10, "{failure}");
+        }
     }
 
     #[tokio::test]

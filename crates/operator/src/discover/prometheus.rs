@@ -1,11 +1,13 @@
-//! Prometheus and what speaks its HTTP API: Thanos, Mimir, VictoriaMetrics.
+//! Prometheus and servers with its HTTP API: Thanos, Mimir, Cortex, VictoriaMetrics, Google Managed Prometheus.
 //!
 //! The API: <https://prometheus.io/docs/prometheus/latest/querying/api/>.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use drop_api::discovery_policy::{PrometheusQuery, QueryType};
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure};
+use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Url;
 use serde::de::{Unexpected, Visitor};
@@ -13,15 +15,18 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::at_most::AtMost;
-use super::client::{Client, Limits, Request, host, invalid};
+use super::client::{Client, Limits, Request, Response, host, invalid};
 use super::credentials::Credentials;
 use super::seat::Seat;
-use super::{MAX_NAME, PER_NAME};
+use super::{Fetched, MAX_NAME, PER_NAME};
 
 /// Points per series and request. A longer range is asked for in parts: a longer step would
 /// change sums and counts. Prometheus allows 11,000, but of those 60 series fill an answer,
 /// and of these 600.
 const MAX_POINTS: i64 = 1000;
+/// The fewest points of a part that a server's limit of the time range leads to. A query that is still too
+/// long has the range in itself, as in `count_over_time(up[90d])`.
+const MIN_POINTS: i64 = 10;
 /// Points per series that are understood: none that Prometheus answers has more.
 const MOST_POINTS: usize = 11_000;
 /// Series per answer.
@@ -31,6 +36,13 @@ const MOST_SERIES: usize = 100_000;
 const MAX_URL_QUERY: usize = 2000;
 /// The label with the image.
 const LABEL: &str = "image";
+/// Ask Thanos and the cluster version of VictoriaMetrics for an error instead of a part of the answer.
+const WHOLE: [(&str, &str); 2] = [("partial_response", "false"), ("deny_partial_response", "1")];
+/// How many warnings and infos of an answer are looked at.
+const MOST_REMARKS: usize = 100;
+/// How remarks begin that are about the query, and not about data that is missing. They are those of
+/// Prometheus' own engine: `PromQL info: metric might not be a counter`.
+const HARMLESS: &str = "PromQL ";
 
 /// The result of a query, up to `now`.
 pub async fn fetch(
@@ -39,93 +51,164 @@ pub async fn fetch(
     now: Timestamp,
     limits: Limits,
     seat: &Seat,
-) -> Result<Answer, SourceFailure> {
-    let client = Client::new(&query.endpoint, credentials, limits, seat)?;
-    let mut series = Vec::new();
+) -> Result<Fetched, SourceFailure> {
+    // Whole seconds: Google Managed Prometheus answers nothing to a time with a fraction.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let mut server = Server {
+        client: Client::new(&query.endpoint, credentials, limits, seat)?,
+        knows_whole: true,
+        series: Vec::new(),
+        remarks: BTreeSet::new(),
+    };
     match query.query_type {
         QueryType::Instant => {
             let parameters = [("query", query.query.clone()), ("time", seconds(now))];
-            series.extend(ask(&client, "api/v1/query", &parameters).await?);
+            let response = server.ask("api/v1/query", &parameters).await?;
+            server.read(response).await?;
         }
         QueryType::Range => {
             let step = query.step.get().max(SignedDuration::from_millis(1));
-            for (start, end) in parts(now, query.lookback.get(), step) {
+            let mut points = MAX_POINTS;
+            let mut start = now.checked_sub(query.lookback.get()).unwrap_or(Timestamp::MIN);
+            while start <= now {
                 let parameters = [
                     ("query", query.query.clone()),
                     ("start", seconds(start)),
-                    ("end", seconds(end)),
+                    ("end", seconds(after(start, step, points - 1).min(now))),
                     ("step", step.as_secs_f64().to_string()),
                 ];
-                series.extend(ask(&client, "api/v1/query_range", &parameters).await?);
+                let response = server.ask("api/v1/query_range", &parameters).await?;
+                if is_too_long(&response) && points > MIN_POINTS {
+                    points = (points / 4).max(MIN_POINTS);
+                    continue;
+                }
+                server.read(response).await?;
+                start = after(start, step, points);
             }
         }
     }
-    Ok(Answer::Series(series))
+    if server.series.is_empty() {
+        server.remarks.insert("the query has no result".to_owned());
+    }
+    Ok(Fetched::new(Answer::Series(server.series), server.remarks))
 }
 
-/// First and last point of each range query that together cover the lookback.
-fn parts(
-    now: Timestamp,
-    lookback: SignedDuration,
-    step: SignedDuration,
-) -> impl Iterator<Item = (Timestamp, Timestamp)> {
-    let after = move |time: Timestamp, steps: i64| {
-        let nanos = time.as_nanosecond() + step.as_nanos() * i128::from(steps);
-        Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
-    };
-    let first = now.checked_sub(lookback).unwrap_or(Timestamp::MIN);
-    std::iter::successors(Some(first), move |start| Some(after(*start, MAX_POINTS)))
-        .take_while(move |start| *start <= now)
-        .map(move |start| (start, after(start, MAX_POINTS - 1).min(now)))
+/// The time some steps after another.
+fn after(time: Timestamp, step: SignedDuration, steps: i64) -> Timestamp {
+    let nanos = time.as_nanosecond() + step.as_nanos() * i128::from(steps);
+    Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
 }
 
 /// Seconds since 1970 as Prometheus reads them, to the millisecond.
 fn seconds(time: Timestamp) -> String {
     let millis = time.as_millisecond();
-    format!("{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000))
+    match (millis.div_euclid(1000), millis.rem_euclid(1000)) {
+        (seconds, 0) => seconds.to_string(),
+        (seconds, millis) => format!("{seconds}.{millis:03}"),
+    }
 }
 
-/// One request.
-async fn ask(client: &Client<'_>, path: &str, parameters: &[(&str, String)]) -> Result<Vec<Series>, SourceFailure> {
-    let whole = client.url(path, parameters);
-    let encoded = whole.query().unwrap_or_default();
-    let (url, form) = if encoded.len() <= MAX_URL_QUERY {
-        (whole, None)
-    } else {
-        let form = encoded.to_owned();
-        (client.url(path, &[]), Some(form))
-    };
-    let authorization = client.credentials().authorization();
-    let mut response = client.send(Request { url, form, authorization }).await?;
-    let envelope: Envelope<Data> = client.json(&mut response).await?;
-    match envelope.content(client, &response.url)? {
-        Data::Series(series) => images(series, client, &response.url),
-        Data::WithoutLabels => Err(without_image(&response.url)),
+/// The server that a query asks, and what it has answered so far.
+struct Server<'a> {
+    client: Client<'a>,
+    /// Whether it takes the parameters of [`WHOLE`]: Google's API refuses those that it does not know.
+    knows_whole: bool,
+    series: Vec<Series>,
+    remarks: BTreeSet<String>,
+}
+
+impl Server<'_> {
+    /// Sends a request that wants a whole answer, as far as the server knows that.
+    async fn ask(&mut self, path: &str, parameters: &[(&str, String)]) -> Result<Response, SourceFailure> {
+        let response = self.send(path, parameters).await?;
+        if response.status == StatusCode::BAD_REQUEST && self.knows_whole && says(&response, "partial_response") {
+            self.knows_whole = false;
+            return self.send(path, parameters).await;
+        }
+        Ok(response)
     }
+
+    /// Keeps the series of an answer.
+    async fn read(&mut self, mut response: Response) -> Result<(), SourceFailure> {
+        let envelope: Envelope<Data> = self.client.json(&mut response).await?;
+        let (data, remarks) = envelope.content(&self.client, &response.url)?;
+        self.remarks.extend(remarks);
+        match data {
+            Data::Series(series) => self.series.extend(images(series, &self.client, &response.url)?),
+            Data::WithoutLabels => return Err(without_image(&response.url)),
+        }
+        Ok(())
+    }
+
+    async fn send(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, SourceFailure> {
+        let whole = WHOLE.iter().filter(|_| self.knows_whole).map(|(name, value)| (*name, (*value).to_owned()));
+        let parameters: Vec<_> = parameters.iter().cloned().chain(whole).collect();
+        let whole = self.client.url(path, &parameters);
+        let encoded = whole.query().unwrap_or_default();
+        let (url, form) = if encoded.len() <= MAX_URL_QUERY {
+            (whole, None)
+        } else {
+            let form = encoded.to_owned();
+            (self.client.url(path, &[]), Some(form))
+        };
+        let authorization = self.client.credentials().authorization();
+        self.client.send(Request { url, form, authorization }).await
+    }
+}
+
+/// Whether the body of an answer has `text` in it.
+pub fn says(response: &Response, text: &str) -> bool {
+    response.body.windows(text.len()).any(|part| part.eq_ignore_ascii_case(text.as_bytes()))
+}
+
+/// Whether a server refuses a query because its time range is too long: `the query time range exceeds the
+/// limit (query length: 800h0m0s, limit: 768h0m0s)`, as Mimir, Cortex and Loki write.
+pub fn is_too_long(response: &Response) -> bool {
+    response.status.is_client_error() && says(response, "query time range exceeds the limit")
 }
 
 /// What every answer is wrapped in, Loki's too.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Envelope<T> {
     status: String,
     error: Option<String>,
     data: Option<T>,
+    /// VictoriaMetrics: some of its storage nodes did not answer.
+    is_partial: Option<bool>,
+    warnings: Option<Remarks>,
+    infos: Option<Remarks>,
 }
 
+type Remarks = AtMost<String, MOST_REMARKS>;
+
 impl<T> Envelope<T> {
-    /// The content.
+    /// The content, and what the server remarks about the query.
     ///
     /// # Errors
-    /// The answer tells of an error, or of nothing.
-    pub fn content(self, client: &Client<'_>, url: &Url) -> Result<T, SourceFailure> {
-        match self.data {
-            Some(data) if self.status == "success" => Ok(data),
-            _ => {
-                let said = self.error.as_deref().and_then(|error| client.excerpt(error));
-                let said = said.unwrap_or_else(|| "an answer without data".to_owned());
-                Err(invalid(format!("{} reports an error: {said}", host(url))))
-            }
+    /// The answer tells of an error, or of nothing; or it is a part of what the server should know.
+    pub fn content(self, client: &Client<'_>, url: &Url) -> Result<(T, Vec<String>), SourceFailure> {
+        let host = host(url);
+        let data = self.data.filter(|_| self.status == "success").ok_or_else(|| {
+            let said = self.error.as_deref().and_then(|error| client.excerpt(error));
+            let said = said.unwrap_or_else(|| "an answer without data".to_owned());
+            invalid(format!("{host} reports an error: {said}"))
+        })?;
+        if self.is_partial == Some(true) {
+            return Err(invalid(format!("{host} gives a partial answer: some of its storage nodes do not answer")));
         }
+        let of = |remarks: Option<Remarks>| remarks.unwrap_or_default().items.into_iter();
+        let (mut remarks, missing): (Vec<_>, Vec<_>) =
+            of(self.warnings).partition(|warning| warning.starts_with(HARMLESS));
+        if let Some(warning) = missing.iter().find_map(|warning| client.excerpt(warning)) {
+            let remedy = match warning.contains("No StoreAPIs matched") {
+                true => ": no store has this time range or these labels, shorten lookback",
+                false => "",
+            };
+            return Err(invalid(format!("{host} gives a partial answer: {warning}{remedy}")));
+        }
+        remarks.extend(of(self.infos));
+        Ok((data, remarks.iter().filter_map(|remark| client.excerpt(remark)).collect()))
     }
 }
 
@@ -208,11 +291,23 @@ impl<'de> Deserialize<'de> for Number {
                 f.write_str("a number as text")
             }
 
+            fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Number, E> {
+                Ok(Number(number))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<Number, E> {
+                Ok(Number(number as f64))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Number, E> {
+                Ok(Number(number as f64))
+            }
+
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Number, E> {
                 text.parse().map(Number).map_err(|_| E::invalid_value(Unexpected::Str(text), &self))
             }
         }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_any(Text)
     }
 }
 
@@ -270,7 +365,11 @@ mod tests {
     }
 
     async fn ask(endpoint: &str, query_type: QueryType) -> Result<Answer, SourceFailure> {
-        fetch(&query(endpoint, query_type), &secret(&[]), at(10_000), Limits::default(), &Seat::default()).await
+        Ok(fetched(&query(endpoint, query_type)).await?.answer)
+    }
+
+    async fn fetched(query: &PrometheusQuery) -> Result<Fetched, SourceFailure> {
+        fetch(query, &secret(&[]), at(10_000), Limits::default(), &Seat::default()).await
     }
 
     fn samples(samples: &[(i64, f64)]) -> Vec<Sample> {
@@ -292,17 +391,18 @@ mod tests {
         .await;
         let credentials = secret(&[("username", "me"), ("password", "pw"), ("headers.X-Scope-OrgID", "tenant")]);
         let query = query(&format!("{}/prometheus/", backend.url), QueryType::Range);
-        let answer = fetch(&query, &credentials, at(10_000), Limits::default(), &Seat::default()).await.unwrap();
+        let fetched = fetch(&query, &credentials, at(10_000), Limits::default(), &Seat::default()).await.unwrap();
         let mut first = samples(&[(6400, 1.0), (6700, f64::INFINITY)]);
         first[1].at = Timestamp::from_millisecond(6_700_500).unwrap();
         let expected = [("a:1", first), ("", samples(&[(6400, 1.0)])), ("a:1", samples(&[(6400, 2000.0)]))];
         let expected = expected.map(|(image, samples)| Series { image: image.to_owned(), samples });
-        assert_eq!(answer, Answer::Series(expected.to_vec()));
+        assert_eq!((fetched.answer, fetched.note), (Answer::Series(expected.to_vec()), None));
         let got = &backend.got()[0];
         assert_eq!(got.method, "GET");
         assert!(got.target.starts_with("/prometheus/api/v1/query_range?"), "{}", got.target);
-        let parameters = ["query", "start", "end", "step"].map(|name| got.parameter(name).unwrap());
-        assert_eq!(parameters, ["count(up) by (image)", "6400.000", "10000.000", "300"]);
+        let names = ["query", "start", "end", "step", "partial_response", "deny_partial_response"];
+        let parameters = names.map(|name| got.parameter(name).unwrap());
+        assert_eq!(parameters, ["count(up) by (image)", "6400", "10000", "300", "false", "1"]);
         assert_eq!((got.authorization(), got.header("x-scope-orgid")), (Some("Basic bWU6cHc="), Some("tenant")));
     }
 
@@ -320,7 +420,7 @@ mod tests {
         assert!(series[0].samples[0].value.is_nan() && series[0].samples[0].at == at(9999));
         let got = &backend.got()[0];
         assert!(got.target.starts_with("/api/v1/query?"), "{}", got.target);
-        assert_eq!(got.parameter("time").unwrap(), "10000.000");
+        assert_eq!(got.parameter("time").unwrap(), "10000");
     }
 
     #[tokio::test]
@@ -332,8 +432,7 @@ mod tests {
         .await;
         let long = format!("count({}) by (image)", "x".repeat(8000));
         let query = PrometheusQuery { query: long.clone(), ..query(&backend.url, QueryType::Instant) };
-        let answer = fetch(&query, &secret(&[]), at(10_000), Limits::default(), &Seat::default()).await.unwrap();
-        assert_eq!(answer, Answer::Series(Vec::new()));
+        assert_eq!(fetched(&query).await.unwrap().answer, Answer::Series(Vec::new()));
         for (got, path) in backend.got().iter().zip(["/api/v1/query", "/moved"]) {
             assert_eq!((got.method.as_str(), got.target.as_str()), ("POST", path));
             assert_eq!(got.parameter("query").as_ref(), Some(&long));
@@ -357,7 +456,7 @@ mod tests {
         };
         let now = 10_000_000;
         let Answer::Series(series) =
-            fetch(&query, &secret(&[]), at(now), Limits::default(), &Seat::default()).await.unwrap()
+            fetch(&query, &secret(&[]), at(now), Limits::default(), &Seat::default()).await.unwrap().answer
         else {
             panic!()
         };
@@ -415,6 +514,110 @@ mod tests {
                 (answer, expected) => panic!("{expected:?}: {}", answer.is_ok()),
             }
         }
+    }
+
+    /// An answer with one image, and these fields beside its data.
+    fn vector(more: &str) -> String {
+        let result = r#"[{"metric":{"image":"a:1"},"value":[9999,"5"]}]"#;
+        format!(r#"{{"status":"success","data":{{"resultType":"vector","result":{result}}}{more}}}"#)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_lacks_data_is_a_failure_and_other_remarks_are_shown() {
+        // Thanos, Prometheus with a remote read, VictoriaMetrics, Cortex; then what is whole.
+        let cases = [
+            (r#","warnings":["receive series from Addr: 10.0.0.7:10901: connection refused"]"#, Err("10.0.0.7:10901")),
+            (r#","warnings":["No StoreAPIs matched for this query"]"#, Err("shorten lookback")),
+            (r#","warnings":["remote_read: remote server http://far returned HTTP status 502"]"#, Err("remote_read")),
+            (r#","isPartial":true"#, Err("storage nodes")),
+            (r#","warnings":["query result may contain partial data"],"infos":null"#, Err("partial data")),
+            (r#","warnings":["PromQL warning: bucket label \"le\" is missing","one store is down"]"#, Err("one store")),
+            (r#","isPartial":false,"warnings":null,"infos":[]"#, Ok(None)),
+            (r#","warnings":[],"stats":{},"trace":{"duration_msec":1}"#, Ok(None)),
+            (
+                r#","infos":["PromQL info: metric might not be a counter"],"warnings":["PromQL warning: odd"]"#,
+                Ok(Some("PromQL info: metric might not be a counter; PromQL warning: odd")),
+            ),
+        ];
+        for (more, expected) in cases {
+            let backend = Fake::start(move |_| reply(200, &[], vector(more))).await;
+            match (fetched(&query(&backend.url, QueryType::Instant)).await, expected) {
+                (Ok(fetched), Ok(note)) => assert_eq!(fetched.note.as_deref(), note, "{more}"),
+                (Err(failure), Err(says)) => {
+                    assert_eq!(failure.reason, SourceReason::InvalidResponse);
+                    assert!(failure.message.contains("partial") && failure.message.contains(says), "{failure}");
+                }
+                (fetched, _) => panic!("{more}: {fetched:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn parameters_that_a_server_does_not_know_are_left_away() {
+        // As Google Managed Prometheus refuses them.
+        let backend = Fake::start(|got| match got.parameter("partial_response") {
+            Some(_) => {
+                let why =
+                    r#"Invalid JSON payload received. Unknown name \"partial_response\": Cannot bind query parameter."#;
+                reply(400, &[], format!(r#"{{"error":{{"code":400,"message":"{why}","status":"INVALID_ARGUMENT"}}}}"#))
+            }
+            None => reply(200, &[], vector("")),
+        })
+        .await;
+        let query = PrometheusQuery { step: "1s".parse().unwrap(), ..query(&backend.url, QueryType::Range) };
+        let Answer::Series(series) = fetched(&query).await.unwrap().answer else { panic!() };
+        assert_eq!((series.len(), backend.got().len()), (4, 5), "it is refused once and not for each of four parts");
+    }
+
+    #[tokio::test]
+    async fn a_range_that_a_server_finds_too_long_is_asked_for_in_shorter_parts() {
+        let span = |got: &crate::fake::Got| {
+            let bound = |name: &str| got.parameter(name).unwrap().parse::<i64>().unwrap();
+            bound("end") - bound("start")
+        };
+        let backend = Fake::start(move |got| {
+            if span(got) > 768 * 3600 {
+                let why = "the query time range exceeds the limit (query length: 999h0m0s, limit: 768h0m0s)";
+                return reply(422, &[], format!(r#"{{"status":"error","errorType":"execution","error":"{why}"}}"#));
+            }
+            let start = got.parameter("start").unwrap();
+            let result = format!(r#"[{{"metric":{{"image":"a:1"}},"values":[[{start},"1"]]}}]"#);
+            let data = format!(r#"{{"resultType":"matrix","result":{result}}}"#);
+            reply(200, &[], format!(r#"{{"status":"success","data":{data}}}"#))
+        })
+        .await;
+        let range = PrometheusQuery {
+            lookback: "1000h".parse().unwrap(),
+            step: "1h".parse().unwrap(),
+            ..query(&backend.url, QueryType::Range)
+        };
+        let limits = Limits::default();
+        let fetched = fetch(&range, &secret(&[]), at(10_000_000), limits, &Seat::default()).await.unwrap();
+        let Answer::Series(series) = fetched.answer else { panic!() };
+        assert_eq!((series.len(), backend.got().len()), (5, 6));
+        // Where the range is in the query itself, the server is asked a few times.
+        let backend =
+            Fake::start(|_| reply(400, &[], r#"{"error":"the query time range exceeds the limit (x)"}"#)).await;
+        let range = PrometheusQuery { endpoint: backend.url.clone(), ..range };
+        let failure = fetch(&range, &secret(&[]), at(10_000_000), limits, &Seat::default()).await.unwrap_err();
+        assert!(failure.message.contains("exceeds the limit (x)") && backend.got().len() == 5, "{failure}");
+    }
+
+    #[tokio::test]
+    async fn native_histograms_are_passed_over_and_numbers_need_no_quotes() {
+        let histogram = r#"{"count":"6","sum":"3.5","buckets":[[3,"-0.001","0.001","6"]]}"#;
+        let result = format!(
+            r#"[{{"metric":{{"image":"a:1"}},"histograms":[[1,{histogram}]]}},{{"metric":{{"image":"a:2"}},"histogram":[1,{histogram}]}},
+                {{"metric":{{"image":"b:1"}},"values":[[1,2],[2,-3],[3,0.5],[4,"NaN"]]}}]"#
+        );
+        let body = format!(r#"{{"status":"success","data":{{"resultType":"matrix","result":{result}}}}}"#);
+        let backend = Fake::start(move |_| reply(200, &[], body.clone())).await;
+        let Answer::Series(series) = ask(&backend.url, QueryType::Instant).await.unwrap() else { panic!() };
+        let values: Vec<Vec<_>> = series
+            .iter()
+            .map(|series| series.samples.iter().map(|sample| sample.value.to_string()).collect())
+            .collect();
+        assert_eq!(values, [vec![], vec![], vec!["2".to_owned(), "-3".to_owned(), "0.5".to_owned(), "NaN".to_owned()]]);
     }
 
     #[tokio::test]

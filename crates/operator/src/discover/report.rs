@@ -157,12 +157,13 @@ fn rows(out: &mut impl Write, rows: &[Vec<String>]) -> io::Result<()> {
 /// How a query fared, as the status shows it.
 fn result(query: &Query, measured: &Result<Measured, SourceFailure>) -> QueryResult {
     let failure = measured.as_ref().err();
+    let note = measured.as_ref().ok().and_then(|measured| measured.note.clone());
     QueryResult {
         name: query.name.clone(),
         type_: query.backend.type_(),
         status: if failure.is_some() { QueryStatus::Failed } else { QueryStatus::Success },
         reason: failure.map(|failure| failure.reason.as_str().to_owned()),
-        message: failure.map(|failure| failure.message.clone()),
+        message: failure.map(|failure| failure.message.clone()).or(note),
         images: measured.as_ref().map_or(0, |measured| i32::try_from(measured.image_count()).unwrap_or(i32::MAX)),
     }
 }

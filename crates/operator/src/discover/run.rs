@@ -41,11 +41,11 @@ async fn measure(
     limits: Limits,
 ) -> Result<Measured, SourceFailure> {
     let seat = Seat::default();
-    let answer = fetch(&query.backend, credentials, now, limits, &seat).await?;
+    let fetched = fetch(&query.backend, credentials, now, limits, &seat).await?;
     let pipeline = pipeline.clone();
     // An answer may hold millions of samples: other tasks go on meanwhile.
     let measure = move || {
-        let measured = pipeline.measure(at, answer, now);
+        let measured = Measured { note: fetched.note, ..pipeline.measure(at, fetched.answer, now) };
         drop(seat);
         measured
     };
@@ -69,9 +69,11 @@ pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discov
     let asked = ask(&order.pipeline, credentials, Timestamp::now(), limits).await;
     let measured: Vec<_> = asked.iter().map(|(_, measured)| measured.as_ref().ok()).collect();
     let images = order.pipeline.rank(&measured, |_| order.nodes).images;
-    let sources = asked
-        .into_iter()
-        .map(|(elapsed, measured)| SourceOutcome { elapsed, result: measured.map(|measured| measured.image_count()) });
+    let sources = asked.into_iter().map(|(elapsed, measured)| SourceOutcome {
+        elapsed,
+        note: measured.as_ref().ok().and_then(|measured| measured.note.clone()),
+        result: measured.map(|measured| measured.image_count()),
+    });
     Discovered { spec: order.spec.clone(), sources: sources.collect(), images }
 }
 
