@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use drop_api::condition;
 use drop_e2e::{Bed, root};
-use drop_testbed::ImageSpec;
+use drop_testbed::{Answer, FakeServer, ImageSpec};
 use serde_json::{Value, json};
 
 use crate::discovery::wait_discovery;
@@ -33,7 +33,9 @@ pub fn objects_of_older_operators_are_taken_over(bed: &Bed) -> Result<()> {
         bed.cluster.registry().push(&format!("older/{path}"), tag, &ImageSpec::runnable())?;
     }
     bed.operator().as_mut().context("the operator runs")?.terminate()?;
-    leave_behind(bed)?;
+    let loki = events()?;
+    let objects = OBJECTS.replace("http://127.0.0.1:9/answers", &loki.url());
+    leave_behind(bed, &objects)?;
     let before = uids(bed)?;
     bed.start_operator()?;
 
@@ -51,6 +53,10 @@ pub fn objects_of_older_operators_are_taken_over(bed: &Bed) -> Result<()> {
             policy.status.iter().flat_map(|status| &status.discovered_images).map(|found| &*found.image).eq([image])
         })?;
     }
+    wait_discovery(bed, "older-events", "Synced", |policy| {
+        let found = policy.status.iter().flat_map(|status| &status.discovered_images);
+        found.map(|found| (&*found.image, &*found.final_score)).eq([("docker.io/older/found:1", "81.3")])
+    })?;
     bed.wait_image("older-failing", |_, ready| ready.reason == "ErrImagePull")?;
     ensure!(uids(bed)? == before, "not the same CachedImages: {before:#?} {:#?}", uids(bed)?);
     ensure!(bed.look().pods.contains_key("older-stranger"), "a Pod that pulls nothing is nobody's business");
@@ -60,7 +66,7 @@ pub fn objects_of_older_operators_are_taken_over(bed: &Bed) -> Result<()> {
     ensure!(conditions.conditions.iter().all(|condition| condition.type_ == condition::READY), "{conditions:#?}");
 
     // What users have in Git applies as before, and sets rule their children.
-    let mut objects: Vec<Value> = serde_saphyr::from_multiple(OBJECTS)?;
+    let mut objects: Vec<Value> = serde_saphyr::from_multiple(&objects)?;
     objects.iter_mut().filter_map(Value::as_object_mut).for_each(|object| drop(object.remove("status")));
     bed.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string())?;
     let images = json!([{ "image": "docker.io/older/app", "tag": "2" }]);
@@ -76,18 +82,18 @@ pub fn objects_of_older_operators_are_taken_over(bed: &Bed) -> Result<()> {
         bed.cluster.kubectl(&["delete", kind, "--cascade=foreground"])?;
     }
     bed.cluster.kubectl(&["delete", "cachedimage", "older-image", "older-failing"])?;
-    bed.cluster.kubectl(&["delete", "discoverypolicy", "older-sources", "older-signals"])?;
+    bed.cluster.kubectl(&["delete", "discoverypolicy", "older-sources", "older-signals", "older-events"])?;
     Ok(())
 }
 
 /// Stores the objects under schemas that keep whatever is written, and brings back Drop's own.
-fn leave_behind(bed: &Bed) -> Result<()> {
+fn leave_behind(bed: &Bed, objects: &str) -> Result<()> {
     for (kind, plural) in KINDS {
         bed.apply(&anything(kind, plural).to_string())?;
     }
     until("the API server to keep unknown fields", || {
         // Until then some are refused.
-        Ok(bed.apply(OBJECTS).is_ok() && stored(bed, "older-image")?.pointer("/status/cachedNodes").is_some())
+        Ok(bed.apply(objects).is_ok() && stored(bed, "older-image")?.pointer("/status/cachedNodes").is_some())
     })?;
     for (set, name, image, tag) in CHILDREN {
         let uid = bed.cluster.kubectl(&["get", "cachedimageset", set, "-o", "jsonpath={.metadata.uid}"])?;
@@ -112,6 +118,17 @@ fn leave_behind(bed: &Bed) -> Result<()> {
     until("the API server to know Drop's fields only", || {
         Ok(stored(bed, "older-image")?.pointer("/status/cachedNodes").is_none())
     })
+}
+
+/// A Loki with the event of one pull, as kubernetes-event-exporter writes it.
+fn events() -> Result<FakeServer> {
+    let message = "Successfully pulled image \"older/found:1\" in 1m21.3s (1m30s including waiting)";
+    let event = json!({ "involvedObject": { "name": "runner-1" }, "reason": "Pulled", "message": message });
+    let stream = json!({ "stream": { "app": "events" }, "values": [["1767323045000000000", event.to_string()]] });
+    let body = json!({ "status": "success", "data": { "resultType": "streams", "result": [stream] } });
+    let loki = FakeServer::start()?;
+    loki.answer("/loki/api/v1/query_range", Answer::ok(body.to_string()).header("Content-Type", "application/json"));
+    Ok(loki)
 }
 
 /// A CustomResourceDefinition without a schema.
