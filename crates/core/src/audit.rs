@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::Name;
 use crate::gate::budget::Budget;
 use crate::gate::{Pair, Purpose, Sides};
-use crate::io::effect::{Effect, PodOrder};
+use crate::io::effect::{Effect, EffectKey, PodOrder};
 use crate::io::plan::Plan;
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::presence::Standing;
@@ -37,7 +37,7 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
         .effects
         .iter()
         .filter_map(|effect| match effect {
-            Effect::CreatePod(order) if !world.pods.contains_key(&order.name) => Some(&**order),
+            Effect::CreatePod(order) if world.pod(&order.name).is_none() => Some(&**order),
             _ => None,
         })
         .collect();
@@ -52,7 +52,7 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
         );
     }
     let mut nodes: BTreeMap<&Name, usize> = BTreeMap::new();
-    for node in world.pods.values().map(|entry| &entry.pod.node).chain(new.iter().map(|order| &order.node)) {
+    for node in world.pods().map(|entry| &entry.pod.node).chain(new.iter().map(|order| &order.node)) {
         *nodes.entry(node).or_default() += 1;
     }
     for order in &new {
@@ -80,10 +80,10 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
     new.iter().for_each(|order| budget.take(order));
     let mut startable: Vec<(&Name, String)> = Vec::new();
     let mut has_first: BTreeSet<&Name> = plan.waiting.iter().collect();
-    for node in world.nodes.values() {
+    for node in world.nodes() {
         let mut sides = Sides::new(world, node, now);
         for (name, standing) in &node.standings {
-            let Some(image) = world.images.get(name) else { continue };
+            let Some(image) = world.image(name) else { continue };
             let Some(side) = sides.of(image) else { continue };
             let pair = Pair { world, image, side, standing: *standing };
             let pulls = [(Purpose::Pull, true), (Purpose::Probe, image.is_probed)];
@@ -104,38 +104,44 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
     left.map(|(_, pull)| format!("{pull} could start, and nobody goes first")).collect()
 }
 
-/// What is not to be looked at again shows what is true now. DiscoveryPolicies are looked at with
-/// every plan.
+/// What is not to be looked at again shows what is true now.
 fn audit_statuses(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     let budget = OnceCell::new();
-    let images = world.images.iter().filter(|(name, _)| !world.stale.images.contains(name));
-    let images = images.filter_map(|(name, entry)| {
+    let is_clean = |key: EffectKey| !world.is_noted(&key);
+    let images = world.images().filter(|entry| is_clean(EffectKey::Image(entry.image.name.clone())));
+    let images = images.filter_map(|entry| {
         let status = status::cached_image(world, entry, &budget, now);
-        differs(&format!("CachedImage {name}"), &entry.published.status, &status)
+        differs(&format!("CachedImage {}", entry.image.name), &entry.published.status, &status)
     });
-    let sets = world.sets.iter().filter(|(name, _)| !world.stale.sets.contains(*name));
-    let sets = sets.filter_map(|(name, entry)| {
+    let sets = world.sets().filter(|entry| is_clean(EffectKey::Set(entry.set.name.clone())));
+    let sets = sets.filter_map(|entry| {
         let status = status::cached_image_set(world, entry, true, now);
-        differs(&format!("CachedImageSet {name}"), &entry.published.status, &status)
+        differs(&format!("CachedImageSet {}", entry.set.name), &entry.published.status, &status)
     });
-    let is_clean = |name: &Name| !name.is_empty() && !world.stale.policies.contains(name);
-    let policies = world.policies.iter().filter(|(name, _)| is_clean(name)).filter_map(|(name, entry)| {
+    let policies = world.policies().filter(|entry| !entry.policy.name.is_empty());
+    let policies = policies.filter(|entry| is_clean(EffectKey::Policy(entry.policy.name.clone())));
+    let policies = policies.filter_map(|entry| {
         let shown = &entry.published.status;
         let status = status::pull_policy(world, &entry.policy, shown, now);
-        differs(&format!("PullPolicy {name}"), shown, &status)
+        differs(&format!("PullPolicy {}", entry.policy.name), shown, &status)
+    });
+    let discoveries = world.discoveries().filter(|(name, _)| is_clean(EffectKey::DiscoveryStatus((*name).clone())));
+    let discoveries = discoveries.filter_map(|(name, entry)| {
+        let outcome = entry.outcome.as_ref().filter(|_| entry.pipeline.is_ok())?;
+        differs(&format!("DiscoveryPolicy {name}"), &entry.published.status, outcome)
     });
     // One node's turn is it each time: to make a NodeCache costs more than all else, and one that is
     // wrong stays so.
-    let turn = usize::try_from(now.as_microsecond()).unwrap_or(0).checked_rem(world.nodes.len());
-    let node = turn.and_then(|turn| world.nodes.values().nth(turn));
-    let cache = node.filter(|node| !world.stale.caches.contains(&node.node.name)).and_then(|node| {
+    let turn = usize::try_from(now.as_microsecond()).unwrap_or(0).checked_rem(world.number_of_nodes());
+    let node = turn.and_then(|turn| world.nodes().nth(turn));
+    let cache = node.filter(|node| is_clean(EffectKey::Record(node.node.name.clone()))).and_then(|node| {
         let cache = writes::differing_cache(world, node, false, now)?;
         let key = cache.key();
         let is_written = !world.is_free(&key, now) || plan.effects.iter().any(|effect| effect.key() == key);
-        let known = || world.caches.get(&node.node.name).map(|cache| (&cache.object.status, &cache.memory));
+        let known = || world.cache(&node.node.name).map(|cache| (&cache.object.status, &cache.memory));
         (!is_written).then(|| format!("NodeCache {} shows {:?}, and should {cache:?}", node.node.name, known()))
     });
-    images.chain(sets).chain(policies).chain(cache).collect()
+    images.chain(sets).chain(policies).chain(discoveries).chain(cache).collect()
 }
 
 /// That an object shows something else than it should, if so.
@@ -146,18 +152,18 @@ fn differs<S: PartialEq + std::fmt::Debug>(object: &str, shown: &S, expected: &S
 /// A Pod pulls only what is wanted, allowed and missing.
 fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
     let mut violations = Vec::new();
-    let Some(node) = world.nodes.get(&order.node) else { return vec!["its node does not exist".to_owned()] };
+    let Some(node) = world.node(&order.node) else { return vec!["its node does not exist".to_owned()] };
     if node.node.uid != order.node_uid {
         violations.push("its node is another machine".to_owned());
     }
-    match world.policies.get(&order.policy) {
+    match world.policy(&order.policy) {
         None => violations.push("its policy does not exist".to_owned()),
         Some(entry) if entry.policy.paused => violations.push("its policy is paused".to_owned()),
         Some(_) => {}
     }
     for pull in &order.pulls {
         let name = &pull.cached_image;
-        let entry = world.images.get(name);
+        let entry = world.image(name);
         let policy = entry.and_then(|entry| world.policy_of(&entry.image));
         let follows_tag = policy.is_some_and(|policy| policy.repull_interval.is_some());
         match entry {
@@ -178,9 +184,9 @@ fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
 
 /// The limits of a policy hold with the new Pods.
 fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timestamp) -> Vec<String> {
-    let Some(limits) = world.policies.get(policy).map(|entry| &entry.policy) else { return Vec::new() };
+    let Some(limits) = world.policy(policy).map(|entry| &entry.policy) else { return Vec::new() };
     let mut violations = Vec::new();
-    let live: Vec<_> = world.pods.values().map(|entry| &entry.pod).filter(|pod| pod.policy == *policy).collect();
+    let live: Vec<_> = world.pods().map(|entry| &entry.pod).filter(|pod| pod.policy == *policy).collect();
     let mut nodes: BTreeSet<&Name> = live.iter().map(|pod| &pod.node).collect();
     nodes.extend(orders.iter().map(|order| &order.node));
     if nodes.len() > limits.max_nodes {
@@ -213,7 +219,7 @@ fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timesta
             violations.push(format!("{} nodes begin at once", beginning.len()));
         }
         for order in beginning {
-            for entry in world.pods.values().filter(|entry| entry.pod.policy == *policy) {
+            for entry in world.pods().filter(|entry| entry.pod.policy == *policy) {
                 let elapsed = entry.started_at.map(|at| now.duration_since(at));
                 let is_other = entry.pod.node != order.node;
                 if is_other && entry.begins_turn && elapsed.is_none_or(|elapsed| elapsed < limits.min_delay) {
@@ -228,13 +234,13 @@ fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timesta
 /// A Pod is deleted only when its outcome is recorded, when nobody wants it, or
 /// when it is not known to have come into being.
 fn audit_deletion(world: &World, name: &Name) -> Option<String> {
-    let entry = world.pods.get(name)?;
+    let entry = world.pod(name)?;
     if matches!(entry.stage, Stage::Requested(_)) {
         return None;
     }
     let pod = &entry.pod;
     let wanted = world.wants(pod);
-    let node = world.nodes.get(&pod.node).filter(|node| node.node.uid == pod.node_uid)?;
+    let node = world.node(&pod.node).filter(|node| node.node.uid == pod.node_uid)?;
     let recorded = world.memory_of(&node.node).is_some_and(|memory| memory.last_pod == pod.uid);
     (wanted && !recorded).then(|| "its outcome is not recorded".to_owned())
 }

@@ -59,27 +59,34 @@ enum Rule {
 }
 
 /// The first rule that a pull does not meet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     rule: Rule,
     /// From when on that may be different although nothing happens.
     pub(crate) until: Option<Timestamp>,
+    /// What is in use that the pull waits for.
+    in_use: Option<Verdict>,
 }
 
 impl Held {
     /// Whether it waits for what its policy allows, and not for itself.
-    pub(crate) fn waits_for_others(self) -> bool {
+    pub(crate) fn waits_for_others(&self) -> bool {
         matches!(self.rule, Rule::PolicyAllows | Rule::RegistrySlot)
     }
 }
 
 impl Rule {
     fn holds(self) -> Result<(), Held> {
-        Err(Held { rule: self, until: None })
+        Err(Held { rule: self, until: None, in_use: None })
     }
 
     fn holds_until(self, until: Timestamp) -> Result<(), Held> {
-        Err(Held { rule: self, until: Some(until) })
+        Err(Held { rule: self, until: Some(until), in_use: None })
+    }
+
+    /// Fails for what is in use.
+    fn waits_for(self, verdict: Verdict) -> Held {
+        Held { rule: self, until: verdict.until(), in_use: Some(verdict) }
     }
 
     /// Fails while `until` has not passed.
@@ -113,10 +120,6 @@ impl<'a> Side<'a> {
             }
             Readiness::Ready | Readiness::NotReady { .. } => Ok(()),
         }
-    }
-
-    fn begins_turn(&self) -> bool {
-        self.node.turn.as_ref() != Some(&self.policy.name)
     }
 }
 
@@ -156,15 +159,18 @@ impl<'a> Pair<'a, '_> {
     /// # Errors
     /// The first rule that is not met.
     pub(crate) fn check(&self, purpose: Purpose, budget: &Budget<'_>) -> Result<(), Held> {
-        self.check_alone(purpose, budget.tries())?;
+        self.check_alone(purpose, budget.tried())?;
         let (node, policy) = (&self.side.node.node.name, self.side.policy);
-        if budget.busy_with(node).is_some() {
-            return Rule::NodeIsFree.holds();
+        if let Some(pod) = budget.busy_with(node) {
+            return Err(Rule::NodeIsFree.waits_for(Verdict::NodeBusy { pod }));
         }
-        let admitted = budget.admit(policy, node, self.side.begins_turn(), self.side.now);
-        admitted.map_err(|verdict| Held { rule: Rule::PolicyAllows, until: verdict.until() })?;
+        // A late pull does not continue a turn: fresh pulls of other nodes go first.
+        let is_late = purpose == Purpose::Pull && self.urgency().is_late();
+        let begins_turn = is_late || self.side.node.begins_turn(&policy.name);
+        let admitted = budget.admit(policy, node, begins_turn, self.side.now);
+        admitted.map_err(|verdict| Rule::PolicyAllows.waits_for(verdict))?;
         let of_host = budget.admit_host(policy, self.image.image.reference.host());
-        of_host.map_err(|_| Held { rule: Rule::RegistrySlot, until: None })
+        of_host.map_err(|verdict| Rule::RegistrySlot.waits_for(verdict))
     }
 
     /// Whether the pull could begin now if nobody else wanted to pull. A node waits in a queue from
@@ -172,11 +178,19 @@ impl<'a> Pair<'a, '_> {
     ///
     /// # Errors
     /// The first rule that is not met.
-    pub(crate) fn check_alone(&self, purpose: Purpose, tries: &Tries) -> Result<(), Held> {
-        let (world, side, now) = (self.world, self.side, self.side.now);
-        let image = &self.image.image;
-        let here = &side.here;
-        check_image(world, self.image)?;
+    pub(crate) fn check_alone(&self, purpose: Purpose, tried: &BTreeSet<Reference>) -> Result<(), Held> {
+        check_image(self.world, self.image)?;
+        self.check_here()?;
+        check_trouble(self.world, self.image, self.side.policy, purpose, tried, self.side.now)
+    }
+
+    /// Whether this node lets the pull begin.
+    ///
+    /// # Errors
+    /// The first rule that is not met.
+    pub(crate) fn check_here(&self) -> Result<(), Held> {
+        let (side, now) = (self.side, self.side.now);
+        let (image, here) = (&self.image.image, &side.here);
         side.check()?;
         if !here.has_room(&image.reference) {
             return Rule::HasRoom.holds();
@@ -189,18 +203,13 @@ impl<'a> Pair<'a, '_> {
             let Some(until) = here.repair_at(&image.reference) else { return Rule::Repaired.holds() };
             Rule::Repaired.holds_before(Some(until), now)?;
         }
-        check_trouble(world, self.image, side.policy, purpose, tries, now)?;
-        match &image.set {
-            // A set's images share Pods, so the first Pod waits until all of them are known.
-            Some(set) if world.is_being_filled(&set.name) => Rule::SetIsComplete.holds(),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     /// The verdict that people read while a rule holds the pull.
-    pub(crate) fn verdict(&self, held: Held, budget: &Budget<'_>) -> Verdict {
+    fn verdict(&self, held: Held) -> Verdict {
         let (world, side) = (self.world, self.side);
-        let (image, policy, node) = (&self.image.image, side.policy, &side.node.node.name);
+        let (image, policy) = (&self.image.image, side.policy);
         let of = |pair: Option<(Timestamp, &Name)>| {
             pair.map_or_else(|| (side.now, "".into()), |(until, cause)| (until, cause.clone()))
         };
@@ -236,12 +245,7 @@ impl<'a> Pair<'a, '_> {
             Rule::SetIsComplete => {
                 Verdict::SetIncomplete { set: image.set.as_ref().map_or_else(|| "".into(), |set| set.name.clone()) }
             }
-            Rule::NodeIsFree => Verdict::NodeBusy { pod: budget.busy_with(node).unwrap_or_else(|| "".into()) },
-            Rule::PolicyAllows => {
-                let admitted = budget.admit(policy, node, side.begins_turn(), side.now);
-                admitted.err().unwrap_or(Verdict::Next)
-            }
-            Rule::RegistrySlot => budget.admit_host(policy, image.reference.host()).err().unwrap_or(Verdict::Next),
+            Rule::NodeIsFree | Rule::PolicyAllows | Rule::RegistrySlot => held.in_use.unwrap_or(Verdict::Next),
         }
     }
 
@@ -261,12 +265,12 @@ impl<'a> Pair<'a, '_> {
         }
         match self.check(Purpose::Pull, budget) {
             Ok(()) => Verdict::Next,
-            Err(held) => self.verdict(held, budget),
+            Err(held) => self.verdict(held),
         }
     }
 }
 
-/// Whether an image may be pulled at all, wherever.
+/// Whether the image's policy and spec let it be pulled at all.
 pub(crate) fn check_image(world: &World, image: &ImageEntry) -> Result<(), Held> {
     match world.policy_of(&image.image) {
         None => Rule::PolicyExists.holds(),
@@ -276,19 +280,19 @@ pub(crate) fn check_image(world: &World, image: &ImageEntry) -> Result<(), Held>
     }
 }
 
-/// Whether what an image or its registry suffers from lets this pull begin.
+/// Whether the image, its registry and its set let a pull begin, on whichever node.
 pub(crate) fn check_trouble(
     world: &World,
     image: &ImageEntry,
     policy: &Policy,
     purpose: Purpose,
-    tries: &Tries,
+    tried: &BTreeSet<Reference>,
     now: Timestamp,
 ) -> Result<(), Held> {
     let reference = &image.image.reference;
-    let will_be_tried = || world.is_tried(reference) || tries.images.contains(reference);
+    let will_be_tried = || world.is_tried(reference) || tried.contains(reference);
     if image.is_probed {
-        let host_is_tried = || tries.hosts.contains(reference.host());
+        let host_is_tried = || tried.iter().any(|other| other.host() == reference.host());
         match purpose {
             Purpose::Pull if world.is_registry_paused(reference) => return Rule::RegistryAnswers.holds(),
             Purpose::Pull => return Rule::ImageWorks.holds(),
@@ -301,20 +305,18 @@ pub(crate) fn check_trouble(
         }
     }
     match purpose {
-        Purpose::Ask if will_be_tried() => Rule::IsDue.holds(),
+        Purpose::Ask if will_be_tried() => Rule::IsDue.holds()?,
         Purpose::Ask => match world.ask_at(image, policy) {
-            Some(at) => Rule::IsDue.holds_before(Some(at), now),
-            None => Rule::IsDue.holds(),
+            Some(at) => Rule::IsDue.holds_before(Some(at), now)?,
+            None => Rule::IsDue.holds()?,
         },
-        Purpose::Pull | Purpose::Probe => Ok(()),
+        Purpose::Pull | Purpose::Probe => {}
     }
-}
-
-/// The images and registries that the plan at hand tries: a second probe would add no knowledge.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tries {
-    pub(crate) images: BTreeSet<Reference>,
-    pub(crate) hosts: BTreeSet<Name>,
+    match &image.image.set {
+        // A set's images share Pods, so the first Pod waits until all of them are known.
+        Some(set) if world.is_being_filled(&set.name) => Rule::SetIsComplete.holds(),
+        _ => Ok(()),
+    }
 }
 
 /// The verdict on an image on a node, whether the node is a target or not.

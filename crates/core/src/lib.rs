@@ -29,7 +29,7 @@ pub mod world;
 pub use gate::verdict;
 pub use io::effect::Effect;
 pub use io::event::Event;
-pub use io::plan::Plan;
+pub use io::plan::{Look, Plan};
 pub use io::{effect, event, notice};
 pub use objects::{
     failure, image, image_set, inventory, memory, newest, node, placement, policy, presence, pull_pod, reference,

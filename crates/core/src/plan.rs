@@ -28,9 +28,7 @@ impl Plan {
 
     /// Wakes when a failed effect is to be tried again.
     fn wake_for(&mut self, world: &World, key: &EffectKey) {
-        if let Some(at) = world.flights.get(key).and_then(|flight| flight.not_before) {
-            self.wake(at);
-        }
+        world.retry_at(key).into_iter().for_each(|at| self.wake(at));
     }
 }
 
@@ -48,10 +46,6 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     discoveries::tend_discoveries(world, now, &mut plan);
     sets::tend_sets(world, now, &mut plan);
     writes::publish_policies(world, now, &mut plan);
-    let stale = [&world.stale.images, &world.stale.policies, &world.stale.caches];
-    stale.into_iter().filter_map(|stale| stale.next_after(now)).for_each(|at| plan.wake(at));
-    for (at, _) in world.alarms.first().into_iter().chain(world.judgements.first()) {
-        plan.wake(*at);
-    }
+    world.next_moment(now).into_iter().for_each(|at| plan.wake(at));
     plan
 }

@@ -16,7 +16,7 @@ use drop_core::event::Kind;
 use drop_core::node::Readiness;
 use drop_core::policy::Policy;
 use drop_core::reference::Reference;
-use drop_core::{Effect, Event, Plan};
+use drop_core::{Effect, Event, Look, Plan};
 use drop_sim::{Fate, Lab, secs, under};
 use jiff::{SignedDuration, Timestamp};
 
@@ -468,51 +468,30 @@ fn a_deletion_before_the_outcome_is_recorded() {
     assert_says(&noticed, "its outcome is not recorded");
 }
 
+/// Drops effects as if what they write were as it should be.
+fn take_for_clean(plan: &mut Plan, is_dropped: impl Fn(&Effect) -> bool) {
+    let dropped: Vec<Effect> = plan.effects.extract_if(.., |effect| is_dropped(effect)).collect();
+    plan.looks.extend(dropped.iter().map(|effect| (effect.key(), Look::Clean)));
+}
+
 #[test]
 fn a_status_that_is_not_kept_up_to_date() {
-    let noticed = noticed(|plan| {
-        let is_alpines =
-            |effect: &mut Effect| matches!(effect, Effect::PatchImage { image, .. } if **image == *"alpine");
-        for effect in plan.effects.extract_if(.., is_alpines) {
-            if let Effect::PatchImage { image, .. } = effect {
-                plan.images.clean.push(image);
-            }
-        }
-    });
+    let is_alpines = |effect: &Effect| matches!(effect, Effect::PatchImage { image, .. } if **image == *"alpine");
+    let noticed = noticed(move |plan| take_for_clean(plan, is_alpines));
     assert_says(&noticed, "CachedImage alpine shows");
 }
 
 #[test]
 fn objects_of_other_kinds_that_are_not_kept_up_to_date() {
-    let sets = spoilt(|plan| {
-        let is_status = |effect: &mut Effect| matches!(effect, Effect::PatchSet { .. });
-        for effect in plan.effects.extract_if(.., is_status) {
-            if let Effect::PatchSet { set, .. } = effect {
-                plan.clean.sets.push(set);
-            }
-        }
-    });
+    let sets = spoilt(|plan| take_for_clean(plan, |effect| matches!(effect, Effect::PatchSet { .. })));
     assert_says(&sets, "CachedImageSet web shows");
-    let policies = spoilt(|plan| {
-        let is_status = |effect: &mut Effect| matches!(effect, Effect::PatchPolicy { .. });
-        for effect in plan.effects.extract_if(.., is_status) {
-            if let Effect::PatchPolicy { policy, .. } = effect {
-                plan.policies.clean.push(policy);
-            }
-        }
-    });
+    let policies = spoilt(|plan| take_for_clean(plan, |effect| matches!(effect, Effect::PatchPolicy { .. })));
     assert_says(&policies, "PullPolicy wide shows");
     let mut lab = lab();
     lab.run(secs(60.0));
     lab.edit_image("alpine", |image| image.node_selector = [("pool".to_owned(), "none".to_owned())].into());
-    lab.knobs.tamper = Box::new(|plan| {
-        let is_record = |effect: &mut Effect| matches!(effect, Effect::RecordNode { .. });
-        for effect in plan.effects.extract_if(.., is_record) {
-            if let Effect::RecordNode { cache, .. } = effect {
-                plan.clean.caches.push(cache.metadata.name.unwrap_or_default().into());
-            }
-        }
-    });
+    let is_record = |effect: &Effect| matches!(effect, Effect::RecordNode { .. });
+    lab.knobs.tamper = Box::new(move |plan| take_for_clean(plan, is_record));
     for _ in 0..10 {
         lab.run(secs(9.1));
         lab.relist();

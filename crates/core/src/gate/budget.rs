@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
-use crate::gate::Tries;
 use crate::gate::verdict::Verdict;
 use crate::io::effect::PodOrder;
 use crate::objects::policy::Policy;
+use crate::objects::reference::Reference;
 use crate::world::World;
 
 /// What is in use, including what the plan at hand adds.
@@ -18,8 +18,8 @@ pub struct Budget<'a> {
     usage: BTreeMap<Name, Usage>,
     /// Nodes that got a Pod from the plan at hand, and the Pod.
     taken: BTreeMap<Name, Name>,
-    /// What the plan at hand tries.
-    tries: Tries,
+    /// Images that the plan at hand pulls: a second probe of one, or of its registry, would add no knowledge.
+    tried: BTreeSet<Reference>,
 }
 
 /// What one policy has in use.
@@ -42,7 +42,7 @@ impl<'a> Budget<'a> {
     #[must_use]
     pub fn new(world: &'a World) -> Self {
         let mut usage: BTreeMap<Name, Usage> = BTreeMap::new();
-        for entry in world.pods.values() {
+        for entry in world.pods() {
             let pod = &entry.pod;
             let usage = usage.entry(pod.policy.clone()).or_default();
             usage.add(&pod.node, pod.busy_hosts().collect());
@@ -50,14 +50,14 @@ impl<'a> Budget<'a> {
                 usage.beginning.insert(pod.node.clone());
             }
         }
-        for (policy, queue) in &world.queues {
+        for (policy, queue) in world.lines() {
             // Nodes that go on with their turn come first in the queue, and keep
             // their slot between two Pods.
             let going_on = queue.iter().take_while(|candidate| !candidate.begins_turn);
             let usage = usage.entry(policy.clone()).or_default();
             usage.nodes.extend(going_on.map(|candidate| candidate.node.clone()));
         }
-        Self { world, usage, taken: BTreeMap::new(), tries: Tries::default() }
+        Self { world, usage, taken: BTreeMap::new(), tried: BTreeSet::new() }
     }
 
     /// Whether `policy` lets `node` start a Pod now.
@@ -75,7 +75,7 @@ impl<'a> Budget<'a> {
                 if usage.beginning.iter().any(|other| other != node) {
                     return Err(Verdict::WaitingForDelay { until: None });
                 }
-                let starts = self.world.starts.get(&policy.name);
+                let starts = self.world.starts(&policy.name);
                 let free_at = starts.and_then(|starts| starts.free_at(node, policy.min_delay));
                 if let Some(until) = free_at.filter(|until| *until > now) {
                     return Err(Verdict::WaitingForDelay { until: Some(until) });
@@ -106,9 +106,9 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// What the plan at hand tries.
-    pub(crate) fn tries(&self) -> &Tries {
-        &self.tries
+    /// The images that the plan at hand pulls.
+    pub(crate) fn tried(&self) -> &BTreeSet<Reference> {
+        &self.tried
     }
 
     /// The Pod that keeps `node` from starting another, if any.
@@ -121,10 +121,7 @@ impl<'a> Budget<'a> {
     /// Counts a Pod that the plan creates.
     pub fn take(&mut self, order: &PodOrder) {
         self.taken.insert(order.node.clone(), order.name.clone());
-        for pull in &order.pulls {
-            self.tries.images.insert(pull.reference.clone());
-            self.tries.hosts.insert(pull.reference.host().into());
-        }
+        self.tried.extend(order.pulls.iter().map(|pull| pull.reference.clone()));
         let usage = self.usage.entry(order.policy.clone()).or_default();
         usage.add(&order.node, order.pulls.iter().map(|pull| pull.reference.host()).collect());
         if order.begins_turn {

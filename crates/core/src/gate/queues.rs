@@ -1,11 +1,11 @@
 //! Gives each node that can start a pull its places in the lines of the policies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 use crate::Name;
-use crate::gate::{Pair, Purpose, Sides, Tries};
+use crate::gate::{Pair, Purpose, Sides};
 use crate::pace::order::{Candidate, Urgency};
 use crate::world::{NodeEntry, Places, World};
 
@@ -17,7 +17,7 @@ impl World {
         }
         self.derive(now);
         for name in self.take_unplaced() {
-            let places = self.nodes.get(&name).map(|node| places(self, node, now));
+            let places = self.node(&name).map(|node| places(self, node, now));
             self.place_node(&name, places.unwrap_or_default(), now);
         }
     }
@@ -33,9 +33,9 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     }
     let mut best: BTreeMap<(&Name, bool), (Urgency, &Name)> = BTreeMap::new();
     let mut wait = |until: Timestamp| places.alarm = Some(places.alarm.map_or(until, |alarm| alarm.min(until)));
-    let (mut sides, nothing) = (Sides::new(world, node, now), Tries::default());
+    let (mut sides, nothing) = (Sides::new(world, node, now), BTreeSet::new());
     for (image, standing) in node.standings.iter().filter(|(_, standing)| standing.wants_pull()) {
-        let Some(image) = world.images.get(image) else { continue };
+        let Some(image) = world.image(image) else { continue };
         let Some(side) = sides.of(image) else { continue };
         let pair = Pair { world, image, side, standing: *standing };
         if let Err(held) = pair.check_alone(Purpose::Pull, &nothing) {
@@ -51,7 +51,7 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     let waiting_since = node.waiting_since.unwrap_or(now);
     for ((policy, is_late), (urgency, image)) in best {
         // A late pull does not continue a turn: fresh pulls of other nodes go first.
-        let begins_turn = node.turn.as_ref() != Some(policy) || is_late;
+        let begins_turn = is_late || node.begins_turn(policy);
         places.candidates.push((
             policy.clone(),
             Candidate { begins_turn, urgency, waiting_since, image: image.clone(), node: name.clone() },

@@ -1,4 +1,4 @@
-//! What a plan is: effects, and when to plan again.
+//! A plan: what is done now, and when to plan again.
 
 use std::collections::BTreeSet;
 
@@ -8,47 +8,36 @@ use super::effect::{Effect, EffectKey};
 use crate::Name;
 use crate::objects::reference::Reference;
 
-/// What to do now.
+/// The decision of one moment: effects, what was found while they were decided, and when to decide again.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// In the order in which they are to be begun; they do not wait for each other.
+    /// In the order in which they begin; no effect waits for another.
     pub effects: Vec<Effect>,
     /// When to plan again although nothing happened.
     pub wake_at: Option<Timestamp>,
-    /// Objects that were found to be written as they should be.
-    pub clean: Clean,
-    /// What the statuses of CachedImages were found to be.
-    pub images: Looks,
-    /// What those of PullPolicies were found to be.
-    pub policies: Looks,
-    /// Policies under which somebody goes first who waits for a slot or for the delay between nodes.
+    /// What was found of objects that may have to be written.
+    pub looks: Vec<(EffectKey, Look)>,
+    /// Effects that failed, and that the plan does not want any more.
+    pub(crate) dropped: Vec<EffectKey>,
+    /// Policies whose first in line waits for a slot or for the delay between nodes.
     pub(crate) waiting: BTreeSet<Name>,
-    /// What the effects are about.
+    /// The keys of the effects.
     pub(crate) keys: BTreeSet<EffectKey>,
     /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.
     pub(crate) long_pulls: BTreeSet<Name>,
 }
 
-/// Objects of one kind whose statuses were looked at.
-#[derive(Debug, Default)]
-pub struct Looks {
-    /// Those that are as they should be.
-    pub clean: Vec<Name>,
-    /// Those that differ: they are written with this plan, or later.
-    pub(crate) differing: Vec<Name>,
-    /// Those that need not be looked at before these times, unless something changes.
-    pub(crate) deferred: Vec<(Name, Timestamp)>,
-}
-
-/// Objects whose written state is as it should be.
-#[derive(Debug, Default)]
-pub struct Clean {
-    /// CachedImageSets.
-    pub sets: Vec<Name>,
-    /// Effects that were refused and are not wanted any more.
-    pub flights: Vec<EffectKey>,
-    /// Nodes, for their NodeCaches.
-    pub caches: Vec<Name>,
+/// What a plan found of an object that may have to be written, and when it looks at it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// The API shows what it should: not before something changes.
+    Clean,
+    /// It is written with this plan: not for a moment, whatever changes.
+    Written,
+    /// It differs, but was written too recently: at that time, and not for a moment, whatever changes.
+    Later(Timestamp),
+    /// It need not be written yet: at that time, or when something changes.
+    Deferred(Timestamp),
 }
 
 impl Plan {
@@ -58,16 +47,11 @@ impl Plan {
     }
 
     /// The images whose pulls it starts, or asks for again.
-    pub(crate) fn pulls(&self) -> impl Iterator<Item = &Reference> {
+    pub(crate) fn pulls(&self) -> BTreeSet<Reference> {
         let orders = self.effects.iter().filter_map(|effect| match effect {
             Effect::CreatePod(order) => Some(order),
             _ => None,
         });
-        orders.flat_map(|order| order.pulls.iter().map(|pull| &pull.reference))
-    }
-
-    /// Whether it starts, or asks again for, a pull of `image`.
-    pub(crate) fn starts(&self, image: &Reference) -> bool {
-        self.pulls().any(|other| other == image)
+        orders.flat_map(|order| order.pulls.iter().map(|pull| pull.reference.clone())).collect()
     }
 }

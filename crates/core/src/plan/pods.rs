@@ -15,10 +15,10 @@ use crate::world::{NodeEntry, PodEntry, Stage, World};
 /// Records Pods that came to their end, deletes them once that is recorded, and
 /// deletes Pods that nobody wants any more.
 pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
-    for entry in world.pods.values() {
+    for entry in world.pods() {
         let pod = &entry.pod;
         let wanted = world.wants(pod);
-        let of_name = world.nodes.get(&pod.node);
+        let of_name = world.node(&pod.node);
         let node = of_name.filter(|node| node.node.uid == pod.node_uid);
         match &entry.stage {
             Stage::Requested(order) if wanted && world.may_still_start(order) => {
@@ -35,7 +35,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
                 continue;
             }
             Stage::Created(at) => {
-                let check_at = after(*at, world.settings.confirm_within);
+                let check_at = after(*at, world.settings().confirm_within);
                 if check_at <= now {
                     plan.add(world, Effect::CheckPod { pod: pod.name.clone() }, now);
                 } else {
@@ -46,7 +46,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
         }
         let is_gone = matches!(entry.stage, Stage::Gone);
         // The kubelet goes on with a pull that nobody wants any more.
-        let shown_at = after(entry.steps.created, world.settings.record_within);
+        let shown_at = after(entry.steps.created, world.settings().record_within);
         if shown_at > now {
             plan.wake(shown_at);
         } else if !is_gone && !world.is_recorded(entry) {
@@ -68,7 +68,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
         let expected = Expectations {
             pull_timeout: policy.pull_timeout,
             tells_sandbox: node.node.tells_sandbox,
-            settings: &world.settings,
+            settings: world.settings(),
         };
         let cut_short = is_gone.then_some(End::Deleted).or(is_lost.then_some(End::Lost));
         match pod.end(&entry.steps, &expected, now).or(cut_short) {
@@ -116,10 +116,10 @@ pub(super) fn record(
     now: Timestamp,
 ) -> Effect {
     let (mut memory, evictions) = world.with_sightings(node, memory, now);
-    memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policies.contains_key(policy), now);
+    memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policy(policy).is_some(), now);
     let mut cache = status::node_cache(world, node, &memory, now);
     // Where the object is newer than what is known of it, the write is refused.
-    let known = world.caches.get(&node.node.name).map(|entry| &entry.object.metadata);
+    let known = world.cache(&node.node.name).map(|entry| &entry.object.metadata);
     cache.metadata.resource_version = known.and_then(|known| known.resource_version.clone());
     Effect::RecordNode { cache: Box::new(cache), settlements, evictions }
 }
@@ -127,8 +127,8 @@ pub(super) fn record(
 impl World {
     /// Whether a Pod that may not have come into being may be asked for again.
     fn may_still_start(&self, order: &PodOrder) -> bool {
-        let policy = self.policies.get(&order.policy).map(|entry| &entry.policy);
-        let node = self.nodes.get(&order.node).map(|entry| &entry.node);
+        let policy = self.policy(&order.policy).map(|entry| &entry.policy);
+        let node = self.node(&order.node).map(|entry| &entry.node);
         policy.is_some_and(|policy| !policy.paused) && node.is_some_and(|node| node.uid == order.node_uid)
     }
 }

@@ -5,12 +5,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::writes;
-use super::writes::Publication;
 use crate::Name;
 use crate::discovery::sync;
 use crate::io::effect::{Effect, EffectKey};
 use crate::io::notice;
-use crate::io::plan::Plan;
+use crate::io::plan::{Look, Plan};
 use crate::objects::image::{Image, Origin};
 use crate::objects::image_set::{Child, ImageSet};
 use crate::show::status;
@@ -19,20 +18,21 @@ use crate::world::{SetEntry, World};
 /// Creates, changes and deletes CachedImages so that each set has those that it asks
 /// for, and writes the statuses of sets.
 pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
-    for name in &world.stale.sets {
-        let Some(entry) = world.sets.get(name) else {
-            plan.clean.sets.push(name.clone());
+    for key in world.due(now) {
+        let EffectKey::Set(name) = key else { continue };
+        let Some(entry) = world.set(name) else {
+            plan.looks.push((key.clone(), Look::Clean));
             continue;
         };
         let is_current = tend_children(world, entry, now, plan);
         let status = status::cached_image_set(world, entry, is_current, now);
         let notice = notice::of_set(&entry.set, &entry.published.status, &status);
-        let written = writes::publish(world, &entry.published, status, notice, now, plan, |status| Effect::PatchSet {
-            set: name.clone(),
-            status,
-        });
-        if is_current && matches!(written, Publication::Needless) {
-            plan.clean.sets.push(name.clone());
+        let effect = |status| Effect::PatchSet { set: name.clone(), status };
+        // Nothing holds up the CachedImages of a set, so the set itself is never held.
+        match writes::publish(world, &entry.published, status, notice, now, plan, effect) {
+            Look::Later(at) if is_current => plan.looks.push((key.clone(), Look::Deferred(at))),
+            Look::Clean if is_current => plan.looks.push((key.clone(), Look::Clean)),
+            _ => {}
         }
     }
 }
@@ -49,7 +49,7 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     };
     let mut effects: Vec<Effect> = Vec::new();
     for child in &entry.members.children {
-        match world.images.get(&child.image.name).map(|entry| &entry.image) {
+        match world.image(&child.image.name).map(|entry| &entry.image) {
             None => effects.push(Effect::CreateChild { set: set.name.clone(), child: Box::new(child.object.clone()) }),
             // It is somebody else's, and stays as it is.
             Some(image) if !image.is_owned_by(&set.uid) => {}
@@ -57,9 +57,8 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
         }
     }
     let wanted: BTreeSet<&Name> = entry.members.children.iter().map(|child| &child.image.name).collect();
-    let owned = world.children.get(&set.uid).into_iter().flatten();
-    for image in owned.filter(|name| !wanted.contains(name)).filter_map(|name| world.images.get(name)) {
-        let image = &image.image;
+    let owned = world.children_of(set).map(|entry| &entry.image);
+    for image in owned.filter(|image| !wanted.contains(&image.name)) {
         if is_exhaustive || image.origin == Some(Origin::Static) {
             let (child, uid) = (image.name.clone(), image.uid.clone());
             effects.push(Effect::DeleteChild { set: set.name.clone(), child, uid });
@@ -71,7 +70,7 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     let keys: BTreeSet<EffectKey> = effects.iter().map(Effect::key).collect();
     // What was refused is not wanted any more.
     let others = world.flights_of(&set.name).filter(|(key, flight)| !keys.contains(key) && !flight.is_under_way());
-    plan.clean.flights.extend(others.map(|(key, _)| key.clone()));
+    plan.dropped.extend(others.map(|(key, _)| key.clone()));
     for effect in effects {
         plan.add(world, effect, now);
     }

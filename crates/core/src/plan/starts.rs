@@ -1,7 +1,7 @@
 //! Which pulls to start.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::ops::Bound;
 
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::Name;
 use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
-use crate::gate::{Pair, Purpose, Side, Tries, check_image, check_trouble};
+use crate::gate::{Pair, Purpose, Side, check_image, check_trouble};
 use crate::io::effect::{Effect, PodOrder, Pull};
 use crate::io::plan::Plan;
 use crate::objects::image::Image;
@@ -37,8 +37,7 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
     let mut quests = quests(world, now, plan);
     let mut lines: Vec<Line<'_>> = world
-        .policies
-        .values()
+        .policies()
         .map(|entry| Line::new(world, &entry.policy, quests.remove(&entry.policy.name).unwrap_or_default(), now))
         .collect();
     // Over all policies the most urgent one goes first, because two of them may want the same node.
@@ -62,7 +61,7 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
             Err(Verdict::WaitingForDelay { until }) => {
                 plan.waiting.insert(policy.name.clone());
                 until.into_iter().for_each(|until| plan.wake(until));
-                let last = world.starts.get(&policy.name).and_then(|starts| starts.last());
+                let last = world.starts(&policy.name).and_then(|starts| starts.last());
                 line.keep_fresh_of(last.map(|(node, _)| node));
             }
             Err(_) => {
@@ -111,7 +110,7 @@ type Place = (bool, Urgency, Timestamp, Name);
 
 impl<'a> Line<'a> {
     fn new(world: &'a World, policy: &'a Policy, quests: Vec<Quest<'a>>, now: Timestamp) -> Self {
-        let queue = world.queues.get(&policy.name);
+        let queue = world.line(&policy.name);
         let first_late = Candidate {
             begins_turn: true,
             urgency: Urgency::FIRST_LATE,
@@ -126,7 +125,7 @@ impl<'a> Line<'a> {
         };
         let fresh = waiting((Bound::Unbounded, Bound::Excluded(first_late.clone())));
         let retries = waiting((Bound::Included(first_late), Bound::Unbounded));
-        let retried_at = world.starts.get(&policy.name).and_then(Starts::retried_at);
+        let retried_at = world.starts(&policy.name).and_then(Starts::retried_at);
         let lets_late_first = retried_at.is_none_or(|at| after(at, policy.backoff.max) <= now);
         Self { policy, now, lets_late_first, fresh, retries, quests: quests.into_iter().peekable() }
     }
@@ -195,7 +194,7 @@ fn start_turn(
         return Ok(None);
     }
     budget.admit(policy, &candidate.node, candidate.begins_turn, now)?;
-    let Some(node) = world.nodes.get(&candidate.node) else { return Ok(None) };
+    let Some(node) = world.node(&candidate.node) else { return Ok(None) };
     let side = Side::new(world, node, policy, now);
     let batch = batch(world, &side, policy, candidate.urgency.is_late(), budget);
     Ok(order(world, node, policy, &batch, candidate.begins_turn))
@@ -207,11 +206,11 @@ fn batch<'a>(world: &'a World, side: &Side<'a>, policy: &Policy, is_late: bool, 
     let here = &side.here;
     let wanted = side.node.standings.iter().filter(|(_, standing)| standing.wants_pull());
     let pairs = wanted.filter_map(|(name, standing)| {
-        let image = world.images.get(name).filter(|entry| entry.image.policy == policy.name)?;
+        let image = world.image(name).filter(|entry| entry.image.policy == policy.name)?;
         Some(Pair { world, image, side, standing: *standing })
     });
     let startable = pairs.filter(|pair| {
-        pair.check_alone(Purpose::Pull, budget.tries()).is_ok()
+        pair.check_alone(Purpose::Pull, budget.tried()).is_ok()
             && budget.admit_host(policy, pair.image.image.reference.host()).is_ok()
     });
     let mut images: Vec<(Urgency, &ImageEntry)> = startable.map(|pair| (pair.urgency(), pair.image)).collect();
@@ -259,7 +258,7 @@ fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], beg
         HostNetwork::Never => false,
         HostNetwork::NotReadyNodes => node.node.readiness != Readiness::Ready,
     };
-    let placement = world.images.get(&first.name).and_then(|entry| entry.placement.as_ref());
+    let placement = world.image(&first.name).and_then(|entry| entry.placement.as_ref());
     Some(PodOrder {
         name: pod_name(first.set.as_ref().map_or(&first.name, |set| &set.name), &identity),
         node: node.node.name.clone(),
@@ -290,8 +289,8 @@ fn pod_name(what: &str, identity: &str) -> Name {
 /// The probes and the questions for tags whose time has come, by policy, the longest overdue first.
 fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a Name, Vec<Quest<'a>>> {
     let mut quests: BTreeMap<&Name, Vec<Quest<'_>>> = BTreeMap::new();
-    let nothing = Tries::default();
-    for (name, entry) in &world.images {
+    let nothing = BTreeSet::new();
+    for entry in world.images() {
         let Some(policy) = world.policy_of(&entry.image) else { continue };
         let asks = policy.repull_interval.is_some();
         if (!entry.is_probed && !asks) || check_image(world, entry).is_err() {
@@ -315,7 +314,7 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
                 rank: Reverse(entry.rank),
             };
             let is_probe = purpose == Purpose::Probe;
-            quests.entry(&policy.name).or_default().push(Quest { urgency, image: name, is_probe });
+            quests.entry(&policy.name).or_default().push(Quest { urgency, image: &entry.image.name, is_probe });
         }
     }
     quests.values_mut().for_each(|quests| quests.sort());
@@ -331,11 +330,15 @@ fn start_quest(
     now: Timestamp,
     plan: &mut Plan,
 ) -> Result<Option<PodOrder>, Verdict> {
-    let Some(image) = world.images.get(quest.image) else { return Ok(None) };
+    let Some(image) = world.image(quest.image) else { return Ok(None) };
     let (name, reference) = (quest.image, &image.image.reference);
     let purpose = quest.purpose();
+    if check_trouble(world, image, policy, purpose, budget.tried(), now).is_err() {
+        // Another start of this plan tries the image or its registry.
+        return Ok(None);
+    }
     let mut best: Option<(_, &NodeEntry)> = None;
-    for node in world.nodes.values() {
+    for node in world.nodes() {
         let Some(standing) = node.standings.get(name).copied() else { continue };
         let is_meant = match purpose {
             Purpose::Ask => standing.is_there(),
@@ -346,7 +349,7 @@ fn start_quest(
         }
         let side = Side::new(world, node, policy, now);
         let pair = Pair { world, image, side: &side, standing };
-        if let Err(held) = pair.check_alone(purpose, budget.tries()) {
+        if let Err(held) = pair.check_here() {
             held.until.into_iter().for_each(|at| plan.wake(at));
             continue;
         }
@@ -367,7 +370,7 @@ fn start_quest(
         }
     }
     let Some((_, node)) = best else { return Ok(None) };
-    let begins_turn = node.turn.as_ref() != Some(&policy.name);
+    let begins_turn = node.begins_turn(&policy.name);
     budget.admit(policy, &node.node.name, begins_turn, now)?;
     if budget.admit_host(policy, reference.host()).is_err() {
         return Ok(None);
@@ -379,10 +382,10 @@ impl World {
     /// The secrets of every CachedImage that wants one of these images on the node:
     /// where two differ, the kubelet tries them all.
     fn secrets_for(&self, node: &NodeEntry, batch: &[&Image]) -> Vec<Name> {
-        let names = batch.iter().filter_map(|image| self.wanted.get(&image.reference)).flatten();
-        let wanted_here = names.filter(|name| node.standings.contains_key(*name));
+        let wanted_by = batch.iter().flat_map(|image| self.wanted_by(&image.reference));
+        let wanted_here = wanted_by.filter(|entry| node.standings.contains_key(&entry.image.name));
         let mut secrets: Vec<Name> = Vec::new();
-        for secret in wanted_here.filter_map(|name| self.images.get(name)).flat_map(|entry| &entry.image.secrets) {
+        for secret in wanted_here.flat_map(|entry| &entry.image.secrets) {
             if !secrets.contains(secret) {
                 secrets.push(secret.clone());
             }

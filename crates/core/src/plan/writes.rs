@@ -11,7 +11,7 @@ use crate::Name;
 use crate::interner::Texts;
 use crate::io::effect::{Effect, EffectKey};
 use crate::io::notice::{self, Notice};
-use crate::io::plan::{Looks, Plan};
+use crate::io::plan::{Look, Plan};
 use crate::objects::memory::{self, Memory};
 use crate::pace::backoff::Backoff;
 use crate::show::status::{self, Status};
@@ -22,18 +22,22 @@ use crate::world::{CacheEntry, NodeEntry, Published, World};
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
     let long_pulls = std::mem::take(&mut plan.long_pulls);
-    let due: BTreeSet<&Name> = world.stale.caches.due(now).chain(&long_pulls).collect();
+    let due = world.due(now).filter_map(|key| match key {
+        EffectKey::Record(node) => Some(node),
+        _ => None,
+    });
+    let due: BTreeSet<&Name> = due.chain(&long_pulls).collect();
     for name in due {
         let key = EffectKey::Record(name.clone());
         let recording = plan.keys.contains(&key);
-        let Some(node) = world.nodes.get(name).filter(|_| !recording) else { continue };
+        let Some(node) = world.node(name).filter(|_| !recording) else { continue };
         if !world.is_free(&key, now) {
             plan.wake_for(world, &key);
             continue;
         }
         match differing_cache(world, node, long_pulls.contains(name), now) {
             Some(effect) => plan.add(world, effect, now),
-            None => plan.clean.caches.push(name.clone()),
+            None => plan.looks.push((key, Look::Clean)),
         }
     }
 }
@@ -41,7 +45,7 @@ pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
 /// A node's NodeCache as it should be, unless it is.
 pub(crate) fn differing_cache(world: &World, node: &NodeEntry, has_long_pull: bool, now: Timestamp) -> Option<Effect> {
     let is_its = |cache: &&CacheEntry| *cache.object.spec.node_uid == *node.node.uid;
-    let current = world.caches.get(&node.node.name).filter(is_its);
+    let current = world.cache(&node.node.name).filter(is_its);
     let has_any = node.standings.values().any(|standing| standing.is_there());
     if current.is_none() && !has_any && !has_long_pull {
         // There is nothing to say of a node that has none of what it should have.
@@ -71,71 +75,50 @@ fn says_the_same(current: &CacheEntry, cache: &NodeCache) -> bool {
 
 pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
     let budget = OnceCell::new();
-    for name in world.stale.images.due(now) {
-        let Some(entry) = world.images.get(name) else {
-            plan.images.clean.push(name.clone());
+    let started = plan.pulls();
+    for key in world.due(now) {
+        let EffectKey::Image(name) = key else { continue };
+        let Some(entry) = world.image(name) else {
+            plan.looks.push((key.clone(), Look::Clean));
             continue;
         };
-        if plan.starts(&entry.image.reference) {
+        if started.contains(&entry.image.reference) {
             // It is about to be out of date: the report of the creation follows.
             continue;
         }
-        let key = EffectKey::Image(name.clone());
-        if !world.is_free(&key, now) {
-            plan.wake_for(world, &key);
+        if !world.is_free(key, now) {
+            plan.wake_for(world, key);
             continue;
         }
         let status = status::cached_image(world, entry, &budget, now);
         // What a set has only just made has nothing to show yet that its set does not.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
         if is_new_child && is_progress(&status.conditions) {
-            let shown_at = after(entry.seen_at, world.settings.progress_interval);
+            let shown_at = after(entry.seen_at, world.settings().progress_interval);
             if shown_at > now {
                 plan.wake(shown_at);
-                plan.images.deferred.push((name.clone(), shown_at));
+                plan.looks.push((key.clone(), Look::Deferred(shown_at)));
                 continue;
             }
         }
         let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
-        let publication = publish(world, &entry.published, status, notice, now, plan, effect);
-        plan.images.note(name, &publication);
+        let look = publish(world, &entry.published, status, notice, now, plan, effect);
+        plan.looks.push((key.clone(), look));
     }
 }
 
 pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
-    for name in world.stale.policies.due(now) {
-        let Some(entry) = world.policies.get(name).filter(|_| !name.is_empty()) else {
-            plan.policies.clean.push(name.clone());
+    for key in world.due(now) {
+        let EffectKey::Policy(name) = key else { continue };
+        let Some(entry) = world.policy(name).filter(|_| !name.is_empty()) else {
+            plan.looks.push((key.clone(), Look::Clean));
             continue;
         };
         let status = status::pull_policy(world, &entry.policy, &entry.published.status, now);
         let effect = |status| Effect::PatchPolicy { policy: name.clone(), status };
-        let publication = publish(world, &entry.published, status, None, now, plan, effect);
-        plan.policies.note(name, &publication);
-    }
-}
-
-/// When a status is written.
-pub(super) enum Publication {
-    /// It is as it should be.
-    Needless,
-    /// With this plan, unless a write is under way.
-    Now,
-    /// From then on.
-    Later(Timestamp),
-}
-
-impl Looks {
-    fn note(&mut self, name: &Name, publication: &Publication) {
-        match publication {
-            Publication::Needless => self.clean.push(name.clone()),
-            Publication::Later(at) => {
-                self.differing.push(name.clone());
-                self.deferred.push((name.clone(), *at));
-            }
-            Publication::Now => self.differing.push(name.clone()),
-        }
+        let look = publish(world, &entry.published, status, None, now, plan, effect);
+        plan.looks.push((key.clone(), look));
     }
 }
 
@@ -149,14 +132,14 @@ pub(super) fn publish<S: Status>(
     now: Timestamp,
     plan: &mut Plan,
     effect: impl FnOnce(Box<S>) -> Effect,
-) -> Publication {
+) -> Look {
     if published.is(&status) {
-        return Publication::Needless;
+        return Look::Clean;
     }
     match world.next_write(published, status.is_urgent_after(&published.status)).filter(|at| *at > now) {
         Some(at) => {
             plan.wake(at);
-            Publication::Later(at)
+            Look::Later(at)
         }
         None => {
             let patch = effect(Box::new(status));
@@ -164,7 +147,7 @@ pub(super) fn publish<S: Status>(
                 plan.add(world, Effect::Tell(Box::new(notice)), now);
             }
             plan.add(world, patch, now);
-            Publication::Now
+            Look::Written
         }
     }
 }
@@ -174,9 +157,10 @@ impl World {
     fn next_write<S>(&self, published: &Published<S>, urgent: bool) -> Option<Timestamp> {
         // Progress is shown at ever longer intervals: a roll-out that takes hours need
         // not be followed by the second.
-        let progress = Backoff { initial: self.settings.progress_interval, max: self.settings.progress_interval * 6 };
+        let progress =
+            Backoff { initial: self.settings().progress_interval, max: self.settings().progress_interval * 6 };
         let interval = match urgent {
-            true => self.settings.status_interval,
+            true => self.settings().status_interval,
             false if published.is_part => progress.max,
             false => progress.nominal(published.progress + 1),
         };

@@ -62,12 +62,12 @@ pub struct NodeVerdict {
 pub fn explain(world: &World, now: Timestamp, which: &Which, limit: usize) -> Result<Vec<Explanation>, Unknown> {
     let unknown = |kind, name: &Name| Unknown { kind, name: name.clone() };
     let images: Vec<&ImageEntry> = match &which.cached_image {
-        Some(name) => vec![world.images.get(name).ok_or_else(|| unknown("CachedImage", name))?],
-        None => world.images.values().collect(),
+        Some(name) => vec![world.image(name).ok_or_else(|| unknown("CachedImage", name))?],
+        None => world.images().collect(),
     };
     let nodes: Vec<&NodeEntry> = match &which.node {
-        Some(name) => vec![world.nodes.get(name).ok_or_else(|| unknown("node", name))?],
-        None => world.nodes.values().collect(),
+        Some(name) => vec![world.node(name).ok_or_else(|| unknown("node", name))?],
+        None => world.nodes().collect(),
     };
     let is_one_pair = which.cached_image.is_some() && which.node.is_some();
     let budget = Budget::new(world);

@@ -107,14 +107,8 @@ pub(crate) fn cached_image<'a>(
     let image = &entry.image;
     let tally = entry.tally;
     let nothing = Health::default();
-    let health = world.health.get(&image.reference).unwrap_or(&nothing);
-    let pulling: Vec<_> = world
-        .pulling
-        .get(&image.reference)
-        .into_iter()
-        .flatten()
-        .filter(|node| is_target(world, node, entry))
-        .collect();
+    let health = world.health_of(&image.reference).unwrap_or(&nothing);
+    let pulling: Vec<_> = world.pulling(&image.reference).filter(|node| is_target(world, node, entry)).collect();
     let mut failures: Vec<(&Name, &Failure)> = health
         .failing
         .iter()
@@ -216,7 +210,7 @@ fn reason<'a>(
         return say("Pulling", format!("{progress}; pulling on {node}{others}"));
     }
     if tally.evicted > 0 && image.pull != ImagePullPolicy::Never {
-        let evicted = world.nodes.values().find(|node| node.standings.get(&image.name) == Some(&Standing::Evicted));
+        let evicted = world.nodes().find(|node| node.standings.get(&image.name) == Some(&Standing::Evicted));
         let node = evicted.map(|node| node.node.name.to_string()).unwrap_or_default();
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
@@ -230,7 +224,7 @@ fn reason<'a>(
             return format!("{name}: {refused}");
         }
         // Trouble of a node that lasts. One rejected Pod is told by an Event about the node.
-        if let Some(failure) = world.troubled.get(name).filter(|failure| failure.count > 1) {
+        if let Some(failure) = world.trouble_of(name).filter(|failure| failure.count > 1) {
             let until = failure.retry_at.unwrap_or(failure.at);
             return format!("{name}: {}", Verdict::NodeBackingOff { until, cause: failure.message.clone() });
         }
@@ -266,22 +260,22 @@ fn reason<'a>(
 fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Timestamp) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
     let lacks = |node: &&NodeEntry| node.standings.get(name).is_some_and(|standing| !standing.is_there());
-    let works = |node: &NodeEntry| !world.troubled.contains_key(&node.node.name);
+    let works = |node: &NodeEntry| world.trouble_of(&node.node.name).is_none();
     let can_pull =
         |node: &&NodeEntry| lacks(node) && works(node) && Side::new(world, node, policy, now).check().is_ok();
     // One that waits in the queue is found soon, however many nodes there are. What is the
     // image's own trouble is the same on every node, whether it waits there or not.
     let is_in_trouble = entry.refused.is_some() || entry.is_probed;
-    let queue = world.queues.get(&policy.name).filter(|_| !is_in_trouble).into_iter().flatten();
-    let mut waiting = queue.filter_map(|candidate| world.nodes.get(&candidate.node)).filter(|node| works(node));
-    let any = |is: &dyn Fn(&&NodeEntry) -> bool| world.nodes.values().find(is);
+    let queue = world.line(&policy.name).filter(|_| !is_in_trouble).into_iter().flatten();
+    let mut waiting = queue.filter_map(|candidate| world.node(&candidate.node)).filter(|node| works(node));
+    let any = |is: &dyn Fn(&&NodeEntry) -> bool| world.nodes().find(is);
     waiting.find(lacks).or_else(|| any(&can_pull)).or_else(|| any(&lacks))
 }
 
 /// When an image that failed on a node is tried there again at the earliest; `None` where that is not
 /// known, as while one pull at a time tries its registry.
 fn retry_at(world: &World, entry: &ImageEntry, node: &str, now: Timestamp) -> Option<Timestamp> {
-    let (node, policy) = (world.nodes.get(node)?, world.policy_of(&entry.image)?);
+    let (node, policy) = (world.node(node)?, world.policy_of(&entry.image)?);
     if world.is_registry_paused(&entry.image.reference) {
         return None;
     }
@@ -293,12 +287,12 @@ fn retry_at(world: &World, entry: &ImageEntry, node: &str, now: Timestamp) -> Op
 
 /// Why no node is a target, by the example of the first one.
 fn no_matching_nodes(world: &World, entry: &ImageEntry) -> String {
-    let example = world.nodes.values().find_map(|node| {
+    let example = world.nodes().find_map(|node| {
         let why = entry.place_on(&node.node).err()?;
         Some(format!("{}: {why}", node.node.name))
     });
     match example {
-        Some(example) => format!("none of {} is a target; {example}", plural(world.nodes.len(), "node")),
+        Some(example) => format!("none of {} is a target; {example}", plural(world.number_of_nodes(), "node")),
         None => "the cluster has no nodes".to_owned(),
     }
 }
@@ -315,8 +309,7 @@ pub(crate) fn cached_image_set(
     is_current: bool,
     now: Timestamp,
 ) -> CachedImageSetStatus {
-    let owned = world.children.get(&entry.set.uid).into_iter().flatten();
-    let owned: Vec<&ImageEntry> = owned.filter_map(|name| world.images.get(name)).collect();
+    let owned: Vec<&ImageEntry> = world.children_of(&entry.set).collect();
     let number_ready = owned.iter().filter(|child| is_ready(child)).count();
     let (reason, message) = set_reason(world, entry, &owned, number_ready, is_current);
     let is_ready = reason == "AllReady";
@@ -352,7 +345,7 @@ pub(crate) fn is_whole(world: &World, entry: &SetEntry) -> bool {
 /// for nothing any more, so that a refusal is over.
 fn wrong(world: &World, entry: &SetEntry, is_current: bool) -> Vec<String> {
     let foreign = entry.members.children.iter().filter_map(|child| {
-        let image = &world.images.get(&child.image.name)?.image;
+        let image = &world.image(&child.image.name)?.image;
         // One of an earlier set of the name is about to go.
         if image.set.as_ref().is_some_and(|owner| owner.name == entry.set.name && *owner.uid != *entry.set.uid) {
             return None;
@@ -437,16 +430,16 @@ pub(crate) fn pull_policy(
     before: &PullPolicyStatus,
     now: Timestamp,
 ) -> PullPolicyStatus {
-    let images = world.images.values().filter(|entry| entry.image.policy == policy.name);
+    let images = world.images().filter(|entry| entry.image.policy == policy.name);
     let waiting: usize = images
         .filter(|entry| entry.image.pull != ImagePullPolicy::Never)
         .map(|entry| {
-            let pulling = world.pulling.get(&entry.image.reference).into_iter().flatten();
+            let pulling = world.pulling(&entry.image.reference);
             let pulling = pulling.filter(|node| is_target(world, node, entry)).count();
             (entry.tally.targeted() - entry.tally.cached).saturating_sub(pulling)
         })
         .sum();
-    let pods = world.pods.values().filter(|entry| entry.pod.policy == policy.name);
+    let pods = world.pods().filter(|entry| entry.pod.policy == policy.name);
     let nodes: std::collections::BTreeSet<_> = pods.map(|entry| &entry.pod.node).collect();
     let (reason, message) = match policy.paused {
         true => ("Paused", "nothing new is started until paused is false"),
@@ -454,7 +447,7 @@ pub(crate) fn pull_policy(
     };
     let previous = condition::ready(&before.conditions);
     let ready = Condition::ready(!policy.paused, reason, message.to_owned(), policy.generation, previous, now);
-    let last_start = world.starts.get(&policy.name).and_then(|starts| starts.last()).map(|(_, at)| *at);
+    let last_start = world.starts(&policy.name).and_then(|starts| starts.last()).map(|(_, at)| *at);
     PullPolicyStatus {
         observed_generation: policy.generation,
         conditions: vec![ready],
@@ -472,7 +465,7 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
     let standings: BTreeMap<&Reference, Standing> = node
         .standings
         .keys()
-        .filter_map(|image| world.images.get(image))
+        .filter_map(|image| world.image(image))
         .map(|entry| {
             let evidence = world.evidence(node, &index, &world.known(entry), Some(memory));
             (&entry.image.reference, standing(&evidence, now).0)
@@ -484,14 +477,10 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
     // just begun is not worth a write.
     let is_long = |entry: &PodEntry| {
         let is_there = !matches!(entry.stage, Stage::Requested(_));
-        is_there && now.duration_since(entry.steps.created) >= world.settings.record_within
+        is_there && now.duration_since(entry.steps.created) >= world.settings().record_within
     };
     let pulling: usize = world
-        .pods_on
-        .get(name)
-        .into_iter()
-        .flatten()
-        .filter_map(|pod| world.pods.get(pod))
+        .pods_on(name)
         .filter(|entry| {
             is_long(entry) && !world.is_recorded(entry) && (entry.pod.uid.is_none() || entry.pod.uid != memory.last_pod)
         })
@@ -502,7 +491,7 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
         0 => (false, "ImagesMissing"),
         _ => (false, "PullsFailed"),
     };
-    let before = world.caches.get(name).and_then(|entry| entry.object.status.as_ref());
+    let before = world.cache(name).and_then(|entry| entry.object.status.as_ref());
     let previous = before.and_then(|status| condition::ready(&status.conditions));
     let message = format!("{cached} of {} are on the node", plural(standings.len(), "image"));
     let mut cache = NodeCache::new(name, NodeCacheSpec { node_uid: node.node.uid.to_string() });

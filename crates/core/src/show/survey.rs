@@ -1,7 +1,6 @@
 //! The numbers behind `/metrics`, and every image that is missing, grouped by verdict.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use drop_api::discovery_policy::QueryStatus;
 use jiff::Timestamp;
@@ -68,14 +67,14 @@ impl Summary {
     #[must_use]
     pub fn new(world: &World) -> Self {
         let mut summary = Self { is_synced: world.is_synced(), ..Self::default() };
-        for policy in world.policies.keys() {
-            summary.active.insert(policy.clone(), 0);
+        for entry in world.policies() {
+            summary.active.insert(entry.policy.name.clone(), 0);
         }
-        for entry in world.pods.values() {
+        for entry in world.pods() {
             let open = entry.pod.containers.iter().filter(|container| container.outcome().is_none()).count();
             *summary.active.entry(entry.pod.policy.clone()).or_default() += open;
         }
-        for (policy, entry) in &world.discoveries {
+        for (policy, entry) in world.discoveries() {
             let status = &entry.published.status;
             let sources = status.query_results.iter();
             let counts = DiscoveryCounts {
@@ -87,12 +86,9 @@ impl Summary {
             };
             summary.discoveries.insert(policy.clone(), counts);
         }
-        summary.sets.extend(world.sets.iter().map(|(set, entry)| (set.clone(), status::is_whole(world, entry))));
-        for image in world.wanted.keys() {
-            let sizes = world.sizes.get(image).into_iter().flat_map(BTreeMap::values);
-            summary.sizes.insert(image.clone(), sizes.min().copied());
-        }
-        for entry in world.images.values() {
+        summary.sets.extend(world.sets().map(|entry| (entry.set.name.clone(), status::is_whole(world, entry))));
+        summary.sizes.extend(world.wanted().map(|image| (image.clone(), world.size_of(image))));
+        for entry in world.images() {
             let counts = ImageCounts {
                 targeted: entry.tally.targeted(),
                 cached: entry.tally.there(),
@@ -161,11 +157,11 @@ impl Survey {
     pub fn step(&mut self, world: &World, now: Timestamp, pairs: usize) -> Option<Overview> {
         let budget = Budget::new(world);
         let mut found = std::mem::take(&mut self.found);
-        let waiting = world.images.values().filter(|entry| entry.tally.cached < entry.tally.targeted());
+        let waiting = world.images().filter(|entry| entry.tally.cached < entry.tally.targeted());
         let mut images: Vec<(&ImageEntry, Groups)> =
             waiting.map(|entry| (entry, found.remove(&entry.image.name).unwrap_or_default())).collect();
-        let after = self.reached.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let mut nodes = world.nodes.range::<Name, _>((after, Bound::Unbounded)).map(|(_, node)| node);
+        let reached = self.reached.take();
+        let mut nodes = world.nodes_after(reached.as_ref());
         // Where nothing is missing there is nothing to look for on nodes.
         let part = pairs.checked_div(images.len()).map_or(0, |nodes| nodes.max(1));
         for node in nodes.by_ref().take(part) {
@@ -187,7 +183,7 @@ impl Survey {
     fn overview(&mut self, world: &World) -> Overview {
         let mut summary = Summary::new(world);
         let mut images = Vec::new();
-        for entry in world.images.values() {
+        for entry in world.images() {
             let groups = self.found.remove(&entry.image.name).unwrap_or_default();
             let mut verdicts: Vec<Group> = groups.into_values().collect();
             for group in verdicts.iter().filter(|group| !matches!(group.verdict, Verdict::Pulling { .. })) {

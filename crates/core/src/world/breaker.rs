@@ -116,4 +116,29 @@ impl World {
         let tried_at = pods.map(|entry| entry.started_at.unwrap_or(entry.steps.created)).max();
         registry.probe_at(image.host(), &policy.backoff, tried_at)
     }
+
+    /// Derives anew how a registry fares, of which one image's health has changed.
+    pub(super) fn registry_changed(&mut self, image: &Reference, health: &Health) {
+        let is_of_host = |other: &&Reference| other.host() == image.host();
+        let wanted = self.wanted.iter().filter(|(other, _)| is_of_host(other)).flat_map(|(_, names)| names);
+        let concerned: Vec<Name> = wanted.cloned().collect();
+        let nodes = self.nodes.len();
+        let registry = self.registries.entry(image.host().into()).or_default();
+        let paused_before = registry.is_paused(nodes);
+        let recovered = registry.update(image, health);
+        let success = registry.success();
+        let is_changed = recovered || paused_before != registry.is_paused(nodes);
+        if registry.is_empty() {
+            self.registries.remove(image.host());
+        }
+        if let Some(health) = self.health.get_mut(image) {
+            health.registry_success = success;
+        }
+        if is_changed {
+            for (_, health) in self.health.iter_mut().filter(|(other, _)| is_of_host(other)) {
+                health.registry_success = success;
+            }
+            self.dirty.images.extend(concerned);
+        }
+    }
 }

@@ -25,21 +25,20 @@ pub(crate) struct DiscoveryEntry {
     pub(crate) published: Published<DiscoveryPolicyStatus>,
     /// What its status is to be, once that is known.
     pub(crate) outcome: Option<DiscoveryPolicyStatus>,
-    /// When its sources are asked next; `None` while they are being asked.
-    pub(crate) next_at: Option<Timestamp>,
     /// Runs in a row in which a source failed.
     failures: u32,
 }
 
 impl World {
-    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy, now: Timestamp) {
+    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy) {
         let meta = object.metadata;
         let (Some(name), Some(uid)) = (meta.name.map(Name::from), meta.uid.map(Name::from)) else { return };
         if meta.deletion_timestamp.is_some() {
-            return self.remove(Kind::Discovery, &name, now);
+            return self.remove_discovery(&name);
         }
         let id = SpecId { uid, generation: meta.generation };
         let status = object.status.unwrap_or_default();
+        let run = EffectKey::Discovery(name.clone());
         match self.discoveries.get_mut(&name) {
             Some(entry) if entry.id == id => {
                 if !entry.published.observe(status) {
@@ -47,9 +46,9 @@ impl World {
                 }
                 // Another replica leads, and has asked.
                 let is_own = entry.outcome.as_ref() == Some(&entry.published.status);
-                if !is_own && entry.next_at.is_some() {
+                if !is_own && self.outbox.time_of(&run).is_some() {
                     entry.outcome = None;
-                    entry.next_at = Some(entry.published.status.next_sync_time.unwrap_or(Timestamp::MIN));
+                    self.outbox.schedule(run, entry.published.status.next_sync_time.unwrap_or(Timestamp::MIN));
                 }
             }
             known => {
@@ -65,25 +64,21 @@ impl World {
                     }
                     _ => Published::new(status),
                 };
-                let entry = DiscoveryEntry {
-                    id,
-                    spec: object.spec,
-                    pipeline,
-                    published,
-                    outcome: None,
-                    next_at: Some(next_at.unwrap_or(Timestamp::MIN)),
-                    failures: 0,
-                };
+                let entry = DiscoveryEntry { id, spec: object.spec, pipeline, published, outcome: None, failures: 0 };
                 self.discoveries.insert(name.clone(), entry);
+                self.outbox.schedule(run, next_at.unwrap_or(Timestamp::MIN));
             }
         }
+        self.outbox.note(EffectKey::DiscoveryStatus(name.clone()));
         self.discovery_changed(&name);
     }
 
     pub(super) fn remove_discovery(&mut self, name: &Name) {
         if self.discoveries.remove(name).is_some() {
-            self.flights.remove(&EffectKey::Discovery(name.clone()));
-            self.flights.remove(&EffectKey::DiscoveryStatus(name.clone()));
+            for key in [EffectKey::Discovery(name.clone()), EffectKey::DiscoveryStatus(name.clone())] {
+                self.outbox.remove(&key);
+                self.flights.remove(&key);
+            }
             self.discovery_changed(name);
         }
     }
@@ -113,10 +108,10 @@ impl World {
     }
 
     fn secret_changed(&mut self, name: &Name) {
-        for entry in self.discoveries.values_mut() {
+        for (policy, entry) in &self.discoveries {
             let Ok(pipeline) = &entry.pipeline else { continue };
             if pipeline.queries().iter().any(|query| query.secret.as_deref() == Some(&**name)) {
-                entry.next_at = Some(Timestamp::MIN);
+                self.outbox.note(EffectKey::Discovery(policy.clone()));
             }
         }
     }
@@ -126,9 +121,10 @@ impl World {
         let settings = &self.settings;
         let Some(entry) = self.discoveries.get_mut(name) else { return };
         let Ok(pipeline) = &entry.pipeline else { return };
+        let run = EffectKey::Discovery(name.clone());
         let Report::Discovered(discovered) = report else {
             // Nothing was asked; the flight says when to try again.
-            entry.next_at = entry.next_at.or(Some(Timestamp::MIN));
+            self.outbox.note(run);
             return;
         };
         if discovered.spec != entry.id {
@@ -146,10 +142,11 @@ impl World {
             }
         };
         // An edit during the run asks for another one at once.
-        let at = entry.next_at.unwrap_or_else(|| after(now, wait));
-        entry.next_at = Some(at);
+        let at = self.outbox.time_of(&run).unwrap_or_else(|| after(now, wait));
+        self.outbox.schedule(run, at);
         status.next_sync_time = Some(at.max(now));
         entry.outcome = Some(status);
+        self.outbox.note(EffectKey::DiscoveryStatus(name.clone()));
     }
 
     /// The DiscoveryPolicy that a set refers to, if it does; `Some(None)` where that is
@@ -167,5 +164,15 @@ impl World {
         let placement = Placement { affinity, ..Placement::default() };
         let nodes = self.nodes.values().map(|entry| &entry.node);
         nodes.filter(|node| node.readiness == Readiness::Ready && placement.selects(node).is_ok()).count()
+    }
+
+    /// The DiscoveryPolicy called `name`.
+    pub(crate) fn discovery(&self, name: &str) -> Option<&DiscoveryEntry> {
+        self.discoveries.get(name)
+    }
+
+    /// Every DiscoveryPolicy, by name.
+    pub(crate) fn discoveries(&self) -> impl Iterator<Item = (&Name, &DiscoveryEntry)> {
+        self.discoveries.iter()
     }
 }

@@ -123,7 +123,7 @@ impl Health {
 
     /// When the image last failed with nothing to refute it.
     #[must_use]
-    pub fn doubt(&self) -> Option<Timestamp> {
+    pub fn last_unrefuted_failure(&self) -> Option<Timestamp> {
         self.unrefuted().map(|(_, failure)| failure.at).max()
     }
 
@@ -161,7 +161,7 @@ impl World {
     pub(crate) fn doubt(&self, image: &Reference) -> Option<Timestamp> {
         let health = self.health.get(image)?;
         let hung_at = |node| self.nodes.get(node).and_then(|node| node.hung_at).unwrap_or(Timestamp::UNIX_EPOCH);
-        health.doubt().max(health.suspicions().map(hung_at).max())
+        health.last_unrefuted_failure().max(health.suspicions().map(hung_at).max())
     }
 
     /// When an image was last tried in vain on any node that has not succeeded since.
@@ -228,5 +228,10 @@ impl World {
         let health = self.health.get(image)?;
         let wait = backoff.delay(health.open_rounds(), image.as_str());
         Some(after(health.last_open_failure()?, wait))
+    }
+
+    /// How an image fares over all nodes; `None` where nothing is known.
+    pub(crate) fn health_of(&self, image: &Reference) -> Option<&Health> {
+        self.health.get(image)
     }
 }

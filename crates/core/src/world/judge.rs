@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{ImageEntry, Known, Moves, World};
+use super::{ImageEntry, Known, Moment, Moves, World};
 use crate::Name;
+use crate::io::effect::EffectKey;
 use crate::objects::memory::Memory;
 use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
@@ -108,7 +109,7 @@ impl World {
             let nowhere: Vec<Name> = nowhere.map(|(name, _)| name.clone()).collect();
             let judgements = nodes.iter().filter_map(|node| Some((node, self.judgement(node, images, &asked, now)?)));
             let judgements: Vec<(&Name, Judgement)> = judgements.collect();
-            self.stale.images.extend(nowhere);
+            nowhere.iter().for_each(|name| self.outbox.note_image(name));
             let mut moves = vec![Moves::default(); images.len()];
             for (node, judgement) in judgements {
                 if !judgement.changes.is_empty() {
@@ -169,11 +170,11 @@ impl World {
 
     fn take_in(&mut self, node: &Name, judgement: Judgement, moves: &mut [Moves], now: Timestamp) {
         if let Some(at) = judgement.again_at {
-            self.judgements.insert((at, node.clone()));
+            self.agenda.set_at_the_latest(Moment::Judgement(node.clone()), at);
         }
         // An eviction is recorded at once, because its repair waits for that.
         match judgement.changes.iter().any(|change| change.after == Some(Standing::Evicted)) {
-            true => self.stale.caches.insert(node.clone()),
+            true => self.outbox.note(EffectKey::Record(node.clone())),
             false if judgement.changes.is_empty() && !judgement.misremembers => {}
             false => self.cache_is_stale(node.clone(), now),
         }

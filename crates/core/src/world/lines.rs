@@ -1,8 +1,10 @@
 //! The lines of nodes that wait, one for each policy.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
-use super::World;
+use super::{Moment, World};
 use crate::Name;
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::presence::Standing;
@@ -18,7 +20,7 @@ pub(crate) struct Places {
 }
 
 impl World {
-    pub(super) fn leave_queues(&mut self, node: &Name, places: &[(Name, Candidate)], alarm: Option<Timestamp>) {
+    pub(super) fn leave_queues(&mut self, places: &[(Name, Candidate)]) {
         for (policy, candidate) in places {
             if let Some(queue) = self.queues.get_mut(policy) {
                 queue.remove(candidate);
@@ -26,9 +28,6 @@ impl World {
                     self.queues.remove(policy);
                 }
             }
-        }
-        if let Some(at) = alarm {
-            self.alarms.remove(&(at, node.clone()));
         }
     }
 
@@ -40,18 +39,19 @@ impl World {
     /// Gives a node other places in the lines.
     pub(crate) fn place_node(&mut self, name: &Name, places: Places, now: Timestamp) {
         let Some(entry) = self.nodes.get_mut(name) else { return };
-        let (old, alarm) = (std::mem::take(&mut entry.places), entry.alarm.take());
-        self.leave_queues(name, &old, alarm);
+        let old = std::mem::take(&mut entry.places);
+        self.leave_queues(&old);
         for (policy, candidate) in &places.candidates {
             self.queues.entry(policy.clone()).or_default().insert(candidate.clone());
         }
-        if let Some(at) = places.alarm {
-            self.alarms.insert((at, name.clone()));
+        let moment = Moment::Places(name.clone());
+        match places.alarm {
+            Some(at) => self.agenda.set(moment, at),
+            None => self.agenda.cancel(&moment),
         }
         let is_busy = self.pods_on.contains_key(name);
         let images = &self.images;
         let Some(entry) = self.nodes.get_mut(name) else { return };
-        entry.alarm = places.alarm;
         if !is_busy {
             // A turn that does not go on is over.
             let goes_on = |policy: &Name| places.candidates.iter().any(|(of, it)| of == policy && !it.begins_turn);
@@ -63,5 +63,15 @@ impl World {
             entry.waiting_since = entry.waiting_since.or(Some(now)).filter(|_| misses_any);
         }
         entry.places = places.candidates;
+    }
+
+    /// The nodes that wait under a policy, in order.
+    pub(crate) fn line(&self, policy: &str) -> Option<&BTreeSet<Candidate>> {
+        self.queues.get(policy)
+    }
+
+    /// Every line, with its policy.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&Name, &BTreeSet<Candidate>)> {
+        self.queues.iter()
     }
 }

@@ -2,11 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::{PodEntry, Refused, Stage, World};
+use super::{PodEntry, Stage, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
-use crate::io::event::{Kind, Report};
-use crate::objects::pull_pod::PullPod;
+use crate::io::event::Report;
+use crate::io::flights::Flight;
 use crate::pace::backoff::Backoff;
 use crate::text::shortened;
 use crate::time::after;
@@ -52,7 +52,7 @@ impl World {
                 // Another Pod may have got the name meanwhile.
                 let is_other = |entry: &PodEntry| uid.is_some() && entry.pod.uid != uid;
                 if !self.pods.get(&name).is_some_and(is_other) {
-                    self.remove(Kind::Pod, &name, now);
+                    self.remove_pod(&name, now);
                 }
             }
             (EffectKey::DeletePod(name), Report::Done) => {
@@ -67,7 +67,7 @@ impl World {
                     *at = now;
                 }
             }
-            (EffectKey::Child { set, .. }, _) if is_overtaken => drop(self.stale.sets.insert(set)),
+            (EffectKey::Child { set, .. }, _) if is_overtaken => self.outbox.note_set(&set),
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
             (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
             // If it was written anew, the watch shows that.
@@ -90,94 +90,48 @@ impl World {
         }
     }
 
-    /// Takes in whether a status was written.
-    pub(super) fn answered(&mut self, key: &EffectKey, is_written: bool) {
-        match key {
-            EffectKey::Image(name) => {
-                if let Some(entry) = self.images.get_mut(name) {
-                    entry.published.answer(is_written);
-                    self.stale.images.insert(name.clone());
-                }
-            }
-            EffectKey::Set(name) => {
-                if let Some(entry) = self.sets.get_mut(name) {
-                    entry.published.answer(is_written);
-                    self.stale.sets.insert(name.clone());
-                }
-            }
+    /// Records whether a status was written, and has it looked at again.
+    fn answered(&mut self, key: &EffectKey, is_written: bool) {
+        let known = match key {
+            EffectKey::Image(name) => self.images.get_mut(name).map(|entry| entry.published.answer(is_written)),
+            EffectKey::Set(name) => self.sets.get_mut(name).map(|entry| entry.published.answer(is_written)),
+            EffectKey::Policy(name) => self.policies.get_mut(name).map(|entry| entry.published.answer(is_written)),
             EffectKey::DiscoveryStatus(name) => {
-                if let Some(entry) = self.discoveries.get_mut(name) {
-                    entry.published.answer(is_written);
-                }
+                self.discoveries.get_mut(name).map(|entry| entry.published.answer(is_written))
             }
-            EffectKey::Policy(name) => {
-                if let Some(entry) = self.policies.get_mut(name) {
-                    entry.published.answer(is_written);
-                    self.stale.policies.insert(name.clone());
-                }
-            }
-            EffectKey::CreatePod(_)
-            | EffectKey::DeletePod(_)
-            | EffectKey::KillPod(_)
-            | EffectKey::CheckPod(_)
-            | EffectKey::Record(_)
-            | EffectKey::Discovery(_)
-            | EffectKey::Child { .. }
-            | EffectKey::Tell(..) => {}
+            _ => None,
+        };
+        if known.is_some() {
+            self.outbox.note(key.clone());
         }
     }
 
-    pub(super) fn pod_created(&mut self, name: &Name, uid: Name, now: Timestamp) {
-        let Some(entry) = self.pods.get_mut(name) else { return };
-        if !matches!(entry.stage, Stage::Requested(_)) {
-            return;
-        }
-        entry.stage = Stage::Created(now);
-        entry.started_at = Some(now);
-        entry.pod.uid = Some(uid);
-        let (pod, begins_turn) = (entry.pod.clone(), entry.begins_turn);
-        if begins_turn {
-            self.note_start(&pod.policy, &pod.node, now);
-        }
-        self.accepted(&pod);
+    /// The effects about a set's CachedImages that are under way or failed.
+    pub(crate) fn flights_of<'a>(&'a self, set: &'a Name) -> impl Iterator<Item = (&'a EffectKey, &'a Flight)> {
+        let first = EffectKey::Child { set: set.clone(), child: "".into() };
+        self.flights
+            .range(first..)
+            .take_while(move |(key, _)| matches!(key, EffectKey::Child { set: of, .. } if of == set))
     }
 
-    /// Takes in that the API server accepts Pods for these images.
-    pub(super) fn accepted(&mut self, pod: &PullPod) {
-        for container in &pod.containers {
-            for name in self.wanted.get(&container.image).into_iter().flatten() {
-                if let Some(entry) = self.images.get_mut(name)
-                    && entry.refused.take().is_some()
-                {
-                    self.dirty.images.insert(name.clone());
-                }
-            }
-        }
+    /// The effects about CachedImages of any set that are under way or failed.
+    pub(super) fn flights_of_sets(&self) -> impl Iterator<Item = (&EffectKey, &Flight)> {
+        let first = EffectKey::Child { set: "".into(), child: "".into() };
+        self.flights.range(first..).take_while(|(key, _)| matches!(key, EffectKey::Child { .. }))
     }
 
-    pub(super) fn pod_refused(&mut self, name: &Name, message: &str, now: Timestamp) {
-        let Some(entry) = self.pods.get_mut(name) else { return };
-        let Stage::Requested(order) = &entry.stage else { return };
-        let order = order.clone();
-        let flight = self.flights.remove(&EffectKey::CreatePod(name.clone()));
-        if flight.is_some_and(|flight| flight.in_doubt) {
-            // An earlier request may have created it: it counts until that is known.
-            entry.stage = Stage::Created(Timestamp::MIN);
-        } else {
-            self.remove(Kind::Pod, name, now);
-        }
-        if order.begins_turn {
-            // Other nodes would be refused as well, so they are asked for no faster than
-            // they may start. It was a start on no node: none is exempt from the delay.
-            self.note_start(&order.policy, &"".into(), now);
-        }
-        let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
-        for pull in &order.pulls {
-            let Some(entry) = self.images.get_mut(&pull.cached_image) else { continue };
-            let count = entry.refused.as_ref().map_or(0, |refused| refused.count).saturating_add(1);
-            let until = after(now, backoff.delay(count, &pull.cached_image));
-            entry.refused = Some(Refused { count, until, message: shortened(message, 512).into() });
-            self.dirty.images.insert(pull.cached_image.clone());
-        }
+    /// Whether CachedImages of a set are being created.
+    pub(crate) fn is_being_filled(&self, set: &Name) -> bool {
+        self.filling.contains(set)
+    }
+
+    /// Whether an effect about `key` may be issued at `now`.
+    pub(crate) fn is_free(&self, key: &EffectKey, now: Timestamp) -> bool {
+        self.flights.get(key).is_none_or(|flight| flight.not_before.is_some_and(|at| at <= now))
+    }
+
+    /// When an effect that failed may be issued again; `None` where none waits for that.
+    pub(crate) fn retry_at(&self, key: &EffectKey) -> Option<Timestamp> {
+        self.flights.get(key)?.not_before
     }
 }

@@ -5,12 +5,21 @@ use std::collections::BTreeSet;
 use drop_api::CachedImageSetStatus;
 use jiff::Timestamp;
 
-use super::{NodeEntry, Published, SetEntry, World};
+use super::{ImageEntry, NodeEntry, Published, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
-use crate::io::event::{Kind, Report};
+use crate::io::event::Report;
 use crate::objects::image::Image;
 use crate::objects::image_set::{ImageSet, Members};
+
+/// A CachedImageSet.
+#[derive(Debug)]
+pub(crate) struct SetEntry {
+    pub(crate) set: ImageSet,
+    /// What it asks for.
+    pub(crate) members: Members,
+    pub(crate) published: Published<CachedImageSetStatus>,
+}
 
 impl SetEntry {
     fn new(set: ImageSet, status: CachedImageSetStatus) -> Self {
@@ -21,7 +30,7 @@ impl SetEntry {
 impl World {
     pub(super) fn set_set(&mut self, set: ImageSet, status: CachedImageSetStatus) {
         let name = set.name.clone();
-        self.stale.sets.insert(name.clone());
+        self.outbox.note_set(&name);
         match self.sets.get_mut(&name) {
             Some(entry) if entry.set.uid != set.uid => *entry = SetEntry::new(set, status),
             Some(entry) => {
@@ -41,8 +50,9 @@ impl World {
     pub(super) fn remove_set(&mut self, name: &Name) {
         if self.sets.remove(name).is_some() {
             self.asked_by.retain(|_, set| set != name);
-            self.stale.sets.remove(name);
-            self.flights.remove(&EffectKey::Set(name.clone()));
+            let key = EffectKey::Set(name.clone());
+            self.outbox.remove(&key);
+            self.flights.remove(&key);
             let of_set: Vec<EffectKey> = self.flights_of(name).map(|(key, _)| key.clone()).collect();
             of_set.iter().for_each(|key| self.overtake(key));
         }
@@ -52,7 +62,7 @@ impl World {
     pub(super) fn own(&mut self, image: &Image) {
         if let Some(set) = &image.set {
             self.children.entry(set.uid.clone()).or_default().insert(image.name.clone());
-            self.stale.sets.insert(set.name.clone());
+            self.outbox.note_set(&set.name);
             if self.asked_by.get(&image.name) != Some(&set.name) {
                 self.dirty.sets.insert(set.name.clone());
             }
@@ -75,7 +85,7 @@ impl World {
                 self.children.remove(&set.uid);
             }
         }
-        self.stale.sets.insert(set.name.clone());
+        self.outbox.note_set(&set.name);
     }
 
     /// Derives anew what a set asks for, and the order in which that is pulled.
@@ -99,7 +109,7 @@ impl World {
                 self.dirty.images.insert(child.clone());
             }
         }
-        self.stale.sets.insert(name.clone());
+        self.outbox.note_set(name);
     }
 
     /// Lets nodes that lack images of a set wait anew, because these may start now, or not any more.
@@ -111,12 +121,12 @@ impl World {
         };
         let nodes = self.nodes.iter().filter(|(_, node)| waits(node)).map(|(name, _)| name.clone());
         self.dirty.places.extend(nodes);
-        self.stale.images.extend(children);
+        children.iter().for_each(|child| self.outbox.note_image(child));
     }
 
     /// Takes in how the creation, change or deletion of a set's CachedImage ended.
     pub(super) fn child_reported(&mut self, set: &Name, child: &Name, report: Report, now: Timestamp) {
-        self.stale.sets.insert(set.clone());
+        self.outbox.note_set(set);
         match report {
             Report::Child(object) => {
                 let Some(image) = Image::from_api(&object) else { return };
@@ -126,11 +136,26 @@ impl World {
             }
             Report::Done => {
                 let known = self.images.get(child).map(|entry| entry.image.uid.clone());
-                self.remove(Kind::Image, child, now);
+                self.remove_image(child);
                 // The watch may show it for a while yet.
                 self.deleted.extend(known.map(|uid| (child.clone(), uid)));
             }
             _ => {}
         }
+    }
+
+    /// The CachedImageSet called `name`.
+    pub(crate) fn set(&self, name: &str) -> Option<&SetEntry> {
+        self.sets.get(name)
+    }
+
+    /// Every CachedImageSet, by name.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = &SetEntry> {
+        self.sets.values()
+    }
+
+    /// The CachedImages that a set owns.
+    pub(crate) fn children_of(&self, set: &ImageSet) -> impl Iterator<Item = &ImageEntry> {
+        self.children.get(&set.uid).into_iter().flatten().filter_map(|name| self.images.get(name))
     }
 }

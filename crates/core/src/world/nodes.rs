@@ -1,0 +1,158 @@
+//! Nodes, and how images stand on them.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use jiff::Timestamp;
+
+use super::{Moment, Moves, World};
+use crate::Name;
+use crate::io::effect::EffectKey;
+use crate::objects::node::{Node, Readiness};
+use crate::objects::presence::Standing;
+use crate::pace::order::Candidate;
+use crate::time::after;
+
+/// A node.
+#[derive(Debug)]
+pub(crate) struct NodeEntry {
+    pub(crate) node: Node,
+    /// How many images the node lists at least, if it has them: a shorter list is complete.
+    pub(crate) full_list: usize,
+    /// The images that it is a target of.
+    pub(crate) standings: BTreeMap<Name, Standing>,
+    /// The policy whose turn of pulls is going on here.
+    pub(crate) turn: Option<Name>,
+    /// When the last Pod was gone here whose pulls had not come to their end in time; `None` once a Pod
+    /// has pulled all of its images.
+    pub(crate) hung_at: Option<Timestamp>,
+    /// Since when it has missed images without a Pod that pulls.
+    pub(crate) waiting_since: Option<Timestamp>,
+    /// Its places in the queues, by policy.
+    pub(super) places: Vec<(Name, Candidate)>,
+}
+
+impl NodeEntry {
+    /// Whether a fresh pull under `policy` would begin a turn here, rather than go on with one.
+    pub(crate) fn begins_turn(&self, policy: &Name) -> bool {
+        self.turn.as_ref() != Some(policy)
+    }
+}
+
+impl World {
+    pub(super) fn set_node(&mut self, node: Node, now: Timestamp) {
+        let name = node.name.clone();
+        for listed in node.inventory.images() {
+            for image in &listed.names {
+                if self.wanted.contains_key(image) {
+                    self.note_size(image, &node.platform, listed.size);
+                }
+            }
+        }
+        let before = self.nodes.get(&name).filter(|entry| entry.node.uid == node.uid);
+        let before = before.map(|entry| (&entry.node.inventory, entry.full_list));
+        let full_list = node.inventory.shortest_full_list(before, self.settings.listed_images);
+        match self.nodes.get_mut(&name) {
+            Some(entry) if entry.node == node => return,
+            Some(entry) => {
+                // Another machine under the same name starts anew.
+                let is_another = entry.node.uid != node.uid;
+                if is_another {
+                    entry.turn = None;
+                    entry.hung_at = None;
+                    self.starts.values_mut().for_each(|starts| starts.replace(&name));
+                    self.dirty.caches.insert(name.clone());
+                }
+                let is_hindered = is_another || entry.node.readiness != node.readiness;
+                entry.node = node;
+                entry.full_list = full_list;
+                if is_hindered {
+                    self.hinder(&name);
+                }
+            }
+            None => {
+                let entry = NodeEntry {
+                    node,
+                    full_list,
+                    standings: BTreeMap::new(),
+                    turn: None,
+                    hung_at: None,
+                    waiting_since: None,
+                    places: Vec::new(),
+                };
+                self.nodes.insert(name.clone(), entry);
+                self.number_of_nodes_changed();
+                self.end_recorded_pulls(&name, now);
+                self.dirty.caches.insert(name.clone());
+            }
+        }
+        self.dirty.nodes.insert(name);
+    }
+
+    /// In a cluster of one node that one tells whether a registry answers; in any other it takes two.
+    fn number_of_nodes_changed(&mut self) {
+        if self.nodes.len() <= 2 {
+            self.dirty.images.extend(self.images.keys().cloned());
+        }
+    }
+
+    /// Takes in that a node's pulls wait for another reason than before.
+    pub(super) fn hinder(&mut self, node: &Name) {
+        let standings = self.nodes.get(node).into_iter().flat_map(|entry| &entry.standings);
+        let waiting = standings.filter(|(_, standing)| !standing.is_there());
+        waiting.for_each(|(image, _)| self.outbox.note_image(image));
+    }
+
+    /// When the Pods of a node whose kubelet is lost are deleted by force.
+    pub(crate) fn lost_at(&self, node: &Node) -> Option<Timestamp> {
+        match node.readiness {
+            Readiness::Lost { since } => Some(after(since, self.settings.lost_within)),
+            Readiness::Ready | Readiness::NotReady { .. } => None,
+        }
+    }
+
+    /// How an image stands on a node; `None` where that is not a target.
+    pub(crate) fn standing_on(&self, node: &str, image: &str) -> Option<Standing> {
+        self.nodes.get(node)?.standings.get(image).copied()
+    }
+
+    pub(super) fn remove_node(&mut self, name: &Name) {
+        let Some(entry) = self.nodes.remove(name) else { return };
+        self.number_of_nodes_changed();
+        self.starts.values_mut().for_each(|starts| starts.replace(name));
+        self.leave_queues(&entry.places);
+        self.agenda.cancel(&Moment::Places(name.clone()));
+        self.agenda.cancel(&Moment::Judgement(name.clone()));
+        for (image, standing) in entry.standings {
+            let mut moves = Moves::default();
+            moves.add(Some(standing), None);
+            self.count(&image, moves);
+        }
+        let nowhere = self.images.iter().filter(|(_, entry)| entry.is_nowhere());
+        nowhere.for_each(|(image, _)| self.outbox.note_image(image));
+        let key = EffectKey::Record(name.clone());
+        self.outbox.remove(&key);
+        self.overtake(&key);
+    }
+
+    /// The node called `name`.
+    pub(crate) fn node(&self, name: &str) -> Option<&NodeEntry> {
+        self.nodes.get(name)
+    }
+
+    /// Every node, by name.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &NodeEntry> {
+        self.nodes.values()
+    }
+
+    /// The nodes whose names come after `name`; all of them where there is none.
+    pub(crate) fn nodes_after(&self, name: Option<&Name>) -> impl Iterator<Item = &NodeEntry> {
+        let after = name.map_or(Bound::Unbounded, Bound::Excluded);
+        self.nodes.range::<Name, _>((after, Bound::Unbounded)).map(|(_, entry)| entry)
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn number_of_nodes(&self) -> usize {
+        self.nodes.len()
+    }
+}

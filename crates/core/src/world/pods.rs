@@ -1,0 +1,343 @@
+//! Pull Pods, from the moment their creation is asked for until they are gone.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{ImageEntry, Refused, World};
+use crate::Name;
+use crate::io::effect::{EffectKey, PodOrder, Pull};
+use crate::objects::presence::Standing;
+use crate::objects::pull_pod::{Container, ContainerState, Outcome, PullPod, Steps};
+use crate::objects::reference::Reference;
+use crate::pace::backoff::Backoff;
+use crate::text::shortened;
+use crate::time::after;
+
+/// A pull Pod.
+#[derive(Debug)]
+pub(crate) struct PodEntry {
+    pub(crate) pod: PullPod,
+    pub(crate) stage: Stage,
+    /// When it was started: the latest possible moment, so that no delay
+    /// measured from it is too short. `None` while that is not known.
+    pub(crate) started_at: Option<Timestamp>,
+    /// Whether it began a turn of its node.
+    pub(crate) begins_turn: bool,
+    /// When it was seen to take each step.
+    pub(crate) steps: Steps,
+    /// Whether its outcome has been recorded.
+    pub(crate) recorded: bool,
+    /// Whether this process asked for it with other than fresh pulls.
+    pub(crate) is_late: bool,
+}
+
+/// How sure it is that a Pod exists.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// Its creation was asked for.
+    Requested(Box<PodOrder>),
+    /// The API server said, then, that it is there; the watch has not shown it.
+    Created(Timestamp),
+    /// The watch has shown it.
+    Observed,
+    /// Somebody else has deleted it: it stays until that is recorded.
+    Gone,
+}
+
+impl World {
+    pub(super) fn set_pod(&mut self, pod: PullPod, now: Timestamp) {
+        let known = self.pods.get(&pod.name);
+        if known.is_some_and(|known| matches!(known.stage, Stage::Observed) && known.pod == pod) {
+            return;
+        }
+        // A Pod that this process asked for was created by now at the latest. Of
+        // any other only the second is known in which it was created, by a clock that may be ahead.
+        let started_at = match known {
+            Some(PodEntry { started_at: Some(at), .. }) => *at,
+            Some(_) => now,
+            None => after(pod.created_at, SignedDuration::from_secs(1)).min(now),
+        };
+        let begins_turn = known.is_none_or(|known| known.begins_turn);
+        let steps = Steps::see(&pod, known.map(|known| &known.steps), now);
+        let recorded = known.is_some_and(|known| known.recorded && known.pod.uid == pod.uid);
+        let is_late = known.is_some_and(|known| known.is_late);
+        if begins_turn {
+            self.note_start(&pod.policy, &pod.node, started_at);
+        }
+        // A creation whose answer was lost is confirmed by this.
+        self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
+        self.accepted(&pod);
+        let stage = Stage::Observed;
+        self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded, is_late });
+    }
+
+    /// Takes a Pod as created that was only just asked for.
+    pub(super) fn expect_pod(&mut self, order: &PodOrder, now: Timestamp) {
+        if self.pods.contains_key(&order.name) {
+            return;
+        }
+        let waiting = || ContainerState::Waiting { reason: "".into(), message: "".into() };
+        let pod = PullPod {
+            name: order.name.clone(),
+            uid: None,
+            node: order.node.clone(),
+            node_uid: order.node_uid.clone(),
+            policy: order.policy.clone(),
+            created_at: now,
+            terminating: false,
+            acknowledged_at: None,
+            sandbox_up_at: None,
+            rejection: None,
+            containers: order
+                .pulls
+                .iter()
+                .map(|pull| Container {
+                    image: pull.reference.clone(),
+                    pulled_as: None,
+                    image_id: None,
+                    state: waiting(),
+                })
+                .collect(),
+        };
+        let is_late = order.pulls.iter().any(|pull| !self.is_fresh(&order.node, pull));
+        if is_late {
+            self.starts.entry(order.policy.clone()).or_default().note_retry(now);
+        }
+        let steps = Steps::see(&pod, None, now);
+        let stage = Stage::Requested(Box::new(order.clone()));
+        let begins_turn = order.begins_turn;
+        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false, is_late });
+    }
+
+    /// Whether a pull is of an image that is missing on the node, was not tried there, and fails nowhere.
+    fn is_fresh(&self, node: &Name, pull: &Pull) -> bool {
+        let fails = |image: &ImageEntry| image.is_probed || image.is_doubted || image.refused.is_some();
+        let fails = self.images.get(&pull.cached_image).is_some_and(fails);
+        let is_there = self.standing_on(node, &pull.cached_image) == Some(Standing::Cached);
+        let memory = self.nodes.get(node).and_then(|node| self.memory_of(&node.node));
+        let record = memory.and_then(|memory| memory.images.get(&pull.reference));
+        !fails && !is_there && record.is_none_or(|record| record.failure.is_none() && !record.alone)
+    }
+
+    pub(super) fn put_pod(&mut self, entry: PodEntry) {
+        self.take_pod(&entry.pod.name.clone());
+        let pod = &entry.pod;
+        self.pods_on.entry(pod.node.clone()).or_default().insert(pod.name.clone());
+        let recorded = self.is_recorded(&entry);
+        for container in &pod.containers {
+            if !recorded || container.outcome().is_none() {
+                self.pulling.entry(container.image.clone()).or_default().insert(pod.node.clone());
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
+            node.turn = Some(pod.policy.clone());
+            node.waiting_since = None;
+        }
+        self.touch_pod(&entry.pod);
+        self.pods.insert(entry.pod.name.clone(), entry);
+    }
+
+    pub(super) fn take_pod(&mut self, name: &Name) {
+        let Some(entry) = self.pods.remove(name) else { return };
+        let pod = entry.pod;
+        if let Some(pods) = self.pods_on.get_mut(&pod.node) {
+            pods.remove(name);
+            if pods.is_empty() {
+                self.pods_on.remove(&pod.node);
+            }
+        }
+        for container in &pod.containers {
+            self.end_pull(&container.image, &pod.node);
+        }
+        self.touch_pod(&pod);
+    }
+
+    /// Takes in that the outcome of a node's Pod may be recorded now.
+    pub(super) fn end_recorded_pulls(&mut self, node: &Name, now: Timestamp) {
+        let pods = self.pods_on.get(node).into_iter().flatten();
+        let recorded: Vec<Name> =
+            pods.filter(|pod| self.pods.get(*pod).is_some_and(|entry| self.is_recorded(entry))).cloned().collect();
+        for pod in &recorded {
+            if let Some(entry) = self.pods.get_mut(pod) {
+                entry.recorded = true;
+            }
+        }
+        let images: Vec<Reference> = recorded
+            .iter()
+            .filter_map(|pod| self.pods.get(pod))
+            .flat_map(|entry| entry.pod.containers.iter().filter(|container| container.outcome().is_some()))
+            .map(|container| container.image.clone())
+            .collect();
+        for image in images {
+            self.end_pull(&image, node);
+        }
+        for pod in recorded {
+            if self.pods.get(&pod).is_some_and(|entry| matches!(entry.stage, Stage::Gone)) {
+                self.remove_pod(&pod, now);
+            }
+        }
+    }
+
+    /// Takes in that a Pod is gone. One whose outcome is still to be recorded was deleted by somebody else,
+    /// who may do so again: that is recorded as a failure, so that none follows at once.
+    pub(super) fn pod_gone(&mut self, name: &Name, now: Timestamp) {
+        let is_cut_short = self.pods.get(name).is_some_and(|entry| self.is_cut_short(entry));
+        match self.pods.get_mut(name).filter(|_| is_cut_short) {
+            Some(entry) => entry.stage = Stage::Gone,
+            None => self.remove_pod(name, now),
+        }
+    }
+
+    fn is_cut_short(&self, entry: &PodEntry) -> bool {
+        let pod = &entry.pod;
+        let is_own = [EffectKey::DeletePod(pod.name.clone()), EffectKey::KillPod(pod.name.clone())]
+            .iter()
+            .any(|key| self.flights.contains_key(key));
+        let is_there = self.nodes.get(&pod.node).is_some_and(|node| node.node.uid == pod.node_uid);
+        matches!(entry.stage, Stage::Observed) && !is_own && self.wants(pod) && is_there && !self.is_recorded(entry)
+    }
+
+    /// Records that a Pod of the node pulls the image no more. Another one may do so already.
+    pub(super) fn end_pull(&mut self, image: &Reference, node: &Name) {
+        let mut pods = self.pods_on.get(node).into_iter().flatten().filter_map(|pod| self.pods.get(pod));
+        let is_pulled = pods.any(|entry| {
+            let mut of_image = entry.pod.containers.iter().filter(|container| container.image == *image);
+            of_image.any(|container| container.outcome().is_none() || !self.is_recorded(entry))
+        });
+        if is_pulled {
+            return;
+        }
+        if let Some(nodes) = self.pulling.get_mut(image) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.pulling.remove(image);
+            }
+        }
+    }
+
+    /// Marks what a change of a Pod concerns.
+    pub(super) fn touch_pod(&mut self, pod: &PullPod) {
+        self.dirty.places.insert(pod.node.clone());
+        self.outbox.note_policy(&pod.policy);
+        for container in &pod.containers {
+            self.mark_images_of(&container.image);
+        }
+    }
+
+    pub(super) fn pod_created(&mut self, name: &Name, uid: Name, now: Timestamp) {
+        let Some(entry) = self.pods.get_mut(name) else { return };
+        if !matches!(entry.stage, Stage::Requested(_)) {
+            return;
+        }
+        entry.stage = Stage::Created(now);
+        entry.started_at = Some(now);
+        entry.pod.uid = Some(uid);
+        let (pod, begins_turn) = (entry.pod.clone(), entry.begins_turn);
+        if begins_turn {
+            self.note_start(&pod.policy, &pod.node, now);
+        }
+        self.accepted(&pod);
+    }
+
+    /// Takes in that the API server accepts Pods for these images.
+    pub(super) fn accepted(&mut self, pod: &PullPod) {
+        for container in &pod.containers {
+            for name in self.wanted.get(&container.image).into_iter().flatten() {
+                if let Some(entry) = self.images.get_mut(name)
+                    && entry.refused.take().is_some()
+                {
+                    self.dirty.images.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn pod_refused(&mut self, name: &Name, message: &str, now: Timestamp) {
+        let Some(entry) = self.pods.get_mut(name) else { return };
+        let Stage::Requested(order) = &entry.stage else { return };
+        let order = order.clone();
+        let flight = self.flights.remove(&EffectKey::CreatePod(name.clone()));
+        if flight.is_some_and(|flight| flight.in_doubt) {
+            // An earlier request may have created it: it counts until that is known.
+            entry.stage = Stage::Created(Timestamp::MIN);
+        } else {
+            self.remove_pod(name, now);
+        }
+        if order.begins_turn {
+            // Other nodes would be refused as well, so they are asked for no faster than
+            // they may start. It was a start on no node: none is exempt from the delay.
+            self.note_start(&order.policy, &"".into(), now);
+        }
+        let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
+        for pull in &order.pulls {
+            let Some(entry) = self.images.get_mut(&pull.cached_image) else { continue };
+            let count = entry.refused.as_ref().map_or(0, |refused| refused.count).saturating_add(1);
+            let until = after(now, backoff.delay(count, &pull.cached_image));
+            entry.refused = Some(Refused { count, until, message: shortened(message, 512).into() });
+            self.dirty.images.insert(pull.cached_image.clone());
+        }
+    }
+
+    /// Whether the Pod's outcome is in its node's memory, or was.
+    pub(crate) fn is_recorded(&self, entry: &PodEntry) -> bool {
+        let pod = &entry.pod;
+        let memory = self.nodes.get(&pod.node).and_then(|node| self.memory_of(&node.node));
+        entry.recorded || memory.is_some_and(|memory| memory.last_pod.is_some() && memory.last_pod == pod.uid)
+    }
+
+    /// Whether any image of the Pod is wanted.
+    pub(crate) fn wants(&self, pod: &PullPod) -> bool {
+        pod.containers.iter().any(|container| self.wanted.contains_key(&container.image))
+    }
+
+    /// One of the node's pull Pods.
+    pub(crate) fn pod_on(&self, node: &str) -> Option<&PodEntry> {
+        self.pods_on(node).next()
+    }
+
+    pub(super) fn remove_pod(&mut self, name: &Name, now: Timestamp) {
+        if let Some(entry) = self.pods.get(name) {
+            let succeeded = |container: &Container| matches!(container.outcome(), Some(Outcome::Pulled { .. }));
+            let has_succeeded = entry.pod.containers.iter().all(succeeded);
+            let is_open = |container: &Container| container.outcome().is_none();
+            let has_hung = entry.recorded && entry.pod.containers.iter().any(is_open);
+            if entry.is_late || has_hung {
+                self.starts.entry(entry.pod.policy.clone()).or_default().note_retry(now);
+            }
+            if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| has_succeeded || has_hung) {
+                node.hung_at = has_hung.then_some(now);
+            }
+            // A NodeCache that was written meanwhile says that it is pulling.
+            self.dirty.caches.insert(entry.pod.node.clone());
+            // A turn that never began does not go on, nor does that of a node whose pulls hang.
+            let never_began = entry.begins_turn && entry.started_at.is_none();
+            if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began || has_hung) {
+                node.turn = None;
+            }
+        }
+        self.take_pod(name);
+        self.flights.remove(&EffectKey::CreatePod(name.clone()));
+        self.flights.remove(&EffectKey::DeletePod(name.clone()));
+        self.flights.remove(&EffectKey::CheckPod(name.clone()));
+        self.flights.remove(&EffectKey::KillPod(name.clone()));
+    }
+
+    /// The pull Pod called `name`.
+    pub(crate) fn pod(&self, name: &str) -> Option<&PodEntry> {
+        self.pods.get(name)
+    }
+
+    /// Every pull Pod, by name.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &PodEntry> {
+        self.pods.values()
+    }
+
+    /// The pull Pods of a node; there is more than one only by accident.
+    pub(crate) fn pods_on(&self, node: &str) -> impl Iterator<Item = &PodEntry> {
+        self.pods_on.get(node).into_iter().flatten().filter_map(|pod| self.pods.get(pod))
+    }
+
+    /// The nodes that are pulling `image`, or are through with it and that is not recorded yet.
+    pub(crate) fn pulling(&self, image: &Reference) -> impl Iterator<Item = &Name> {
+        self.pulling.get(image).into_iter().flatten()
+    }
+}

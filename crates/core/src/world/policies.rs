@@ -1,0 +1,85 @@
+//! PullPolicies, and when each last started a pull.
+
+use drop_api::PullPolicyStatus;
+use jiff::Timestamp;
+
+use super::{Published, World};
+use crate::Name;
+use crate::io::effect::EffectKey;
+use crate::objects::image::Image;
+use crate::objects::policy::{BUILT_IN, Policy};
+use crate::pace::starts::Starts;
+
+/// A PullPolicy.
+#[derive(Debug)]
+pub(crate) struct PolicyEntry {
+    pub(crate) policy: Policy,
+    pub(crate) published: Published<PullPolicyStatus>,
+}
+
+impl World {
+    pub(super) fn set_policy(&mut self, policy: Policy, status: PullPolicyStatus) {
+        let name = policy.name.clone();
+        self.outbox.note_policy(&name);
+        match self.policies.get_mut(&name) {
+            Some(entry) => {
+                entry.published.observe(status);
+                if entry.policy == policy {
+                    return;
+                }
+                entry.policy = policy;
+            }
+            None => {
+                let published = Published::new(status);
+                self.policies.insert(name.clone(), PolicyEntry { policy, published });
+            }
+        }
+        self.policy_changed(&name);
+    }
+
+    pub(super) fn policy_changed(&mut self, name: &Name) {
+        let concerned = self.images.values().filter(|entry| entry.image.policy == *name);
+        self.dirty.images.extend(concerned.map(|entry| entry.image.name.clone()));
+    }
+
+    /// Takes in that pulls began under a policy.
+    pub(super) fn note_start(&mut self, policy: &Name, node: &Name, at: Timestamp) {
+        self.starts.entry(policy.clone()).or_default().note(node, at);
+        self.outbox.note_policy(policy);
+    }
+
+    /// The image's policy, if it exists.
+    pub(crate) fn policy_of(&self, image: &Image) -> Option<&Policy> {
+        self.policies.get(&image.policy).map(|entry| &entry.policy)
+    }
+
+    /// The policy called `name`, or the built-in one where that is gone: for Pods
+    /// that outlive their policy.
+    pub(crate) fn policy_or_built_in(&self, name: &str) -> Option<&Policy> {
+        self.policies.get(name).or_else(|| self.policies.get(BUILT_IN)).map(|entry| &entry.policy)
+    }
+
+    pub(super) fn remove_policy(&mut self, name: &Name) {
+        if self.policies.remove(name).is_some() {
+            let key = EffectKey::Policy(name.clone());
+            self.outbox.remove(&key);
+            self.flights.remove(&key);
+            self.policy_changed(name);
+        }
+    }
+
+    /// The policy called `name`; the empty name is that of the built-in one.
+    pub(crate) fn policy(&self, name: &str) -> Option<&PolicyEntry> {
+        self.policies.get(name)
+    }
+
+    /// Every policy with the built-in one, by name.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &PolicyEntry> {
+        self.policies.values()
+    }
+
+    /// When pulls last began under a policy; `None` where none has.
+    pub(crate) fn starts(&self, policy: &str) -> Option<&Starts> {
+        self.starts.get(policy)
+    }
+}
