@@ -151,8 +151,8 @@ pub struct Source {
     /// The newest tags of repositories.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<RegistryQuery>,
-    /// A Secret in the pod namespace with the keys `token`, or `username` and
-    /// `password`; `ca.crt`; `tls.crt` and `tls.key`; `headers.NAME`.
+    /// A Secret in the pod namespace with the keys `token`, or `username` and `password`, or for a registry
+    /// `.dockerconfigjson`; `ca.crt`; `tls.crt` and `tls.key`; `headers.NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalObjectReference>,
 }
@@ -177,8 +177,8 @@ pub struct Query {
     /// The newest tags of repositories.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<RegistryQuery>,
-    /// A Secret in the pod namespace with the keys `token`, or `username` and
-    /// `password`; `ca.crt`; `tls.crt` and `tls.key`; `headers.NAME`.
+    /// A Secret in the pod namespace with the keys `token`, or `username` and `password`, or for a registry
+    /// `.dockerconfigjson`; `ca.crt`; `tls.crt` and `tls.key`; `headers.NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalObjectReference>,
 }
@@ -844,7 +844,7 @@ pub struct QueryResult {
     pub type_: BackendType,
     /// Whether it answered.
     pub status: QueryStatus,
-    /// Why not, as one CamelCase word.
+    /// Why not, or not by all repositories, as one CamelCase word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,
@@ -855,6 +855,10 @@ pub struct QueryResult {
     /// How many images it named.
     #[serde(default)]
     pub images: i32,
+    /// The repositories that failed beside others; the images that they had last stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100), inner(length(max = 255)))]
+    pub failed_repositories: Vec<String>,
 }
 
 /// Whether a query was answered.
@@ -865,4 +869,6 @@ pub enum QueryStatus {
     Success,
     /// It was not.
     Failed,
+    /// Some of its repositories were listed.
+    PartiallyFailed,
 }

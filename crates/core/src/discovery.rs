@@ -20,7 +20,7 @@ mod tag_order;
 mod tags;
 mod window;
 
-pub use answer::{Answer, PullEvent, Repository, Sample, Series};
+pub use answer::{Answer, End, PullEvent, Repository, Sample, Series};
 pub use failure::{SourceFailure, SourceReason};
 pub use left_out::{LeftOut, Why};
 pub use pipeline::{MOST_IMAGES, Measured, Pipeline, Ranked, RankedImage, score_text};

@@ -3,7 +3,7 @@
 
 use drop_api::scheduling::NodeSelector;
 use drop_core::discovery::{
-    Answer, Backend, LeftOut, MOST_IMAGES, Measured, Pipeline, PullEvent, Ranked, Repository, Sample, Series, Why,
+    Answer, Backend, End, LeftOut, MOST_IMAGES, Measured, Pipeline, PullEvent, Ranked, Repository, Sample, Series, Why,
     score_text,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -35,7 +35,7 @@ fn pull(time: &str, image: &str, secs: f64) -> PullEvent {
 }
 
 fn repository(path: &str, tags: &[&str]) -> Repository {
-    Repository { path: path.to_owned(), tags: tags.iter().map(|&tag| tag.to_owned()).collect(), is_cut: false }
+    Repository { path: path.to_owned(), tags: tags.iter().map(|&tag| tag.to_owned()).collect(), end: End::Whole }
 }
 
 /// The ranking of `answers`, one per query, on as many nodes.
@@ -543,10 +543,36 @@ fn tags_become_images_by_the_template() {
 fn a_repository_that_was_not_read_to_its_end_is_named() {
     let policy = compile(registry(&json!({ "url": "https://ghcr.io" })));
     let whole = repository("whole", &["v1"]);
-    let cut = Repository { is_cut: true, ..repository("cut", &["v1"]) };
-    let ranked = rank_on(1, &policy, vec![Answer::Tags(vec![whole, cut])]);
-    let expected = LeftOut { image: "ghcr.io/cut".into(), why: Why::MaxScan };
-    assert_eq!((ranked.images.len(), ranked.left_out), (2, vec![expected]));
+    let cut = Repository { end: End::MaxScan, ..repository("cut", &["v1"]) };
+    let stuck = Repository { end: End::Stuck, ..repository("stuck", &["v1"]) };
+    let answer = vec![whole, cut, stuck];
+    let ranked = rank_on(1, &policy, vec![Answer::Tags(answer.clone())]);
+    let left_out = |image: &str, why| LeftOut { image: image.into(), why };
+    let expected = [left_out("ghcr.io/cut", Why::MaxScan), left_out("ghcr.io/stuck", Why::NoNextPage)];
+    assert_eq!((ranked.images.len(), &ranked.left_out[..]), (3, &expected[..]));
+    let note = policy.measure(0, Answer::Tags(answer), at(NOW)).note.unwrap();
+    assert!(note.starts_with("cut (and 1 more): maxScan is reached"), "{note}");
+}
+
+#[test]
+fn of_a_repository_that_fails_the_images_are_known() {
+    let cases = [
+        ("https://ghcr.io", Value::Null, "team/app", "ghcr.io/team/app:1", true),
+        ("https://ghcr.io", Value::Null, "team/app", "ghcr.io/team/app/deep:1", false),
+        ("https://ghcr.io", Value::Null, "team/app", "ghcr.io/team/apple:1", false),
+        ("https://hub.docker.com", Value::Null, "alpine", "docker.io/library/alpine:3", true),
+        ("https://ghcr.io", json!("m.example/{{.Repository}}:{{.Tag}}-debug"), "a", "m.example/a:1-debug", true),
+        ("https://ghcr.io", json!("m.example/{{.Repository}}:{{.Tag}}-debug"), "a", "m.example/a:1", false),
+        ("https://ghcr.io", json!("m.example/{{.Tag}}/{{.Repository}}:{{.Tag}}"), "a", "m.example/1/a:1", true),
+        ("https://ghcr.io", json!("m.example/{{.Repository}}"), "a", "m.example/a:latest", true),
+        ("https://ghcr.io", json!("m.example/{{.Repository}}"), "b", "m.example/a:latest", false),
+        ("http://[2001:db8::1]:5000", Value::Null, "a", "[2001:db8::1]:5000/a:1", true),
+    ];
+    for (url, template, path, image, expected) in cases {
+        let mut fields = json!({ "url": url });
+        fields["imageTemplate"] = template;
+        assert_eq!(compile(registry(&fields)).may_be_of(0, path, image), expected, "{path} {image}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which tags of a registry are images, and which of them is the newest.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
-use drop_core::discovery::{Answer, LeftOut, Pipeline, Ranked, Repository, Why};
+use drop_core::discovery::{Answer, End, LeftOut, Pipeline, Ranked, Repository, Why};
 use serde_json::{Value, json};
 
 /// What a policy with these fields of its registry makes of `tags`, in the order of the registry.
@@ -11,7 +11,7 @@ fn ranked(fields: &Value, tags: &[&str]) -> Ranked {
     let spec = json!({ "maxImages": 500, "sources": [{ "type": "registry", "registry": registry }] });
     let pipeline = Pipeline::compile(&serde_json::from_value(spec).unwrap()).unwrap();
     let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
-    let repository = Repository { path: "team/app".to_owned(), tags, is_cut: false };
+    let repository = Repository { path: "team/app".to_owned(), tags, end: End::Whole };
     let measured = pipeline.measure(0, Answer::Tags(vec![repository]), "2026-03-31T12:00:00Z".parse().unwrap());
     pipeline.rank(&[Some(&measured)], |_| 1)
 }

@@ -2,18 +2,24 @@
 //! mean is for `drop_core::discovery` to say.
 
 mod at_most;
+mod challenge;
 mod client;
 pub mod command;
+mod complaint;
 mod credentials;
+mod docker_config;
 mod fields;
+mod isolation;
 mod link;
 mod loki;
 mod manifest;
 mod prometheus;
 mod registry;
 mod report;
+mod retry_after;
 mod run;
 mod seat;
+mod session;
 #[cfg(test)]
 mod shippers;
 mod transport;
@@ -23,6 +29,7 @@ use jiff::Timestamp;
 
 pub use client::Limits;
 pub use credentials::{Credentials, check_authorities};
+pub use isolation::end_with_panics;
 pub use run::run;
 pub use seat::Seat;
 
@@ -75,12 +82,13 @@ pub async fn fetch(
         answer = answer => answer,
         () = seat.held_for(limits.query) => {
             let message = format!("not all is answered after {}s: ask for less", limits.query.as_secs());
-            Err(SourceFailure { reason: SourceReason::Timeout, message })
+            Err(SourceFailure::new(SourceReason::Timeout, message))
         }
     };
-    answer.map_err(|SourceFailure { reason, message }| {
-        let message = message.chars().take(MAX_MESSAGE).collect();
-        SourceFailure { reason, message }
+    answer.map_err(|failure| {
+        // What is secret goes before a cut, which might leave a part of it.
+        let message = credentials.redact(&failure.message, &[]).chars().take(MAX_MESSAGE).collect();
+        SourceFailure { message, ..failure }
     })
 }
 
@@ -99,7 +107,7 @@ mod tests {
 
     async fn failure(url: String, limits: Limits) -> SourceFailure {
         let query =
-            RegistryQuery { url, repositories: vec!["a".to_owned()], max_scan: 1000, ..RegistryQuery::default() };
+            RegistryQuery { url, repositories: vec!["a".to_owned()], max_scan: 100_000, ..RegistryQuery::default() };
         fetch(&Backend::Registry(query), &secret(&[]), Timestamp::UNIX_EPOCH, limits, &Seat::default())
             .await
             .unwrap_err()
@@ -107,7 +115,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_query_of_many_quick_answers_ends_in_time() {
-        let backend = Fake::start(|_| reply(200, &[("link", "</more>; rel=next")], r#"{"tags":[]}"#)).await;
+        let backend = Fake::start(|got| {
+            let page: u32 = got.parameter("page").map_or(0, |page| page.parse().unwrap());
+            let link = format!("</more?page={}>; rel=next", page + 1);
+            reply(200, &[("link", &link)], format!(r#"{{"tags":["{page}"]}}"#))
+        })
+        .await;
         let limits = Limits { query: Duration::from_millis(200), ..Limits::default() };
         let failure = failure(backend.url.clone(), limits).await;
         assert_eq!(failure.reason, SourceReason::Timeout);

@@ -30,6 +30,7 @@ mod watch;
 use clap::Parser;
 
 fn main() -> anyhow::Result<()> {
+    discover::end_with_panics();
     let cli = cli::Cli::parse();
     match cli.command {
         cli::Command::Operator(args) => operator::run(&args),

@@ -43,18 +43,14 @@ impl Lab {
         }
         let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
         let images = order.pipeline.rank(&answered, |_| order.nodes).images;
-        let sources = measured.iter().map(|measured| SourceOutcome {
-            elapsed: secs(0.1),
-            note: None,
-            result: measured.as_ref().map(|measured| measured.image_count()).map_err(SourceFailure::clone),
-        });
+        let sources = measured.iter().map(|measured| SourceOutcome::new(secs(0.1), measured));
         Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }
 
     /// What the source at this address says to who comes with this Secret; `None` where there
     /// is no source.
     fn answer_of(&self, address: &str, secret: Option<&str>) -> Option<Result<Answer, SourceFailure>> {
-        let fail = |reason, message: &str| Some(Err(SourceFailure { reason, message: message.to_owned() }));
+        let fail = |reason, message: &str| Some(Err(SourceFailure::new(reason, message)));
         match secret {
             Some(secret) if !self.api.secrets.contains_key(secret) => {
                 fail(SourceReason::SecretNotFound, "there is no such Secret")

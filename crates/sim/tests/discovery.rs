@@ -9,8 +9,8 @@ use drop_api::DiscoveryPolicySpec;
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
-use drop_api::discovery_policy::{DiscoveryPolicyStatus, QueryStatus, Source};
-use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
+use drop_api::discovery_policy::{BackendType, DiscoveryPolicyStatus, QueryStatus, RegistryQuery, Source};
+use drop_core::discovery::{Answer, End, Repository, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::EffectKey;
 use drop_core::event::Kind;
 use drop_sim::secs;
@@ -35,7 +35,7 @@ fn answer(lab: &mut Lab, endpoint: &str, images: &[(&str, f64)]) {
 }
 
 fn fail(lab: &mut Lab, endpoint: &str, reason: SourceReason) {
-    let failure = SourceFailure { reason, message: "it went wrong".to_owned() };
+    let failure = SourceFailure::new(reason, "it went wrong");
     lab.knobs.sources.insert(endpoint.to_owned(), Err(failure));
 }
 
@@ -165,6 +165,86 @@ fn the_images_of_a_source_that_fails_stay_beside_those_of_the_others() {
     assert_eq!(reason_of_set(&lab), "AllReady 3/3");
     let results: Vec<_> = status(&lab).query_results.iter().map(|result| (result.status, result.images)).collect();
     assert_eq!(results, [(QueryStatus::Success, 1), (QueryStatus::Failed, 2)]);
+}
+
+/// Lets the registry at [`ONE`] list these tags of each repository, or fail.
+fn registry(lab: &mut Lab, repositories: &[(&str, Result<&[&str], SourceReason>)]) {
+    let repository = |(path, tags): &(&str, Result<&[&str], SourceReason>)| {
+        let (tags, end) = match tags {
+            Ok(tags) => (tags.iter().map(ToString::to_string).collect(), End::Whole),
+            Err(reason) => (Vec::new(), End::Failed(SourceFailure::new(*reason, "it went wrong"))),
+        };
+        Repository { path: (*path).to_owned(), tags, end }
+    };
+    let answer = Answer::Tags(repositories.iter().map(repository).collect());
+    lab.knobs.sources.insert(ONE.to_owned(), Ok(answer));
+}
+
+#[test]
+fn a_repository_that_fails_keeps_its_images_and_holds_up_no_other() {
+    let mut lab = lab_with(&[]);
+    let repositories = || ["app", "web", "web/deep"].map(str::to_owned).to_vec();
+    lab.discovery("ci", |spec| {
+        let query = RegistryQuery {
+            url: ONE.to_owned(),
+            repositories: repositories(),
+            top_x: Some(1),
+            max_scan: 100,
+            ..RegistryQuery::default()
+        };
+        let registry = Some(query);
+        spec.sources = vec![Source { type_: BackendType::Registry, prometheus: None, registry, ..source(ONE) }];
+    });
+    let deep: (&str, Result<&[&str], SourceReason>) = ("web/deep", Ok(&["7"]));
+    registry(&mut lab, &[("app", Ok(&["1", "2"])), ("web", Ok(&["1"])), deep]);
+    lab.run(minutes(5));
+    let images = |names: &[&str]| names.iter().map(|name| format!("one.example/{name} 1")).collect::<Vec<_>>();
+    assert_eq!(found(&lab), ("Synced".to_owned(), images(&["app:2", "web/deep:7", "web:1"])));
+    let uids = |lab: &Lab| {
+        let child = |image: &drop_api::CachedImage| (image.spec.image.clone(), image.metadata.uid.clone());
+        lab.api.images.values().map(child).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = uids(&lab);
+    registry(&mut lab, &[("app", Ok(&["2", "3"])), ("web", Err(SourceReason::NotFound)), deep]);
+    lab.restart(true);
+    lab.run(minutes(35));
+    assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), images(&["app:3", "web/deep:7", "web:1"])));
+    let result = status(&lab).query_results.remove(0);
+    assert_eq!((result.status, result.reason.as_deref()), (QueryStatus::PartiallyFailed, Some("NotFound")));
+    assert_eq!((result.failed_repositories, result.images), (vec!["web".to_owned()], 2));
+    assert_eq!(result.message.as_deref(), Some("web: it went wrong"));
+    assert_eq!(reason_of_set(&lab), "AllReady 3/3");
+    let after = uids(&lab);
+    assert!(before.iter().filter(|(image, _)| image.contains("web")).all(|(image, uid)| after.get(image) == Some(uid)));
+    // An edit changes nothing about that, and neither does a status that is lost.
+    lab.discovery("ci", |spec| spec.max_images = 10);
+    lab.run(minutes(5));
+    assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), images(&["app:3", "web/deep:7", "web:1"])));
+    lab.api.discoveries.get_mut("ci").unwrap().status = None;
+    lab.discovery("ci", |spec| spec.max_images = 11);
+    lab.run(minutes(35));
+    let kept = uids(&lab);
+    assert!(before.iter().filter(|(image, _)| image.contains("web")).all(|(image, uid)| kept.get(image) == Some(uid)));
+    registry(&mut lab, &[("app", Ok(&["3"])), ("web", Ok(&["2"])), deep]);
+    lab.run(minutes(35));
+    assert_eq!(found(&lab), ("Synced".to_owned(), images(&["app:3", "web/deep:7", "web:2"])));
+    assert_eq!(lab.api.images.len(), 3);
+}
+
+#[test]
+fn a_server_is_left_alone_for_as_long_as_it_asks_for_and_at_most_a_day() {
+    for (asked, waited) in [(90, 90), (1, 1), (60 * 24 * 365, 60 * 24)] {
+        let mut lab = lab_with(&[ONE]);
+        let failure = SourceFailure::new(SourceReason::RateLimited, "slow down");
+        let failure = SourceFailure { retry_after: Some(minutes(asked)), ..failure };
+        lab.knobs.sources.insert(ONE.to_owned(), Err(failure));
+        lab.run(secs(20.0));
+        assert_eq!(runs(&lab), 1);
+        lab.run(minutes(waited) - secs(25.0));
+        assert_eq!(runs(&lab), 1, "{asked} minutes");
+        lab.run(minutes(3));
+        assert!(runs(&lab) > 1, "{asked} minutes");
+    }
 }
 
 #[test]

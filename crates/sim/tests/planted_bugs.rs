@@ -539,7 +539,7 @@ fn spoilt(tamper: impl FnMut(&mut Plan) + 'static) -> Vec<String> {
     let mut lab = discovering();
     lab.knobs.tamper = Box::new(tamper);
     lab.run(secs(30.0));
-    let failure = SourceFailure { reason: SourceReason::Timeout, message: "no answer".to_owned() };
+    let failure = SourceFailure::new(SourceReason::Timeout, "no answer");
     lab.knobs.sources.insert(TWO.to_owned(), Err(failure));
     lab.run(secs(90.0));
     told(&lab)

@@ -422,7 +422,7 @@ fn secrets(names: &[&str]) -> Vec<LocalObjectReference> {
 fn answer(lab: &mut Lab, rng: &mut Rng, source: &str) {
     let at = lab.now;
     let answer = match rng.below(10) {
-        0..3 => Err(SourceFailure { reason: rng.pick(&TROUBLES), message: "it went wrong".to_owned() }),
+        0..3 => Err(SourceFailure::new(rng.pick(&TROUBLES), "it went wrong")),
         3 => Ok(Vec::new()),
         _ => Ok((0..1 + rng.below(3))
             .map(|_| Series {

@@ -2,6 +2,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::{SourceFailure, Why};
+
 /// What one query brought.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
@@ -51,6 +53,42 @@ pub struct Repository {
     pub path: String,
     /// Its tags.
     pub tags: Vec<String>,
-    /// Whether `maxScan` ended the list, so that the registry may have more.
-    pub is_cut: bool,
+    /// How the list of them ended.
+    pub end: End,
+}
+
+/// How the list of a repository's tags ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The registry has no more.
+    Whole,
+    /// `maxScan` ended it, and the registry has more.
+    MaxScan,
+    /// The registry links to more, and does not show it.
+    Stuck,
+    /// It could not be read, so there are no tags.
+    Failed(SourceFailure),
+}
+
+impl Repository {
+    /// Its path, and why it could not be read, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<(&str, &SourceFailure)> {
+        match &self.end {
+            End::Failed(failure) => Some((&self.path, failure)),
+            End::Whole | End::MaxScan | End::Stuck => None,
+        }
+    }
+}
+
+impl End {
+    /// Why newer tags may be missing, where the list has an end.
+    #[must_use]
+    pub fn why(&self) -> Option<Why> {
+        match self {
+            Self::Whole | Self::Failed(_) => None,
+            Self::MaxScan => Some(Why::MaxScan),
+            Self::Stuck => Some(Why::NoNextPage),
+        }
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jiff::SignedDuration;
+
 /// Why a query failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {message}")]
@@ -10,6 +12,25 @@ pub struct SourceFailure {
     pub reason: SourceReason,
     /// What happened, for people: names the host, and never a credential.
     pub message: String,
+    /// How long the server asks to be left alone, if it does.
+    pub retry_after: Option<SignedDuration>,
+}
+
+impl SourceFailure {
+    /// A failure after which the server may be asked again at any time.
+    pub fn new(reason: SourceReason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retry_after: None }
+    }
+
+    /// The failure as that of a repository, and of as many `others`.
+    #[must_use]
+    pub fn of_repository(&self, path: &str, others: usize) -> Self {
+        let others = match others {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        Self { message: format!("{path}: {}{others}", self.message), ..self.clone() }
+    }
 }
 
 /// Kinds of failures of a source, as the reason of a condition.

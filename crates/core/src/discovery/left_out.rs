@@ -32,6 +32,8 @@ pub enum Why {
     TagFilter,
     /// It is a repository of which no more than `maxScan` tags were read.
     MaxScan,
+    /// It is a repository of which the registry shows no more tags, although it links to more.
+    NoNextPage,
     /// Newer tags of its repository fill `topX`.
     TopX,
     /// No sample of it is a finite number within the window.
@@ -59,6 +61,7 @@ impl fmt::Display for Why {
             Self::ImageFilter => "imageFilter does not match",
             Self::TagFilter => "tagFilter does not match",
             Self::MaxScan => "maxScan is reached, newer tags may lie beyond: raise it, or set tagSeek",
+            Self::NoNextPage => "the registry's next page brings no new tag, newer ones may be missing: set tagSeek",
             Self::TopX => "newer tags fill topX",
             Self::NoValue => "none of its samples is a finite number within the window",
             Self::NoSignal(signal) => return write!(f, "it has no value for the signal {signal:?}"),

@@ -7,7 +7,6 @@ use drop_api::discovery_policy::DiscoveryPolicySpec;
 use drop_api::scheduling::NodeSelector;
 use jiff::Timestamp;
 
-use super::InvalidSpec;
 use super::answer::{Answer, Repository, Sample};
 use super::left_out::{LeftOut, Why};
 use super::names::{Names, Reader};
@@ -15,6 +14,7 @@ use super::query::{self, Backend, Query};
 use super::ranking::{Ranking, Values, rounded};
 use super::signal::{self, Evidence, Signal};
 use super::tags::Tags;
+use super::{InvalidSpec, SourceFailure};
 use crate::Name;
 
 /// The most images that a signal keeps, those with the highest values, and the most
@@ -43,8 +43,10 @@ pub struct Measured {
     pub signals: BTreeMap<usize, BTreeMap<Name, f64>>,
     /// What the answer named and is no image, or not one that counts.
     pub left_out: Vec<LeftOut>,
-    /// What people should know about the answer, such as warnings of the backend.
+    /// What people should know about the answer, such as repositories that were not read to their end.
     pub note: Option<String>,
+    /// The repositories that failed beside others, with the failure of each.
+    pub failed: Vec<(String, SourceFailure)>,
 }
 
 /// Images by their score.
@@ -120,6 +122,13 @@ impl Pipeline {
         of_query.map(|(at, _)| at).any(|signal| self.ranking.uses(signal))
     }
 
+    /// Whether query number `query` may have named `image` as a tag of this repository.
+    #[must_use]
+    pub fn may_be_of(&self, query: usize, repository: &str, image: &str) -> bool {
+        let tags = self.tags.get(query).and_then(Option::as_ref);
+        tags.is_none_or(|tags| tags.may_be_of(repository, image))
+    }
+
     /// What is asked, in the order of the spec.
     #[must_use]
     pub fn queries(&self) -> &[Query] {
@@ -136,6 +145,7 @@ impl Pipeline {
     pub fn measure(&self, query: usize, answer: Answer, now: Timestamp) -> Measured {
         let mut reader = self.names.reader();
         let mut left_out = Vec::new();
+        let (mut note, mut failed) = (None, Vec::new());
         let evidence = match answer {
             Answer::Series(series) => {
                 samples(&mut reader, series.into_iter().map(|series| (series.image, series.samples)))
@@ -144,6 +154,9 @@ impl Pipeline {
                 let tags = self.tags.get(query).and_then(Option::as_ref);
                 let (images, others) = tags.map(|tags| positions(tags, &repositories, now)).unwrap_or_default();
                 left_out.extend(others);
+                note = remark(&repositories);
+                let failures = repositories.iter().filter_map(Repository::failure);
+                failed.extend(failures.map(|(path, failure)| (path.to_owned(), failure.clone())));
                 samples(&mut reader, images.into_iter().map(|(image, sample)| (image, vec![sample])))
             }
             Answer::Pulls(pulls) => {
@@ -174,7 +187,7 @@ impl Pipeline {
             left_out.extend(cut(values));
         }
         left_out.truncate(MOST_IMAGES);
-        Measured { signals, left_out, note: None }
+        Measured { signals, left_out, note, failed }
     }
 
     /// The ranking, from what every query measured: now, or when it last answered. One
@@ -259,6 +272,16 @@ fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTree
         }
     }
     (positions, left_out)
+}
+
+/// Names a repository that was not read to its end.
+fn remark(repositories: &[Repository]) -> Option<String> {
+    let mut remarks = repositories.iter().filter_map(|repository| Some((&repository.path, repository.end.why()?)));
+    let (path, why) = remarks.next()?;
+    Some(match remarks.count() {
+        0 => format!("{path}: {why}"),
+        others => format!("{path} (and {others} more): {why}"),
+    })
 }
 
 /// Leaves the [`MOST_IMAGES`] highest of `values`, and returns the others.

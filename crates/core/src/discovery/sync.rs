@@ -7,13 +7,16 @@ use drop_api::condition::{self, Condition, ConditionStatus};
 use drop_api::discovery_policy::{DiscoveredImage, DiscoveryPolicyStatus, QueryResult, QueryStatus};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{InvalidSpec, Pipeline, RankedImage, SourceFailure, SourceReason, score_text};
+use super::{InvalidSpec, Measured, Pipeline, Query, RankedImage, SourceFailure, SourceReason, score_text};
 use crate::Name;
 use crate::text::count;
 use crate::text::shortened;
 
 /// The most images of a list, those included that stay for sources that fail.
 const MOST_LISTED: usize = 1000;
+
+/// The longest time for which a server is left alone because it asks for it.
+const LONGEST_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is to be asked.
 #[derive(Clone, Debug)]
@@ -63,6 +66,64 @@ pub struct SourceOutcome {
     pub result: Result<usize, SourceFailure>,
     /// What people should know about its answer.
     pub note: Option<String>,
+    /// Its repositories that failed beside others.
+    pub failed: Vec<(String, SourceFailure)>,
+}
+
+impl SourceOutcome {
+    /// Of a query that measured this.
+    #[must_use]
+    pub fn new(elapsed: SignedDuration, measured: &Result<Measured, SourceFailure>) -> Self {
+        let (note, failed) = match measured {
+            Ok(measured) => (measured.note.clone(), measured.failed.clone()),
+            Err(_) => (None, Vec::new()),
+        };
+        let result = measured.as_ref().map(Measured::image_count).map_err(SourceFailure::clone);
+        Self { elapsed, result, note, failed }
+    }
+
+    /// Why it has not brought all, as one failure, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<SourceFailure> {
+        let of_repositories =
+            || self.failed.first().map(|(path, failure)| failure.of_repository(path, self.failed.len() - 1));
+        self.result.as_ref().err().cloned().or_else(of_repositories)
+    }
+
+    /// The outcome as a status shows it.
+    #[must_use]
+    pub fn shown(&self, query: &Query) -> QueryResult {
+        let failure = self.failure();
+        let message = failure.as_ref().map(|failure| &failure.message).or(self.note.as_ref());
+        QueryResult {
+            name: query.name.clone(),
+            type_: query.backend.type_(),
+            status: match (&self.result, &failure) {
+                (Err(_), _) => QueryStatus::Failed,
+                (Ok(_), Some(_)) => QueryStatus::PartiallyFailed,
+                (Ok(_), None) => QueryStatus::Success,
+            },
+            reason: failure.as_ref().map(|failure| failure.reason.to_string()),
+            message: message.map(|message| shortened(message, 1024)),
+            images: count(*self.result.as_ref().unwrap_or(&0)),
+            failed_repositories: self.failed.iter().map(|(path, _)| path.clone()).collect(),
+        }
+    }
+
+    /// How long its server asks to be left alone.
+    fn retry_after(&self) -> Option<SignedDuration> {
+        let failures = self.result.as_ref().err().into_iter().chain(self.failed.iter().map(|(_, failure)| failure));
+        failures.filter_map(|failure| failure.retry_after).max()
+    }
+}
+
+impl Discovered {
+    /// How long no source is to be asked, because a server has said so: at most a day, because some say nonsense.
+    #[must_use]
+    pub fn retry_after(&self) -> SignedDuration {
+        let waits = self.sources.iter().filter_map(SourceOutcome::retry_after);
+        waits.max().unwrap_or_default().min(LONGEST_RETRY_AFTER)
+    }
 }
 
 /// The status of a policy whose spec cannot be run: the list stays.
@@ -92,13 +153,12 @@ pub(crate) fn outcome(
 ) -> DiscoveryPolicyStatus {
     let generation = discovered.spec.generation;
     let same_spec = before.observed_generation == generation;
-    let results = results(&discovered.sources, before, same_spec);
-    let failed: BTreeSet<usize> =
-        results.iter().enumerate().filter(|(_, result)| result.is_err()).map(|(query, _)| query).collect();
+    let sources = emptied(&discovered.sources, before, same_spec);
     // A query without a part in the scores has named no image by itself.
-    let counting: BTreeSet<usize> = failed.iter().copied().filter(|query| pipeline.uses(*query)).collect();
-    let images = merge(pipeline, &discovered.images, before, &counting, same_spec);
-    let first_failure = results.iter().enumerate().find_map(|(query, result)| Some((query, result.as_ref().err()?)));
+    let counting = sources.iter().enumerate().filter(|(query, _)| pipeline.uses(*query));
+    let missing = counting.filter_map(|(query, source)| Some((query, Missing::of(source)?))).collect();
+    let images = merge(pipeline, &discovered.images, before, &missing, same_spec);
+    let failures: Vec<_> = sources.iter().map(SourceOutcome::failure).collect();
     let tell = |(query, failure): (usize, &SourceFailure)| {
         let name = pipeline.queries().get(query).map(|query| query.name.as_str()).unwrap_or_default();
         match pipeline.queries().len() {
@@ -111,7 +171,8 @@ pub(crate) fn outcome(
         1 => "; the last good image stays".to_owned(),
         number => format!("; the last {number} good images stay"),
     };
-    let is_emptied = failed.is_empty() && discovered.images.is_empty() && !before.discovered_images.is_empty();
+    let first_failure = failures.iter().enumerate().find_map(|(query, failure)| Some((query, failure.as_ref()?)));
+    let is_emptied = discovered.images.is_empty() && !before.discovered_images.is_empty();
     let (ready, reason, message) = match first_failure {
         None if is_emptied => {
             let reason = SourceReason::EmptyResult.as_str();
@@ -125,8 +186,8 @@ pub(crate) fn outcome(
             };
             (true, "Synced", message)
         }
-        Some(failure) if failed.len() < results.len() => {
-            let others = match failed.len() - 1 {
+        Some(failure) if sources.iter().any(|source| source.result.is_ok()) => {
+            let others = match failures.iter().flatten().count() - 1 {
                 0 => String::new(),
                 others => format!(" (and {others} more)"),
             };
@@ -134,25 +195,17 @@ pub(crate) fn outcome(
         }
         Some((query, failure)) => (false, failure.reason.as_str(), format!("{}{kept}", tell((query, failure)))),
     };
-    let note = |query: usize| discovered.sources.get(query)?.note.as_ref();
     let previous = condition::ready(&before.conditions);
-    let query_results = pipeline.queries().iter().zip(&results).enumerate().map(|(at, (query, result))| {
-        let failure = result.as_ref().err();
+    let query_results = pipeline.queries().iter().zip(&sources).enumerate().map(|(at, (query, source))| {
         let of_query = images.iter().filter(|image| found_by(image).any(|by| by == at)).count();
-        QueryResult {
-            name: query.name.clone(),
-            type_: query.backend.type_(),
-            status: if failure.is_none() { QueryStatus::Success } else { QueryStatus::Failed },
-            reason: failure.map(|failure| failure.reason.to_string()),
-            message: failure.map(|failure| &failure.message).or(note(at)).map(|message| shortened(message, 1024)),
-            images: count(*result.as_ref().unwrap_or(&of_query)),
-        }
+        let images = count(*source.result.as_ref().unwrap_or(&of_query));
+        QueryResult { images, ..source.shown(query) }
     });
     DiscoveryPolicyStatus {
         observed_generation: generation,
         conditions: vec![Condition::ready(ready, reason, shortened(&message, 1024), generation, previous, now)],
         image_count: count(images.len()),
-        source_count: count(results.len()),
+        source_count: count(sources.len()),
         query_results: query_results.collect(),
         last_sync_time: if ready { Some(now) } else { before.last_sync_time },
         next_sync_time: None,
@@ -160,13 +213,9 @@ pub(crate) fn outcome(
     }
 }
 
-/// How many images each source named. One that names none although it did counts as
-/// failed: monitoring that has just lost its data must not empty a list.
-fn results(
-    sources: &[SourceOutcome],
-    before: &DiscoveryPolicyStatus,
-    same_spec: bool,
-) -> Vec<Result<usize, SourceFailure>> {
+/// The outcomes, in which a source that names no image although it did counts as failed: monitoring that has just lost
+/// its data must not empty a list.
+fn emptied(sources: &[SourceOutcome], before: &DiscoveryPolicyStatus, same_spec: bool) -> Vec<SourceOutcome> {
     let nobody_found_any = sources.iter().all(|source| source.result == Ok(0));
     let found_before =
         |query: usize| before.discovered_images.iter().any(|image| found_by(image).any(|by| by == query));
@@ -175,35 +224,64 @@ fn results(
         // Positions are those of another spec.
         false => nobody_found_any && !before.discovered_images.is_empty(),
     };
-    let result = |(query, source): (usize, &SourceOutcome)| match &source.result {
-        Ok(0) if had_any(query) => Err(SourceFailure {
-            reason: SourceReason::EmptyResult,
-            message: match &source.note {
-                Some(note) => format!("it named no image, although it did before: {note}"),
-                None => "it named no image, although it did before".to_owned(),
-            },
-        }),
-        result => result.clone(),
+    let outcome = |(query, source): (usize, &SourceOutcome)| {
+        let failure = match (&source.result, source.failure()) {
+            // The repositories beside those that failed have nothing to show.
+            (Ok(0), Some(failure)) => failure,
+            (Ok(0), None) if had_any(query) => {
+                let note = source.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+                let message = format!("it named no image, although it did before{note}");
+                SourceFailure::new(SourceReason::EmptyResult, message)
+            }
+            _ => return source.clone(),
+        };
+        SourceOutcome { result: Err(failure), ..source.clone() }
     };
-    sources.iter().enumerate().map(result).collect()
+    sources.iter().enumerate().map(outcome).collect()
 }
 
-/// The new list: what was found, and what sources that failed have found last.
+/// What a query that failed has not named.
+enum Missing<'a> {
+    /// Anything.
+    All,
+    /// Tags of these repositories.
+    Of(&'a [(String, SourceFailure)]),
+}
+
+impl<'a> Missing<'a> {
+    fn of(source: &'a SourceOutcome) -> Option<Self> {
+        match (&source.result, &source.failed[..]) {
+            (Err(_), _) => Some(Self::All),
+            (Ok(_), []) => None,
+            (Ok(_), failed) => Some(Self::Of(failed)),
+        }
+    }
+
+    /// Whether query number `query` might have named this image.
+    fn has(&self, pipeline: &Pipeline, query: usize, image: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(failed) => failed.iter().any(|(path, _)| pipeline.may_be_of(query, path, image)),
+        }
+    }
+}
+
+/// The new list: what was found, and what sources or repositories that failed have found last.
 fn merge(
     pipeline: &Pipeline,
     ranked: &[RankedImage],
     before: &DiscoveryPolicyStatus,
-    failed: &BTreeSet<usize>,
+    missing: &BTreeMap<usize, Missing>,
     same_spec: bool,
 ) -> Vec<DiscoveredImage> {
     // A ranking of some signals only would be another ranking; and one of no image is none.
-    if (ranked.is_empty() || !failed.is_empty() && pipeline.is_ranked()) && !before.discovered_images.is_empty() {
+    if (ranked.is_empty() || !missing.is_empty() && pipeline.is_ranked()) && !before.discovered_images.is_empty() {
         let mut images = before.discovered_images.clone();
         if !same_spec {
             // Any of those that fail now may have found it; or any at all.
-            let all = (0..pipeline.queries().len()).collect();
-            let found_by = if failed.is_empty() { &all } else { failed };
-            images.iter_mut().for_each(|image| image.found_by = found_by.iter().copied().map(count).collect());
+            let all = 0..pipeline.queries().len();
+            let found_by: Vec<_> = all.filter(|by| missing.is_empty() || missing.contains_key(by)).map(count).collect();
+            images.iter_mut().for_each(|image| image.found_by.clone_from(&found_by));
         }
         return images;
     }
@@ -212,12 +290,13 @@ fn merge(
         images.insert(&image.image, (image.score, image.found_by.iter().copied().collect()));
     }
     // These may go over the limit: what cannot be asked about is not to be crowded out.
-    for image in before.discovered_images.iter().filter(|_| !failed.is_empty()) {
-        let kept: BTreeSet<usize> = match same_spec {
-            true => found_by(image).filter(|by| failed.contains(by)).collect(),
-            // Any of those that fail now may have found it.
-            false => failed.clone(),
+    for image in &before.discovered_images {
+        let before: BTreeSet<usize> = found_by(image).collect();
+        // In another spec any of those that fail now may have found it.
+        let may_have = |(by, missing): &(&usize, &Missing)| {
+            (!same_spec || before.contains(by)) && missing.has(pipeline, **by, &image.image)
         };
+        let kept: Vec<usize> = missing.iter().filter(may_have).map(|(by, _)| *by).collect();
         if kept.is_empty() {
             continue;
         }
@@ -253,13 +332,16 @@ pub(crate) fn trouble(status: &DiscoveryPolicyStatus) -> Option<(&str, &str)> {
 }
 
 /// Whether an image that is not in the list has left it: not where the list is empty, or
-/// where a source that may have named it has not answered.
-pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus, pipeline: Option<&Pipeline>) -> bool {
+/// where a source or a repository that may have named it has not answered.
+pub(crate) fn has_left(status: &DiscoveryPolicyStatus, pipeline: Option<&Pipeline>, image: &str) -> bool {
     let counts = |query: usize| pipeline.is_none_or(|pipeline| pipeline.uses(query));
-    let is_silent =
-        |(at, result): (usize, &QueryResult)| result.status == QueryStatus::Failed && result.images == 0 && counts(at);
+    let may_have_named = |(at, result): (usize, &QueryResult)| {
+        let is_of = |path: &String| pipeline.is_none_or(|pipeline| pipeline.may_be_of(at, path, image));
+        let is_silent = result.status == QueryStatus::Failed && result.images == 0;
+        counts(at) && (is_silent || result.failed_repositories.iter().any(is_of))
+    };
     let mut results = status.query_results.iter().enumerate();
-    !status.discovered_images.is_empty() && trouble(status).is_none() && !results.any(is_silent)
+    !status.discovered_images.is_empty() && trouble(status).is_none() && !results.any(may_have_named)
 }
 
 #[cfg(test)]
@@ -276,7 +358,8 @@ mod tests {
         let pipeline = Pipeline::compile(&spec).unwrap();
         let result = |count: usize, before: &DiscoveryPolicyStatus| {
             let note = Some("4 of 4 lines tell of no pull".to_owned());
-            let sources = vec![SourceOutcome { elapsed: SignedDuration::ZERO, result: Ok(count), note }];
+            let sources =
+                vec![SourceOutcome { elapsed: SignedDuration::ZERO, result: Ok(count), note, failed: Vec::new() }];
             let image = RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0] };
             let images = vec![image; count];
             let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };

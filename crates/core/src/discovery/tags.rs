@@ -9,6 +9,7 @@ use super::left_out::{LeftOut, Why};
 use super::query::host;
 use super::tag_order::{Neighbours, SortKey};
 use super::{InvalidSpec, regex};
+use crate::objects::reference::Reference;
 
 /// Which tags of a registry are images, and what these are called.
 #[derive(Clone, Debug)]
@@ -112,8 +113,21 @@ impl Tags {
 
     /// That a repository may have newer tags, which were not read.
     pub fn beyond(&self, repository: &Repository) -> Option<LeftOut> {
-        let name = || format!("{}/{}", self.registry, repository.path);
-        repository.is_cut.then(|| LeftOut { image: name().into(), why: Why::MaxScan })
+        let name = format!("{}/{}", self.registry, repository.path);
+        Some(LeftOut { image: name.into(), why: repository.end.why()? })
+    }
+
+    /// Whether `image`, a full reference, may be a tag of the repository.
+    pub fn may_be_of(&self, repository: &str, image: &str) -> bool {
+        /// Stands for any tag; no part of a reference changes its spelling.
+        const ANY: &str = "any-tag-of-it";
+        let full = Reference::parse(&self.image(repository, ANY));
+        match (full.as_str().split_once(ANY), full.as_str().rsplit_once(ANY)) {
+            (Some((start, _)), Some((_, end))) => {
+                image.len() > start.len() + end.len() && image.starts_with(start) && image.ends_with(end)
+            }
+            _ => image == full.as_str(),
+        }
     }
 
     fn image(&self, repository: &str, tag: &str) -> String {

@@ -41,10 +41,11 @@ pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
 fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Plan) -> bool {
     let set = &entry.set;
     // What discovery has not named any more, or could not be asked about, is not gone.
-    let is_exhaustive = match world.discovery_of(set) {
+    let has_left = |image: &Image| match world.discovery_of(set) {
         None => true,
         Some(discovery) => discovery.is_some_and(|discovery| {
-            sync::is_exhaustive(&discovery.published.status, discovery.pipeline.as_deref().ok())
+            let pipeline = discovery.pipeline.as_deref().ok();
+            sync::has_left(&discovery.published.status, pipeline, image.reference.as_str())
         }),
     };
     let mut effects: Vec<Effect> = Vec::new();
@@ -59,7 +60,7 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     let wanted: BTreeSet<&Name> = entry.members.children.iter().map(|child| &child.image.name).collect();
     let owned = world.children_of(set).map(|entry| &entry.image);
     for image in owned.filter(|image| !wanted.contains(&image.name)) {
-        if is_exhaustive || image.origin == Some(Origin::Static) {
+        if image.origin == Some(Origin::Static) || has_left(image) {
             let (child, uid) = (image.name.clone(), image.uid.clone());
             effects.push(Effect::DeleteChild { set: set.name.clone(), child, uid });
         } else if let Some(child) = set.discovered(&image.reference) {

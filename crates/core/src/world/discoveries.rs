@@ -141,6 +141,7 @@ impl World {
                 Backoff { initial: settings.discovery_retry.min(interval), max: interval }.delay(failures, name)
             }
         };
+        let wait = wait.max(discovered.retry_after());
         // An edit during the run asks for another one at once.
         let at = self.outbox.time_of(&run).unwrap_or_else(|| after(now, wait));
         self.outbox.schedule(run, at);

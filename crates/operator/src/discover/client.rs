@@ -1,18 +1,22 @@
 //! HTTP with one backend: who gets the credentials, and how much of an answer is read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use drop_core::discovery::{SourceFailure, SourceReason};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
+use jiff::Timestamp;
 use reqwest::Url;
 use reqwest::redirect::Policy;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 
-use super::credentials::Credentials;
+use super::complaint::{complaint, web_page};
+use super::credentials::{Credentials, Login};
+use super::isolation::on_a_thread;
+use super::retry_after::retry_after;
 use super::seat::{Portion, Seat};
 use super::transport;
 
@@ -65,6 +69,8 @@ pub struct Client<'a> {
     seat: &'a Seat,
     /// How much more of the answers to the query may be kept, in bytes.
     room: AtomicUsize,
+    /// Tokens that were issued for the query, which no message may repeat.
+    issued: Mutex<Vec<String>>,
     own: reqwest::Client,
     elsewhere: reqwest::Client,
 }
@@ -89,10 +95,34 @@ pub struct Response {
     pub headers: HeaderMap,
     /// Its body, decompressed.
     pub body: Vec<u8>,
-    /// Whether credentials were held back from whom gave it.
-    held_back: bool,
+    /// What its server has seen of the credentials.
+    pub access: Access,
     /// The memory that it takes.
     _memory: Portion,
+}
+
+/// What a server has seen of the credentials. It decides what a refusal means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// There are none to be shown.
+    None,
+    /// The login, or what a token service has issued for it.
+    Login,
+    /// What a token service issues to everybody.
+    Guest,
+    /// Nothing, because the login is not for the server at this address.
+    HeldBack(Url),
+}
+
+impl Access {
+    /// Of the server at `url`, which has seen the login, if there is one and it is shown there.
+    pub fn of(has_login: bool, is_shown: bool, url: &Url) -> Self {
+        match (has_login, is_shown) {
+            (_, true) => Self::Login,
+            (true, false) => Self::HeldBack(url.clone()),
+            (false, false) => Self::None,
+        }
+    }
 }
 
 impl<'a> Client<'a> {
@@ -106,10 +136,10 @@ impl<'a> Client<'a> {
         limits: Limits,
         seat: &'a Seat,
     ) -> Result<Self, SourceFailure> {
-        let address = Url::parse(address).ok().filter(Url::has_host).ok_or_else(|| SourceFailure {
-            reason: SourceReason::DnsError,
-            message: format!("not an address: {address}"),
-        })?;
+        let address = Url::parse(address)
+            .ok()
+            .filter(Url::has_host)
+            .ok_or_else(|| SourceFailure::new(SourceReason::DnsError, format!("not an address: {address}")))?;
         let client = |tls: &rustls::ClientConfig| {
             reqwest::Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -120,7 +150,8 @@ impl<'a> Client<'a> {
                 .map_err(|error| transport::failure(&error, &host(&address)))
         };
         let (own, elsewhere) = (client(&credentials.tls)?, client(&credentials.tls_elsewhere)?);
-        Ok(Self { address, credentials, limits, seat, room: AtomicUsize::new(limits.kept), own, elsewhere })
+        let (room, issued) = (AtomicUsize::new(limits.kept), Mutex::default());
+        Ok(Self { address, credentials, limits, seat, room, issued, own, elsewhere })
     }
 
     /// The URL of `path` below the backend's address, with what is asked for.
@@ -138,9 +169,35 @@ impl<'a> Client<'a> {
         url.origin() == self.address.origin()
     }
 
+    /// `url` at the backend's own scheme and port, if it is on the backend's host: a backend behind a proxy that ends
+    /// TLS names itself by `http`, and may not know its port.
+    pub fn as_own(&self, url: &Url) -> Option<Url> {
+        let own = &self.address;
+        let is_port = url.port().is_none() || url.port_or_known_default() == own.port_or_known_default();
+        let mut url = url.clone();
+        let is_own = url.host() == own.host() && is_port;
+        (is_own && url.set_scheme(own.scheme()).is_ok() && url.set_port(own.port()).is_ok()).then_some(url)
+    }
+
     /// The credentials that were given.
     pub fn credentials(&self) -> &'a Credentials {
         self.credentials
+    }
+
+    /// The login for a repository of the backend.
+    pub fn login(&self, repository: &str) -> Option<&'a Login> {
+        self.credentials.login_for(&host(&self.address), repository)
+    }
+
+    /// Keeps a token that was issued out of messages.
+    pub fn hide(&self, token: Option<String>) {
+        self.issued.lock().unwrap_or_else(PoisonError::into_inner).extend(token);
+    }
+
+    /// `text` without anything that is secret.
+    fn redact(&self, text: &str) -> String {
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        self.credentials.redact(text, &issued)
     }
 
     /// Sends a request and reads the answer to it. Redirects are followed, without
@@ -188,10 +245,10 @@ impl<'a> Client<'a> {
             match redirect(&response, &url) {
                 Some(next) => url = next,
                 None => {
-                    let held_back = self.credentials.login.is_some() && authorization.is_none();
+                    let access = Access::of(self.credentials.login.is_some(), authorization.is_some(), &url);
                     let left = self.limits.request.saturating_sub(began.elapsed());
                     let late = too_late(&url);
-                    return timeout(left, self.read(response, url, held_back, memory)).await.map_err(|_| late)?;
+                    return timeout(left, self.read(response, url, access, memory)).await.map_err(|_| late)?;
                 }
             }
         }
@@ -202,7 +259,7 @@ impl<'a> Client<'a> {
         &self,
         mut response: reqwest::Response,
         url: Url,
-        held_back: bool,
+        access: Access,
         mut memory: Portion,
     ) -> Result<Result<Response, Portion>, SourceFailure> {
         let (status, headers) = (response.status(), response.headers().clone());
@@ -223,7 +280,7 @@ impl<'a> Client<'a> {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Ok(Response { url, status, headers, body, held_back, _memory: memory }))
+        Ok(Ok(Response { url, status, headers, body, access, _memory: memory }))
     }
 
     /// Takes room for a part of an answer that is kept until the query is measured.
@@ -250,55 +307,83 @@ impl<'a> Client<'a> {
         if !response.status.is_success() {
             return Err(self.refusal(response));
         }
+        let host = host(&response.url);
+        if let Some(page) = self.web_page(response) {
+            let what = "perhaps a login page: check the address and the credentials";
+            return Err(invalid(format!("{host} answers with {page}, {what}")));
+        }
         let body = std::mem::take(&mut response.body);
         // An answer may be large: other tasks go on meanwhile.
-        let parsed =
-            tokio::task::spawn_blocking(move || serde_json::from_slice(&body).map_err(|error| error.to_string()));
-        parsed.await.unwrap_or_else(|error| Err(error.to_string())).map_err(|error| {
+        let parsed = on_a_thread(move || serde_json::from_slice(&body).map_err(|error| error.to_string())).await?;
+        parsed.map_err(|error| {
             let error = self.excerpt(&error).unwrap_or_default();
-            invalid(format!("the answer of {} is not what it should be: {error}", host(&response.url)))
+            invalid(format!("the answer of {host} is not what it should be: {error}"))
         })
+    }
+
+    /// What an answer is that is a web page.
+    fn web_page(&self, response: &Response) -> Option<String> {
+        let is_json = response.body.trim_ascii_start().starts_with(b"{") || response.body.starts_with(b"[");
+        // Its title stands within that; a large answer is not searched.
+        let head = response.body.get(..MAX_ERROR_BODY).unwrap_or(&response.body);
+        let head = (!is_json).then(|| self.redact(&String::from_utf8_lossy(head)))?;
+        self.excerpt(&web_page(&response.headers, &head)?)
     }
 
     /// Why there is no content, by the status.
     pub fn refusal(&self, response: &Response) -> SourceFailure {
         let status = response.status;
         let host = host(&response.url);
-        let reason = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => SourceReason::Unauthorized,
-            StatusCode::FORBIDDEN => SourceReason::Forbidden,
-            StatusCode::NOT_FOUND => SourceReason::NotFound,
-            StatusCode::TOO_MANY_REQUESTS => SourceReason::RateLimited,
+        let reason = match (status, &response.access) {
+            (StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => SourceReason::Unauthorized,
+            // It wants a login, and has seen none.
+            (StatusCode::FORBIDDEN, Access::Guest | Access::HeldBack(_)) => SourceReason::Unauthorized,
+            (StatusCode::FORBIDDEN, _) => SourceReason::Forbidden,
+            (StatusCode::NOT_FOUND, _) => SourceReason::NotFound,
+            (StatusCode::TOO_MANY_REQUESTS, _) => SourceReason::RateLimited,
             _ if status.is_server_error() => SourceReason::ServerError,
             _ => SourceReason::InvalidResponse,
         };
-        let what = match reason {
-            SourceReason::Unauthorized if response.held_back => {
-                format!(
-                    "unauthorized: credentials are for {} and do not follow it to {host}",
-                    self::host(&self.address)
-                )
+        let what = match (reason, &response.access) {
+            (SourceReason::Unauthorized, Access::None) => {
+                format!("unauthorized: {host} wants credentials, name a Secret in secretRef")
             }
-            SourceReason::Unauthorized if self.credentials.login.is_some() => {
+            (SourceReason::Unauthorized, Access::Guest) => {
+                let remedy = "check the name, or name a Secret in secretRef";
+                format!("unauthorized: {host} wants credentials, or there is no such repository: {remedy}")
+            }
+            (SourceReason::Unauthorized, Access::Login) => {
                 format!("unauthorized: {host} refuses the credentials of the Secret")
             }
-            SourceReason::Unauthorized => format!("unauthorized: {host} wants credentials, name a Secret in secretRef"),
-            SourceReason::Forbidden => format!("forbidden by {host}"),
-            SourceReason::NotFound => format!("not found: {host}{}", response.url.path()),
+            (SourceReason::Unauthorized, Access::HeldBack(other)) => {
+                let origin = |url: &Url| url.origin().ascii_serialization();
+                let remedy = match (self.address.scheme(), other.scheme()) {
+                    ("https", "http") => ", which the registry has to name with https://",
+                    _ => "",
+                };
+                let (own, other) = (origin(&self.address), origin(other));
+                format!("unauthorized: credentials are for {own} and do not follow it to {other}{remedy}")
+            }
+            (SourceReason::Forbidden, _) => format!("forbidden by {host}"),
+            (SourceReason::NotFound, _) => format!("not found: {host}{}", self.redact(response.url.path())),
             _ => format!("{host} answers {status}"),
         };
-        let message = match complaint(response).and_then(|said| self.excerpt(&said)) {
-            Some(said) => format!("{what}: {said}"),
-            None => what,
+        let retry_after = retry_after(&response.headers, Timestamp::now());
+        let wait = retry_after.map(|wait| format!("; it asks to be left alone for {wait:#}")).unwrap_or_default();
+        // The words may be changed so that a secret is found no more, as in the title of a page.
+        let body = self.redact(&String::from_utf8_lossy(&response.body));
+        let message = match complaint(&response.headers, &body).and_then(|said| self.excerpt(&said)) {
+            Some(said) => format!("{what}: {said}{wait}"),
+            None => format!("{what}{wait}"),
         };
-        SourceFailure { reason, message }
+        SourceFailure { retry_after, ..SourceFailure::new(reason, message) }
     }
 
     /// What can be repeated of a backend's words: the first line, without control
     /// characters, of bounded length. What is secret goes first, or a cut would leave the
     /// beginning of it.
     pub fn excerpt(&self, said: &str) -> Option<String> {
-        let said = self.credentials.redact(said);
+        let said = self.redact(said);
         let line = said.trim().lines().next()?.chars().filter(|c| !c.is_control());
         let line: String = line.take(MAX_EXCERPT).collect();
         (!line.is_empty()).then_some(line)
@@ -306,12 +391,12 @@ impl<'a> Client<'a> {
 }
 
 fn too_late(url: &Url) -> SourceFailure {
-    SourceFailure { reason: SourceReason::Timeout, message: format!("timeout waiting for {}", host(url)) }
+    SourceFailure::new(SourceReason::Timeout, format!("timeout waiting for {}", host(url)))
 }
 
 /// An answer that cannot be used.
 pub fn invalid(message: String) -> SourceFailure {
-    SourceFailure { reason: SourceReason::InvalidResponse, message }
+    SourceFailure::new(SourceReason::InvalidResponse, message)
 }
 
 /// A host with its port, where that is not the scheme's own.
@@ -327,46 +412,6 @@ fn redirect(response: &reqwest::Response, url: &Url) -> Option<Url> {
         response.headers().get(header::LOCATION).filter(|_| redirects.contains(&response.status().as_u16()))?;
     let next = url.join(location.to_str().ok()?).ok()?;
     matches!(next.scheme(), "http" | "https").then_some(next)
-}
-
-/// The words in which backends say what is wrong.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Complaint {
-    /// Prometheus.
-    Error { error: String },
-    /// Registries.
-    Errors { errors: Vec<RegistryError> },
-    /// Gateways.
-    Message { message: String },
-}
-
-#[derive(Deserialize)]
-struct RegistryError {
-    #[serde(default)]
-    code: String,
-    #[serde(default)]
-    message: String,
-}
-
-/// What an answer says for people: not web pages.
-fn complaint(response: &Response) -> Option<String> {
-    let is_text = response
-        .headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.starts_with("text/plain"));
-    let said = match serde_json::from_slice(&response.body) {
-        Ok(Complaint::Error { error }) => error,
-        Ok(Complaint::Message { message }) => message,
-        Ok(Complaint::Errors { errors }) => {
-            let error = errors.into_iter().next()?;
-            if error.message.is_empty() { error.code } else { error.message }
-        }
-        Err(_) if is_text => String::from_utf8_lossy(&response.body).into_owned(),
-        Err(_) => return None,
-    };
-    Some(said)
 }
 
 #[cfg(test)]
@@ -431,7 +476,7 @@ mod tests {
             ("application/json", r#"{"errors":[{"code":"DENIED"}]}"#, ": DENIED"),
             ("application/json", r#"{"message":"no route"}"#, ": no route"),
             ("text/plain; charset=utf-8", "query too long", ": query too long"),
-            ("text/html", "<html>Oh no</html>", "400 Bad Request"),
+            ("text/html", "<html>Oh no</html>", "400 Bad Request: a web page"),
             ("application/json", r#"{"error":"token s3cr3t is bad"}"#, ": token [redacted] is bad"),
         ];
         for (kind, body, expected) in cases {

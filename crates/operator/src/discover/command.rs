@@ -1,7 +1,6 @@
 //! `drop discover`: runs DiscoveryPolicies from files once, without a cluster.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use drop_core::discovery::{Query, SourceFailure, SourceReason};
 use futures::future::join_all;
 use jiff::Timestamp;
 
-use super::manifest::Manifests;
+use super::manifest::{Data, Manifests};
 use super::report::{self, Outcome};
 use super::run::ask;
 use super::{Credentials, Limits, check_authorities};
@@ -104,9 +103,6 @@ fn secret(args: &SecretArgs) -> anyhow::Result<Option<Data>> {
     Ok((!data.is_empty()).then_some(data))
 }
 
-/// The data of a Secret.
-type Data = BTreeMap<String, Vec<u8>>;
-
 async fn discover(
     args: &DiscoverArgs,
     manifests: &Manifests,
@@ -148,15 +144,21 @@ async fn discover(
 
 fn credentials(query: &Query, manifests: &Manifests, given: Option<&Data>) -> Result<Credentials, SourceFailure> {
     let Some(name) = &query.secret else { return Credentials::none() };
-    let data = given.or_else(|| manifests.secrets.get(name)).ok_or_else(|| {
-        let message = format!("Secret {name:?} is not in the files: add it, or give credentials as flags");
-        SourceFailure { reason: SourceReason::SecretNotFound, message }
-    })?;
+    let data = match (given, manifests.secrets.get(name)) {
+        (Some(given), _) => given,
+        (None, Some(found)) => found.as_ref().map_err(SourceFailure::clone)?,
+        (None, None) => {
+            let message = format!("Secret {name:?} is not in the files: add it, or give credentials as flags");
+            return Err(SourceFailure::new(SourceReason::SecretNotFound, message));
+        }
+    };
     Credentials::from_secret(data)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use clap::Parser;
     use serde_json::{Value, json};
 

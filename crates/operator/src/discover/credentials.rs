@@ -8,9 +8,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use drop_core::discovery::{SourceFailure, SourceReason};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::Url;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use super::docker_config::{self, Entry, Shown};
 
 /// What the keys of custom headers begin with: `headers.X-Scope-OrgID`.
 const HEADER_PREFIX: &str = "headers.";
@@ -57,8 +60,10 @@ pub fn check_authorities() -> anyhow::Result<()> {
 /// All but the trusted authorities is for the backend's own origin alone.
 #[derive(Clone)]
 pub struct Credentials {
-    /// What `Authorization` says.
+    /// What is shown to the backend.
     pub login: Option<Login>,
+    /// What is shown to a registry instead, by its host and repository.
+    docker_logins: Arc<[(Entry, Login)]>,
     /// Custom headers.
     pub headers: HeaderMap,
     /// For connections to the backend: trusts `ca.crt` alone where there is one, and
@@ -71,13 +76,25 @@ pub struct Credentials {
     secrets: Vec<String>,
 }
 
-/// A value of `Authorization`, marked as sensitive.
+/// What is shown to a backend.
 #[derive(Clone)]
 pub enum Login {
-    /// `username` and `password`.
+    /// `Authorization` of user and password, which a registry's token service gets, too.
     Basic(HeaderValue),
-    /// `token`.
-    Bearer(HeaderValue),
+    /// Any other `Authorization`: a token for the backend itself.
+    Other(HeaderValue),
+    /// A token that a registry's token service exchanges for others, and nobody else.
+    Identity(String),
+}
+
+impl Login {
+    /// `Authorization`, marked as sensitive.
+    pub fn header(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Basic(value) | Self::Other(value) => Some(value),
+            Self::Identity(_) => None,
+        }
+    }
 }
 
 impl Credentials {
@@ -89,14 +106,14 @@ impl Credentials {
         Self::from_secret(&BTreeMap::new())
     }
 
-    /// Reads the keys of a Secret: `token`, or `username` and `password`; `ca.crt`;
-    /// `tls.crt` and `tls.key`; `headers.NAME`. Other keys are none of Drop's business.
+    /// Reads the keys of a Secret: `token`, or `username` and `password`; `.dockerconfigjson`; `ca.crt`;
+    /// `tls.crt` and `tls.key`; `headers.NAME`. Other keys are ignored.
     ///
     /// # Errors
     /// `SecretNotFound` with the key that cannot be used, and why.
     pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SourceFailure> {
         let mut secrets = Vec::new();
-        let login = login(data, &mut secrets)?;
+        let mut login = login(data, &mut secrets)?;
         let mut headers = HeaderMap::new();
         for (key, value) in data {
             let Some(name) = key.strip_prefix(HEADER_PREFIX) else { continue };
@@ -105,14 +122,24 @@ impl Credentials {
                 name.parse::<HeaderName>().ok().filter(|name| !CONNECTION_HEADERS.contains(name)).ok_or_else(|| {
                     unusable(key, "write the name of a header after \"headers.\", such as X-Scope-OrgID")
                 })?;
+            if name == header::AUTHORIZATION {
+                // Beside another one it would be a second header of the name.
+                if login.is_some() {
+                    return Err(unusable(key, "keep either it, or token, or username and password"));
+                }
+                login = Some(authorization(key, value, &mut secrets)?);
+                continue;
+            }
             headers.insert(name, sensitive(key, value)?);
-            secrets.push(value.to_owned());
+            hide(value, &mut secrets);
         }
+        let docker_logins = docker_logins(data, &mut secrets)?;
         let authority = data.get("ca.crt").map(|pem| authority(pem)).transpose()?;
         let mut everywhere = PUBLIC_ROOTS.clone();
         everywhere.extend(authority.iter().flat_map(|roots| roots.roots.iter().cloned()));
         Ok(Self {
             login,
+            docker_logins: docker_logins.into(),
             headers,
             tls: tls(authority.unwrap_or_else(|| PUBLIC_ROOTS.clone()), identity(data)?)?,
             tls_elsewhere: tls(everywhere, None)?,
@@ -122,13 +149,20 @@ impl Credentials {
 
     /// `Authorization` of requests to the backend.
     pub fn authorization(&self) -> Option<&HeaderValue> {
-        self.login.as_ref().map(|(Login::Basic(value) | Login::Bearer(value))| value)
+        self.login.as_ref().and_then(Login::header)
     }
 
-    /// `text` without anything that is secret, for backends that repeat what they got.
-    pub fn redact(&self, text: &str) -> String {
-        let secrets = self.secrets.iter().filter(|secret| !secret.is_empty());
-        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"))
+    /// What is shown to the registry at `host` for a repository.
+    pub fn login_for(&self, host: &str, repository: &str) -> Option<&Login> {
+        self.login.as_ref().or_else(|| docker_config::find(&self.docker_logins, host, repository))
+    }
+
+    /// `text` without anything that is secret, `issued` tokens among it, for backends that repeat what they got.
+    pub fn redact(&self, text: &str, issued: &[String]) -> String {
+        let mut secrets: Vec<_> = self.secrets.iter().chain(issued).filter(|secret| !secret.is_empty()).collect();
+        // One may be a part of another.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[redacted]"))
     }
 }
 
@@ -142,20 +176,72 @@ fn login(data: &BTreeMap<String, Vec<u8>>, secrets: &mut Vec<String>) -> Result<
     let value = |key| data.get(key).map(|value| text(key, value)).transpose();
     match (value("token")?, value("username")?, value("password")?) {
         (None, None, None) => Ok(None),
-        (Some(token), None, None) => {
-            secrets.push(token.to_owned());
-            Ok(Some(Login::Bearer(sensitive("token", &format!("Bearer {token}"))?)))
-        }
-        (None, Some(username), Some(password)) => {
-            let encoded = STANDARD.encode(format!("{username}:{password}"));
-            let header = sensitive("password", &format!("Basic {encoded}"))?;
-            secrets.extend([password.to_owned(), encoded]);
-            Ok(Some(Login::Basic(header)))
-        }
+        (Some(token), None, None) => Ok(Some(bearer("token", token, secrets)?)),
+        (None, Some(username), Some(password)) => Ok(Some(basic("password", username, password, secrets)?)),
         (None, Some(_), None) => Err(unusable("username", "add the key password")),
         (None, None, Some(_)) => Err(unusable("password", "add the key username")),
         (Some(_), ..) => Err(unusable("token", "keep either token, or username and password")),
     }
+}
+
+fn bearer(key: &str, token: &str, secrets: &mut Vec<String>) -> Result<Login, SourceFailure> {
+    hide(token, secrets);
+    Ok(Login::Other(sensitive(key, &format!("Bearer {token}"))?))
+}
+
+fn basic(key: &str, username: &str, password: &str, secrets: &mut Vec<String>) -> Result<Login, SourceFailure> {
+    let encoded = STANDARD.encode(format!("{username}:{password}"));
+    hide(password, secrets);
+    hide(&encoded, secrets);
+    Ok(Login::Basic(sensitive(key, &format!("Basic {encoded}"))?))
+}
+
+/// `Authorization` as somebody has written it.
+fn authorization(key: &str, value: &str, secrets: &mut Vec<String>) -> Result<Login, SourceFailure> {
+    let header = sensitive(key, value)?;
+    let (scheme, shown) = value.split_once(' ').unwrap_or(("", value));
+    hide(shown.trim(), secrets);
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Ok(Login::Other(header));
+    }
+    let decoded = STANDARD.decode(shown.trim()).ok().and_then(|decoded| String::from_utf8(decoded).ok());
+    if let Some((_, password)) = decoded.as_deref().and_then(|decoded| decoded.split_once(':')) {
+        hide(password, secrets);
+    }
+    Ok(Login::Basic(header))
+}
+
+/// The logins of a Secret that Docker or `kubectl create secret docker-registry` made.
+fn docker_logins(
+    data: &BTreeMap<String, Vec<u8>>,
+    secrets: &mut Vec<String>,
+) -> Result<Vec<(Entry, Login)>, SourceFailure> {
+    let key = [".dockerconfigjson", ".dockercfg"].into_iter().find(|key| data.contains_key(*key));
+    let Some((key, json)) = key.and_then(|key| Some((key, data.get(key)?))) else { return Ok(Vec::new()) };
+    let wanted = "write a Docker config, as kubectl create secret docker-registry does";
+    let entries = docker_config::entries(json).ok_or_else(|| unusable(key, wanted))?;
+    let login = |entry: Entry| {
+        let login = match &entry.shown {
+            Shown::User(username, password) => basic(key, username, password, secrets)?,
+            Shown::Registry(token) => bearer(key, token, secrets)?,
+            Shown::Identity(token) => {
+                hide(token, secrets);
+                Login::Identity(token.clone())
+            }
+        };
+        Ok((entry, login))
+    };
+    entries.into_iter().map(login).collect()
+}
+
+/// Notes what no message may repeat, also as it stands in a form.
+fn hide(secret: &str, secrets: &mut Vec<String>) {
+    let mut form = Url::parse("http://form").ok();
+    if let Some(form) = &mut form {
+        form.query_pairs_mut().append_key_only(secret);
+    }
+    let encoded = form.as_ref().and_then(Url::query).filter(|encoded| *encoded != secret).map(str::to_owned);
+    secrets.extend([secret.to_owned()].into_iter().chain(encoded));
 }
 
 /// A value as text, without the line break that many an editor adds.
@@ -215,8 +301,7 @@ fn tls(roots: RootCertStore, identity: Option<Identity>) -> Result<ClientConfig,
 }
 
 fn unusable(key: &str, why: &str) -> SourceFailure {
-    let message = format!("the Secret's key {key} cannot be used: {why}");
-    SourceFailure { reason: SourceReason::SecretNotFound, message }
+    SourceFailure::new(SourceReason::SecretNotFound, format!("the Secret's key {key} cannot be used: {why}"))
 }
 
 /// Credentials of a Secret with these keys.
@@ -272,6 +357,6 @@ mod tests {
     fn nothing_secret_is_shown() {
         let credentials = try_secret(&[("token", "s3cr3t"), ("headers.X-Key", "k3y")]).unwrap();
         assert!(!format!("{credentials:?} {:?} {:?}", credentials.headers, credentials.authorization()).contains("3"));
-        assert_eq!(credentials.redact("s3cr3t and k3y"), "[redacted] and [redacted]");
+        assert_eq!(credentials.redact("s3cr3t and k3y", &[]), "[redacted] and [redacted]");
     }
 }

@@ -1,18 +1,20 @@
 //! The header `Link`: <https://www.rfc-editor.org/rfc/rfc8288#section-3>.
 
-/// The target of the link to the next page.
+/// The target of the link to the next page. Old registries write it without `<` and `>`.
 pub fn next(header: &str) -> Option<&str> {
     split(header, ',').find_map(|link| {
         let mut parts = split(link, ';');
-        let target = parts.next()?.trim().strip_prefix('<')?.strip_suffix('>')?;
-        parts.any(is_next).then_some(target)
+        let target = parts.next()?.trim();
+        let bare = || (!target.contains(['<', '>'])).then_some(target);
+        let target = target.strip_prefix('<').and_then(|target| target.strip_suffix('>')).or_else(bare)?.trim();
+        parts.any(is_next).then_some(target).filter(|target| !target.is_empty())
     })
 }
 
 /// Whether a parameter is `rel` with the relation `next` among its relations.
 fn is_next(parameter: &str) -> bool {
     let Some((name, value)) = parameter.split_once('=') else { return false };
-    let mut relations = value.trim().trim_matches('"').split_ascii_whitespace();
+    let mut relations = value.trim().trim_matches(['"', '\'']).split_ascii_whitespace();
     name.trim().eq_ignore_ascii_case("rel") && relations.any(|relation| relation.eq_ignore_ascii_case("next"))
 }
 
@@ -41,8 +43,19 @@ mod tests {
             ("<https://r/v2?last=a,b;c>;REL=Next", Some("https://r/v2?last=a,b;c")),
             (r#"<a>; rel="prev", <b>; title="x, <y>; rel=next"; rel="last next""#, Some("b")),
             (r#"<a>; title="rel=next", <b>; rel="first""#, None),
+            // Quay in 2016, and registries that were made after it.
+            (
+                r#"https://r/v2/a/tags/list?n=50&next_page=x%3D; rel="next""#,
+                Some("https://r/v2/a/tags/list?n=50&next_page=x%3D"),
+            ),
+            ("/v2/a/tags/list?last=b;rel='next'", Some("/v2/a/tags/list?last=b")),
+            ("a; rel=prev, b; rel=next", Some("b")),
+            ("<?last=b>; rel=next", Some("?last=b")),
+            ("< /x >; rel=next", Some("/x")),
             ("<a>", None),
-            ("a; rel=next", None),
+            ("a", None),
+            ("<>; rel=next", None),
+            ("; rel=next", None),
             ("<a; rel=next", None),
             ("", None),
         ];

@@ -7,18 +7,23 @@ use std::{fs, io};
 
 use anyhow::{Context as _, anyhow};
 use drop_api::{DiscoveryPolicySpec, strict};
-use drop_core::discovery::Pipeline;
+use drop_core::discovery::{Pipeline, SourceFailure};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
+
+use super::run::check_type;
+
+/// The data of a Secret.
+pub type Data = BTreeMap<String, Vec<u8>>;
 
 /// What the files hold that discovery needs.
 #[derive(Debug, Default)]
 pub struct Manifests {
     /// By name, in the order of the files.
     pub policies: Vec<(String, Arc<Pipeline>)>,
-    /// The data of Secrets by their name. Namespaces do not matter: all that policies
+    /// The data of Secrets by their name, or why they cannot be used. Namespaces do not matter: all that policies
     /// refer to are in one.
-    pub secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    pub secrets: BTreeMap<String, Result<Data, SourceFailure>>,
 }
 
 impl Manifests {
@@ -69,9 +74,10 @@ impl Manifests {
             ("v1", "Secret") => {
                 let secret: Secret =
                     serde_path_to_error::deserialize(object).with_context(|| format!("Secret {name:?}"))?;
+                let usable = check_type(&name, secret.type_.as_deref());
                 let data = secret.data.into_iter().flatten().map(|(key, value)| (key, value.0));
                 let texts = secret.string_data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
-                self.secrets.insert(name, data.chain(texts).collect());
+                self.secrets.insert(name, usable.map(|()| data.chain(texts).collect()));
                 Ok(())
             }
             _ => Ok(()),
@@ -130,6 +136,12 @@ metadata: {name: s, namespace: drop-system}
 data: {token: YQ==, username: YWxpY2U=}
 stringData: {token: b}
 ---
+apiVersion: v1
+kind: Secret
+metadata: {name: robot-token}
+type: kubernetes.io/service-account-token
+data: {token: YQ==}
+---
 apiVersion: drop.corewire.io/v1alpha1
 kind: CachedImageSet
 metadata: {name: set}
@@ -145,7 +157,9 @@ items:
         assert_eq!(names, ["p", "q"]);
         let secret = [("token", "b"), ("username", "alice")];
         let secret = secret.map(|(key, value)| (key.to_owned(), value.as_bytes().to_vec()));
-        assert_eq!(manifests.secrets, BTreeMap::from([("s".to_owned(), BTreeMap::from(secret))]));
+        assert_eq!(manifests.secrets["s"], Ok(BTreeMap::from(secret)));
+        let refused = manifests.secrets["robot-token"].as_ref().unwrap_err();
+        assert!(refused.message.contains("kubernetes.io/service-account-token"), "{refused}");
     }
 
     #[test]

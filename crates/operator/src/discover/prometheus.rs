@@ -636,7 +636,7 @@ mod tests {
         let cases = [
             ("garbage", "not what it should be"),
             ("", "not what it should be"),
-            ("<html></html>", "not what it should be"),
+            ("<html></html>", "a web page"),
             (r#"{"status":"success"}"#, "an answer without data"),
             (r#"{"status":"error","errorType":"timeout","error":"query timed out"}"#, "query timed out"),
             (r#"{"status":"success","data":{"resultType":"streams","result":[]}}"#, "not what it should be"),

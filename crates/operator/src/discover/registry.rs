@@ -1,28 +1,33 @@
 //! OCI registries: the tags of repositories.
 //!
 //! Tags: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#content-discovery>.
-//! Tokens: <https://distribution.github.io/distribution/spec/auth/token/>.
+
+use std::collections::HashSet;
 
 use drop_api::discovery_policy::RegistryQuery;
-use drop_core::discovery::{Answer, Repository, SourceFailure, registry_name};
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use http::StatusCode;
-use http::header::{self, HeaderMap, HeaderValue};
+use drop_core::discovery::{Answer, End, Repository, SourceFailure, registry_name};
+use futures::stream::{self, StreamExt as _};
+use http::header;
 use reqwest::Url;
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny};
 use tracing::warn;
 
 use super::PER_NAME;
 use super::at_most::AtMost;
-use super::client::{Client, Limits, Request, Response, host, invalid};
-use super::credentials::{Credentials, Login};
+use super::client::{Client, Limits, Response, host, invalid};
+use super::credentials::Credentials;
 use super::link;
 use super::seat::Seat;
+use super::session::Session;
 
 /// How many repositories are listed at once.
 const AT_ONCE: usize = 4;
 /// Tags per page: the most that registries commonly allow.
 const PAGE: usize = 1000;
+/// Tags per page that every registry has to allow, for those that refuse more.
+const SMALL_PAGE: usize = 100;
+/// How many pages in a row may bring no new tag.
+const MOST_IDLE: usize = 10;
 /// The most tags of a page that are kept: as many as `maxScan` may say.
 const MAX_SCAN: usize = 100_000;
 /// How long a tag may be: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests>.
@@ -32,7 +37,10 @@ const DOCKER_HUB_NAME: &str = "docker.io";
 /// Where its registry is.
 const DOCKER_HUB: &str = "https://registry-1.docker.io";
 
-/// The tags of all repositories, up to `maxScan` of each.
+/// The tags of all repositories, up to `maxScan` of each. A repository that fails costs its own tags only.
+///
+/// # Errors
+/// Every repository fails.
 pub async fn fetch(
     query: &RegistryQuery,
     credentials: &Credentials,
@@ -43,15 +51,24 @@ pub async fn fetch(
     let client = &Client::new(address, credentials, limits, seat)?;
     let repositories = query.repositories.iter().map(|path| async move {
         let name = if address == DOCKER_HUB && !path.contains('/') { format!("library/{path}") } else { path.clone() };
-        let (tags, is_cut) = Listing { client, name, token: None }.tags(query).await?;
-        Ok(Repository { path: path.clone(), tags, is_cut })
+        let listed = Listing { client, session: Session::new(client, name.clone()), name }.tags(query).await;
+        let (tags, end) = listed.unwrap_or_else(|failure| (Vec::new(), End::Failed(failure)));
+        Repository { path: path.clone(), tags, end }
     });
-    let repositories: Vec<_> = stream::iter(repositories.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await?;
-    for repository in repositories.iter().filter(|repository| repository.is_cut) {
-        let (registry, repository, max_scan) = (&query.url, &repository.path, query.max_scan);
-        warn!(registry, repository, max_scan, "maxScan is reached: newer tags may lie beyond");
+    let repositories: Vec<_> = stream::iter(repositories.collect::<Vec<_>>()).buffered(AT_ONCE).collect().await;
+    for Repository { path, end, .. } in &repositories {
+        if let Some(why) = end.why() {
+            warn!(registry = query.url, repository = path, "{why}");
+        }
     }
-    Ok(Answer::Tags(repositories))
+    let failures: Vec<_> = repositories.iter().filter_map(Repository::failure).collect();
+    match &failures[..] {
+        [(path, failure), others @ ..] if failures.len() == repositories.len() => Err(match others.len() {
+            0 => (*failure).clone(),
+            others => failure.of_repository(path, others),
+        }),
+        _ => Ok(Answer::Tags(repositories)),
+    }
 }
 
 fn address(url: &str) -> &str {
@@ -61,121 +78,100 @@ fn address(url: &str) -> &str {
 /// The tags of one repository on their way.
 struct Listing<'a> {
     client: &'a Client<'a>,
+    session: Session<'a>,
     name: String,
-    /// What the registry's token service issued for the repository.
-    token: Option<HeaderValue>,
 }
 
 /// A page of tags.
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct Page {
     /// Registries say `null` for none.
-    tags: Option<AtMost<String, MAX_SCAN>>,
+    #[serde(default, deserialize_with = "present")]
+    tags: Option<Option<AtMost<String, MAX_SCAN>>>,
+    /// Some leave `tags` away for none.
+    name: Option<IgnoredAny>,
 }
 
-/// What a token service issues, under the one name, the other, or both.
-#[derive(Deserialize)]
-struct Issued {
-    token: Option<String>,
-    access_token: Option<String>,
-}
-
-/// How to get a token: `Bearer realm="…",service="…",scope="…"`.
-struct Challenge {
-    realm: Url,
-    parameters: Vec<(&'static str, String)>,
+/// A field that is there, `null` or not.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 impl Listing<'_> {
-    /// Up to `maxScan` tags, and whether there are more.
-    async fn tags(&mut self, query: &RegistryQuery) -> Result<(Vec<String>, bool), SourceFailure> {
+    /// Up to `maxScan` tags, and how the list ended.
+    async fn tags(mut self, query: &RegistryQuery) -> Result<(Vec<String>, End), SourceFailure> {
         let most = usize::try_from(query.max_scan).unwrap_or_default();
-        let mut parameters = vec![("n", most.min(PAGE).to_string())];
-        parameters.extend(query.tag_seek.clone().map(|tag| ("last", tag)));
-        let mut url = self.client.url(&format!("v2/{}/tags/list", self.name), &parameters);
-        let mut tags = Vec::new();
-        let is_cut = loop {
-            let mut response = self.ask(url).await?;
+        let mut per_page = most.min(PAGE);
+        let mut url = self.page(per_page, query.tag_seek.as_deref());
+        let (mut tags, mut seen, mut asked) = (Vec::new(), HashSet::new(), HashSet::new());
+        let (mut idle, mut has_links) = (0, false);
+        loop {
+            let mut response = self.session.ask(&url).await?;
+            if asked.is_empty() && per_page > SMALL_PAGE && matches!(response.status.as_u16(), 400 | 422) {
+                per_page = SMALL_PAGE;
+                url = self.page(per_page, query.tag_seek.as_deref());
+                asked.insert(url.clone());
+                response = self.session.ask(&url).await?;
+            }
+            asked.insert(url.clone());
             let page: Page = self.client.json(&mut response).await?;
-            let mut page = page.tags.unwrap_or_default();
-            page.is_cut |= page.items.len() > most - tags.len();
+            if page.tags.is_none() && page.name.is_none() {
+                let host = host(&response.url);
+                return Err(invalid(format!(
+                    "{host} answers without a list of tags: is it the address of a registry?"
+                )));
+            }
+            let mut page = page.tags.flatten().unwrap_or_default();
+            let (is_full, last) = (page.items.len() == per_page, page.items.last().cloned());
+            page.items.retain(|tag| tag.len() <= MAX_TAG && seen.insert(tag.clone()));
+            idle = if page.items.is_empty() { idle + 1 } else { 0 };
+            let is_cut = page.is_cut || page.items.len() > most - tags.len();
             page.items.truncate(most - tags.len());
-            page.items.retain(|tag| tag.len() <= MAX_TAG);
             self.client.keep(page.items.iter().map(|tag| PER_NAME + tag.len()).sum(), &response.url)?;
             tags.extend(page.items);
-            match next(&response) {
-                Some(next) if tags.len() < most && !page.is_cut => url = next,
-                next => break next.is_some() || page.is_cut,
-            }
-        };
-        Ok((tags, is_cut))
-    }
-
-    /// Asks for a page, and for a token when the registry wants one.
-    async fn ask(&mut self, url: Url) -> Result<Response, SourceFailure> {
-        let response = self.send(url.clone()).await?;
-        let is_own = self.client.is_own(&response.url);
-        let challenge = if response.status == StatusCode::UNAUTHORIZED && is_own {
-            challenge(&response.headers, &self.name)
-        } else {
-            None
-        };
-        match challenge {
-            Some(challenge) => {
-                self.token = Some(self.token(&response.url, challenge).await?);
-                self.send(url).await
-            }
-            None => Ok(response),
+            let next = self.next(&response);
+            has_links |= next.is_some();
+            let end = match (next, last) {
+                _ if is_cut => End::MaxScan,
+                (Some(_), _) if tags.len() == most => End::MaxScan,
+                (Some(next), _) if idle < MOST_IDLE && !asked.contains(&next) => {
+                    url = next;
+                    continue;
+                }
+                (Some(_), _) => End::Stuck,
+                // Registries that know no Link go on by `last`. One tag more tells whether there is more than maxScan.
+                (None, Some(last)) if is_full && idle == 0 && !has_links => {
+                    per_page = per_page.min(most - tags.len()).max(1);
+                    url = self.page(per_page, Some(&last));
+                    continue;
+                }
+                // It answers the same whatever `last` says.
+                (None, Some(_)) if is_full && !has_links => End::Stuck,
+                (None, _) => End::Whole,
+            };
+            return Ok((tags, end));
         }
     }
 
-    /// A token, or the login, goes to the registry itself only.
-    async fn send(&mut self, url: Url) -> Result<Response, SourceFailure> {
-        let login = self.client.credentials().authorization();
-        let authorization = self.token.as_ref().or(login).filter(|_| self.client.is_own(&url));
-        self.client.send(Request { url, form: None, authorization }).await
+    /// The first page, or the one behind the tag `last`.
+    fn page(&self, per_page: usize, last: Option<&str>) -> Url {
+        let mut parameters = vec![("n", per_page.to_string())];
+        parameters.extend(last.map(|last| ("last", last.to_owned())));
+        self.client.url(&format!("v2/{}/tags/list", self.name), &parameters)
     }
 
-    /// A token from the service that the registry names. User and password go there if
-    /// it is the registry itself, or if both speak TLS: then nobody else named it.
-    async fn token(&mut self, registry: &Url, challenge: Challenge) -> Result<HeaderValue, SourceFailure> {
-        let Challenge { realm: mut url, parameters } = challenge;
-        url.query_pairs_mut().extend_pairs(parameters);
-        let is_trusted = self.client.is_own(&url) || (registry.scheme() == "https" && url.scheme() == "https");
-        let authorization = match &self.client.credentials().login {
-            Some(Login::Basic(value)) if is_trusted => Some(value),
-            _ => None,
-        };
-        let mut response = self.client.send(Request { url, form: None, authorization }).await?;
-        let issued: Issued = self.client.json(&mut response).await?;
-        let token = issued.token.or(issued.access_token);
-        let header = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
-        let mut header = header.ok_or_else(|| invalid(format!("{} issues no token", host(&response.url))))?;
-        header.set_sensitive(true);
-        Ok(header)
+    /// The page that an answer links to. The registry may not know its own address, behind a proxy that ends TLS or
+    /// moves it to another path: of a list at the registry itself only the query counts.
+    fn next(&self, response: &Response) -> Option<Url> {
+        let links = response.headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
+        let next = links.filter_map(link::next).next()?;
+        let next = response.url.join(next).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+        let Some(mut own) = self.client.as_own(&next) else { return Some(next) };
+        if own.path().ends_with("/tags/list") {
+            own.set_path(self.page(1, None).path());
+        }
+        Some(own)
     }
-}
-
-/// The next page. Its address may be relative.
-fn next(response: &Response) -> Option<Url> {
-    let links = response.headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
-    let next = links.filter_map(link::next).next()?;
-    response.url.join(next).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
-}
-
-/// Where the registry sends for a token to `repository`.
-fn challenge(headers: &HeaderMap, repository: &str) -> Option<Challenge> {
-    let values = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    let challenges = values.filter_map(|value| http_auth::parse_challenges(value).ok()).flatten();
-    let bearer = challenges.into_iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case("bearer"))?;
-    let parameter = |name: &str| {
-        let mut parameters = bearer.params.iter();
-        parameters.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_unescaped())
-    };
-    let realm = Url::parse(&parameter("realm")?).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
-    let scope = parameter("scope").unwrap_or_else(|| format!("repository:{repository}:pull"));
-    let service = parameter("service").map(|service| ("service", service));
-    Some(Challenge { realm, parameters: service.into_iter().chain([("scope", scope)]).collect() })
 }
 
 #[cfg(test)]
@@ -184,6 +180,7 @@ mod tests {
 
     use axum::response::Response;
     use drop_core::discovery::SourceReason;
+    use jiff::SignedDuration;
     use serde_json::json;
 
     use super::super::credentials::secret;
@@ -209,6 +206,13 @@ mod tests {
         Ok(repositories.into_iter().flat_map(|repository| repository.tags).collect())
     }
 
+    /// What becomes of each repository.
+    async fn list(query: &RegistryQuery) -> Vec<Repository> {
+        let answer = fetch(query, &secret(&[]), Limits::default(), &Seat::default()).await.unwrap();
+        let Answer::Tags(repositories) = answer else { panic!() };
+        repositories
+    }
+
     /// A page of 10,000 tags, two per page whatever `n` says, as registries may.
     fn page(got: &Got, link: impl Fn(u32) -> String) -> Response {
         let last = got.parameter("last").map_or(0, |last| last.trim_start_matches('v').parse::<u32>().unwrap());
@@ -217,28 +221,40 @@ mod tests {
         reply(200, &[("link", &link)], json!({"name": "team/app", "tags": tags}).to_string())
     }
 
+    /// The answer of a registry that wants a login.
+    fn basic() -> Response {
+        reply(401, &[("www-authenticate", "Basic realm=\"registry\"")], "")
+    }
+
     #[tokio::test]
-    async fn pages_are_read_until_max_scan() {
-        let backend = Fake::start(|got| page(got, |last| format!("list?last=v{last:05}&n=2"))).await;
+    async fn pages_are_read_until_max_scan_and_a_login_is_shown_once_it_is_asked_for() {
+        let backend = Fake::start(|got| match got.authorization() {
+            None => basic(),
+            Some(_) => page(got, |last| format!("list?last=v{last:05}&n=2")),
+        })
+        .await;
         let query = RegistryQuery { max_scan: 5, tag_seek: Some("v00007".to_owned()), ..query(&backend.url) };
         let tags = ask(&query, &LOGIN).await.unwrap();
         assert_eq!(tags, ["v00008", "v00009", "v00010", "v00011", "v00012"]);
         let got = backend.got();
-        let targets: Vec<_> = got.iter().map(|got| got.target.as_str()).collect();
-        let expected = ["n=5&last=v00007", "last=v00009&n=2", "last=v00011&n=2"];
-        assert_eq!(targets, expected.map(|query| format!("/v2/team/app/tags/list?{query}")));
-        assert!(got.iter().all(|got| got.authorization() == BASIC));
+        let targets: Vec<_> = got.iter().map(|got| got.target.trim_start_matches("/v2/team/app/tags/")).collect();
+        assert_eq!(
+            targets,
+            ["list?n=5&last=v00007", "list?n=5&last=v00007", "list?last=v00009&n=2", "list?last=v00011&n=2"]
+        );
+        let shown: Vec<_> = got.iter().map(Got::authorization).collect();
+        assert_eq!(shown, [None, BASIC, BASIC, BASIC]);
     }
 
     #[tokio::test]
     async fn a_listing_that_max_scan_ends_is_told_from_a_whole_one() {
         let whole = Fake::start(|_| reply(200, &[], r#"{"tags":["a","b"]}"#)).await;
         let linked = Fake::start(|_| reply(200, &[("link", "</more>; rel=next")], r#"{"tags":["a","b"]}"#)).await;
-        for (backend, max_scan, expected) in [(&whole, 2, false), (&whole, 1, true), (&linked, 2, true)] {
+        for (backend, max_scan, expected) in
+            [(&whole, 2, End::Whole), (&whole, 1, End::MaxScan), (&linked, 2, End::MaxScan)]
+        {
             let query = RegistryQuery { max_scan, ..query(&backend.url) };
-            let answer = fetch(&query, &secret(&[]), Limits::default(), &Seat::default()).await.unwrap();
-            let Answer::Tags(repositories) = answer else { panic!() };
-            assert_eq!(repositories[0].is_cut, expected, "{max_scan}");
+            assert_eq!(list(&query).await[0].end, expected, "{max_scan}");
         }
     }
 
@@ -271,25 +287,24 @@ mod tests {
         let mut query = query(&backend.url);
         assert!(fetch(&query, &secret(&[]), limits, &Seat::default()).await.is_ok());
         query.repositories.push("other".to_owned());
-        let failure = fetch(&query, &secret(&[]), limits, &Seat::default()).await.unwrap_err();
-        assert_eq!(failure.reason, SourceReason::InvalidResponse);
+        let answer = fetch(&query, &secret(&[]), limits, &Seat::default()).await.unwrap();
+        let Answer::Tags(repositories) = answer else { panic!() };
+        let failures: Vec<_> = repositories.iter().filter_map(Repository::failure).collect();
+        assert_eq!((failures.len(), failures[0].1.reason), (1, SourceReason::InvalidResponse));
     }
 
     #[tokio::test]
     async fn of_a_page_of_a_million_no_more_is_kept_than_max_scan() {
-        let page = |tag: &str| gzip(format!(r#"{{"tags":[{}{tag}]}}"#, format!("{tag},").repeat(1_000_000)).as_bytes());
-        for (body, max_scan, kept) in [(page("\"\""), 1000, 1000), (page("\"a\""), 100_000, 100_000)] {
+        let page = |tags: &str| gzip(format!(r#"{{"tags":[{tags}""]}}"#).as_bytes());
+        let same = page(&"\"\",".repeat(1_000_000));
+        let others = page(&(0..200_000).map(|tag| format!("\"{tag}\",")).collect::<String>());
+        for (body, max_scan, kept) in [(same, 1000, 1), (others.clone(), 1000, 1000), (others, 100_000, 100_000)] {
             let backend = Fake::start(move |_| {
                 reply(200, &[("content-encoding", "gzip"), ("link", "</more>; rel=next")], body.clone())
             })
             .await;
-            let query = RegistryQuery { max_scan, ..query(&backend.url) };
-            let Answer::Tags(repositories) =
-                fetch(&query, &secret(&[]), Limits::default(), &Seat::default()).await.unwrap()
-            else {
-                panic!()
-            };
-            assert_eq!((repositories[0].tags.len(), repositories[0].is_cut), (kept, true));
+            let repositories = list(&RegistryQuery { max_scan, ..query(&backend.url) }).await;
+            assert_eq!((repositories[0].tags.len(), &repositories[0].end), (kept, &End::MaxScan));
             assert_eq!(backend.got().len(), 1);
         }
     }
@@ -306,13 +321,176 @@ mod tests {
     async fn a_link_to_another_host_is_followed_without_credentials() {
         let stranger = Fake::start(|_| reply(200, &[], r#"{"tags":["b"]}"#)).await;
         let away = stranger.url.clone();
-        let backend =
-            Fake::start(move |_| reply(200, &[("link", &format!("<{away}/next>; rel=next"))], r#"{"tags":["a"]}"#))
-                .await;
+        let backend = Fake::start(move |got| match got.authorization() {
+            None => basic(),
+            Some(_) => reply(200, &[("link", &format!("<{away}/next>; rel=next"))], r#"{"tags":["a"]}"#),
+        })
+        .await;
         let data = [LOGIN[0], LOGIN[1], ("headers.X-Key", "k3y")];
         assert_eq!(ask(&query(&backend.url), &data).await.unwrap(), ["a", "b"]);
-        assert_eq!((backend.got()[0].authorization(), backend.got()[0].header("x-key")), (BASIC, Some("k3y")));
+        assert_eq!((backend.got()[1].authorization(), backend.got()[1].header("x-key")), (BASIC, Some("k3y")));
         assert_eq!((stranger.got()[0].authorization(), stranger.got()[0].header("x-key")), (None, None));
+    }
+
+    /// Answers as `got` asks for, with `n` and `last` honoured as the distribution specification has it.
+    fn by_last(got: &Got, count: u32) -> Response {
+        let last = got.parameter("last").unwrap_or_default();
+        let n = got.parameter("n").map_or(usize::MAX, |n| n.parse().unwrap());
+        let tags: Vec<_> = (0..count).map(|tag| format!("v{tag:05}")).filter(|tag| *tag > last).take(n).collect();
+        reply(200, &[], json!({"name": "team/app", "tags": tags}).to_string())
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_knows_no_link_is_read_by_the_last_tag() {
+        for (count, max_scan, end, requests) in [
+            (2500, 5000, End::Whole, 3),
+            (2000, 5000, End::Whole, 3),
+            (999, 5000, End::Whole, 1),
+            (0, 5000, End::Whole, 1),
+            (1000, 1000, End::Whole, 2),
+            (1001, 1000, End::MaxScan, 2),
+            (2500, 1500, End::MaxScan, 3),
+        ] {
+            let backend = Fake::start(move |got| by_last(got, count)).await;
+            let listed = list(&RegistryQuery { max_scan, ..query(&backend.url) }).await.remove(0);
+            assert_eq!(
+                (listed.tags.len(), listed.end),
+                (count.min(max_scan as u32) as usize, end),
+                "{count} of {max_scan}"
+            );
+            assert_eq!(backend.got().len(), requests, "{count} of {max_scan}");
+        }
+    }
+
+    #[tokio::test]
+    async fn links_of_every_kind_lead_to_the_next_page() {
+        let rest = "n=1000&last=a";
+        let own = "/artifactory/api/docker/virt/v2/team/app/tags/list";
+        let links = [
+            format!("<{own}?{rest}>; rel=\"next\""),
+            format!("<HOST{own}?{rest}>; rel=\"next\""),
+            // The path is that of the registry behind the proxy; so are its scheme and its port.
+            format!("</v2/team/app/tags/list?{rest}>; rel=\"next\""),
+            format!("<http://127.0.0.1/v2/team/app/tags/list?{rest}>; rel=\"next\""),
+            format!("<https://127.0.0.1/v2/team/app/tags/list?{rest}>; rel=next"),
+            format!("<list?{rest}>; rel=next"),
+            format!("<?{rest}>; rel=next"),
+            format!("HOST{own}?{rest}; rel=\"next\""),
+        ];
+        for link in links {
+            let base = Arc::new(OnceLock::<String>::new());
+            let (host, shown) = (base.clone(), link.clone());
+            let backend = Fake::start(move |got| match got.target.strip_prefix(own) {
+                Some("?n=1000") => {
+                    reply(200, &[("link", &shown.replace("HOST", host.get().unwrap()))], r#"{"tags":["a"]}"#)
+                }
+                Some("?n=1000&last=a") => reply(200, &[], r#"{"tags":["b"]}"#),
+                _ => reply(404, &[], ""),
+            })
+            .await;
+            base.set(backend.url.clone()).unwrap();
+            let query = query(&format!("{}/artifactory/api/docker/virt/", backend.url));
+            assert_eq!(ask(&query, &[]).await.unwrap(), ["a", "b"], "{link}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_repeats_itself_is_asked_a_few_times_and_that_is_told() {
+        type Served = fn(&Got) -> Response;
+        let itself: Served =
+            |got| reply(200, &[("link", &format!("<{}>; rel=next", got.target))], r#"{"tags":["a","b"]}"#);
+        let two: Served = |got| {
+            let other = if got.parameter("x").is_some() { "?n=1000" } else { "?x=1" };
+            let link = format!("</v2/team/app/tags/list{other}>; rel=next");
+            reply(200, &[("link", &link)], r#"{"tags":["a","b"]}"#)
+        };
+        let counted: Served = |got| {
+            let at: u32 = got.parameter("page").map_or(0, |page| page.parse().unwrap());
+            let link = format!("<?page={}>; rel=next", at + 1);
+            let tags = if at == 0 { r#"{"tags":["a","b"]}"# } else { r#"{"tags":null}"# };
+            reply(200, &[("link", &link)], tags)
+        };
+        // It honours n, and not last.
+        let deaf: Served = |_| {
+            reply(
+                200,
+                &[],
+                json!({"tags": (0..1000).collect::<Vec<_>>().iter().map(ToString::to_string).collect::<Vec<_>>()})
+                    .to_string(),
+            )
+        };
+        for (serve, tags, requests) in [(itself, 2, 1), (two, 2, 2), (counted, 2, 11), (deaf, 1000, 2)] {
+            let backend = Fake::start(serve).await;
+            let listed = list(&RegistryQuery { max_scan: 5000, ..query(&backend.url) }).await.remove(0);
+            assert_eq!((listed.tags.len(), listed.end, backend.got().len()), (tags, End::Stuck, requests));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_allows_small_pages_only_is_asked_for_them() {
+        let backend = Fake::start(|got| match got.parameter("n").unwrap().as_str() {
+            "100" => by_last(got, 250),
+            _ => reply(
+                400,
+                &[],
+                r#"{"errors":[{"code":"PAGINATION_NUMBER_INVALID","message":"invalid number of results"}]}"#,
+            ),
+        })
+        .await;
+        assert_eq!(ask(&query(&backend.url), &[]).await.unwrap().len(), 250);
+        assert_eq!(backend.got().len(), 4);
+    }
+
+    #[tokio::test]
+    async fn maps_of_manifests_are_read_over_and_an_answer_without_tags_is_no_list() {
+        let manifest = json!({"imageSizeBytes": "1", "tag": ["a"], "timeCreatedMs": "1700000000000"});
+        let google = json!({"child": [], "manifest": {"sha256:0": manifest}, "name": "p/app", "tags": ["a", "b"]});
+        for (body, expected) in [(google.to_string(), &["a", "b"][..]), (r#"{"name":"p/app"}"#.to_owned(), &[])] {
+            let backend = Fake::start(move |_| reply(200, &[], body.clone())).await;
+            assert_eq!(ask(&query(&backend.url), &[]).await.unwrap(), expected);
+        }
+        let page = "<!doctype html><title>Sign in</title>";
+        for (body, says) in
+            [("{}", "without a list of tags"), (r#"{"status":"ok"}"#, "without a list"), (page, "a web page (Sign in)")]
+        {
+            let backend = Fake::start(move |_| reply(200, &[], body)).await;
+            let failure = ask(&query(&backend.url), &[]).await.unwrap_err();
+            assert_eq!(failure.reason, SourceReason::InvalidResponse);
+            assert!(failure.message.contains(says), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_repository_that_fails_costs_its_own_tags_only() {
+        let backend = Fake::start(|got| match got.target.split('/').nth(2).unwrap() {
+            "gone" => reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN","message":"repository name not known"}]}"#),
+            "cut" if got.parameter("last").is_some() => reply(500, &[], ""),
+            "cut" => reply(200, &[("link", "<?last=a>; rel=next")], r#"{"tags":["a"]}"#),
+            "busy" => reply(429, &[("retry-after", "90")], ""),
+            _ => reply(200, &[], r#"{"tags":["a"]}"#),
+        })
+        .await;
+        let of = |paths: &[&str]| RegistryQuery {
+            repositories: paths.iter().map(ToString::to_string).collect(),
+            ..query(&backend.url)
+        };
+        let listed = list(&of(&["gone", "app", "cut"])).await;
+        let reasons: Vec<_> = listed.iter().map(|listed| listed.failure().map(|(_, failure)| failure.reason)).collect();
+        assert_eq!(reasons, [Some(SourceReason::NotFound), None, Some(SourceReason::ServerError)]);
+        let tags: Vec<_> = listed.iter().map(|listed| listed.tags.len()).collect();
+        assert_eq!(tags, [0, 1, 0], "what was read of a list that breaks off is no list");
+        let failure = ask(&of(&["gone", "busy", "cut"]), &[]).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::NotFound);
+        assert!(
+            failure.message.starts_with("gone: not found") && failure.message.ends_with("(and 2 more)"),
+            "{failure}"
+        );
+        let failure = ask(&of(&["busy"]), &[]).await.unwrap_err();
+        assert_eq!(
+            (failure.reason, failure.retry_after),
+            (SourceReason::RateLimited, Some(SignedDuration::from_secs(90)))
+        );
+        assert!(failure.message.contains("left alone for 1m 30s"), "{failure}");
     }
 
     /// A registry that wants the token `t0k3n` of the service at `realm`, and has two pages.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use drop_api::discovery_policy::{DiscoveredImage, QueryResult, QueryStatus};
-use drop_core::discovery::{LeftOut, Measured, Pipeline, Query, SourceFailure, score_text};
+use drop_core::discovery::{LeftOut, Measured, Pipeline, SourceFailure, SourceOutcome, score_text};
+use jiff::SignedDuration;
 use serde::Serialize;
 
 /// How many images that were left out for one reason the table names.
@@ -68,7 +69,9 @@ impl Outcome {
         let results = pipeline.queries().iter().zip(&measured);
         Self {
             policy: policy.to_owned(),
-            query_results: results.map(|(query, measured)| result(query, measured)).collect(),
+            query_results: results
+                .map(|(query, measured)| SourceOutcome::new(SignedDuration::ZERO, measured).shown(query))
+                .collect(),
             discovered_images: found.collect(),
             left_out: left_out
                 .map(|LeftOut { image, why }| Other { image: image.to_string(), why: why.to_string() })
@@ -79,7 +82,7 @@ impl Outcome {
 
     /// Whether any source answered.
     pub fn answered(&self) -> bool {
-        self.query_results.iter().any(|result| result.status == QueryStatus::Success)
+        self.query_results.iter().any(|result| result.status != QueryStatus::Failed)
     }
 }
 
@@ -153,17 +156,4 @@ fn rows(out: &mut impl Write, rows: &[Vec<String>]) -> io::Result<()> {
         writeln!(out, "{}", cells.join("   ").trim_end())?;
     }
     Ok(())
-}
-/// How a query fared, as the status shows it.
-fn result(query: &Query, measured: &Result<Measured, SourceFailure>) -> QueryResult {
-    let failure = measured.as_ref().err();
-    let note = measured.as_ref().ok().and_then(|measured| measured.note.clone());
-    QueryResult {
-        name: query.name.clone(),
-        type_: query.backend.type_(),
-        status: if failure.is_some() { QueryStatus::Failed } else { QueryStatus::Success },
-        reason: failure.map(|failure| failure.reason.as_str().to_owned()),
-        message: failure.map(|failure| failure.message.clone()).or(note),
-        images: measured.as_ref().map_or(0, |measured| i32::try_from(measured.image_count()).unwrap_or(i32::MAX)),
-    }
 }

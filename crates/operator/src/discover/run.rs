@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 
+use super::isolation::{isolated, on_a_thread};
 use super::{Credentials, Limits, Seat, fetch};
 
 /// What a query measured, and how long that took.
@@ -25,8 +26,7 @@ pub async fn ask(
     let queries = pipeline.queries().iter().zip(credentials).enumerate();
     let asked = queries.map(|(at, (query, credentials))| async move {
         let began = Instant::now();
-        let measured = async { measure(pipeline, at, query, &credentials?, now, limits).await };
-        let measured = measured.await;
+        let measured = isolated(async { measure(pipeline, at, query, &credentials?, now, limits).await }).await;
         (SignedDuration::try_from(began.elapsed()).unwrap_or(SignedDuration::MAX), measured)
     });
     join_all(asked).await
@@ -45,15 +45,12 @@ async fn measure(
     let pipeline = pipeline.clone();
     // An answer may hold millions of samples: other tasks go on meanwhile.
     let measure = move || {
-        let measured = Measured { note: fetched.note, ..pipeline.measure(at, fetched.answer, now) };
+        let measured = pipeline.measure(at, fetched.answer, now);
+        let measured = Measured { note: fetched.note.or(measured.note.clone()), ..measured };
         drop(seat);
         measured
     };
-    let measured = tokio::task::spawn_blocking(measure).await;
-    measured.map_err(|error| SourceFailure {
-        reason: SourceReason::InvalidResponse,
-        message: format!("the answer could not be evaluated: {error}"),
-    })
+    on_a_thread(measure).await
 }
 
 /// Asks all sources of a policy, with the Secrets of the pod namespace, and ranks what
@@ -69,12 +66,23 @@ pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discov
     let asked = ask(&order.pipeline, credentials, Timestamp::now(), limits).await;
     let measured: Vec<_> = asked.iter().map(|(_, measured)| measured.as_ref().ok()).collect();
     let images = order.pipeline.rank(&measured, |_| order.nodes).images;
-    let sources = asked.into_iter().map(|(elapsed, measured)| SourceOutcome {
-        elapsed,
-        note: measured.as_ref().ok().and_then(|measured| measured.note.clone()),
-        result: measured.map(|measured| measured.image_count()),
-    });
+    let sources = asked.iter().map(|(elapsed, measured)| SourceOutcome::new(*elapsed, measured));
     Discovered { spec: order.spec.clone(), sources: sources.collect(), images }
+}
+
+/// Checks that a Secret is one for others: the tokens of ServiceAccounts are for the API server alone, and whoever may
+/// write a DiscoveryPolicy could send them anywhere.
+///
+/// # Errors
+/// `SecretNotFound`.
+pub fn check_type(name: &str, type_: Option<&str>) -> Result<(), SourceFailure> {
+    match type_ {
+        Some(type_ @ ("kubernetes.io/service-account-token" | "bootstrap.kubernetes.io/token")) => {
+            let message = format!("Secret {name} is of type {type_}, which no source gets: make one of type Opaque");
+            Err(SourceFailure::new(SourceReason::SecretNotFound, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The data of a Secret, which is waited for no longer than `limit`: the cluster's
@@ -84,14 +92,15 @@ async fn secret(
     secrets: &Api<Secret>,
     limit: Duration,
 ) -> Result<BTreeMap<String, Vec<u8>>, SourceFailure> {
-    let failure = |message: String| SourceFailure { reason: SourceReason::SecretNotFound, message };
-    let found = tokio::time::timeout(limit, secrets.get_opt(name)).await.map_err(|_| SourceFailure {
-        reason: SourceReason::Timeout,
-        message: format!("Secret {name}: no answer of the API server within {limit:?}"),
+    let failure = |message: String| SourceFailure::new(SourceReason::SecretNotFound, message);
+    let found = tokio::time::timeout(limit, secrets.get_opt(name)).await.map_err(|_| {
+        let message = format!("Secret {name}: no answer of the API server within {limit:?}");
+        SourceFailure::new(SourceReason::Timeout, message)
     })?;
     let found = found.map_err(|error| failure(format!("Secret {name}: {error}")))?;
     let secret =
         found.ok_or_else(|| failure(format!("there is no Secret {name} in the pod namespace: create it there")))?;
+    check_type(name, secret.type_.as_deref())?;
     Ok(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
 }
 

@@ -10,7 +10,7 @@ use rustls::{AlertDescription, CertificateError};
 /// What went wrong between Drop and `host`.
 pub fn failure(error: &reqwest::Error, host: &str) -> SourceFailure {
     let (reason, message) = classify(error, host);
-    SourceFailure { reason, message }
+    SourceFailure::new(reason, message)
 }
 
 fn classify(error: &reqwest::Error, host: &str) -> (SourceReason, String) {

@@ -1,0 +1,81 @@
+//! A panic while a source is asked is the failure of that source. Any other one ends the process: what it leaves behind
+//! is unknown, and the next process starts from what the API shows.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::panic::{self, AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::process::abort;
+
+use drop_core::discovery::{SourceFailure, SourceReason};
+use futures::FutureExt as _;
+
+thread_local! {
+    /// Whether this thread works for a source now.
+    static IS_ISOLATED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Lets every panic that is not one of [`isolated`] or [`on_a_thread`] end the process, after it was logged.
+pub fn end_with_panics() {
+    let log = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        log(info);
+        if !IS_ISOLATED.get() {
+            abort();
+        }
+    }));
+}
+
+/// The output of `work`, or the failure that it has panicked.
+pub async fn isolated<T>(work: impl Future<Output = Result<T, SourceFailure>>) -> Result<T, SourceFailure> {
+    let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
+    poll_fn(|context| flagged(|| work.as_mut().poll(context))).await.unwrap_or_else(|panic| Err(failure(panic)))
+}
+
+/// The same of work that would hold up other tasks.
+pub async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SourceFailure> {
+    // A destructor may panic, too, so the work ends within.
+    let work = move || flagged(|| catch_unwind(AssertUnwindSafe(work)));
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(failure),
+        Err(_) => Err(SourceFailure::new(SourceReason::InvalidResponse, "Drop ends")),
+    }
+}
+
+/// Runs work that catches its own panics.
+fn flagged<T>(work: impl FnOnce() -> T) -> T {
+    let before = IS_ISOLATED.replace(true);
+    let done = work();
+    IS_ISOLATED.set(before);
+    done
+}
+
+/// The words of a panic may repeat a secret: they are for the log alone.
+fn failure(panic: Box<dyn Any + Send>) -> SourceFailure {
+    drop(panic);
+    SourceFailure::new(SourceReason::InvalidResponse, "a fault in Drop, which its log describes: please report it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_the_failure_of_its_source_and_of_no_other() {
+        let broken = isolated(async {
+            tokio::task::yield_now().await;
+            let s3cr3t: Result<(), SourceFailure> = [][..].first().cloned().expect("s3cr3t");
+            s3cr3t
+        });
+        let (broken, well) = tokio::join!(broken, isolated(async { Ok(7) }));
+        assert_eq!(well.unwrap(), 7);
+        let broken_thread = on_a_thread(|| panic!("s3cr3t")).await.map(|never: ()| never);
+        for failure in [broken.unwrap_err(), broken_thread.unwrap_err()] {
+            assert_eq!(failure.reason, SourceReason::InvalidResponse);
+            assert!(failure.message.starts_with("a fault in Drop") && !failure.message.contains("s3cr3t"), "{failure}");
+        }
+        assert_eq!(on_a_thread(|| 7).await.unwrap(), 7);
+        assert!(!IS_ISOLATED.get());
+    }
+}
