@@ -83,7 +83,11 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     ]) {
         return cause(Registry, format!("timeout connecting to {host}"));
     }
-    if says(&["connection reset", "unexpected eof", "broken pipe", "network is unreachable", "no route to host"]) {
+    // Go's HTTP client says no more than EOF where the connection ends without an answer.
+    let ends_early = text.trim_end().ends_with(": eof");
+    if ends_early
+        || says(&["connection reset", "unexpected eof", "broken pipe", "network is unreachable", "no route to host"])
+    {
         return cause(Registry, format!("connection lost: {host}"));
     }
     if says(&["500 internal", "502 bad gateway", "503 service", "504 gateway", "status code 5", "statuscode: 5"]) {
@@ -222,7 +226,7 @@ mod tests {
 
     /// Messages of containerd 2.x, CRI-O and Docker as the kubelet shows them:
     /// image, reason, message; whose failure it is, and the cause.
-    const MESSAGES: [(&str, &str, &str, FailureScope, &str); 56] = [
+    const MESSAGES: [(&str, &str, &str, FailureScope, &str); 58] = [
         (
             "nope:1",
             "ErrImagePull",
@@ -394,6 +398,20 @@ mod tests {
             r#"failed to pull and unpack image "reset.test/refused/app-2:1": failed to resolve image: failed to do request: Head "http://127.0.0.1:33381/v2/refused/app-2/manifests/1?ns=%5BREDACTED%5D": read tcp 127.0.0.1:54144->127.0.0.1:33381: read: connection reset by peer"#,
             Registry,
             "connection lost: reset.test",
+        ),
+        (
+            "eof.test/asked/app:1",
+            "ErrImagePull",
+            r#"failed to pull and unpack image "eof.test/asked/app:1": failed to resolve image: failed to do request: Head "http://127.0.0.1:40207/v2/asked/app/manifests/1?ns=%5BREDACTED%5D": EOF"#,
+            Registry,
+            "connection lost: eof.test",
+        ),
+        (
+            "eof.test/asked/app:1",
+            "ImagePullBackOff",
+            r#"Back-off pulling image "eof.test/asked/app:1": ErrImagePull: initializing source docker://eof.test/asked/app:1: pinging container registry eof.test: Get "https://eof.test/v2/": EOF"#,
+            Registry,
+            "connection lost: eof.test",
         ),
         (
             "forged.test/refused/app-1:1",
