@@ -73,7 +73,9 @@ impl Operator {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
         let asked_at = Instant::now();
         while asked_at.elapsed() < Duration::from_secs(180) {
-            if agent.get(format!("http://{}/readyz", self.address)).call()?.status().is_success() == ready {
+            // One that has only just started does not listen yet.
+            let answer = agent.get(format!("http://{}/readyz", self.address)).call();
+            if answer.is_ok_and(|answer| answer.status().is_success() == ready) {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(100));

@@ -26,6 +26,8 @@ pub struct AuditEvent {
     pub code: u16,
     /// When the API server received the request.
     pub request_received: Timestamp,
+    /// When the API server had answered, or begun to answer in the case of a watch.
+    pub answered: Timestamp,
     /// `ResponseStarted` (long-running requests), `ResponseComplete` or `Panic`.
     pub stage: String,
 }
@@ -49,6 +51,7 @@ struct Line {
     #[serde(default)]
     response_status: ResponseStatus,
     request_received_timestamp: Timestamp,
+    stage_timestamp: Timestamp,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +89,7 @@ impl From<Line> for AuditEvent {
             name: line.object_ref.name,
             code: line.response_status.code,
             request_received: line.request_received_timestamp,
+            answered: line.stage_timestamp,
             stage: line.stage,
         }
     }
@@ -96,7 +100,7 @@ mod tests {
     use super::*;
 
     const LOG: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"1","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/drop-system/pods/a/status","verb":"patch","user":{"username":"admin","groups":["system:masters"]},"impersonatedUser":{"username":"system:node:a"},"sourceIPs":["127.0.0.1"],"userAgent":"kubelet/v1.36.3","objectRef":{"resource":"pods","namespace":"drop-system","name":"a","apiVersion":"v1","subresource":"status"},"responseStatus":{"metadata":{},"code":200},"requestReceivedTimestamp":"2026-01-02T03:04:05.678901Z","stageTimestamp":"2026-01-02T03:04:05.700000Z"}
-{"kind":"Event","level":"Metadata","stage":"ResponseComplete","requestURI":"/version","verb":"get","user":{"username":"drop"},"requestReceivedTimestamp":"2026-01-02T03:04:06.000000Z"}
+{"kind":"Event","level":"Metadata","stage":"ResponseComplete","requestURI":"/version","verb":"get","user":{"username":"drop"},"requestReceivedTimestamp":"2026-01-02T03:04:06.000000Z","stageTimestamp":"2026-01-02T03:04:06.000000Z"}
 {"kind":"Event","level":"Meta"#;
 
     #[test]
@@ -113,6 +117,7 @@ mod tests {
             name: "a".to_owned(),
             code: 200,
             request_received: "2026-01-02T03:04:05.678901Z".parse().unwrap(),
+            answered: "2026-01-02T03:04:05.700000Z".parse().unwrap(),
             stage: "ResponseComplete".to_owned(),
         };
         assert_eq!(events.len(), 2);

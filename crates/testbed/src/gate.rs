@@ -1,5 +1,6 @@
 //! A door in front of a registry that can be closed for a repository: its blobs wait until it is
-//! opened again. Tests hold a pull in the middle with it, for as long as they like.
+//! opened again. Tests hold a pull in the middle with it, for as long as they like. It can also
+//! throttle a repository.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,9 +8,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
-use tokio::io::{AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::head::{last_request, read_head};
 use crate::listener::Listener;
@@ -24,6 +26,8 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct Doors {
     held: BTreeSet<String>,
+    /// The most bytes of a blob that pass in a second, by repository.
+    rates: BTreeMap<String, usize>,
     /// How many requests wait, by repository.
     waiting: BTreeMap<String, usize>,
     /// How many pulls have begun, by repository.
@@ -57,6 +61,11 @@ impl Gate {
         self.doors.send_if_modified(|doors| doors.held.remove(repository));
     }
 
+    /// Lets at most so many bytes of a blob of `repository` pass in a second, from the next request on.
+    pub(crate) fn throttle(&self, repository: &str, bytes_per_second: usize) {
+        self.doors.send_modify(|doors| doors.rates.extend([(repository.to_owned(), bytes_per_second)]));
+    }
+
     /// How many pulls from `repository` have begun.
     pub(crate) fn pulls(&self, repository: &str) -> usize {
         self.doors.borrow().pulls.get(repository).copied().unwrap_or_default()
@@ -81,8 +90,25 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr, doors: &watch::Sende
     }
     let mut upstream = TcpStream::connect(upstream).await?;
     upstream.write_all(last_request(&head).as_bytes()).await?;
-    copy(&mut upstream, &mut client).await?;
+    let rate = blob_repository(&head).and_then(|repository| doors.borrow().rates.get(repository).copied());
+    match rate {
+        Some(rate) => trickle(&mut upstream, &mut client, rate).await?,
+        None => drop(copy(&mut upstream, &mut client).await?),
+    }
     client.shutdown().await
+}
+
+/// Passes on at most so many bytes in a second.
+async fn trickle(from: &mut TcpStream, to: &mut TcpStream, bytes_per_second: usize) -> io::Result<()> {
+    let mut buffer = vec![0; bytes_per_second.div_ceil(10)];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        match buffer.get(..length) {
+            None | Some([]) => return Ok(()),
+            Some(read) => to.write_all(read).await?,
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Waits until the door is open.

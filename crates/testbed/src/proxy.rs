@@ -19,6 +19,8 @@ pub enum Fault {
     Answer(&'static str),
     /// New connections are reset when their first byte has come.
     Reset,
+    /// New connections are closed when their first request has come.
+    Close,
     /// Connections stay open, new ones are accepted, and nothing passes in either direction.
     /// What was sent meanwhile passes when the fault ends, as on a network that was cut.
     Stall,
@@ -85,6 +87,7 @@ async fn serve(mut client: TcpStream, state: watch::Receiver<State>) -> io::Resu
             let headers = "Retry-After: 1\r\nContent-Length: 0\r\nConnection: close";
             client.write_all(format!("HTTP/1.1 {status}\r\n{headers}\r\n\r\n").as_bytes()).await
         }
+        Some(Fault::Close) => read_head(&mut client).await.map(drop),
         // The system resets a connection that is closed with data unread.
         Some(Fault::Reset) => client.peek(&mut [0]).await.map(drop),
         Some(Fault::Stall) | None => {
@@ -173,11 +176,15 @@ mod tests {
     }
 
     #[test]
-    fn new_connections_are_reset_or_answered() {
+    fn new_connections_are_reset_closed_or_answered() {
         let proxy = Proxy::start(echo()).unwrap();
         proxy.fail(Fault::Reset);
         let mut client = TcpStream::connect(proxy.address()).unwrap();
         assert_eq!(ask(&mut client).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        proxy.fail(Fault::Close);
+        let mut client = TcpStream::connect(proxy.address()).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
         proxy.fail(Fault::Answer("503 Service Unavailable"));
         let mut client = TcpStream::connect(proxy.address()).unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();

@@ -222,6 +222,11 @@ impl Registry {
         self.gate.release(repository);
     }
 
+    /// From now on, at most so many bytes of a blob of `repository` come in a second.
+    pub fn throttle(&self, repository: &str, bytes_per_second: usize) {
+        self.gate.throttle(repository, bytes_per_second);
+    }
+
     /// Waits until a node is in the middle of a pull from the held `repository`.
     ///
     /// # Errors
@@ -293,6 +298,10 @@ pub enum RegistryFault {
     Unavailable,
     /// It resets every connection.
     Reset,
+    /// It closes every connection without an answer.
+    Eof,
+    /// It answers each request with 200 and an empty body.
+    Nonsense,
     /// It accepts connections, and never answers a TLS handshake.
     Stall,
     /// Its certificate is of an authority that nobody knows.
@@ -329,6 +338,8 @@ impl FaultyRegistry {
             RegistryFault::TooManyRequests => self.proxy.fail(Fault::Answer("429 Too Many Requests")),
             RegistryFault::Unavailable => self.proxy.fail(Fault::Answer("503 Service Unavailable")),
             RegistryFault::Reset => self.proxy.fail(Fault::Reset),
+            RegistryFault::Eof => self.proxy.fail(Fault::Close),
+            RegistryFault::Nonsense => self.proxy.fail(Fault::Answer("200 OK")),
             RegistryFault::Stall => self.proxy.fail(Fault::Stall),
             RegistryFault::BadCertificate => self.proxy.lead_to(self.stranger),
         }
