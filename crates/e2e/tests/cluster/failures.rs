@@ -1,7 +1,11 @@
 //! Pulls that fail, and what waits for them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
-use drop_e2e::{Bed, requests};
+use drop_api::CachedImage;
+use drop_e2e::requests::{self, Life};
+use drop_e2e::{Bed, SeenPod};
 use drop_testbed::{ImageSpec, PRIVATE_HOST};
 use jiff::SignedDuration;
 
@@ -124,6 +128,98 @@ spec: {image: timeout/app, tag: '1', policyRef: {name: timeout}, nodeSelector: {
     ensure!(pods.len() == 1, "{pods:?}");
     registry.release("timeout/app");
     bed.wait_cached("timeout", 1)?;
+    Ok(())
+}
+
+/// The layer of the slow image comes in 40 s, which is longer than `pullTimeout`.
+const RATE: usize = 100_000;
+const SLOW: usize = 40 * RATE;
+
+pub fn a_pull_that_a_throttled_registry_delays_holds_up_no_other_image(bed: &Bed) -> Result<()> {
+    const NODES: usize = 2;
+    let registry = bed.cluster.registry();
+    let repository = |scenario: &str, app: &str| format!("{scenario}/{app}");
+    let policy = |scenario: &str| {
+        format!(
+            "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {{name: {scenario}}}
+spec: {{pullTimeout: 10s, minDelayBetweenPulls: 0s, failureBackoff: {{initial: 1s, max: 5s}}}}
+"
+        )
+    };
+    let mut manifests = String::new();
+    for scenario in ["throttled", "throttled-set"] {
+        registry.push(&repository(scenario, "a-slow"), "1", &ImageSpec::runnable().layer(SLOW))?;
+        registry.push(&repository(scenario, "b-small"), "1", &ImageSpec::runnable())?;
+        registry.throttle(&repository(scenario, "a-slow"), RATE);
+        bed.nodes(scenario, NODES)?;
+        manifests.push_str(&policy(scenario));
+        manifests.push_str("---");
+    }
+    for app in ["a-slow", "b-small"] {
+        manifests.push_str(&format!(
+            "
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {{name: throttled-{app}}}
+spec: {{image: docker.io/throttled/{app}, tag: '1', policyRef: {{name: throttled}}, nodeSelector: {{scenario: throttled}}}}
+---"
+        ));
+    }
+    manifests.push_str(
+        "
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImageSet
+metadata: {name: throttled-set}
+spec:
+  policyRef: {name: throttled-set}
+  nodeSelector: {scenario: throttled-set}
+  images:
+  - {image: docker.io/throttled-set/a-slow, tag: '1'}
+  - {image: docker.io/throttled-set/b-small, tag: '1'}
+",
+    );
+    bed.apply(&manifests)?;
+    for scenario in ["throttled", "throttled-set"] {
+        let of_scenario = |image: &CachedImage| {
+            let selector = image.spec.node_selector.get("scenario").is_some_and(|value| value == scenario);
+            let ready = image.status.as_ref().and_then(|status| status.ready.as_deref());
+            selector && ready == Some("2/2")
+        };
+        bed.wait(&format!("{scenario}: both images on both nodes"), |sight| {
+            (sight.images.values().filter(|image| of_scenario(image)).count() == 2).then_some(())
+        })?;
+        let image = |app: &str| format!("docker.io/{}:1", repository(scenario, app));
+        let (slow, small) = (image("a-slow"), image("b-small"));
+        bed.wait_no_pod(&slow)?;
+        bed.wait_no_pod(&small)?;
+        let pods: BTreeMap<String, SeenPod> = {
+            let sight = bed.look();
+            let is_ours = |pod: &SeenPod| pod.images.iter().any(|image| *image == slow || *image == small);
+            sight
+                .all_pods
+                .iter()
+                .filter(|(_, pod)| is_ours(pod))
+                .map(|(name, pod)| (name.clone(), pod.clone()))
+                .collect()
+        };
+        let lives = requests::lives(&bed.cluster.audit()?, &pods);
+        ensure!(requests::most_nodes_at_once(&lives) == 1, "{scenario}: {lives:#?}");
+        let pulls =
+            |life: &Life, image: &str| pods.get(&life.pod).is_some_and(|pod| pod.images.iter().any(|it| it == image));
+        for node in [1, 2].map(|number| format!("{scenario}-{number}")) {
+            let here: Vec<&Life> = lives.iter().filter(|life| life.node == node).collect();
+            // A Pod with both is over when the slow image has not come in time.
+            let alone =
+                here.iter().position(|life| pulls(life, &small) && !pulls(life, &slow)).context("the small image")?;
+            let before = here.iter().take(alone).filter(|life| pulls(life, &slow)).count();
+            ensure!(before <= 1, "{node}: {before} Pods with the slow image went before the small one: {here:#?}");
+            ensure!(here.len() <= 4, "{node}: {} Pods for two images: {here:#?}", here.len());
+        }
+        eprintln!("{scenario}: {} Pods for 2 images on {NODES} nodes, of which one never comes in time", lives.len());
+    }
     Ok(())
 }
 

@@ -33,7 +33,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 34] = [
+const SHARED: [(&str, Scenario); 38] = [
     ("dashboard::each_panel_shows_data_of_a_working_operator", dashboard::each_panel_shows_data_of_a_working_operator),
     ("metrics::only_who_may_read_them_is_told", metrics::only_who_may_read_them_is_told),
     (
@@ -59,6 +59,22 @@ const SHARED: [(&str, Scenario); 34] = [
     (
         "presence::a_list_that_is_full_tells_of_large_images_only",
         presence::a_list_that_is_full_tells_of_large_images_only,
+    ),
+    (
+        "presence::a_node_that_lists_fewer_images_than_others_evicts_none",
+        presence::a_node_that_lists_fewer_images_than_others_evicts_none,
+    ),
+    (
+        "registries::a_question_that_fails_backs_off_for_the_image_and_not_node_by_node",
+        registries::a_question_that_fails_backs_off_for_the_image_and_not_node_by_node,
+    ),
+    (
+        "failures::a_pull_that_a_throttled_registry_delays_holds_up_no_other_image",
+        failures::a_pull_that_a_throttled_registry_delays_holds_up_no_other_image,
+    ),
+    (
+        "nodes::a_node_that_rejects_pods_is_told_once_and_costs_few_writes",
+        nodes::a_node_that_rejects_pods_is_told_once_and_costs_few_writes,
     ),
     ("discovery::real_backends_tell_which_images_matter", discovery::real_backends_tell_which_images_matter),
     (

@@ -1,7 +1,7 @@
 //! Nodes that are not ready, that change, and that go.
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::Bed;
+use drop_e2e::{Bed, Fleet};
 use drop_testbed::{AuditEvent, ImageSpec, NodeOptions};
 use jiff::{SignedDuration, Timestamp};
 
@@ -247,4 +247,63 @@ spec: {image: docker.io/again/app, tag: '1', policyRef: {name: again}, nodeSelec
     let new: Vec<_> = bed.pods_of(image).into_iter().filter(|pod| !before.contains(pod)).collect();
     ensure!(before.len() == 2 && new.len() == 1, "the new machine pulls, and no other: {before:?}, then {new:?}");
     pulls_follow(bed, readiness_changed(bed, "again-1")?, &new)
+}
+
+pub fn a_node_that_rejects_pods_is_told_once_and_costs_few_writes(bed: &Bed) -> Result<()> {
+    const IMAGES: usize = 20;
+    const REJECTED: usize = 6;
+    let options = |name: &str, most_pods: usize| NodeOptions {
+        labels: [("scenario".to_owned(), "crowded".to_owned())].into(),
+        kubelet: serde_json::json!({ "maxPods": most_pods }),
+        ..NodeOptions::new(name)
+    };
+    bed.cluster.add_nodes(vec![options("crowded-full", 1), options("crowded-free", 200)])?;
+    bed.cluster.registry().push("crowd/filler", "1", &ImageSpec::runnable())?;
+    bed.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: filler, namespace: default}, spec: {
+            nodeName: crowded-full, automountServiceAccountToken: false, terminationGracePeriodSeconds: 1,
+            containers: [{name: app, image: 'docker.io/crowd/filler:1'}]}}",
+    )?;
+    bed.cluster.kubectl(&["wait", "pod/filler", "--for=condition=Ready", "--timeout=120s"])?;
+    let fleet = Fleet {
+        name: "crowded",
+        images: IMAGES,
+        policy: "{maxConcurrentNodes: 2, minDelayBetweenPulls: 0s, failureBackoff: {initial: 1s, max: 2s}}",
+        selector: "{scenario: crowded}",
+    };
+    fleet.push(bed)?;
+    fleet.apply(bed)?;
+    for image in 0..IMAGES {
+        bed.wait_image(&format!("crowded-{image}"), |status, _| status.nodes_ready == 1)?;
+    }
+    bed.wait_events("crowded-full", &[("OutOfpods", 1)])?;
+
+    // Only the node that is full goes on to try.
+    let since = Timestamp::now();
+    let rejected = || fleet.pods(bed).values().filter(|pod| pod.node == "crowded-full").count();
+    let before = rejected();
+    bed.wait(&format!("{REJECTED} more Pods to be rejected"), |sight| {
+        let here = sight.all_pods.values().filter(|pod| {
+            pod.node == "crowded-full" && pod.images.iter().any(|image| image.starts_with("docker.io/crowded/"))
+        });
+        (here.count() >= before + REJECTED).then_some(())
+    })?;
+    let is_write = |event: &&AuditEvent| {
+        event.resource == "cachedimages" && event.verb == "patch" && event.name.starts_with("crowded-")
+    };
+    let sent = bed.requests()?;
+    let all = sent.iter().filter(is_write).count();
+    let late = sent.iter().filter(is_write).filter(|event| event.request_received > since).count();
+    eprintln!("{IMAGES} images, {} rejected Pods: {all} writes of statuses, {late} in the last {REJECTED}", rejected());
+    // Not one for each image and rejected Pod.
+    ensure!(late <= IMAGES, "{late} writes of statuses for {IMAGES} images and {REJECTED} rejected Pods");
+    ensure!(all <= 6 * IMAGES, "{all} writes of statuses for {IMAGES} images");
+    bed.wait_events("crowded-full", &[("OutOfpods", 1)])?;
+    for image in 0..IMAGES {
+        bed.wait_events(&format!("crowded-{image}"), &[])?;
+    }
+
+    bed.cluster.kubectl(&["delete", "pod", "filler"])?;
+    fleet.wait_cached(bed, 2)?;
+    bed.wait_events("crowded-full", &[("OutOfpods", 1), ("Recovered", 1)])
 }

@@ -1,10 +1,12 @@
 //! Cached means that the image is on the node now.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use drop_api::condition::{self, ConditionStatus};
 use drop_e2e::{Bed, requests};
-use drop_testbed::{ImageSpec, Node};
+use drop_testbed::{ImageSpec, Node, NodeOptions};
 use jiff::SignedDuration;
 
 /// Has the kubelet list its images now, and waits until the API shows `image`
@@ -205,5 +207,96 @@ pub fn a_list_that_is_full_tells_of_large_images_only(bed: &Bed) -> Result<()> {
     bed.wait_cached("many-small", 1)?;
     bed.wait_events("many-small", &[("Cached", 1)])?;
     ensure!(bed.pods_of(&listed("small")).len() == 1, "{:?}", bed.pods_of(&listed("small")));
+    Ok(())
+}
+
+pub fn a_node_that_lists_fewer_images_than_others_evicts_none(bed: &Bed) -> Result<()> {
+    const IMAGES: usize = 30;
+    const FEW: usize = 20;
+    let options = |name: &str, kubelet: serde_json::Value| NodeOptions {
+        labels: [("scenario".to_owned(), "lists".to_owned())].into(),
+        kubelet,
+        ..NodeOptions::new(name)
+    };
+    let nodes = bed.cluster.add_nodes(vec![
+        options("lists-few", serde_json::json!({ "nodeStatusMaxImages": FEW })),
+        options("lists-many", serde_json::json!({})),
+        options("lists-all", serde_json::json!({ "nodeStatusMaxImages": -1 })),
+    ])?;
+    let mut manifests = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: lists}
+spec: {maxConcurrentNodes: 3, minDelayBetweenPulls: 0s}
+---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImageSet
+metadata: {name: lists}
+spec:
+  policyRef: {name: lists}
+  nodeSelector: {scenario: lists}
+  images:
+"
+    .to_owned();
+    for app in 0..IMAGES {
+        // The first is the smallest, and so the first to be cut off.
+        let spec = ImageSpec::runnable().layer((app + 2) * 100_000);
+        bed.cluster.registry().push(&format!("lists/app-{app}"), "1", &spec)?;
+        manifests.push_str(&format!("  - {{image: docker.io/lists/app-{app}, tag: '1'}}\n"));
+    }
+    bed.apply(&manifests)?;
+    let image = |app: usize| format!("docker.io/lists/app-{app}:1");
+    let all_cached = || {
+        bed.wait("all images on all nodes", |sight| {
+            let status = sight.sets.get("lists")?.status.as_ref()?;
+            let ready = condition::ready(&status.conditions)?;
+            (ready.status == ConditionStatus::True && ready.reason == "AllReady").then_some(())
+        })
+    };
+    all_cached()?;
+    for app in 0..IMAGES {
+        bed.wait_no_pod(&image(app))?;
+    }
+    let count = |node: &str| {
+        let sight = bed.look();
+        let status = sight.nodes.get(node).and_then(|node| node.status.as_ref());
+        status.and_then(|status| status.images.as_ref()).map_or(0, Vec::len)
+    };
+    for node in &nodes {
+        wait_listed(bed, node, &image(IMAGES - 1), true)?;
+    }
+    ensure!(
+        count("lists-few") == FEW && count("lists-many") > IMAGES,
+        "{} {}",
+        count("lists-few"),
+        count("lists-many")
+    );
+
+    // An image that is removed from each node is missed, although only one of them lists few. By then those that are
+    // not listed have not been for as long as a pull may take to show.
+    for node in &nodes {
+        node.remove_image(&image(IMAGES - 1))?;
+        wait_listed(bed, node, &image(IMAGES - 1), false)?;
+    }
+    bed.wait("three evictions", |sight| {
+        let evicted = |node: &&Arc<Node>| {
+            let images = &sight.caches.get(node.name())?.status.as_ref()?.images;
+            let record = images.iter().find(|record| record.image == image(IMAGES - 1))?;
+            record.eviction.as_ref().filter(|eviction| eviction.count == 1).map(drop)
+        };
+        (nodes.iter().filter_map(|node| evicted(&node)).count() == nodes.len()).then_some(())
+    })?;
+    all_cached()?;
+    let sight = bed.look();
+    for cache in nodes.iter().filter_map(|node| sight.caches.get(node.name())) {
+        let status = cache.status.as_ref().context("a status")?;
+        let evicted: Vec<_> = status.images.iter().filter(|record| record.eviction.is_some()).collect();
+        ensure!(evicted.len() == 1 && status.ready == format!("{IMAGES}/{IMAGES}"), "{evicted:#?} {}", status.ready);
+    }
+    for app in 0..IMAGES {
+        let pods = sight.all_pods.values().filter(|pod| pod.images.contains(&image(app)));
+        let expected = if app == IMAGES - 1 { 2 * nodes.len() } else { nodes.len() };
+        ensure!(pods.clone().count() == expected, "{}: {:#?}", image(app), pods.collect::<Vec<_>>());
+    }
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use drop_e2e::requests::{self, Life};
 use drop_e2e::{Bed, SeenPod};
 use drop_testbed::{FaultyRegistry, ImageSpec, RegistryFault};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// One image more than have to fail until their registry is paused.
 const IMAGES: usize = 4;
@@ -121,6 +121,83 @@ spec: {{image: {image}, tag: '1', policyRef: {{name: {name}}}, nodeSelector: {se
     // Neither the failures nor the recovery breaks the policy's limit.
     let most = requests::most_nodes_at_once(&requests::lives(&audit, &all));
     ensure!(most == limit, "{most} nodes at once");
+    Ok(())
+}
+
+/// Hosts whose registries answer nothing that makes sense.
+const SENSELESS: [(&str, RegistryFault); 2] =
+    [("eof.test", RegistryFault::Eof), ("nonsense.test", RegistryFault::Nonsense)];
+
+pub fn a_question_that_fails_backs_off_for_the_image_and_not_node_by_node(bed: &Bed) -> Result<()> {
+    // After the second failure and after the third, less 10 % of jitter. Without a backoff the nodes take turns.
+    const WAITS: [i64; 2] = [8, 16];
+    bed.nodes("asked", NODES)?;
+    let mut manifests = "
+apiVersion: drop.corewire.io/v1alpha1
+kind: PullPolicy
+metadata: {name: asked}
+spec:
+  maxConcurrentNodes: 3
+  minDelayBetweenPulls: 0s
+  repullInterval: 2s
+  failureBackoff: {initial: 4s, max: 16s}
+"
+    .to_owned();
+    for (host, _) in SENSELESS {
+        bed.cluster.registry().push(&format!("asked/{host}"), "1", &ImageSpec::runnable())?;
+        manifests.push_str(&format!(
+            "---
+apiVersion: drop.corewire.io/v1alpha1
+kind: CachedImage
+metadata: {{name: {host}}}
+spec: {{image: {host}/asked/{host}, tag: '1', policyRef: {{name: asked}}, nodeSelector: {{scenario: asked}}}}
+"
+        ));
+    }
+    let registries: Vec<FaultyRegistry> =
+        SENSELESS.iter().map(|(host, _)| bed.cluster.faulty_registry(host)).collect::<Result<_>>()?;
+    bed.apply(&manifests)?;
+    for (host, _) in SENSELESS {
+        bed.wait_cached(host, NODES)?;
+    }
+    for (registry, (_, fault)) in registries.iter().zip(SENSELESS) {
+        registry.fail(fault)?;
+    }
+    let tells = |message: &str| (1..=NODES).any(|node| message.contains(&format!("asked-{node}")));
+    let mut told = Vec::new();
+    for (host, _) in SENSELESS {
+        // The images are still there, and the status says that nobody could ask for a newer one.
+        let image = bed.wait_image(host, |_, ready| tells(&ready.message))?;
+        told.push(Timestamp::now());
+        let conditions = image.status.map(|status| status.conditions).unwrap_or_default();
+        eprintln!("{host}: {}", conditions.first().map(|ready| ready.message.as_str()).unwrap_or_default());
+    }
+    for ((host, _), told_at) in SENSELESS.iter().zip(&told) {
+        let before = pods_of(bed, host).len();
+        bed.wait(&format!("{host} to be asked"), |sight| {
+            let pods = sight.all_pods.values().filter(|pod| pulls_from(pod, host)).count();
+            (pods > before + WAITS.len()).then_some(())
+        })?;
+        let asked = requests::lives(&bed.cluster.audit()?, &pods_of(bed, host));
+        let asked: Vec<Life> = asked.into_iter().filter(|life| life.from > *told_at).collect();
+        for ((one, next), seconds) in asked.iter().zip(asked.iter().skip(1)).zip(WAITS) {
+            let gap = next.from.duration_since(one.from);
+            ensure!(gap >= SignedDuration::from_millis(seconds * 900), "{host}: asked again after {gap:#}: {asked:#?}");
+        }
+        ensure!(asked.len() > WAITS.len() && requests::most_nodes_at_once(&asked) == 1, "{host}: {asked:#?}");
+    }
+    for registry in &registries {
+        registry.heal()?;
+    }
+    for (host, _) in SENSELESS {
+        bed.wait_image(host, |_, ready| !tells(&ready.message))?;
+        let history: Vec<_> = bed.look().history.iter().filter(|(name, ..)| name == host).cloned().collect();
+        let first_cached = history.iter().position(|(_, reason, _)| reason == "Cached").context("it was cached")?;
+        let after = history.get(first_cached..).unwrap_or_default();
+        ensure!(after.iter().all(|(_, reason, ready)| reason == "Cached" && ready == "3/3"), "{host}: {history:?}");
+        bed.wait_events(host, &[("Cached", 1)])?;
+        bed.cluster.kubectl(&["delete", "cachedimage", host])?;
+    }
     Ok(())
 }
 
