@@ -12,6 +12,7 @@ mod edits;
 mod failures;
 mod faults;
 mod gitops;
+mod lease;
 mod metrics;
 mod migration;
 mod nodes;
@@ -118,7 +119,7 @@ const SHORTENED: [&str; 5] = [
     "--discovery-retry=10m",
 ];
 
-const ALONE: [(&str, Scenario); 8] = [
+const ALONE: [(&str, Scenario); 9] = [
     ("quickstart::the_quickstart_becomes_cached", quickstart::the_quickstart_becomes_cached),
     ("migration::objects_of_older_operators_are_taken_over", migration::objects_of_older_operators_are_taken_over),
     ("restart::a_killed_operator_goes_on_where_it_was", restart::a_killed_operator_goes_on_where_it_was),
@@ -127,6 +128,10 @@ const ALONE: [(&str, Scenario); 8] = [
     (
         "restart::a_leader_that_is_cut_off_stops_and_a_standby_goes_on",
         restart::a_leader_that_is_cut_off_stops_and_a_standby_goes_on,
+    ),
+    (
+        "lease::a_deleted_or_edited_lease_never_has_two_replicas_write",
+        lease::a_deleted_or_edited_lease_never_has_two_replicas_write,
     ),
     (
         "restart::a_restart_of_the_control_plane_pulls_nothing_again",
