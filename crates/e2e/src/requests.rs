@@ -16,6 +16,8 @@ pub struct Life {
     pub node: String,
     /// When its creation was asked for.
     pub from: Timestamp,
+    /// When its first deletion was asked for. Drop does so when it has recorded the outcome.
+    pub recorded: Option<Timestamp>,
     /// When its last deletion was asked for: the kubelet's, when all is over, or the
     /// only one, if it was over already. `None` while it lives.
     pub until: Option<Timestamp>,
@@ -29,12 +31,16 @@ pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life
         .filter_map(|(name, pod)| {
             let events = || audit.iter().filter(|event| event.resource == "pods" && event.subresource.is_empty());
             let created = events().find(|event| event.verb == "create" && event.code == 201 && event.name == *name)?;
-            let ended = events().filter(|event| event.verb == "delete" && event.code == 200 && event.name == *name);
+            let deletions = || {
+                let deleted = events().filter(|event| event.verb == "delete" && event.code == 200);
+                deleted.filter(|event| event.name == *name).map(|event| event.request_received)
+            };
             Some(Life {
                 pod: name.clone(),
                 node: pod.node.clone(),
                 from: created.request_received,
-                until: ended.map(|event| event.request_received).max(),
+                recorded: deletions().min(),
+                until: deletions().max(),
             })
         })
         .collect();
@@ -45,8 +51,19 @@ pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life
 /// The most nodes that had a live Pod at the same instant.
 #[must_use]
 pub fn most_nodes_at_once(lives: &[Life]) -> usize {
+    most_at_once(lives, |life| life.until)
+}
+
+/// The most nodes that tried at the same instant. A try is over when its outcome is recorded, although the kubelet may
+/// take a while until the Pod is gone.
+#[must_use]
+pub fn most_tries_at_once(lives: &[Life]) -> usize {
+    most_at_once(lives, |life| life.recorded)
+}
+
+fn most_at_once(lives: &[Life], end: impl Fn(&Life) -> Option<Timestamp>) -> usize {
     let at = |instant: Timestamp| {
-        let alive = lives.iter().filter(|life| life.from <= instant && life.until.is_none_or(|until| until > instant));
+        let alive = lives.iter().filter(|life| life.from <= instant && end(life).is_none_or(|end| end > instant));
         alive.map(|life| &life.node).collect::<BTreeSet<_>>().len()
     };
     lives.iter().map(|life| at(life.from)).max().unwrap_or_default()
@@ -73,13 +90,16 @@ mod tests {
 
     fn life(node: &str, from: i64, until: Option<i64>) -> Life {
         let at = |second| Timestamp::from_second(second).unwrap();
-        Life { pod: format!("{node}-{from}"), node: node.to_owned(), from: at(from), until: until.map(at) }
+        // The outcome of each is recorded a second after its creation.
+        let recorded = until.map(|_| at(from + 1));
+        Life { pod: format!("{node}-{from}"), node: node.to_owned(), from: at(from), recorded, until: until.map(at) }
     }
 
     #[test]
     fn overlaps_and_gaps_are_counted_per_node() {
         let lives = [life("a", 0, Some(4)), life("b", 3, Some(8)), life("a", 4, Some(5)), life("c", 9, None)];
         assert_eq!(most_nodes_at_once(&lives), 2);
+        assert_eq!(most_tries_at_once(&lives), 1);
         let firsts = first_on_each_node(&lives);
         assert_eq!(firsts.iter().map(|life| life.node.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!(shortest_gap(&firsts), SignedDuration::from_secs(3));

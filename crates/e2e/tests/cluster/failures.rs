@@ -53,7 +53,7 @@ spec: {image: failures/good, tag: '1', policyRef: {name: failures}, nodeSelector
     let is_bad = |image: &String| image == "registry.bad/x:latest";
     let pods = bed.look().all_pods.clone().into_iter().filter(|(_, pod)| pod.images.iter().any(is_bad)).collect();
     let lives = requests::lives(&bed.cluster.audit()?, &pods);
-    ensure!(requests::most_nodes_at_once(&lives) == 1, "{lives:#?}");
+    ensure!(requests::most_tries_at_once(&lives) == 1, "{lives:#?}");
     for ((one, next), seconds) in lives.iter().zip(lives.iter().skip(1)).zip([4_i64, 8, 16]) {
         let gap = next.from.duration_since(one.from);
         ensure!(gap >= SignedDuration::from_millis(seconds * 900), "retried after {gap:#}, not {seconds}s: {lives:#?}");

@@ -109,7 +109,7 @@ spec: {{image: {image}, tag: '1', policyRef: {{name: {name}}}, nodeSelector: {se
         let lives = requests::lives(&audit, &pods);
         let (tries, others): (Vec<Life>, _) = lives.into_iter().partition(|life| life.from > paused_at);
         let (tries, after): (Vec<Life>, Vec<Life>) = tries.into_iter().partition(|life| life.from < healed_at);
-        ensure!(requests::most_nodes_at_once(&tries) == 1, "{host}: {tries:#?}");
+        ensure!(requests::most_tries_at_once(&tries) == 1, "{host}: {tries:#?}");
         eprintln!(
             "{host}: {} Pods until it was paused, {} tries, {} afterwards",
             others.len(),
@@ -184,7 +184,7 @@ spec: {{image: {host}/asked/{host}, tag: '1', policyRef: {{name: asked}}, nodeSe
             let gap = next.from.duration_since(one.from);
             ensure!(gap >= SignedDuration::from_millis(seconds * 900), "{host}: asked again after {gap:#}: {asked:#?}");
         }
-        ensure!(asked.len() > WAITS.len() && requests::most_nodes_at_once(&asked) == 1, "{host}: {asked:#?}");
+        ensure!(asked.len() > WAITS.len() && requests::most_tries_at_once(&asked) == 1, "{host}: {asked:#?}");
     }
     for registry in &registries {
         registry.heal()?;
