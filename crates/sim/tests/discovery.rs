@@ -216,6 +216,12 @@ fn a_repository_that_fails_keeps_its_images_and_holds_up_no_other() {
     assert_eq!(reason_of_set(&lab), "AllReady 3/3");
     let after = uids(&lab);
     assert!(before.iter().filter(|(image, _)| image.contains("web")).all(|(image, uid)| after.get(image) == Some(uid)));
+    // A repository that has lost all its tags fails, too.
+    registry(&mut lab, &[("app", Ok(&["2", "3"])), ("web", Ok(&[])), deep]);
+    lab.run(minutes(35));
+    assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), images(&["app:3", "web/deep:7", "web:1"])));
+    assert_eq!(status(&lab).query_results[0].reason.as_deref(), Some("EmptyResult"));
+    registry(&mut lab, &[("app", Ok(&["2", "3"])), ("web", Err(SourceReason::NotFound)), deep]);
     // An edit changes nothing about that, and neither does a status that is lost.
     lab.discovery("ci", |spec| spec.max_images = 10);
     lab.run(minutes(5));

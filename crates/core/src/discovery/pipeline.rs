@@ -47,6 +47,8 @@ pub struct Measured {
     pub note: Option<String>,
     /// The repositories that failed beside others, with the failure of each.
     pub failed: Vec<(String, SourceFailure)>,
+    /// The repositories without a tag.
+    pub empty: Vec<String>,
 }
 
 /// Images by their score.
@@ -145,7 +147,7 @@ impl Pipeline {
     pub fn measure(&self, query: usize, answer: Answer, now: Timestamp) -> Measured {
         let mut reader = self.names.reader();
         let mut left_out = Vec::new();
-        let (mut note, mut failed) = (None, Vec::new());
+        let (mut note, mut failed, mut empty) = (None, Vec::new(), Vec::new());
         let evidence = match answer {
             Answer::Series(series) => {
                 samples(&mut reader, series.into_iter().map(|series| (series.image, series.samples)))
@@ -157,6 +159,8 @@ impl Pipeline {
                 note = remark(&repositories);
                 let failures = repositories.iter().filter_map(Repository::failure);
                 failed.extend(failures.map(|(path, failure)| (path.to_owned(), failure.clone())));
+                let without = |repository: &&Repository| repository.tags.is_empty() && repository.failure().is_none();
+                empty.extend(repositories.iter().filter(without).map(|repository| repository.path.clone()));
                 samples(&mut reader, images.into_iter().map(|(image, sample)| (image, vec![sample])))
             }
             Answer::Pulls(pulls) => {
@@ -187,7 +191,7 @@ impl Pipeline {
             left_out.extend(cut(values));
         }
         left_out.truncate(MOST_IMAGES);
-        Measured { signals, left_out, note, failed }
+        Measured { signals, left_out, note, failed, empty }
     }
 
     /// The ranking, from what every query measured: now, or when it last answered. One

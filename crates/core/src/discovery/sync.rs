@@ -68,18 +68,20 @@ pub struct SourceOutcome {
     pub note: Option<String>,
     /// Its repositories that failed beside others.
     pub failed: Vec<(String, SourceFailure)>,
+    /// Its repositories without a tag.
+    pub empty: Vec<String>,
 }
 
 impl SourceOutcome {
     /// Of a query that measured this.
     #[must_use]
     pub fn new(elapsed: SignedDuration, measured: &Result<Measured, SourceFailure>) -> Self {
-        let (note, failed) = match measured {
-            Ok(measured) => (measured.note.clone(), measured.failed.clone()),
-            Err(_) => (None, Vec::new()),
-        };
         let result = measured.as_ref().map(Measured::image_count).map_err(SourceFailure::clone);
-        Self { elapsed, result, note, failed }
+        let (note, failed, empty) = match measured {
+            Ok(measured) => (measured.note.clone(), measured.failed.clone(), measured.empty.clone()),
+            Err(_) => Default::default(),
+        };
+        Self { elapsed, result, note, failed, empty }
     }
 
     /// Why it has not brought all, as one failure, if so.
@@ -153,7 +155,7 @@ pub(crate) fn outcome(
 ) -> DiscoveryPolicyStatus {
     let generation = discovered.spec.generation;
     let same_spec = before.observed_generation == generation;
-    let sources = emptied(&discovered.sources, before, same_spec);
+    let sources = emptied(pipeline, &discovered.sources, before, same_spec);
     // A query without a part in the scores has named no image by itself.
     let counting = sources.iter().enumerate().filter(|(query, _)| pipeline.uses(*query));
     let missing = counting.filter_map(|(query, source)| Some((query, Missing::of(source)?))).collect();
@@ -213,9 +215,14 @@ pub(crate) fn outcome(
     }
 }
 
-/// The outcomes, in which a source that names no image although it did counts as failed: monitoring that has just lost
-/// its data must not empty a list.
-fn emptied(sources: &[SourceOutcome], before: &DiscoveryPolicyStatus, same_spec: bool) -> Vec<SourceOutcome> {
+/// The outcomes, in which a source or a repository that names no image although it did counts as failed: monitoring that
+/// has just lost its data must not empty a list.
+fn emptied(
+    pipeline: &Pipeline,
+    sources: &[SourceOutcome],
+    before: &DiscoveryPolicyStatus,
+    same_spec: bool,
+) -> Vec<SourceOutcome> {
     let nobody_found_any = sources.iter().all(|source| source.result == Ok(0));
     let found_before =
         |query: usize| before.discovered_images.iter().any(|image| found_by(image).any(|by| by == query));
@@ -225,6 +232,17 @@ fn emptied(sources: &[SourceOutcome], before: &DiscoveryPolicyStatus, same_spec:
         false => nobody_found_any && !before.discovered_images.is_empty(),
     };
     let outcome = |(query, source): (usize, &SourceOutcome)| {
+        let had_tags = |path: &&String| {
+            let mut images = before.discovered_images.iter();
+            let is_of_query = |image| !same_spec || found_by(image).any(|by| by == query);
+            images.any(|image| is_of_query(image) && pipeline.may_be_of(query, path, &image.image))
+        };
+        let mut source = source.clone();
+        let emptied = source.empty.iter().filter(had_tags).map(|path| {
+            let failure = SourceFailure::new(SourceReason::EmptyResult, "it has no tag, although it had some before");
+            (path.clone(), failure)
+        });
+        source.failed.extend(emptied.collect::<Vec<_>>());
         let failure = match (&source.result, source.failure()) {
             // The repositories beside those that failed have nothing to show.
             (Ok(0), Some(failure)) => failure,
@@ -233,9 +251,9 @@ fn emptied(sources: &[SourceOutcome], before: &DiscoveryPolicyStatus, same_spec:
                 let message = format!("it named no image, although it did before{note}");
                 SourceFailure::new(SourceReason::EmptyResult, message)
             }
-            _ => return source.clone(),
+            _ => return source,
         };
-        SourceOutcome { result: Err(failure), ..source.clone() }
+        SourceOutcome { result: Err(failure), ..source }
     };
     sources.iter().enumerate().map(outcome).collect()
 }
@@ -358,8 +376,13 @@ mod tests {
         let pipeline = Pipeline::compile(&spec).unwrap();
         let result = |count: usize, before: &DiscoveryPolicyStatus| {
             let note = Some("4 of 4 lines tell of no pull".to_owned());
-            let sources =
-                vec![SourceOutcome { elapsed: SignedDuration::ZERO, result: Ok(count), note, failed: Vec::new() }];
+            let sources = vec![SourceOutcome {
+                elapsed: SignedDuration::ZERO,
+                result: Ok(count),
+                note,
+                failed: vec![],
+                empty: vec![],
+            }];
             let image = RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0] };
             let images = vec![image; count];
             let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };

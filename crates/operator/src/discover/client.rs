@@ -322,7 +322,7 @@ impl<'a> Client<'a> {
     }
 
     /// What an answer is that is a web page.
-    fn web_page(&self, response: &Response) -> Option<String> {
+    pub fn web_page(&self, response: &Response) -> Option<String> {
         let is_json = response.body.trim_ascii_start().starts_with(b"{") || response.body.starts_with(b"[");
         // Its title stands within that; a large answer is not searched.
         let head = response.body.get(..MAX_ERROR_BODY).unwrap_or(&response.body);
@@ -344,7 +344,14 @@ impl<'a> Client<'a> {
             _ if status.is_server_error() => SourceReason::ServerError,
             _ => SourceReason::InvalidResponse,
         };
+        let origin = |url: &Url| url.origin().ascii_serialization();
+        let (own, asked) = (origin(&self.address), origin(&response.url));
+        let is_moved = self.address.scheme() != response.url.scheme() && self.address.host() == response.url.host();
         let what = match (reason, &response.access) {
+            (SourceReason::Unauthorized, Access::None | Access::HeldBack(_)) if is_moved => {
+                let remedy = format!("write {asked} in the spec");
+                format!("unauthorized: {own} redirects to {asked}, and credentials are for {own} alone: {remedy}")
+            }
             (SourceReason::Unauthorized, Access::None) => {
                 format!("unauthorized: {host} wants credentials, name a Secret in secretRef")
             }
@@ -356,12 +363,11 @@ impl<'a> Client<'a> {
                 format!("unauthorized: {host} refuses the credentials of the Secret")
             }
             (SourceReason::Unauthorized, Access::HeldBack(other)) => {
-                let origin = |url: &Url| url.origin().ascii_serialization();
                 let remedy = match (self.address.scheme(), other.scheme()) {
                     ("https", "http") => ", which the registry has to name with https://",
                     _ => "",
                 };
-                let (own, other) = (origin(&self.address), origin(other));
+                let other = origin(other);
                 format!("unauthorized: credentials are for {own} and do not follow it to {other}{remedy}")
             }
             (SourceReason::Forbidden, _) => format!("forbidden by {host}"),
@@ -617,6 +623,21 @@ mod tests {
         let (reason, message) = reason(&backend.url, &data).await;
         assert_eq!(reason, SourceReason::TlsError, "{message}");
         assert_eq!((backend.got().len(), stranger.got().len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_has_moved_to_tls_is_named() {
+        let authority = Authority::new();
+        let moved = Fake::start_tls(authority.server("127.0.0.1", None), |_| reply(401, &[], "")).await;
+        let away = moved.url.clone();
+        let backend = Fake::start(move |_| reply(301, &[("location", &away)], "")).await;
+        let ca = ("ca.crt", authority.pem.as_str());
+        for data in [vec![ca], vec![ca, ("token", "s3cr3t")]] {
+            let (reason, message) = reason(&backend.url, &data).await;
+            assert_eq!(reason, SourceReason::Unauthorized);
+            assert!(message.contains(&format!("write {} in the spec", moved.url)), "{message}");
+        }
+        assert!(moved.got().iter().all(|got| got.authorization().is_none()));
     }
 
     #[tokio::test]

@@ -59,7 +59,35 @@ fn failure(panic: Box<dyn Any + Send>) -> SourceFailure {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Command;
+
     use super::*;
+
+    const ROLE: &str = "DROP_TEST_PANICS";
+
+    #[test]
+    fn a_panic_elsewhere_ends_the_process() {
+        let name = "a_panic_elsewhere_ends_the_process";
+        if std::env::var_os(ROLE).is_some() {
+            end_with_panics();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let failure = runtime.block_on(isolated(async { on_a_thread(|| panic!("of a source")).await }));
+            assert!(failure.map(|never: ()| never).is_err());
+            let _ = std::thread::spawn(|| panic!("of something else")).join();
+            unreachable!("a thread has panicked");
+        }
+        let test = Command::new(std::env::current_exe().unwrap())
+            .args([name, "--nocapture"])
+            .env(ROLE, "1")
+            .env("RUST_BACKTRACE", "0")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&test.stderr);
+        assert!(said.contains("of a source") && said.contains("of something else"), "{said}");
+        assert!(!said.contains("unreachable"), "{said}");
+        assert_eq!(test.status.signal(), Some(6), "{}", test.status);
+    }
 
     #[tokio::test]
     async fn a_panic_is_the_failure_of_its_source_and_of_no_other() {

@@ -75,7 +75,12 @@ impl<'a> Session<'a> {
     pub async fn ask(&mut self, url: &Url) -> Result<Response, SourceFailure> {
         for _ in 1..MOST_TRIES {
             let response = self.send(url).await?;
-            if response.status.is_success() || !self.client.is_own(&response.url) || !self.advance(&response).await? {
+            if self.is_sent_away(url, &response) {
+                self.pass = Pass::Login;
+            } else if response.status.is_success()
+                || !self.client.is_own(&response.url)
+                || !self.advance(&response).await?
+            {
                 return Ok(response);
             }
         }
@@ -106,6 +111,13 @@ impl<'a> Session<'a> {
             Pass::Nothing => Access::None,
         };
         Ok(response)
+    }
+
+    /// Whether a guest was led to where people log in, instead of being refused: proxies in front of registries do so.
+    fn is_sent_away(&self, url: &Url, response: &Response) -> bool {
+        let may_log_in = matches!(self.pass, Pass::Nothing) && self.login.is_some_and(|login| login.header().is_some());
+        let is_away = !self.client.is_own(&response.url) || self.client.web_page(response).is_some();
+        may_log_in && self.client.is_own(url) && response.status.is_success() && is_away
     }
 
     /// Takes the next way in that a refusal leaves; `false` where there is none.
@@ -319,6 +331,23 @@ mod tests {
             assert!(ask(&registry.url, &secret(&[]), 1).await.is_err());
             assert_eq!(registry.got().len(), 4, "a guest asks once");
         }
+    }
+
+    #[tokio::test]
+    async fn a_guest_who_is_led_to_a_login_page_asks_again_with_the_login() {
+        let page = || reply(200, &[("content-type", "text/html")], "<!doctype html><title>Sign in</title>");
+        let elsewhere = Fake::start(move |_| page()).await;
+        for away in ["/sign_in".to_owned(), elsewhere.url.clone()] {
+            let registry = start(move |got, _| match (got.target.as_str(), got.authorization()) {
+                ("/sign_in", _) => page(),
+                (_, BASIC) => reply(200, &[], "{}"),
+                _ => reply(302, &[("location", &away)], ""),
+            })
+            .await;
+            assert_eq!(ask(&registry.url, &secret(&LOGIN), 2).await.unwrap(), 200);
+            assert_eq!(registry.got().iter().filter(|got| got.authorization() == BASIC).count(), 2);
+        }
+        assert!(elsewhere.got().iter().all(|got| got.authorization().is_none()));
     }
 
     #[tokio::test]
