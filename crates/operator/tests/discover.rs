@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread::{self, JoinHandle};
 
@@ -79,4 +80,19 @@ fn authorities_that_are_named_and_missing_are_an_error_and_not_replaced_by_other
         }
     }
     std::fs::remove_file(&empty).unwrap();
+}
+
+/// Reports of users of programs like this one, as cases with stubs, where a folder beside the project has them.
+#[test]
+fn cases_beside_the_project_hold() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/cases");
+    if !cases.join("run.py").exists() {
+        return;
+    }
+    let mut run = Command::new("python3");
+    run.arg(cases.join("run.py")).arg(cases.join("discover")).env("DROP", env!("CARGO_BIN_EXE_drop"));
+    let output = run.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed: Vec<_> = said.lines().filter(|line| !line.starts_with("ok")).collect();
+    assert!(output.status.success(), "{failed:#?} {}", String::from_utf8_lossy(&output.stderr));
 }
