@@ -26,7 +26,7 @@ pub(crate) enum Bench {
     /// It needs Linux, root and Go, as the demo does.
     Joins,
     /// How long plans take at 5,000 nodes and 500 images, and how much memory they need; writes the table of docs/scale.md.
-    Core,
+    Core(core::Core),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
@@ -34,7 +34,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Ranking => ranking::run(),
         Bench::Scale(scale) => scale::run(scale),
         Bench::Joins => joins::run(),
-        Bench::Core => core::run(),
+        Bench::Core(core) => core::run(core),
     }
 }
 

@@ -2,16 +2,18 @@
 //! memory it takes.
 //!
 //! Nodes and images come in pools, and a node wants the images of its pool. A second fleet
-//! has four times the nodes of the first, and a third ten times the images on each: what an
-//! event costs must not depend on pairs that it does not concern.
+//! has four times the nodes of the first, a third eight times, and a fourth ten times the images on each: what
+//! an event costs must not depend on pairs that it does not concern.
 
 mod fleet;
 
 use std::collections::VecDeque;
+use std::process::{Command, Stdio};
 use std::time::Duration;
-use std::{fs, io, mem};
+use std::{env, fs, io, mem};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
 use drop_core::event::Report;
 use drop_core::pull_pod::{Container, ContainerState, PullPod};
 use drop_core::{Effect, Event, Name, Plan, World, plan};
@@ -28,24 +30,37 @@ const EVENTS: usize = 100_000;
 const LISTS: usize = 2_000;
 
 /// Nodes, and pools that share 500 images.
-const FLEETS: [(usize, usize); 3] = [(1_250, 10), (5_000, 10), (5_000, 1)];
+const FLEETS: [(usize, usize); 4] = [(1_250, 10), (5_000, 10), (10_000, 5), (5_000, 1)];
 
 const PAGE: &str = "docs/scale.md";
 /// What the table stands between.
 const MARKS: [&str; 2] = ["<!-- Written by `cargo xtask bench core`. -->\n", "<!-- End of core. -->\n"];
 
-pub(crate) fn run() -> Result<()> {
+#[derive(Args)]
+pub(crate) struct Core {
+    /// The only fleet to measure; prints its rows and writes nothing. Each fleet has a process of its own: memory that
+    /// an earlier one freed would be used again, and not be counted.
+    #[arg(long, hide = true)]
+    fleet: Option<usize>,
+}
+
+pub(crate) fn run(core: &Core) -> Result<()> {
+    if let Some(fleet) = core.fleet {
+        let (nodes, pools) = *FLEETS.get(fleet).context("there is no such fleet")?;
+        for (what, cell) in measure(&Fleet::new(nodes, pools))? {
+            println!("{what}\t{cell}");
+        }
+        return Ok(());
+    }
     let mut columns = Vec::new();
-    for (nodes, pools) in FLEETS {
-        let fleet = Fleet::new(nodes, pools);
-        let mut rows = vec![
-            ("images on each node", fleet.images_each().to_string()),
-            ("pairs of node and image", fleet.pairs().to_string()),
-        ];
-        // The converged one first, so that what it takes from the system is all its own.
-        let converged = converged(&fleet)?;
-        rows.extend(roll_out(&fleet));
-        rows.extend(converged);
+    for (number, (nodes, _)) in FLEETS.iter().enumerate() {
+        let mut command = Command::new(env::current_exe()?);
+        let output =
+            command.args(["bench", "core", "--fleet", &number.to_string()]).stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "fleet {number}: {}", output.status);
+        let rows = String::from_utf8(output.stdout)?;
+        let rows = rows.lines().filter_map(|line| line.split_once('\t'));
+        let rows: Rows = rows.map(|(what, cell)| (what.to_owned(), cell.to_owned())).collect();
         columns.push((format!("{nodes} nodes × {} images", fleet::IMAGES), rows));
     }
     let table = table(&columns);
@@ -55,7 +70,20 @@ pub(crate) fn run() -> Result<()> {
     fs::write(&path, page).context(PAGE)
 }
 
-type Rows = Vec<(&'static str, String)>;
+/// What there is to say of a fleet, row by row.
+type Rows = Vec<(String, String)>;
+
+fn measure(fleet: &Fleet) -> Result<Vec<(&'static str, String)>> {
+    let mut rows = vec![
+        ("images on each node", fleet.images_each().to_string()),
+        ("pairs of node and image", fleet.pairs().to_string()),
+    ];
+    // The converged one first, so that what it takes from the system is all its own.
+    let converged = converged(fleet)?;
+    rows.extend(roll_out(fleet));
+    rows.extend(converged);
+    Ok(rows)
+}
 
 /// A column for each fleet.
 fn table(columns: &[(String, Rows)]) -> String {
@@ -71,7 +99,7 @@ fn table(columns: &[(String, Rows)]) -> String {
 }
 
 /// Nothing is anywhere yet.
-fn roll_out(fleet: &Fleet) -> Rows {
+fn roll_out(fleet: &Fleet) -> Vec<(&'static str, String)> {
     let mut bench = Bench::new(Timestamp::UNIX_EPOCH);
     fleet.fresh_nodes().chain(fleet.images()).chain(fleet.lists(false)).for_each(|event| bench.tell(event));
     let first = bench.plan();
@@ -93,7 +121,7 @@ fn roll_out(fleet: &Fleet) -> Rows {
 }
 
 /// Everything is everywhere.
-fn converged(fleet: &Fleet) -> Result<Rows> {
+fn converged(fleet: &Fleet) -> Result<Vec<(&'static str, String)>> {
     let now = Timestamp::UNIX_EPOCH;
     let mut bench = Bench::new(now);
     let before = resident()?;
