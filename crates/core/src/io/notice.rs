@@ -1,5 +1,7 @@
-//! What people are told of by Kubernetes Events: an object's changes of state, each
-//! once. How far a roll-out is and which node comes next is no such change.
+//! Changes of an object's state that Drop reports as Kubernetes Events, each once.
+//!
+//! For example, that a CachedImage begins to fail. The progress of a roll-out, and which node pulls next, are no such
+//! changes.
 
 use std::collections::BTreeSet;
 
@@ -39,16 +41,16 @@ pub struct Notice {
     pub message: String,
 }
 
-/// What a Ready reason of a CachedImage means for those who wait for it.
+/// The meaning of a CachedImage's Ready reason for people who wait for the image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// On all its nodes.
+    /// All its nodes have it.
     Cached,
-    /// On its way, or about to be.
+    /// Nodes pull it, or will soon.
     Progress,
-    /// Was removed from a node.
+    /// A node has removed it.
     Evicted,
-    /// Nothing is done, by somebody's will.
+    /// Nothing is pulled, as the specs say: a policy is paused, or no node matches.
     Idle,
     /// A pull failed.
     Failing,
@@ -66,10 +68,10 @@ impl State {
     }
 }
 
-/// What is worth telling of a CachedImage whose conditions change.
+/// The notice about a CachedImage whose conditions change, if the change is worth one.
 ///
-/// It is derived from what the API shows, so that nothing is told again after a
-/// restart or by another leader.
+/// It compares the conditions that the API shows with the new ones. So neither a restart nor another leader
+/// reports a change again.
 #[must_use]
 pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Option<Notice> {
     let after = condition::ready(after)?;
@@ -77,10 +79,10 @@ pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Opt
     let (is_warning, reason) = match (before, State::of(after)) {
         (State::Failing, State::Failing) => return None,
         (_, State::Failing) => (true, after.reason.as_str()),
-        // While it is repaired it goes to and fro between these two, node by node.
+        // While an evicted image is pulled again, node by node, it changes between these two.
         (State::Cached, State::Evicted) => (true, "Evicted"),
         (State::Failing, State::Cached | State::Progress) => (false, "Recovered"),
-        // Of what a set has the set tells.
+        // The notice about a set covers its images.
         (State::Progress | State::Evicted | State::Idle, State::Cached) if image.set.is_none() => (false, "Cached"),
         _ => return None,
     };
@@ -94,8 +96,9 @@ pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Opt
     })
 }
 
-/// What is worth telling of a node that begins to fail as a whole, or works again. It is told once, about
-/// the node, and not for each image that waits for it.
+/// The notice about a node that begins to fail as a whole, or works again.
+///
+/// There is one about the node, and none for each image that waits for it.
 #[must_use]
 pub fn of_node(node: &Node, before: Option<&Failure>, after: Option<&Failure>) -> Option<Notice> {
     let (is_warning, reason, message) = match (before, after) {
@@ -109,8 +112,7 @@ pub fn of_node(node: &Node, before: Option<&Failure>, after: Option<&Failure>) -
     Some(Notice { kind: NODE, name, uid, is_warning, reason, message: shortened(&message, MAX_MESSAGE) })
 }
 
-/// What is worth telling of a CachedImageSet whose status changes: that it became ready,
-/// that something began to fail, that it recovered.
+/// The notice about a CachedImageSet whose status changes: it became ready, began to fail, or recovered.
 #[must_use]
 pub fn of_set(set: &ImageSet, before: &CachedImageSetStatus, after: &CachedImageSetStatus) -> Option<Notice> {
     let ready = condition::ready(&after.conditions)?;
@@ -131,8 +133,8 @@ pub fn of_set(set: &ImageSet, before: &CachedImageSetStatus, after: &CachedImage
     })
 }
 
-/// What is worth telling of a DiscoveryPolicy whose status changes: that the list has
-/// changed, that its sources began to fail, that they recovered.
+/// The notice about a DiscoveryPolicy whose status changes: its list has changed, or its sources began to fail or
+/// recovered.
 #[must_use]
 pub fn of_discovery(
     name: &Name,
@@ -165,7 +167,7 @@ pub fn of_discovery(
     })
 }
 
-/// Whether a DiscoveryPolicy's Ready condition tells of a source that fails.
+/// Whether a DiscoveryPolicy's Ready condition reports a source that fails.
 fn is_trouble(ready: &Condition) -> bool {
     ready.status != ConditionStatus::True || ready.reason == "PartiallyFailed"
 }
