@@ -82,10 +82,10 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
     let mut has_first: BTreeSet<&Name> = plan.waiting.iter().collect();
     for node in world.nodes() {
         let mut sides = Sides::new(world, node, now);
-        for (name, standing) in &node.standings {
-            let Some(image) = world.image(name) else { continue };
+        for (image, standing) in world.images_on(node, |_| true) {
+            let name = &image.image.name;
             let Some(side) = sides.of(image) else { continue };
-            let pair = Pair { world, image, side, standing: *standing };
+            let pair = Pair { world, image, side, standing };
             let pulls = [(Purpose::Pull, true), (Purpose::Probe, image.is_probed)];
             let pulls = pulls.into_iter().filter(|(_, is_meant)| *is_meant && standing.wants_pull());
             let asks = [(Purpose::Ask, true)].into_iter().filter(|_| standing.is_there());

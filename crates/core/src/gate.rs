@@ -9,7 +9,7 @@ pub mod budget;
 mod queues;
 pub mod verdict;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use drop_api::pull_policy::HostNetwork;
 use jiff::Timestamp;
@@ -114,7 +114,7 @@ impl<'a> Side<'a> {
     /// The rule that it does not meet.
     pub(crate) fn check(&self) -> Result<(), Held> {
         match self.node.node.readiness {
-            Readiness::Lost { .. } => Rule::KubeletReports.holds(),
+            Readiness::Lost => Rule::KubeletReports.holds(),
             Readiness::NotReady { network: false } if self.policy.host_network == HostNetwork::Never => {
                 Rule::HasNetwork.holds()
             }
@@ -128,20 +128,26 @@ pub(crate) struct Sides<'a> {
     world: &'a World,
     node: &'a NodeEntry,
     now: Timestamp,
-    by_policy: BTreeMap<&'a Name, Side<'a>>,
+    /// By what images call their policies, which are few.
+    by_policy: Vec<(&'a Name, Side<'a>)>,
 }
 
 impl<'a> Sides<'a> {
     pub(crate) fn new(world: &'a World, node: &'a NodeEntry, now: Timestamp) -> Self {
-        Self { world, node, now, by_policy: BTreeMap::new() }
+        Self { world, node, now, by_policy: Vec::new() }
     }
 
     /// The node's side of `image`'s policy; of the built-in one where that is missing, which the first
     /// rule tells.
-    pub(crate) fn of(&mut self, image: &ImageEntry) -> Option<&Side<'a>> {
-        let policy = self.world.policy_or_built_in(&image.image.policy)?;
-        let side = || Side::new(self.world, self.node, policy, self.now);
-        Some(self.by_policy.entry(&policy.name).or_insert_with(side))
+    pub(crate) fn of(&mut self, image: &'a ImageEntry) -> Option<&Side<'a>> {
+        let name = &image.image.policy;
+        let known = self.by_policy.iter().position(|(known, _)| *known == name);
+        let at = known.unwrap_or(self.by_policy.len());
+        if known.is_none() {
+            let policy = self.world.policy_or_built_in(name)?;
+            self.by_policy.push((name, Side::new(self.world, self.node, policy, self.now)));
+        }
+        self.by_policy.get(at).map(|(_, side)| side)
     }
 }
 
@@ -179,7 +185,9 @@ impl<'a> Pair<'a, '_> {
     /// # Errors
     /// The first rule that is not met.
     pub(crate) fn check_alone(&self, purpose: Purpose, tried: &BTreeSet<Reference>) -> Result<(), Held> {
-        check_image(self.world, self.image)?;
+        // A side of the built-in policy stands for one that is missing.
+        let policy = Some(self.side.policy).filter(|policy| policy.name == self.image.image.policy);
+        check_image(self.image, policy)?;
         self.check_here()?;
         check_trouble(self.world, self.image, self.side.policy, purpose, tried, self.side.now)
     }
@@ -270,9 +278,9 @@ impl<'a> Pair<'a, '_> {
     }
 }
 
-/// Whether the image's policy and spec let it be pulled at all.
-pub(crate) fn check_image(world: &World, image: &ImageEntry) -> Result<(), Held> {
-    match world.policy_of(&image.image) {
+/// Whether the image's policy, if there is one, and spec let it be pulled at all.
+pub(crate) fn check_image(image: &ImageEntry, policy: Option<&Policy>) -> Result<(), Held> {
+    match policy {
         None => Rule::PolicyExists.holds(),
         Some(policy) if policy.paused => Rule::NotPaused.holds(),
         Some(_) if image.image.pull == ImagePullPolicy::Never => Rule::MayBePulled.holds(),
@@ -317,6 +325,16 @@ pub(crate) fn check_trouble(
         Some(set) if world.is_being_filled(&set.name) => Rule::SetIsComplete.holds(),
         _ => Ok(()),
     }
+}
+
+/// Why an image that fails for its own or its registry's sake is not pulled on a node, whatever else the node waits
+/// for; `None` where it does not fail.
+pub(crate) fn trouble(world: &World, node: &NodeEntry, image: &ImageEntry, now: Timestamp) -> Option<Verdict> {
+    let standing = node.standings.get(&image.image.name).copied().filter(|_| image.is_probed)?;
+    let mut sides = Sides::new(world, node, now);
+    let side = sides.of(image)?;
+    let held = check_trouble(world, image, side.policy, Purpose::Pull, &BTreeSet::new(), now).err()?;
+    Some(Pair { world, image, side, standing }.verdict(held))
 }
 
 /// The verdict on an image on a node, whether the node is a target or not.

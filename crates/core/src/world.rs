@@ -12,6 +12,7 @@ pub(crate) mod health;
 mod images;
 mod judge;
 mod lines;
+mod look_up;
 mod nodes;
 mod on_node;
 mod outbox;
@@ -53,7 +54,7 @@ pub(crate) use nodes::NodeEntry;
 pub(crate) use on_node::OnNode;
 pub(crate) use pods::{PodEntry, Stage};
 pub(crate) use policies::PolicyEntry;
-pub(crate) use published::{Published, is_news};
+pub(crate) use published::{Published, Status};
 pub(crate) use sets::SetEntry;
 pub(crate) use sightings::Known;
 pub(crate) use tally::{Moves, Tally};
@@ -249,7 +250,7 @@ impl World {
             Kind::Set => self.remove_set(name),
             Kind::Discovery => self.remove_discovery(name),
             Kind::Secret => self.remove_secret(name),
-            Kind::Policy => self.remove_policy(name),
+            Kind::Policy => self.remove_policy(name, now),
             Kind::Node => self.remove_node(name),
             Kind::Pod => self.remove_pod(name, now),
             Kind::Cache => self.remove_cache(name, now),
@@ -270,28 +271,25 @@ impl World {
                 Effect::CreatePod(order) => self.expect_pod(order, now),
                 Effect::PatchImage { image, status } => {
                     if let Some(entry) = self.images.get_mut(image) {
-                        let is_news = is_news(&entry.published.status.conditions, &status.conditions);
-                        entry.published.write(status, is_news, now);
+                        entry.published.write(status, now);
                         entry.image.set.iter().for_each(|set| self.outbox.note_set(&set.name));
                     }
                 }
                 Effect::PatchSet { set, status } => {
                     if let Some(entry) = self.sets.get_mut(set) {
-                        let is_news = is_news(&entry.published.status.conditions, &status.conditions);
-                        entry.published.write(status, is_news, now);
+                        entry.published.write(status, now);
                     }
                 }
                 Effect::Discover(_) => self.outbox.remove(&effect.key()),
                 Effect::PatchDiscovery { policy, status } => {
                     if let Some(entry) = self.discoveries.get_mut(policy) {
-                        entry.published.write(status, true, now);
+                        entry.published.write(status, now);
                         self.discovery_changed(policy);
                     }
                 }
                 Effect::PatchPolicy { policy, status } => {
                     if let Some(entry) = self.policies.get_mut(policy) {
-                        let is_news = is_news(&entry.published.status.conditions, &status.conditions);
-                        entry.published.write(status, is_news, now);
+                        entry.published.write(status, now);
                     }
                 }
                 Effect::DeletePod { .. }

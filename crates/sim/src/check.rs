@@ -97,7 +97,7 @@ impl Lab {
             let can_start = match node.readiness {
                 Readiness::Ready | Readiness::NotReady { network: true } => true,
                 Readiness::NotReady { network: false } => order.host_network,
-                Readiness::Lost { .. } => false,
+                Readiness::Lost => false,
             };
             faults.unless(can_start, || "its node can start no such Pod".to_owned());
         }
@@ -136,8 +136,7 @@ impl Lab {
         if cache.is_some_and(|status| status.last_pod_uid.as_deref() == pod.uid.as_deref()) {
             return true;
         }
-        let is_lost =
-            self.api.nodes.get(&*pod.node).is_some_and(|node| matches!(node.readiness, Readiness::Lost { .. }));
+        let is_lost = self.api.nodes.get(&*pod.node).is_some_and(|node| matches!(node.readiness, Readiness::Lost));
         let changed_at = self.record.readiness_changed_at.get(&*pod.node);
         if is_lost || changed_at.is_some_and(|at| self.now.duration_since(*at) <= self.hearsay()) {
             return true;

@@ -291,10 +291,9 @@ impl Lab {
 
     /// Nobody hears of a node any more, and the control plane says so.
     pub fn lose(&mut self, node: &str) {
-        let since = self.now;
         self.note(|| format!("node {node} is lost"));
         self.knobs.kubelets.insert(node.to_owned(), Kubelet::Lost);
-        self.edit_node(node, |node| node.readiness = Readiness::Lost { since });
+        self.edit_node(node, |node| node.readiness = Readiness::Lost);
     }
 
     /// The network of a node is not up any more, and the control plane says so.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::Name;
 use crate::gate::{Pair, Purpose, Sides};
+use crate::objects::presence::Standing;
 use crate::pace::order::{Candidate, Urgency};
 use crate::world::{NodeEntry, Places, World};
 
@@ -34,10 +35,9 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     let mut best: BTreeMap<(&Name, bool), (Urgency, &Name)> = BTreeMap::new();
     let mut wait = |until: Timestamp| places.alarm = Some(places.alarm.map_or(until, |alarm| alarm.min(until)));
     let (mut sides, nothing) = (Sides::new(world, node, now), BTreeSet::new());
-    for (image, standing) in node.standings.iter().filter(|(_, standing)| standing.wants_pull()) {
-        let Some(image) = world.image(image) else { continue };
+    for (image, standing) in world.images_on(node, Standing::wants_pull) {
         let Some(side) = sides.of(image) else { continue };
-        let pair = Pair { world, image, side, standing: *standing };
+        let pair = Pair { world, image, side, standing };
         if let Err(held) = pair.check_alone(Purpose::Pull, &nothing) {
             held.until.into_iter().for_each(&mut wait);
             continue;

@@ -1,6 +1,7 @@
 //! What Drop remembers of a node: the contents of its NodeCache.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 
 use drop_api::GoDuration;
 use drop_api::node_cache::{self, FailureScope, ImageRecord, NodeCacheStatus, PullStart};
@@ -57,7 +58,7 @@ pub struct Record {
     /// The evictions so far. Boxed, because most have none.
     pub eviction: Option<Box<Eviction>>,
     /// Its size in bytes, as a node listed it.
-    pub size: Option<u64>,
+    pub size: Option<NonZeroU64>,
     /// Pulls that were tried.
     pub attempts: u32,
     /// Whether the last one did not end in time, so that the next gets a Pod of its own.
@@ -291,15 +292,24 @@ impl Memory {
         Some(after(*last, UNWANTED_FOR))
     }
 
-    /// Keeps records of `before` that this memory has not, if they were only unwanted for a day, and other
-    /// unwanted images are still remembered: to forget them is not worth a write of its own.
-    pub fn keep_unwanted(&mut self, before: &Self) {
-        if self.forgets_at().is_none() {
-            return;
-        }
-        for (image, record) in before.images.iter().filter(|(_, record)| record.unwanted_since.is_some()) {
-            self.images.entry(image.clone()).or_insert_with(|| record.clone());
-        }
+    /// Whether it differs from `before`, which the NodeCache holds, in nothing that is worth a write. An image's
+    /// size, which is known a while after its pull, when policies began turns, and which of several unwanted images
+    /// are remembered no longer go with the next write.
+    #[must_use]
+    pub fn is_not_worth_a_write_after(&self, before: &Self) -> bool {
+        let Self { last_pod, platform, starts: _, node_failure, images } = self;
+        let is_same = |(image, record): (&Reference, &Record)| {
+            before.images.get(image).is_some_and(|known| record.is_same_but_for_size(known))
+        };
+        let forgets_some = self.forgets_at().is_some();
+        let may_go = |(image, record): (&Reference, &Record)| {
+            images.contains_key(image) || (forgets_some && record.unwanted_since.is_some())
+        };
+        *last_pod == before.last_pod
+            && *platform == before.platform
+            && *node_failure == before.node_failure
+            && images.iter().all(is_same)
+            && (images.len() == before.images.len() || before.images.iter().all(may_go))
     }
 
     /// Whether there is nothing to remember.
@@ -324,16 +334,14 @@ impl Memory {
         }
     }
 
-    /// The `images` of a NodeCache.
-    #[must_use]
-    pub fn image_records(&self) -> Vec<ImageRecord> {
-        self.images.iter().map(|(image, record)| record.to_api(image)).collect()
-    }
-
-    /// The `pullStarts` of a NodeCache.
-    #[must_use]
-    pub fn pull_starts(&self) -> Vec<PullStart> {
-        self.starts.iter().map(|(policy, at)| PullStart { policy: policy.to_string(), at: *at }).collect()
+    /// Writes it into a NodeCache's status.
+    pub fn remember(&self, status: &mut NodeCacheStatus) {
+        let start = |(policy, at): (&Name, &Timestamp)| PullStart { policy: policy.to_string(), at: *at };
+        status.last_pod_uid = self.last_pod.as_deref().map(str::to_owned);
+        status.platform = self.platform.as_deref().map(str::to_owned);
+        status.pull_starts = self.starts.iter().map(start).collect();
+        status.node_failure = self.node_failure.as_ref().map(Failure::to_api);
+        status.images = self.images.iter().map(|(image, record)| record.to_api(image)).collect();
     }
 }
 
@@ -395,6 +403,20 @@ impl Record {
         self.failure = None;
     }
 
+    fn is_same_but_for_size(&self, other: &Self) -> bool {
+        let Self { pulled, found_at, id, pulled_as, eviction, size: _, attempts, alone, failure, unwanted_since } =
+            self;
+        *pulled == other.pulled
+            && *found_at == other.found_at
+            && *id == other.id
+            && *pulled_as == other.pulled_as
+            && *eviction == other.eviction
+            && *attempts == other.attempts
+            && *alone == other.alone
+            && *failure == other.failure
+            && *unwanted_since == other.unwanted_since
+    }
+
     fn from_api(image: &ImageRecord, texts: &mut Texts) -> Self {
         let id = image.digest.as_deref().or(image.image_id.as_deref());
         let seconds = image.pull_duration.as_ref().map(|duration| whole_seconds(duration.get()));
@@ -408,7 +430,7 @@ impl Record {
                 .as_ref()
                 .map(|eviction| Eviction { count: u32::try_from(eviction.count).unwrap_or_default(), at: eviction.at })
                 .map(Box::new),
-            size: image.size_bytes.and_then(|size| u64::try_from(size).ok()),
+            size: image.size_bytes.and_then(|size| NonZeroU64::new(u64::try_from(size).ok()?)),
             attempts: u32::try_from(image.attempts).unwrap_or_default(),
             alone: image.alone.unwrap_or_default(),
             failure: image.failure.as_ref().map(|failure| Box::new(Failure::from_api(failure, texts))),
@@ -430,7 +452,7 @@ impl Record {
                 count: i32::try_from(eviction.count).unwrap_or(i32::MAX),
                 at: eviction.at,
             }),
-            size_bytes: self.size.and_then(|size| i64::try_from(size).ok()),
+            size_bytes: self.size.and_then(|size| i64::try_from(size.get()).ok()),
             attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
             alone: self.alone.then_some(true),
             failure: self.failure.as_deref().map(Failure::to_api),

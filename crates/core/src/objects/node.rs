@@ -3,7 +3,6 @@
 use std::fmt;
 
 use drop_api::scheduling::{NodeLabels, TaintEffect};
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
@@ -87,11 +86,8 @@ pub enum Readiness {
         /// node's network start.
         network: bool,
     },
-    /// Its kubelet has not been heard of.
-    Lost {
-        /// Since the control plane said so.
-        since: Timestamp,
-    },
+    /// The control plane says that its kubelet does not report any more.
+    Lost,
 }
 
 /// Whether a node is short of disk space.
@@ -105,10 +101,9 @@ pub fn has_disk_pressure(conditions: &[k8s::NodeCondition]) -> bool {
 pub fn readiness(conditions: &[k8s::NodeCondition]) -> Readiness {
     let find = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
     let Some(ready) = find("Ready") else { return Readiness::NotReady { network: false } };
-    let since = ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
     match ready.status.as_str() {
         "True" => Readiness::Ready,
-        "Unknown" => Readiness::Lost { since },
+        "Unknown" => Readiness::Lost,
         _ => {
             // The kubelet's words; see `runtimeState.networkErrors` in Kubernetes.
             let message = ready.message.as_deref().unwrap_or_default();
@@ -173,7 +168,7 @@ mod tests {
             (vec![condition("Ready", "True", "")], Readiness::Ready),
             (vec![condition("Ready", "False", no_cni)], Readiness::NotReady { network: false }),
             (vec![condition("Ready", "False", "PLEG is not healthy")], Readiness::NotReady { network: true }),
-            (vec![condition("Ready", "Unknown", "")], Readiness::Lost { since: Timestamp::UNIX_EPOCH }),
+            (vec![condition("Ready", "Unknown", "")], Readiness::Lost),
         ];
         for (conditions, expected) in cases {
             assert_eq!(readiness(&conditions), expected, "{conditions:?}");

@@ -1,5 +1,6 @@
 //! What becomes of Pods that are there.
 
+use drop_api::NodeCache;
 use jiff::Timestamp;
 
 use crate::io::effect::{Effect, EffectKey, PodOrder};
@@ -8,6 +9,7 @@ use crate::io::plan::Plan;
 use crate::objects::memory::{Context, Memory, Settlement};
 use crate::objects::policy::Policy;
 use crate::objects::pull_pod::{End, Expectations, PullPod};
+use crate::objects::reference::Reference;
 use crate::show::status;
 use crate::time::after;
 use crate::world::{NodeEntry, PodEntry, Stage, World};
@@ -53,7 +55,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             plan.long_pulls.insert(pod.node.clone());
         }
         // Whichever machine it belongs to, no other kubelet will say that it is over.
-        let lost_at = of_name.and_then(|node| world.lost_at(&node.node));
+        let lost_at = of_name.and_then(|node| world.lost_at(node));
         let is_lost = lost_at.is_some_and(|at| at <= now);
         lost_at.filter(|_| !is_lost).into_iter().for_each(|at| plan.wake(at));
         let Some(node) = node.filter(|_| wanted && !world.is_recorded(entry)) else {
@@ -103,25 +105,36 @@ fn record_pod(
     let before = world.memory_of(&node.node).unwrap_or(&nothing);
     let (memory, settlements) = before.with(&entry.pod, end, &context);
     let told = notice::of_node(&node.node, before.node_failure.as_ref(), memory.node_failure.as_ref());
-    plan.add(world, record(world, node, memory, settlements, now), now);
+    plan.add(world, Draft::new(world, node, memory, now).write(settlements), now);
     told.into_iter().for_each(|notice| plan.add(world, Effect::Tell(Box::new(notice)), now));
 }
 
-/// The NodeCache with this memory, and with what the node's list adds to it.
-pub(super) fn record(
-    world: &World,
-    node: &NodeEntry,
-    memory: Memory,
-    settlements: Vec<Settlement>,
-    now: Timestamp,
-) -> Effect {
-    let (mut memory, evictions) = world.with_sightings(node, memory, now);
-    memory.prune(|image| world.is_meant_for(image, &node.node), |policy| world.policy(policy).is_some(), now);
-    let mut cache = status::node_cache(world, node, &memory, now);
-    // Where the object is newer than what is known of it, the write is refused.
-    let known = world.cache(&node.node.name).map(|entry| &entry.object.metadata);
-    cache.metadata.resource_version = known.and_then(|known| known.resource_version.clone());
-    Effect::RecordNode { cache: Box::new(cache), settlements, evictions }
+/// A NodeCache as it should be.
+pub(super) struct Draft {
+    pub(super) memory: Memory,
+    /// All but what is in `memory`.
+    pub(super) object: NodeCache,
+    evictions: usize,
+}
+
+impl Draft {
+    /// The NodeCache with this memory, and with what the node's list adds to it.
+    pub(super) fn new(world: &World, node: &NodeEntry, memory: Memory, now: Timestamp) -> Self {
+        let (mut memory, evictions) = world.with_sightings(node, memory, now);
+        let is_wanted = |image: &Reference| world.is_meant_for(image, &node.node);
+        memory.prune(is_wanted, |policy| world.policy(policy).is_some(), now);
+        let mut object = status::node_cache(world, node, &memory, now);
+        // Where the object is newer than what is known of it, the write is refused.
+        let known = world.cache(&node.node.name).map(|entry| &entry.object.metadata);
+        object.metadata.resource_version = known.and_then(|known| known.resource_version.clone());
+        Self { memory, object, evictions }
+    }
+
+    /// The effect that writes it, and tells of these outcomes.
+    pub(super) fn write(mut self, settlements: Vec<Settlement>) -> Effect {
+        self.memory.remember(self.object.status.get_or_insert_default());
+        Effect::RecordNode { cache: Box::new(self.object), settlements, evictions: self.evictions }
+    }
 }
 
 impl World {

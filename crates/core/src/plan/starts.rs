@@ -16,8 +16,10 @@ use crate::gate::{Pair, Purpose, Side, check_image, check_trouble};
 use crate::io::effect::{Effect, PodOrder, Pull};
 use crate::io::plan::Plan;
 use crate::objects::image::Image;
+use crate::objects::memory::Record;
 use crate::objects::node::Readiness;
 use crate::objects::policy::Policy;
+use crate::objects::presence::Standing;
 use crate::pace::order::{Candidate, Urgency};
 use crate::pace::starts::Starts;
 use crate::time::after;
@@ -62,11 +64,11 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
                 plan.waiting.insert(policy.name.clone());
                 until.into_iter().for_each(|until| plan.wake(until));
                 let last = world.starts(&policy.name).and_then(|starts| starts.last());
-                line.keep_fresh_of(last.map(|(node, _)| node));
+                line.keep_only(last.and_then(|(node, _)| world.fresh_place(node, &policy.name)));
             }
             Err(_) => {
                 plan.waiting.insert(policy.name.clone());
-                line.keep_fresh_of(None);
+                line.keep_only(None);
             }
         }
     }
@@ -165,10 +167,11 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Lets nobody else start but `node`, with a fresh pull.
-    fn keep_fresh_of(&mut self, node: Option<&Name>) {
-        let is_kept = |candidate: &&Candidate| Some(&candidate.node) == node;
-        let kept: Candidates<'a> = Box::new(self.fresh.by_ref().find(is_kept).into_iter());
+    /// Lets nobody else start but `kept`, a fresh pull, if it is still to come.
+    fn keep_only(&mut self, kept: Option<&'a Candidate>) {
+        let next = self.fresh.peek().copied();
+        let kept = kept.filter(|kept| next.is_some_and(|next| next <= *kept));
+        let kept: Candidates<'a> = Box::new(kept.into_iter());
         let nobody: Candidates<'a> = Box::new(std::iter::empty());
         (self.fresh, self.retries) = (kept.peekable(), nobody.peekable());
         self.quests = Vec::new().into_iter().peekable();
@@ -204,11 +207,9 @@ fn start_turn(
 /// a free slot, and with it others of the same set.
 fn batch<'a>(world: &'a World, side: &Side<'a>, policy: &Policy, is_late: bool, budget: &Budget<'_>) -> Vec<&'a Image> {
     let here = &side.here;
-    let wanted = side.node.standings.iter().filter(|(_, standing)| standing.wants_pull());
-    let pairs = wanted.filter_map(|(name, standing)| {
-        let image = world.image(name).filter(|entry| entry.image.policy == policy.name)?;
-        Some(Pair { world, image, side, standing: *standing })
-    });
+    let wanted = world.images_on(side.node, Standing::wants_pull);
+    let wanted = wanted.filter(|(image, _)| image.image.policy == policy.name);
+    let pairs = wanted.map(|(image, standing)| Pair { world, image, side, standing });
     let startable = pairs.filter(|pair| {
         pair.check_alone(Purpose::Pull, budget.tried()).is_ok()
             && budget.admit_host(policy, pair.image.image.reference.host()).is_ok()
@@ -290,10 +291,11 @@ fn pod_name(what: &str, identity: &str) -> Name {
 fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a Name, Vec<Quest<'a>>> {
     let mut quests: BTreeMap<&Name, Vec<Quest<'_>>> = BTreeMap::new();
     let nothing = BTreeSet::new();
-    for entry in world.images() {
+    let any_asks = world.policies().any(|entry| entry.policy.repull_interval.is_some());
+    for entry in world.images().filter(|entry| entry.is_probed || any_asks) {
         let Some(policy) = world.policy_of(&entry.image) else { continue };
         let asks = policy.repull_interval.is_some();
-        if (!entry.is_probed && !asks) || check_image(world, entry).is_err() {
+        if (!entry.is_probed && !asks) || check_image(entry, Some(policy)).is_err() {
             continue;
         }
         let reference = &entry.image.reference;
@@ -307,7 +309,11 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
                 Purpose::Ask => world.ask_at(entry, policy),
                 _ => world.probe_at(entry, policy).max(world.registry_probe_at(reference, policy)),
             };
-            let last = world.last_try(reference);
+            let is_shared = || world.wanted_by(reference).nth(1).is_some();
+            let last = match purpose {
+                Purpose::Ask if is_shared() => oldest_copy(world, entry),
+                _ => world.last_try(reference),
+            };
             let urgency = Urgency::Late {
                 overdue_from: after(due.unwrap_or(now), policy.backoff.max),
                 tried_at: last,
@@ -319,6 +325,15 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
     }
     quests.values_mut().for_each(|quests| quests.sort());
     quests
+}
+
+/// Since when that node has an image that has had it for longest. Of several CachedImages that want the same
+/// image on different nodes, the one with the oldest copy asks for the tag: else the first would ask
+/// each time, and where its nodes have another runtime than the others, their answers tell these nothing.
+fn oldest_copy(world: &World, image: &ImageEntry) -> Option<Timestamp> {
+    let nodes = world.nodes().filter(|node| node.standings.get(&image.image.name).is_some_and(|it| it.is_there()));
+    let records = nodes.filter_map(|node| world.on_node(node).record(&image.image.reference));
+    records.filter_map(Record::present_since).min()
 }
 
 /// The Pod by which some node tries an image; `None` where no node can now.

@@ -3,21 +3,18 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
-use drop_api::NodeCache;
 use jiff::Timestamp;
 
-use super::pods::record;
+use super::pods::Draft;
 use crate::Name;
-use crate::interner::Texts;
 use crate::io::effect::{Effect, EffectKey};
 use crate::io::notice::{self, Notice};
 use crate::io::plan::{Look, Plan};
-use crate::objects::memory::{self, Memory};
 use crate::pace::backoff::Backoff;
-use crate::show::status::{self, Status};
+use crate::show::status;
 use crate::time::after;
 use crate::world::published::is_progress;
-use crate::world::{CacheEntry, NodeEntry, Published, World};
+use crate::world::{CacheEntry, NodeEntry, Published, Status, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
@@ -52,25 +49,11 @@ pub(crate) fn differing_cache(world: &World, node: &NodeEntry, has_long_pull: bo
         return None;
     }
     let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
-    let effect = record(world, node, memory, Vec::new(), now);
-    let Effect::RecordNode { cache, .. } = &effect else { return None };
-    let is_unchanged = current.is_some_and(|current| says_the_same(current, cache));
-    (!is_unchanged).then_some(effect)
-}
-
-/// Whether `cache` differs from the object that is there in nothing that is worth a
-/// write. An image's size, which is known a while after its pull, that a policy is gone, and what is remembered
-/// no longer go with the next write.
-fn says_the_same(current: &CacheEntry, cache: &NodeCache) -> bool {
-    let mut status = cache.status.clone().unwrap_or_default();
-    let mut memory = Memory::from_api(&status, &mut Texts::default());
-    memory::forget(&mut status);
-    memory.starts.clone_from(&current.memory.starts);
-    memory.keep_unwanted(&current.memory);
-    for (image, record) in &mut memory.images {
-        record.size = current.memory.images.get(image).and_then(|known| known.size);
-    }
-    current.object.status.as_ref() == Some(&status) && current.memory == memory
+    let draft = Draft::new(world, node, memory, now);
+    let says_the_same = |current: &CacheEntry| {
+        current.object.status == draft.object.status && draft.memory.is_not_worth_a_write_after(&current.memory)
+    };
+    (!current.is_some_and(says_the_same)).then(|| draft.write(Vec::new()))
 }
 
 pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {

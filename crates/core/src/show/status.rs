@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use drop_api::cached_image::{CachedImageStatus, ImagePullPolicy, MAX_FAILURES, NodeFailure, Phase};
 use drop_api::cached_image_set::{CachedImageSetStatus, SetPhase};
 use drop_api::condition::{self, Condition, ConditionStatus};
-use drop_api::discovery_policy::DiscoveryPolicyStatus;
 use drop_api::node_cache::{NodeCache, NodeCacheSpec, NodeCacheStatus};
 use drop_api::pull_policy::PullPolicyStatus;
 use jiff::Timestamp;
@@ -23,77 +22,8 @@ use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
 use crate::text::{count, plural, shortened};
 use crate::world::health::Health;
-use crate::world::published::is_news;
 use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, Stage, World};
 use crate::{Name, gate};
-
-/// What all statuses have in common.
-pub(crate) trait Status: PartialEq {
-    fn conditions(&self) -> &[Condition];
-
-    fn observed_generation(&self) -> Option<i64>;
-
-    /// Whether it shows the end of something that people watch.
-    fn is_at_rest(&self) -> bool {
-        false
-    }
-
-    /// Whether it is to be written at once, and not with the next progress.
-    fn is_urgent_after(&self, before: &Self) -> bool {
-        is_news(before.conditions(), self.conditions())
-            || before.observed_generation() != self.observed_generation()
-            || self.is_at_rest()
-    }
-}
-
-impl Status for CachedImageStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
-
-    fn observed_generation(&self) -> Option<i64> {
-        self.observed_generation
-    }
-}
-
-impl Status for CachedImageSetStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
-
-    fn observed_generation(&self) -> Option<i64> {
-        self.observed_generation
-    }
-}
-
-impl Status for DiscoveryPolicyStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
-
-    fn observed_generation(&self) -> Option<i64> {
-        self.observed_generation
-    }
-
-    /// It is written once for each run.
-    fn is_at_rest(&self) -> bool {
-        true
-    }
-}
-
-impl Status for PullPolicyStatus {
-    fn conditions(&self) -> &[Condition] {
-        &self.conditions
-    }
-
-    fn observed_generation(&self) -> Option<i64> {
-        self.observed_generation
-    }
-
-    fn is_at_rest(&self) -> bool {
-        self.nodes_pulling == 0 && self.pulls_waiting == 0
-    }
-}
 
 /// The status of a CachedImage.
 ///
@@ -228,7 +158,14 @@ fn reason<'a>(
             let until = failure.retry_at.unwrap_or(failure.at);
             return format!("{name}: {}", Verdict::NodeBackingOff { until, cause: failure.message.clone() });
         }
-        match gate::verdict(world, node, entry, budget, now) {
+        let verdict = match gate::verdict(world, node, entry, budget, now) {
+            // It ends although nothing happens; the image's own trouble does not.
+            verdict @ (Verdict::NodeBackingOff { .. } | Verdict::BackingOff { .. }) => {
+                gate::trouble(world, node, entry, now).unwrap_or(verdict)
+            }
+            verdict => verdict,
+        };
+        match verdict {
             // These change with every Pod and moment, and a moment that passes makes no status
             // due; people need the pace.
             Verdict::Next
@@ -458,16 +395,15 @@ pub(crate) fn pull_policy(
     }
 }
 
-/// The NodeCache of a node with this memory.
+/// The NodeCache of a node with this memory, which itself is left out.
 pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: Timestamp) -> NodeCache {
     let name = &node.node.name;
     let index = node.node.inventory.index(node.standings.len());
-    let standings: BTreeMap<&Reference, Standing> = node
-        .standings
-        .keys()
-        .filter_map(|image| world.image(image))
-        .map(|entry| {
-            let evidence = world.evidence(node, &index, &world.known(entry), Some(memory));
+    let standings: BTreeMap<&Reference, Standing> = world
+        .images_on(node, |_| true)
+        .map(|(entry, _)| {
+            let record = memory.images.get(&entry.image.reference);
+            let evidence = world.evidence(node, &index, &world.known(entry), record, memory.node_failure.is_some());
             (&entry.image.reference, standing(&evidence, now).0)
         })
         .collect();
@@ -505,11 +441,7 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
         ready: format!("{cached}/{}", standings.len()),
         images_pulling: count(pulling),
         images_failed: count(number(Standing::Failed)),
-        last_pod_uid: memory.last_pod.as_deref().map(str::to_owned),
-        platform: memory.platform.as_deref().map(str::to_owned),
-        pull_starts: memory.pull_starts(),
-        node_failure: memory.node_failure.as_ref().map(Failure::to_api),
-        images: memory.image_records(),
+        ..NodeCacheStatus::default()
     });
     cache
 }

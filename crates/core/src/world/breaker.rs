@@ -66,12 +66,6 @@ impl Registry {
         recovered
     }
 
-    /// Whether nothing is known.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.success.is_none() && self.failing.is_empty()
-    }
-
     /// The newest pull from it that succeeded.
     #[must_use]
     pub fn success(&self) -> Option<Timestamp> {
@@ -118,19 +112,23 @@ impl World {
     }
 
     /// Derives anew how a registry fares, of which one image's health has changed.
-    pub(super) fn registry_changed(&mut self, image: &Reference, health: &Health) {
-        let is_of_host = |other: &&Reference| other.host() == image.host();
-        let wanted = self.wanted.iter().filter(|(other, _)| is_of_host(other)).flat_map(|(_, names)| names);
-        let concerned: Vec<Name> = wanted.cloned().collect();
+    pub(super) fn registry_changed(&mut self, image: &Reference) {
+        let is_of_host = |other: &Reference| other.host() == image.host();
+        let nothing = Health::default();
+        let health = self.health.get(image);
+        if health.is_none() && !self.health.keys().any(is_of_host) {
+            self.registries.remove(image.host());
+            return;
+        }
+        if !self.registries.contains_key(image.host()) {
+            self.registries.insert(image.host().into(), Registry::default());
+        }
+        let Some(registry) = self.registries.get_mut(image.host()) else { return };
         let nodes = self.nodes.len();
-        let registry = self.registries.entry(image.host().into()).or_default();
         let paused_before = registry.is_paused(nodes);
-        let recovered = registry.update(image, health);
+        let recovered = registry.update(image, health.unwrap_or(&nothing));
         let success = registry.success();
         let is_changed = recovered || paused_before != registry.is_paused(nodes);
-        if registry.is_empty() {
-            self.registries.remove(image.host());
-        }
         if let Some(health) = self.health.get_mut(image) {
             health.registry_success = success;
         }
@@ -138,7 +136,37 @@ impl World {
             for (_, health) in self.health.iter_mut().filter(|(other, _)| is_of_host(other)) {
                 health.registry_success = success;
             }
-            self.dirty.images.extend(concerned);
+            let wanted = self.wanted.iter().filter(|(other, _)| is_of_host(other)).flat_map(|(_, names)| names);
+            self.dirty.images.extend(wanted.cloned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drop_api::NodeCache;
+    use drop_api::node_cache::{ImageRecord, NodeCacheSpec, NodeCacheStatus};
+
+    use super::*;
+    use crate::io::event::{Event, Kind};
+    use crate::settings::Settings;
+
+    #[test]
+    fn a_registry_is_forgotten_with_its_last_image() {
+        let (mut world, now) = (World::new(Settings::default()), Timestamp::UNIX_EPOCH);
+        for number in 0..100 {
+            let record = |image: &str| ImageRecord {
+                image: format!("r{number}.example/{image}:1"),
+                pulled_at: Some(now),
+                ..ImageRecord::default()
+            };
+            let images = vec![record("one"), record("two")];
+            let mut cache = NodeCache::new("node", NodeCacheSpec { node_uid: "uid".to_owned() });
+            cache.status = Some(NodeCacheStatus { images, ..NodeCacheStatus::default() });
+            world.apply(Event::Cache(Box::new(cache)), now);
+            assert_eq!((world.health.len(), world.registries.len()), (2, 1));
+        }
+        world.apply(Event::Gone(Kind::Cache, "node".into()), now);
+        assert_eq!((world.health.len(), world.registries.len()), (0, 0));
     }
 }

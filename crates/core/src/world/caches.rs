@@ -101,11 +101,10 @@ impl World {
                     health.update(node, &platform, cache.memory.images.get(reference));
                 }
             }
-            let health = health.clone();
             if health.is_empty() {
                 self.health.remove(reference);
             }
-            self.registry_changed(reference, &health);
+            self.registry_changed(reference);
             self.mark_images_of(reference);
             let wanted_by = || self.wanted.get(reference).into_iter().flatten().cloned();
             if !self.dirty.nodes.contains(node) {

@@ -257,14 +257,18 @@ impl ImageEntry {
         self.tally.targeted() == 0
     }
 
+    /// What it asks of a node. An image whose policy is missing still has its targets: they wait.
+    pub(super) fn placement(&self) -> &Placement {
+        self.placement.as_ref().unwrap_or(&self.image.placement)
+    }
+
     /// Whether the image is to be on `node`.
     pub(crate) fn place_on<'a>(&'a self, node: &'a Node) -> Result<(), NotATarget<'a>> {
-        // An image whose policy is missing still has its targets: they wait.
-        self.placement.as_ref().unwrap_or(&self.image.placement).check(node)
+        self.placement().check(node)
     }
 
     /// Whether the image is meant for `node`, healthy or not.
     pub(crate) fn selects(&self, node: &Node) -> bool {
-        self.placement.as_ref().unwrap_or(&self.image.placement).selects(node).is_ok()
+        self.placement().selects(node).is_ok()
     }
 }

@@ -1,30 +1,65 @@
 //! How images stand on nodes, judged anew where that may have changed.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use super::look_up::look_up;
 use super::{ImageEntry, Known, Moment, Moves, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
-use crate::objects::memory::Memory;
+use crate::objects::memory::{Memory, Record};
 use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
 
 /// On how many nodes images are judged before that is counted: it bounds the memory for it.
 const JUDGED_TOGETHER: usize = 64;
 
-/// An image that is to be judged, if it still is there.
+/// Images that are to be judged on several nodes.
 struct Asked<'a> {
+    names: Vec<&'a Name>,
+    /// In the order of the names.
+    images: Vec<AskedImage<'a>>,
+    /// The places of the images in the order of their references, and these: so they are looked up in memories.
+    by_reference: Vec<(usize, &'a Reference)>,
+}
+
+/// An image that is to be judged, if it still is there.
+struct AskedImage<'a> {
     entry: Option<&'a ImageEntry>,
     /// Found out for the first node that is a target.
     known: OnceCell<Known<'a>>,
+    /// Whether it has the same nodes as the image before: those of a set do.
+    goes_with_last: bool,
 }
 
 impl<'a> Asked<'a> {
-    fn new(entry: Option<&'a ImageEntry>) -> Self {
-        Self { entry, known: OnceCell::new() }
+    fn new(world: &'a World, names: &'a BTreeSet<Name>) -> Self {
+        let names: Vec<&Name> = names.iter().collect();
+        let mut last: Option<&ImageEntry> = None;
+        let images = look_up(&world.images, &names).into_iter().map(|entry| {
+            let goes_with_last = entry.zip(last).is_some_and(|(entry, last)| entry.placement() == last.placement());
+            last = entry;
+            AskedImage { entry, known: OnceCell::new(), goes_with_last }
+        });
+        let images: Vec<AskedImage<'_>> = images.collect();
+        let references = images.iter().map(|asked| asked.entry.map(|entry| &entry.image.reference));
+        let mut by_reference: Vec<_> = references.enumerate().filter_map(|(at, image)| Some((at, image?))).collect();
+        by_reference.sort_by_key(|(_, reference)| *reference);
+        Self { names, images, by_reference }
+    }
+
+    /// What is remembered of each of the images, in the order of their names.
+    fn records<'m>(&self, memory: &'m Memory) -> Vec<Option<&'m Record>> {
+        let references: Vec<&Reference> = self.by_reference.iter().map(|(_, reference)| *reference).collect();
+        let mut records = vec![None; self.images.len()];
+        for ((at, _), record) in self.by_reference.iter().zip(look_up(&memory.images, &references)) {
+            if let Some(place) = records.get_mut(*at) {
+                *place = record;
+            }
+        }
+        records
     }
 }
 
@@ -42,7 +77,6 @@ struct Judgement {
 struct Change {
     /// Its place among those that were asked for.
     place: usize,
-    image: Name,
     before: Option<Standing>,
     after: Option<Standing>,
 }
@@ -102,20 +136,20 @@ impl World {
     fn judge(&mut self, nodes: &[Name], images: &BTreeSet<Name>, now: Timestamp) -> Vec<Name> {
         let mut changed = Vec::new();
         for nodes in nodes.chunks(JUDGED_TOGETHER) {
-            let asked: Vec<Asked<'_>> = look_up(&self.images, images).into_iter().map(Asked::new).collect();
-            let nowhere =
-                images.iter().zip(&asked).filter(|(_, asked)| asked.entry.is_some_and(ImageEntry::is_nowhere));
+            let asked = Asked::new(self, images);
+            let nowhere = asked.images.iter().filter_map(|asked| asked.entry).filter(|entry| entry.is_nowhere());
             // Their statuses say why by the example of some node.
-            let nowhere: Vec<Name> = nowhere.map(|(name, _)| name.clone()).collect();
-            let judgements = nodes.iter().filter_map(|node| Some((node, self.judgement(node, images, &asked, now)?)));
+            let nowhere: Vec<Name> = nowhere.map(|entry| entry.image.name.clone()).collect();
+            let judgements = nodes.iter().filter_map(|node| Some((node, self.judgement(node, &asked, now)?)));
             let judgements: Vec<(&Name, Judgement)> = judgements.collect();
+            let names: Vec<&Name> = images.iter().collect();
             nowhere.iter().for_each(|name| self.outbox.note_image(name));
             let mut moves = vec![Moves::default(); images.len()];
             for (node, judgement) in judgements {
                 if !judgement.changes.is_empty() {
                     changed.push(node.clone());
                 }
-                self.take_in(node, judgement, &mut moves, now);
+                self.take_in(node, judgement, &names, &mut moves, now);
             }
             for (image, moves) in images.iter().zip(moves) {
                 self.count(image, moves);
@@ -125,25 +159,24 @@ impl World {
     }
 
     /// How `images`, of which this is known, stand on a node now.
-    fn judgement<'a>(
-        &'a self,
-        node: &str,
-        images: &BTreeSet<Name>,
-        asked: &[Asked<'a>],
-        now: Timestamp,
-    ) -> Option<Judgement> {
+    fn judgement<'a>(&'a self, node: &str, asked: &Asked<'a>, now: Timestamp) -> Option<Judgement> {
         let entry = self.nodes.get(node)?;
         let memory = self.memory_of(&entry.node);
-        let index = entry.node.inventory.index(images.len());
+        let records = memory.map_or_else(|| vec![None; asked.images.len()], |memory| asked.records(memory));
+        let node_fails = memory.is_some_and(|memory| memory.node_failure.is_some());
+        let index = entry.node.inventory.index(asked.images.len());
         let mut judgement = Judgement::default();
         // How many images are remembered that may be no targets.
         let mut others = memory.map_or(0, |memory| memory.images.len());
-        let before = look_up(&entry.standings, images);
-        for (place, ((name, asked), before)) in images.iter().zip(asked).zip(before).enumerate() {
-            let target = asked.entry.filter(|image| image.place_on(&entry.node).is_ok());
-            let after = target.map(|image| {
-                let known = asked.known.get_or_init(|| self.known(image));
-                let evidence = self.evidence(entry, &index, known, memory);
+        let mut is_target = false;
+        let before = look_up(&entry.standings, &asked.names);
+        for (place, ((image, record), before)) in asked.images.iter().zip(&records).zip(before).enumerate() {
+            if !image.goes_with_last {
+                is_target = image.entry.is_some_and(|image| image.place_on(&entry.node).is_ok());
+            }
+            let after = image.entry.filter(|_| is_target).map(|target| {
+                let known = image.known.get_or_init(|| self.known(target));
+                let evidence = self.evidence(entry, &index, known, *record, node_fails);
                 if known.is_only && evidence.record.is_some_and(|record| record.unwanted_since.is_none()) {
                     others = others.saturating_sub(1);
                 }
@@ -153,22 +186,19 @@ impl World {
             });
             let before = before.copied();
             if before != after {
-                judgement.changes.push(Change { place, image: name.clone(), before, after });
+                judgement.changes.push(Change { place, before, after });
             }
         }
         // What was no target may by now not even be meant to be one.
-        let is_wrong = |image: &ImageEntry, memory: &Memory| {
-            let record = memory.images.get(&image.image.reference);
-            record.is_some_and(|record| record.unwanted_since.is_none() != image.selects(&entry.node))
+        let is_wrong = |(image, record): (&AskedImage<'_>, &Option<&Record>)| {
+            let known = image.entry.zip(*record);
+            known.is_some_and(|(image, record)| record.unwanted_since.is_none() != image.selects(&entry.node))
         };
-        judgement.misremembers = others > 0
-            && memory.is_some_and(|memory| {
-                asked.iter().filter_map(|asked| asked.entry).any(|image| is_wrong(image, memory))
-            });
+        judgement.misremembers = others > 0 && asked.images.iter().zip(&records).any(is_wrong);
         Some(judgement)
     }
 
-    fn take_in(&mut self, node: &Name, judgement: Judgement, moves: &mut [Moves], now: Timestamp) {
+    fn take_in(&mut self, node: &Name, judgement: Judgement, names: &[&Name], moves: &mut [Moves], now: Timestamp) {
         if let Some(at) = judgement.again_at {
             self.agenda.set_at_the_latest(Moment::Judgement(node.clone()), at);
         }
@@ -179,49 +209,21 @@ impl World {
             false => self.cache_is_stale(node.clone(), now),
         }
         let Some(entry) = self.nodes.get_mut(node) else { return };
-        for Change { place, image, before, after } in judgement.changes {
-            match after {
-                Some(standing) => entry.standings.insert(image, standing),
-                None => entry.standings.remove(&image),
-            };
-            if let Some(moves) = moves.get_mut(place) {
-                moves.add(before, after);
+        let name_of = |change: &Change| names.get(change.place).map(|name| (*name).clone());
+        if entry.standings.is_empty() {
+            let all = judgement.changes.iter().filter_map(|change| Some((name_of(change)?, change.after?)));
+            entry.standings = all.collect();
+        } else {
+            for change in &judgement.changes {
+                match name_of(change).zip(change.after) {
+                    Some((image, standing)) => drop(entry.standings.insert(image, standing)),
+                    None => drop(name_of(change).and_then(|image| entry.standings.remove(&image))),
+                }
             }
         }
-    }
-}
-
-/// How many times more entries a map may have than are looked up before it is searched for each.
-const SPARSE: usize = 8;
-
-/// What `map` has under each of `names`. Where many are asked for, by one walk through both.
-fn look_up<'a, V>(map: &'a BTreeMap<Name, V>, names: &BTreeSet<Name>) -> Vec<Option<&'a V>> {
-    if names.len() * SPARSE < map.len() {
-        return names.iter().map(|name| map.get(name)).collect();
-    }
-    let mut entries = map.iter().peekable();
-    let find = |name| {
-        while entries.next_if(|(other, _)| *other < name).is_some() {}
-        entries.next_if(|(other, _)| *other == name).map(|(_, value)| value)
-    };
-    names.iter().map(find).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_looked_up_in_any_map() {
-        let names: BTreeSet<Name> = ["b", "d", "e"].map(Name::from).into();
-        for keys in [&[][..], &["a"], &["d"], &["a", "b", "c", "e", "f"], &["c", "z"]] {
-            let many = (0..100).map(|number| format!("a{number}"));
-            let small: BTreeMap<Name, String> = keys.iter().map(|key| ((*key).into(), (*key).to_owned())).collect();
-            let mut large = small.clone();
-            large.extend(many.map(|key| (key.as_str().into(), key)));
-            for map in [small, large] {
-                let each: Vec<Option<&String>> = names.iter().map(|name| map.get(name)).collect();
-                assert_eq!(look_up(&map, &names), each, "{keys:?}");
+        for change in judgement.changes {
+            if let Some(moves) = moves.get_mut(change.place) {
+                moves.add(change.before, change.after);
             }
         }
     }

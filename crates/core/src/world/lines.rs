@@ -65,6 +65,12 @@ impl World {
         entry.places = places.candidates;
     }
 
+    /// The place of a node's most urgent fresh pull under a policy.
+    pub(crate) fn fresh_place(&self, node: &str, policy: &Name) -> Option<&Candidate> {
+        let mut places = self.nodes.get(node)?.places.iter();
+        places.find(|(of, place)| of == policy && !place.urgency.is_late()).map(|(_, place)| place)
+    }
+
     /// The nodes that wait under a policy, in order.
     pub(crate) fn line(&self, policy: &str) -> Option<&BTreeSet<Candidate>> {
         self.queues.get(policy)

@@ -5,7 +5,8 @@ use std::ops::Bound;
 
 use jiff::Timestamp;
 
-use super::{Moment, Moves, World};
+use super::look_up::look_up;
+use super::{ImageEntry, Moment, Moves, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
 use crate::objects::node::{Node, Readiness};
@@ -21,6 +22,9 @@ pub(crate) struct NodeEntry {
     pub(crate) full_list: usize,
     /// The images that it is a target of.
     pub(crate) standings: BTreeMap<Name, Standing>,
+    /// When this process first saw that its kubelet is lost. The control plane's own time comes from
+    /// another clock: were that an hour ahead, a Pod would keep its slot for an hour longer.
+    pub(crate) lost_since: Option<Timestamp>,
     /// The policy whose turn of pulls is going on here.
     pub(crate) turn: Option<Name>,
     /// When the last Pod was gone here whose pulls had not come to their end in time; `None` once a Pod
@@ -52,11 +56,14 @@ impl World {
         let before = self.nodes.get(&name).filter(|entry| entry.node.uid == node.uid);
         let before = before.map(|entry| (&entry.node.inventory, entry.full_list));
         let full_list = node.inventory.shortest_full_list(before, self.settings.listed_images);
+        let is_lost = node.readiness == Readiness::Lost;
         match self.nodes.get_mut(&name) {
             Some(entry) if entry.node == node => return,
             Some(entry) => {
                 // Another machine under the same name starts anew.
                 let is_another = entry.node.uid != node.uid;
+                let lost_since = entry.lost_since.filter(|_| !is_another).unwrap_or(now);
+                entry.lost_since = is_lost.then_some(lost_since);
                 if is_another {
                     entry.turn = None;
                     entry.hung_at = None;
@@ -74,6 +81,7 @@ impl World {
                 let entry = NodeEntry {
                     node,
                     full_list,
+                    lost_since: is_lost.then_some(now),
                     standings: BTreeMap::new(),
                     turn: None,
                     hung_at: None,
@@ -104,11 +112,8 @@ impl World {
     }
 
     /// When the Pods of a node whose kubelet is lost are deleted by force.
-    pub(crate) fn lost_at(&self, node: &Node) -> Option<Timestamp> {
-        match node.readiness {
-            Readiness::Lost { since } => Some(after(since, self.settings.lost_within)),
-            Readiness::Ready | Readiness::NotReady { .. } => None,
-        }
+    pub(crate) fn lost_at(&self, node: &NodeEntry) -> Option<Timestamp> {
+        Some(after(node.lost_since?, self.settings.lost_within))
     }
 
     /// How an image stands on a node; `None` where that is not a target.
@@ -149,6 +154,18 @@ impl World {
     pub(crate) fn nodes_after(&self, name: Option<&Name>) -> impl Iterator<Item = &NodeEntry> {
         let after = name.map_or(Bound::Unbounded, Bound::Excluded);
         self.nodes.range::<Name, _>((after, Bound::Unbounded)).map(|(_, entry)| entry)
+    }
+
+    /// The images that a node is a target of, as far as `is_meant` holds for how they stand there.
+    pub(crate) fn images_on(
+        &self,
+        node: &NodeEntry,
+        is_meant: impl Fn(Standing) -> bool,
+    ) -> impl Iterator<Item = (&ImageEntry, Standing)> {
+        let meant = node.standings.iter().filter(|(_, standing)| is_meant(**standing));
+        let (names, standings): (Vec<&Name>, Vec<Standing>) = meant.map(|(name, standing)| (name, *standing)).unzip();
+        let images = look_up(&self.images, &names).into_iter().zip(standings);
+        images.filter_map(|(image, standing)| Some((image?, standing)))
     }
 
     /// How many nodes there are.

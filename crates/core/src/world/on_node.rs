@@ -1,5 +1,6 @@
 //! What is asked of images on one node while planning.
 
+use std::cell::OnceCell;
 use std::cmp::Reverse;
 
 use jiff::Timestamp;
@@ -18,12 +19,13 @@ pub(crate) struct OnNode<'a> {
     world: &'a World,
     entry: &'a NodeEntry,
     memory: Option<&'a Memory>,
+    has_room: OnceCell<bool>,
 }
 
 impl World {
     /// The node with what is remembered of it.
     pub(crate) fn on_node<'a>(&'a self, entry: &'a NodeEntry) -> OnNode<'a> {
-        OnNode { world: self, entry, memory: self.memory_of(&entry.node) }
+        OnNode { world: self, entry, memory: self.memory_of(&entry.node), has_room: OnceCell::new() }
     }
 }
 
@@ -46,7 +48,7 @@ impl<'a> OnNode<'a> {
 
     /// Whether what becomes of `image` can be remembered.
     pub(crate) fn has_room(&self, image: &Reference) -> bool {
-        self.memory.is_none_or(Memory::has_room) || self.record(image).is_some()
+        *self.has_room.get_or_init(|| self.memory.is_none_or(Memory::has_room)) || self.record(image).is_some()
     }
 
     /// Until when the node as a whole is left alone, and why.

@@ -1,7 +1,7 @@
 //! PullPolicies, and when each last started a pull.
 
 use drop_api::PullPolicyStatus;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Published, World};
 use crate::Name;
@@ -9,6 +9,10 @@ use crate::io::effect::EffectKey;
 use crate::objects::image::Image;
 use crate::objects::policy::{BUILT_IN, Policy};
 use crate::pace::starts::Starts;
+use crate::time::after;
+
+/// For how long it is remembered when a policy that is gone last started a pull: it may be there again.
+const STARTS_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// A PullPolicy.
 #[derive(Debug)]
@@ -59,13 +63,23 @@ impl World {
         self.policies.get(name).or_else(|| self.policies.get(BUILT_IN)).map(|entry| &entry.policy)
     }
 
-    pub(super) fn remove_policy(&mut self, name: &Name) {
+    pub(super) fn remove_policy(&mut self, name: &Name, now: Timestamp) {
         if self.policies.remove(name).is_some() {
             let key = EffectKey::Policy(name.clone());
             self.outbox.remove(&key);
             self.flights.remove(&key);
             self.policy_changed(name);
+            self.forget_starts(now);
         }
+    }
+
+    /// Forgets when policies started pulls that have been gone for so long that no delay counts from that
+    /// any more.
+    fn forget_starts(&mut self, now: Timestamp) {
+        let policies = &self.policies;
+        self.starts.retain(|policy, starts| {
+            policies.contains_key(policy) || starts.last().is_some_and(|(_, at)| after(*at, STARTS_KEPT) > now)
+        });
     }
 
     /// The policy called `name`; the empty name is that of the built-in one.
@@ -81,5 +95,28 @@ impl World {
     /// When pulls last began under a policy; `None` where none has.
     pub(crate) fn starts(&self, policy: &str) -> Option<&Starts> {
         self.starts.get(policy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use drop_api::PullPolicySpec;
+
+    use super::*;
+    use crate::io::event::{Event, Kind};
+    use crate::settings::Settings;
+
+    #[test]
+    fn the_starts_of_policies_that_are_gone_are_forgotten() {
+        let mut world = World::new(Settings::default());
+        for minute in 0..5000 {
+            let (name, now) = (Name::from(format!("p{minute}")), Timestamp::from_second(60 * minute).unwrap());
+            let policy = Policy::new(name.clone(), None, &PullPolicySpec::default());
+            world.apply(Event::Policy(Box::new(policy), Box::default()), now);
+            world.note_start(&name, &"node".into(), now);
+            world.apply(Event::Gone(Kind::Policy, name.clone()), now);
+            assert!(world.starts(&name).is_some(), "it may be there again before the delay has passed");
+        }
+        assert_eq!(world.starts.len(), 24 * 60);
     }
 }

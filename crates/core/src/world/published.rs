@@ -1,7 +1,7 @@
 //! Statuses as the API server last showed them, and which changes of them are news.
 
-use drop_api::CachedImageStatus;
 use drop_api::condition::{self, Condition};
+use drop_api::{CachedImageSetStatus, CachedImageStatus, DiscoveryPolicyStatus, PullPolicyStatus};
 use jiff::Timestamp;
 
 use crate::objects::image::Image;
@@ -20,12 +20,57 @@ pub(crate) fn is_progress(conditions: &[Condition]) -> bool {
 
 /// Whether conditions changed in a way that people wait for, and not only from
 /// one step of progress to another.
-pub(crate) fn is_news(before: &[Condition], after: &[Condition]) -> bool {
+fn is_news(before: &[Condition], after: &[Condition]) -> bool {
     let progresses = is_progress(before) && is_progress(after);
     match (condition::ready(before), condition::ready(after)) {
         (Some(before), Some(after)) => before.status != after.status || (before.reason != after.reason && !progresses),
         (before, after) => before != after,
     }
+}
+
+/// What all statuses have in common.
+pub(crate) trait Status: Clone + PartialEq {
+    fn conditions(&self) -> &[Condition];
+
+    fn observed_generation(&self) -> Option<i64>;
+
+    /// Whether it shows the end of something that people watch.
+    fn is_at_rest(&self) -> bool;
+
+    /// Whether it is to be written at once, and not with the next progress.
+    fn is_urgent_after(&self, before: &Self) -> bool {
+        is_news(before.conditions(), self.conditions())
+            || before.observed_generation() != self.observed_generation()
+            || self.is_at_rest()
+    }
+}
+
+/// Implements [`Status`]; the function says whether a status is at rest.
+macro_rules! statuses {
+    ($($status:ty: $is_at_rest:expr,)*) => {$(
+        impl Status for $status {
+            fn conditions(&self) -> &[Condition] {
+                &self.conditions
+            }
+
+            fn observed_generation(&self) -> Option<i64> {
+                self.observed_generation
+            }
+
+            fn is_at_rest(&self) -> bool {
+                let is_at_rest: fn(&Self) -> bool = $is_at_rest;
+                is_at_rest(self)
+            }
+        }
+    )*};
+}
+
+statuses! {
+    CachedImageStatus: |_| false,
+    CachedImageSetStatus: |_| false,
+    // It is written once for each run.
+    DiscoveryPolicyStatus: |_| true,
+    PullPolicyStatus: |status| status.nodes_pulling == 0 && status.pulls_waiting == 0,
 }
 
 /// A status, as the API server last showed it.
@@ -46,7 +91,7 @@ pub(crate) struct Published<S> {
     pub(crate) progress: u32,
 }
 
-impl<S: Clone + PartialEq> Published<S> {
+impl<S: Status> Published<S> {
     /// Takes in what the watch shows. While a write is under way that is older, and it may be
     /// for a while after its answer. Returns whether it is something else than was known.
     pub(super) fn observe(&mut self, status: S) -> bool {
@@ -82,7 +127,8 @@ impl<S: Clone + PartialEq> Published<S> {
     }
 
     /// Takes a write as done that was only just asked for.
-    pub(super) fn write(&mut self, status: &S, is_news: bool, now: Timestamp) {
+    pub(super) fn write(&mut self, status: &S, now: Timestamp) {
+        let is_news = is_news(self.status.conditions(), status.conditions());
         self.progress = if is_news { 0 } else { self.progress.saturating_add(1) };
         if self.status != *status {
             let before = std::mem::replace(&mut self.status, status.clone());
@@ -94,9 +140,7 @@ impl<S: Clone + PartialEq> Published<S> {
         self.is_under_way = true;
         self.written_at = Some(now);
     }
-}
 
-impl<S: PartialEq> Published<S> {
     /// Whether the API server has this status, as far as is known.
     pub(crate) fn is(&self, status: &S) -> bool {
         self.is_confirmed && self.status == *status

@@ -1,6 +1,7 @@
 //! What the lists of nodes prove of images.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -39,19 +40,19 @@ impl World {
         }
     }
 
-    /// What an image on a node is judged by, if `memory` is what is remembered.
+    /// What an image on a node is judged by, if `record` is what is remembered of it there.
     pub(crate) fn evidence<'a>(
         &self,
         entry: &'a NodeEntry,
         listed: &Index<'a>,
         known: &Known<'a>,
-        memory: Option<&'a Memory>,
+        record: Option<&'a Record>,
+        node_fails: bool,
     ) -> Evidence<'a> {
         let node = &entry.node;
         let image = &known.entry.image;
-        let record = memory.and_then(|memory| memory.images.get(&image.reference));
         let usual_size = || known.sizes?.get(&node.platform).copied();
-        let size = record.and_then(|record| record.size).or_else(usual_size);
+        let size = record.and_then(|record| record.size).map(NonZeroU64::get).or_else(usual_size);
         let sight = |name| listed.sight(name, size, entry.full_list);
         // Under the name that it was pulled by, where admission has rewritten its own.
         let pulled_as = record.and_then(|record| record.pulled_as.as_deref());
@@ -61,7 +62,7 @@ impl World {
         };
         let sighting = match (sighting, node.readiness) {
             // The list of a kubelet that does not report is an old one.
-            (Sighting::Absent, Readiness::Lost { .. }) => Sighting::Unknown,
+            (Sighting::Absent, Readiness::Lost) => Sighting::Unknown,
             (sighting, _) => sighting,
         };
         Evidence {
@@ -70,7 +71,7 @@ impl World {
             sighting,
             newest: known.newest.map(|newest| newest.seen_from(&node.name, &node.platform)).unwrap_or_default(),
             repull_interval: known.repull_interval,
-            node_fails: memory.is_some_and(|memory| memory.node_failure.is_some()),
+            node_fails,
             listed_within: self.settings.listed_within,
         }
     }
@@ -79,21 +80,23 @@ impl World {
     /// that were found, and those that were evicted. Returns how many were evicted.
     pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
         let mut evictions = 0;
+        let node_fails = memory.node_failure.is_some();
+        let mut room = memory.room();
         let index = node.node.inventory.index(node.standings.len());
-        for entry in node.standings.keys().filter_map(|image| self.images.get(image)) {
+        for (entry, _) in self.images_on(node, |_| true) {
             let reference = &entry.image.reference;
-            let evidence = self.evidence(node, &index, &self.known(entry), Some(&memory));
+            let record = memory.images.get(reference);
+            let evidence = self.evidence(node, &index, &self.known(entry), record, node_fails);
             if evidence.was_removed_unwanted(now) {
                 memory.images.remove(reference);
                 continue;
             }
             let is_there = standing(&evidence, now).0;
             let size = match evidence.sighting {
-                Sighting::Present(listed) => Some(listed.size).filter(|size| *size > 0),
+                Sighting::Present(listed) => NonZeroU64::new(listed.size),
                 Sighting::Absent | Sighting::Unknown => None,
             };
-            let has_room = memory.has_room();
-            let is_known = memory.images.get(reference).is_some_and(|record| record.current_since().is_some());
+            let is_known = record.is_some_and(|record| record.current_since().is_some());
             let id = evidence.counts_as_pulled().filter(|_| !is_known).map(|digest| ImageId::new(digest.into()));
             match memory.images.get_mut(reference) {
                 Some(record) => {
@@ -107,7 +110,8 @@ impl World {
                         record.failure = None;
                     }
                 }
-                None if is_there.is_there() && has_room => {
+                None if is_there.is_there() && room > 0 => {
+                    room -= 1;
                     let record = Record { found_at: Some(now), id, size, ..Record::default() };
                     memory.images.insert(reference.clone(), record);
                 }

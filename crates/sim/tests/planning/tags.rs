@@ -205,6 +205,29 @@ fn a_tag_that_moves_is_followed_on_every_platform() {
 }
 
 #[test]
+fn a_tag_that_moves_is_followed_by_the_nodes_of_every_cached_image_that_wants_it() {
+    let mut lab = nodes(4);
+    lab.knobs.lists = true;
+    for (node, pool) in [("a", "one"), ("b", "one"), ("c", "two"), ("d", "two")] {
+        lab.edit_node(node, |node| node.labels = [("pool".to_owned(), pool.to_owned())].into());
+        let machine = Machine { bare_image_ids: pool == "two", ..Machine::default() };
+        lab.knobs.machines.insert(node.to_owned(), machine);
+    }
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("15m")));
+    lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), OLD.to_owned());
+    for pool in ["one", "two"] {
+        lab.image_with(pool, "alpine:1", |image| {
+            under("p")(image);
+            image.node_selector = [("pool".to_owned(), pool.to_owned())].into();
+        });
+    }
+    lab.run(secs(3600.0));
+    lab.push("docker.io/library/alpine:1", NEW);
+    lab.run(secs(3600.0));
+    assert_eq!(behind(&lab), [""; 0], "{:?}", lab.starts());
+}
+
+#[test]
 fn a_tag_that_moves_is_followed_where_runtimes_report_bare_image_ids() {
     for bare in [&["a", "b", "c", "d", "e", "f", "g", "h"][..], &["a", "b", "c", "d"], &["h"]] {
         let mut lab = nodes(8);

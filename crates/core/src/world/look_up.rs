@@ -1,0 +1,41 @@
+//! Many keys looked up in one map.
+
+use std::collections::BTreeMap;
+
+/// How many times more entries a map may have than are looked up before it is searched for each.
+const SPARSE: usize = 8;
+
+/// What `map` has under each of `keys`, which are in order and may repeat. Where these are many, by one walk through both.
+pub(super) fn look_up<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, keys: &[&K]) -> Vec<Option<&'a V>> {
+    if keys.len() * SPARSE < map.len() {
+        return keys.iter().map(|key| map.get(*key)).collect();
+    }
+    let mut entries = map.iter().peekable();
+    let find = |key: &&K| {
+        while entries.next_if(|(other, _)| *other < *key).is_some() {}
+        entries.peek().filter(|(other, _)| *other == *key).map(|(_, value)| *value)
+    };
+    keys.iter().map(find).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Name;
+
+    #[test]
+    fn keys_are_found_in_maps_of_any_size() {
+        let names = ["b", "d", "d", "e"].map(Name::from);
+        let names: Vec<&Name> = names.iter().collect();
+        for keys in [&[][..], &["a"], &["d"], &["a", "b", "c", "e", "f"], &["c", "z"]] {
+            let many = (0..100).map(|number| format!("a{number}"));
+            let small: BTreeMap<Name, String> = keys.iter().map(|key| ((*key).into(), (*key).to_owned())).collect();
+            let mut large = small.clone();
+            large.extend(many.map(|key| (key.as_str().into(), key)));
+            for map in [small, large] {
+                let each: Vec<Option<&String>> = names.iter().map(|name| map.get(*name)).collect();
+                assert_eq!(look_up(&map, &names), each, "{keys:?}");
+            }
+        }
+    }
+}
