@@ -81,6 +81,8 @@ pub struct Request<'a> {
     pub url: Url,
     /// A form to post; without one it is a GET.
     pub form: Option<String>,
+    /// Whether the form is for the origin of `url` alone.
+    pub is_private: bool,
     /// `Authorization`, for the origin of `url` and for no other to which that redirects.
     pub authorization: Option<&'a HeaderValue>,
 }
@@ -243,6 +245,11 @@ impl<'a> Client<'a> {
             let response = timeout(self.limits.request, builder.send()).await.map_err(|_| too_late(&url))?;
             let response = response.map_err(|error| transport::failure(&error, &host(&url)))?;
             match redirect(&response, &url) {
+                Some(next) if request.is_private && next.origin() != origin => {
+                    let (from, to) = (host(&url), host(&next));
+                    let message = format!("unauthorized: {from} redirects to {to}, where the credentials do not go");
+                    return Err(SourceFailure::new(SourceReason::Unauthorized, message));
+                }
                 Some(next) => url = next,
                 None => {
                     let access = Access::of(self.credentials.login.is_some(), authorization.is_some(), &url);
@@ -443,7 +450,12 @@ mod tests {
     async fn get(url: &str, credentials: &Credentials, limits: Limits) -> Result<Response, SourceFailure> {
         let seat = Seat::default();
         let client = Client::new(url, credentials, limits, &seat)?;
-        let request = Request { url: client.url("api", &[]), form: None, authorization: credentials.authorization() };
+        let request = Request {
+            url: client.url("api", &[]),
+            form: None,
+            is_private: false,
+            authorization: credentials.authorization(),
+        };
         let response = client.send(request).await?;
         if response.status.is_success() { Ok(response) } else { Err(client.refusal(&response)) }
     }
@@ -508,7 +520,7 @@ mod tests {
             let credentials = secret(&[("token", &token)]);
             let seat = Seat::default();
             let client = Client::new(&backend.url, &credentials, LIMITS, &seat).unwrap();
-            let request = Request { url: client.url("api", &[]), form: None, authorization: None };
+            let request = Request { url: client.url("api", &[]), form: None, is_private: false, authorization: None };
             let mut response = client.send(request).await.unwrap();
             let failure = client.json::<Vec<u8>>(&mut response).await.unwrap_err();
             assert!(!failure.message.contains("s3c"), "{failure}");

@@ -68,7 +68,7 @@ pub async fn fetch(
             ("direction", "forward".to_owned()),
         ];
         let url = client.url("loki/api/v1/query_range", &parameters);
-        let request = Request { url, form: None, authorization: credentials.authorization() };
+        let request = Request { url, form: None, is_private: false, authorization: credentials.authorization() };
         let mut response = client.send(request).await?;
         if let Some(fewer) = fewer_lines(&response, page) {
             page = fewer;

@@ -152,7 +152,7 @@ impl Server<'_> {
             (self.client.url(path, &[]), Some(form))
         };
         let authorization = self.client.credentials().authorization();
-        self.client.send(Request { url, form, authorization }).await
+        self.client.send(Request { url, form, is_private: false, authorization }).await
     }
 }
 

@@ -96,7 +96,8 @@ impl<'a> Session<'a> {
             Pass::Token(token) => Some(&token.header),
         };
         let authorization = header.filter(|_| is_own);
-        let mut response = self.client.send(Request { url: url.clone(), form: None, authorization }).await?;
+        let request = Request { url: url.clone(), form: None, is_private: false, authorization };
+        let mut response = self.client.send(request).await?;
         let is_own = self.client.is_own(&response.url);
         response.access = match &mut self.pass {
             _ if !is_own => Access::of(self.login.is_some(), false, &response.url),
@@ -108,6 +109,8 @@ impl<'a> Session<'a> {
                 self.is_login_shown = true;
                 Access::Login
             }
+            // A login that was of no use, such as an identity token where there is no token service.
+            Pass::Nothing if self.login.is_some() => Access::Login,
             Pass::Nothing => Access::None,
         };
         Ok(response)
@@ -116,8 +119,8 @@ impl<'a> Session<'a> {
     /// Whether a guest was led to where people log in, instead of being refused: proxies in front of registries do so.
     fn is_sent_away(&self, url: &Url, response: &Response) -> bool {
         let may_log_in = matches!(self.pass, Pass::Nothing) && self.login.is_some_and(|login| login.header().is_some());
-        let is_away = !self.client.is_own(&response.url) || self.client.web_page(response).is_some();
-        may_log_in && self.client.is_own(url) && response.status.is_success() && is_away
+        let is_page = response.status.is_success() && self.client.web_page(response).is_some();
+        may_log_in && self.client.is_own(url) && is_page
     }
 
     /// Takes the next way in that a refusal leaves; `false` where there is none.
@@ -169,9 +172,13 @@ impl<'a> Session<'a> {
         if !["http://", "https://", "/"].iter().any(|start| lower.starts_with(start)) {
             return None;
         }
-        let realm = registry.join(realm).ok()?;
+        let mut realm = registry.join(realm).ok()?;
+        if let Some(own) = self.client.as_own(&realm).filter(|own| own.scheme() == "https" && realm.scheme() == "http")
+        {
+            realm = own;
+        }
         Some(Service {
-            realm: self.client.as_own(&realm).unwrap_or(realm),
+            realm,
             name: challenge.get("service").map(str::to_owned),
             scope: challenge.get("scope").map_or_else(|| format!("repository:{}:pull", self.name), str::to_owned),
         })
@@ -206,7 +213,8 @@ impl<'a> Session<'a> {
             None | Some(Login::Other(_)) => Access::Guest,
             Some(_) => Access::HeldBack(url.clone()),
         };
-        let mut response = self.client.send(Request { url, form, authorization }).await?;
+        let is_private = form.is_some();
+        let mut response = self.client.send(Request { url, form, is_private, authorization }).await?;
         response.access = access.clone();
         let Issued { token, access_token } = self.client.json(&mut response).await?;
         let token = token.filter(|token| !token.is_empty()).or(access_token).filter(|token| !token.is_empty());
@@ -358,7 +366,7 @@ mod tests {
             "realm=OWN/token,service=x",
             r#"realm="OWN/token";service="x""#,
             r#"realm="OWN/token",scope="",service="""#,
-            r#"realm="HTTP://127.0.0.1/token""#,
+            r#"REALM="OWN/token""#,
             r#"error="invalid_token",realm="OWN/token""#,
         ];
         for case in cases {
@@ -593,11 +601,12 @@ mod tests {
 
     #[tokio::test]
     async fn no_login_reaches_another_origin() {
-        type Away = fn(&str) -> Reply;
-        let ways: [Away; 3] = [
-            |stranger| reply(307, &[("location", stranger)], ""),
-            |stranger| bearer(&format!(r#"realm="{stranger}/token""#)),
-            |stranger| {
+        type Away = fn(&str, &str) -> Reply;
+        let ways: [Away; 4] = [
+            |stranger, _| reply(307, &[("location", stranger)], ""),
+            |_, own| bearer(&format!(r#"realm="{own}/token""#)),
+            |stranger, _| bearer(&format!(r#"realm="{stranger}/token""#)),
+            |stranger, _| {
                 let challenge = format!(r#"Basic realm="x", Bearer realm="{stranger}/token""#);
                 reply(401, &[("www-authenticate", &challenge)], "")
             },
@@ -605,7 +614,11 @@ mod tests {
         for way in ways {
             let stranger = Fake::start(|_| reply(200, &[], r#"{"token":"t0k"}"#)).await;
             let away = stranger.url.clone();
-            let registry = Fake::start(move |_| way(&away)).await;
+            let registry = start(move |got, own| match got.target.starts_with("/token") {
+                true => reply(307, &[("location", &away)], ""),
+                false => way(&away, own),
+            })
+            .await;
             for (credentials, secrets) in logins(&registry.host) {
                 let _ = ask(&registry.url, &credentials, 1).await;
                 for got in stranger.got() {
