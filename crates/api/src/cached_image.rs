@@ -174,9 +174,12 @@ pub struct CachedImageStatus {
     pub nodes_pulling: i32,
     /// Nodes where the last pull failed.
     pub nodes_failed: i32,
-    /// The digest of the newest pull.
+    /// The digest of the image: what the registry serves, if it was asked (see `lookup`), or else what the newest
+    /// pull got.
     #[schemars(length(max = 71))]
     pub resolved_digest: Option<String>,
+    /// What the registry said; absent if it is not asked (`lookup: Never` in the PullPolicy) or has not answered yet.
+    pub lookup: Option<LookupStatus>,
     /// When a pull last succeeded.
     pub last_pulled_at: Option<Timestamp>,
     /// When a pull last ended, well or not.
@@ -186,6 +189,23 @@ pub struct CachedImageStatus {
     /// The nodes that failed most recently, at most ten.
     #[schemars(length(max = 10))]
     pub failures: Vec<NodeFailure>,
+}
+
+/// What an image's registry said when Drop asked it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LookupStatus {
+    /// The digest that the registry serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 71))]
+    pub digest: Option<String>,
+    /// Since when Drop has known this digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Why the registry could not be asked the last time, so that nodes find out by pulling; absent if it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub message: Option<String>,
 }
 
 /// One node's failure to pull.

@@ -56,6 +56,9 @@ pub struct PullPolicySpec {
     /// How often a tag that is there already is looked up again; absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repull_interval: Option<GoDuration>,
+    /// Whether Drop asks registries for digests, platforms and sizes, so that a moved tag, a missing image or a
+    /// missing platform needs no Pod.
+    pub lookup: LookupMode,
     /// How long a pull Pod may take from the moment its node starts on it.
     pub pull_timeout: GoDuration,
     /// How many images of one set are pulled by one Pod.
@@ -85,6 +88,7 @@ impl Default for PullPolicySpec {
             min_delay_between_pulls: GoDuration::from_secs(10),
             failure_backoff: FailureBackoff::default(),
             repull_interval: None,
+            lookup: LookupMode::Auto,
             pull_timeout: GoDuration::from_secs(3600),
             images_per_pod: 10,
             paused: false,
@@ -119,6 +123,16 @@ impl Default for FailureBackoff {
     fn default() -> Self {
         Self { initial: GoDuration::from_secs(30), max: GoDuration::from_secs(300) }
     }
+}
+
+/// Whether Drop asks registries for the images of a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LookupMode {
+    /// Drop asks, with the image's pull secrets. Where a registry cannot be asked, one node finds out by pulling.
+    #[default]
+    Auto,
+    /// Drop never asks.
+    Never,
 }
 
 /// Whether pull Pods use the node's network, which works before the network

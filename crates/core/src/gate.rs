@@ -23,7 +23,7 @@ use crate::objects::policy::Policy;
 use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::order::Urgency;
-use crate::world::{ImageEntry, NodeEntry, OnNode, World};
+use crate::world::{ImageEntry, Lookup, NodeEntry, OnNode, World};
 
 /// The purpose of a pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,10 @@ enum Rule {
     PolicyExists,
     NotPaused,
     MayBePulled,
+    IsLookedUp,
+    Exists,
     KubeletReports,
+    ServesPlatform,
     HasNetwork,
     HasRoom,
     NotRefused,
@@ -187,7 +190,7 @@ impl<'a> Pair<'a, '_> {
     pub(crate) fn check_alone(&self, purpose: Purpose, tried: &BTreeSet<Reference>) -> Result<(), Held> {
         // A side of the built-in policy stands for one that is missing.
         let policy = Some(self.side.policy).filter(|policy| policy.name == self.image.image.policy);
-        check_image(self.image, policy)?;
+        check_image(self.world, self.image, policy, self.side.now)?;
         self.check_here()?;
         check_trouble(self.world, self.image, self.side.policy, purpose, tried, self.side.now)
     }
@@ -200,6 +203,10 @@ impl<'a> Pair<'a, '_> {
         let (side, now) = (self.side, self.side.now);
         let (image, here) = (&self.image.image, &side.here);
         side.check()?;
+        let served = self.world.lookup(&image.reference).and_then(Lookup::served);
+        if served.is_some_and(|served| !served.manifest.serves(&side.node.node.platform)) {
+            return Rule::ServesPlatform.holds();
+        }
         if !here.has_room(&image.reference) {
             return Rule::HasRoom.holds();
         }
@@ -225,6 +232,13 @@ impl<'a> Pair<'a, '_> {
             Rule::PolicyExists => Verdict::PullPolicyNotFound { policy: image.policy.clone() },
             Rule::NotPaused => Verdict::Paused { policy: policy.name.clone() },
             Rule::MayBePulled => Verdict::NeverPulled,
+            Rule::IsLookedUp => Verdict::LookingUp,
+            Rule::Exists => {
+                let failure = world.lookup(&image.reference).and_then(Lookup::failure);
+                let cause = failure.map_or_else(|| "".into(), |failure| failure.message.clone());
+                Verdict::NotFound { cause, at: world.lookup_at(&image.reference) }
+            }
+            Rule::ServesPlatform => Verdict::NoImageForPlatform { platform: side.node.node.platform.clone() },
             Rule::KubeletReports => Verdict::NodeLost,
             Rule::HasNetwork => Verdict::NodeWithoutNetwork,
             Rule::HasRoom => Verdict::TooManyImages,
@@ -278,13 +292,22 @@ impl<'a> Pair<'a, '_> {
     }
 }
 
-/// Whether the image's policy, if there is one, and spec let it be pulled at all.
-pub(crate) fn check_image(image: &ImageEntry, policy: Option<&Policy>) -> Result<(), Held> {
+/// Whether the image's policy, if there is one, spec and registry let it be pulled at all.
+pub(crate) fn check_image(
+    world: &World,
+    image: &ImageEntry,
+    policy: Option<&Policy>,
+    now: Timestamp,
+) -> Result<(), Held> {
     match policy {
         None => Rule::PolicyExists.holds(),
         Some(policy) if policy.paused => Rule::NotPaused.holds(),
         Some(_) if image.image.pull == ImagePullPolicy::Never => Rule::MayBePulled.holds(),
-        Some(_) => Ok(()),
+        Some(_) => match world.lookup(&image.image.reference) {
+            Some(lookup) if lookup.failure().is_some_and(|failure| failure.is_missing) => Rule::Exists.holds(),
+            Some(lookup) => Rule::IsLookedUp.holds_before(lookup.holds_until(), now),
+            None => Ok(()),
+        },
     }
 }
 

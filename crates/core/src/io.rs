@@ -3,5 +3,6 @@
 pub mod effect;
 pub mod event;
 pub mod flights;
+pub mod lookup;
 pub mod notice;
 pub mod plan;

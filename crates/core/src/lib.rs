@@ -30,9 +30,10 @@ pub use gate::verdict;
 pub use io::effect::Effect;
 pub use io::event::Event;
 pub use io::plan::{Look, Plan};
-pub use io::{effect, event, notice};
+pub use io::{effect, event, lookup, notice};
 pub use objects::{
-    failure, image, image_set, inventory, memory, newest, node, placement, policy, presence, pull_pod, reference,
+    failure, image, image_set, inventory, manifest, memory, newest, node, placement, policy, presence, pull_pod,
+    reference,
 };
 pub use pace::{backoff, clock, order};
 pub use plan::plan;

@@ -4,6 +4,7 @@ pub mod failure;
 pub mod image;
 pub mod image_set;
 pub mod inventory;
+pub mod manifest;
 pub mod memory;
 pub mod newest;
 pub mod node;

@@ -1,6 +1,7 @@
 //! What to do now, and when to look again.
 
 mod discoveries;
+mod lookups;
 mod pods;
 mod sets;
 mod starts;
@@ -43,6 +44,7 @@ pub fn plan(world: &World, now: Timestamp) -> Plan {
     starts::start_pulls(world, now, &mut plan);
     writes::record_nodes(world, now, &mut plan);
     writes::publish_images(world, now, &mut plan);
+    lookups::look_up(world, now, &mut plan);
     discoveries::tend_discoveries(world, now, &mut plan);
     sets::tend_sets(world, now, &mut plan);
     writes::publish_policies(world, now, &mut plan);

@@ -43,6 +43,8 @@ pub struct Settings {
     /// The wait before sources that failed are asked again; doubled up to the policy's
     /// `syncInterval`.
     pub discovery_retry: SignedDuration,
+    /// Whether registries can be asked for the images of policies with `lookup: Auto`.
+    pub looks_up: bool,
     /// The policy of images that name none.
     pub built_in_policy: PullPolicySpec,
 }
@@ -64,6 +66,7 @@ impl Default for Settings {
             repair_initial: SignedDuration::from_mins(1),
             repair_max: SignedDuration::from_hours(6),
             discovery_retry: SignedDuration::from_secs(30),
+            looks_up: false,
             built_in_policy: PullPolicySpec::default(),
         }
     }

@@ -13,6 +13,7 @@ mod images;
 mod judge;
 mod lines;
 mod look_up;
+mod lookups;
 mod nodes;
 mod on_node;
 mod outbox;
@@ -50,6 +51,7 @@ pub(crate) use caches::CacheEntry;
 pub(crate) use discoveries::DiscoveryEntry;
 pub(crate) use images::{ImageEntry, Refused};
 pub(crate) use lines::Places;
+pub(crate) use lookups::Lookup;
 pub(crate) use nodes::NodeEntry;
 pub(crate) use on_node::OnNode;
 pub(crate) use pods::{PodEntry, Stage};
@@ -92,6 +94,8 @@ pub struct World {
     troubled: BTreeMap<Name, Failure>,
     /// Per image how it fares.
     health: BTreeMap<Reference, Health>,
+    /// Per wanted image what its registry says, where that is asked.
+    lookups: BTreeMap<Reference, Lookup>,
     /// Per host how its registry fares.
     registries: BTreeMap<Name, Registry>,
     /// Per wanted image and platform the least size in bytes with which a node has listed it.
@@ -130,6 +134,8 @@ enum Moment {
 /// What [`World::settle`] has to look at.
 #[derive(Debug, Default)]
 struct Dirty {
+    /// References whose registries may have to be asked, or not any more.
+    lookups: BTreeSet<Reference>,
     /// Sets that may ask for other images.
     sets: BTreeSet<Name>,
     /// Images whose placement, place in the queues and standings may have changed.
@@ -171,6 +177,7 @@ impl World {
             pulling: BTreeMap::new(),
             troubled: BTreeMap::new(),
             health: BTreeMap::new(),
+            lookups: BTreeMap::new(),
             registries: BTreeMap::new(),
             sizes: BTreeMap::new(),
             queues: BTreeMap::new(),
@@ -280,7 +287,7 @@ impl World {
                         entry.published.write(status, now);
                     }
                 }
-                Effect::Discover(_) => self.outbox.remove(&effect.key()),
+                Effect::Discover(_) | Effect::LookUp(_) => self.outbox.remove(&effect.key()),
                 Effect::PatchDiscovery { policy, status } => {
                     if let Some(entry) = self.discoveries.get_mut(policy) {
                         entry.published.write(status, now);
@@ -318,6 +325,8 @@ impl World {
         for set in std::mem::take(&mut self.dirty.sets) {
             self.gather(&set);
         }
+        let references = std::mem::take(&mut self.dirty.lookups);
+        self.choose_lookups(references, now);
         let filling: BTreeSet<Name> =
             self.flights_of_sets().filter_map(|(key, flight)| flight.fills(key)).cloned().collect();
         let before = std::mem::replace(&mut self.filling, filling.clone());

@@ -74,5 +74,6 @@ fn resource(key: &EffectKey) -> &'static str {
         EffectKey::Tell(..) => "Events",
         EffectKey::Image(_) | EffectKey::Set(_) | EffectKey::Policy(_) | EffectKey::DiscoveryStatus(_) => "statuses",
         EffectKey::Discovery(_) => "discoveries",
+        EffectKey::LookUp(_) => "lookups",
     }
 }

@@ -57,6 +57,10 @@ pub struct OperatorArgs {
     /// Let one of several replicas work, by the Lease `drop` in the pod namespace
     #[arg(long, env = "DROP_LEADER_ELECTION", default_value_t = true, action = ArgAction::Set)]
     pub leader_election: bool,
+    /// Ask registries for the digests, platforms and sizes of wanted images, where a PullPolicy does not say
+    /// `lookup: Never`
+    #[arg(long, env = "DROP_LOOKUP", default_value_t = false, action = ArgAction::Set)]
+    pub lookup: bool,
     /// How long a standby waits for a silent leader before it takes over, at least 3s. Where there has never been a
     /// Lease, the first replica waits as long
     #[arg(long, env = "DROP_LEASE_DURATION", default_value = "15s")]
@@ -199,6 +203,7 @@ impl OperatorArgs {
             listed_within: timing.listed_within.get(),
             listed_images: usize::try_from(timing.node_status_max_images).unwrap_or(usize::MAX),
             discovery_retry: timing.discovery_retry.get(),
+            looks_up: self.lookup,
             repair_initial: timing.repair_initial.get(),
             repair_max: timing.repair_max.get(),
             built_in_policy: PullPolicySpec {

@@ -12,6 +12,7 @@ mod fields;
 mod isolation;
 mod link;
 mod loki;
+mod lookup;
 mod manifest;
 mod prometheus;
 mod registry;
@@ -30,6 +31,7 @@ use jiff::Timestamp;
 pub use client::Limits;
 pub use credentials::{Credentials, check_authorities};
 pub use isolation::end_with_panics;
+pub use lookup::look_up;
 pub use run::run;
 pub use seat::Seat;
 

@@ -141,7 +141,7 @@ impl Lab {
                 };
                 // Sources may take minutes.
                 let (usual, limit) = match &*effect {
-                    Effect::Discover(_) => (self.knobs.asking, LONGEST),
+                    Effect::Discover(_) | Effect::LookUp(_) => (self.knobs.asking, LONGEST),
                     _ => (self.knobs.reply, TIME_LIMIT),
                 };
                 let way_back = if let Fate::Late(way) = fate { way } else { self.jittered(usual) };

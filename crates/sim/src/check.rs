@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use drop_api::cached_image::ImagePullPolicy;
 use drop_api::condition::{self, Condition, ConditionStatus};
-use drop_api::pull_policy::HostNetwork;
+use drop_api::pull_policy::{HostNetwork, LookupMode};
 use drop_api::{CachedImageStatus, NodeCache, PullPolicySpec};
 use drop_core::effect::{EffectKey, PodOrder, Pull};
 use drop_core::node::Readiness;
@@ -116,6 +116,14 @@ impl Lab {
         // That the machine is gone may be shown later than that its NodeCache is.
         let is_there = |node_uid: &Name| self.api.node_of_uid(node_uid).is_some();
         let Some(own) = done.filter(|_| is_there(node_uid)) else { return true };
+        let node = self.api.node_of_uid(node_uid).map(|node| node.name.clone()).unwrap_or_default();
+        let asks = self.settings.looks_up && policy.lookup == LookupMode::Auto && policy.repull_interval.is_some();
+        let is_behind = own.image_id != self.newest_id(&node, &pull.reference);
+        let is_older = self.record.pushed.get(pull.reference.as_str()).is_some_and(|at| own.at <= *at);
+        if asks && (is_behind || is_older) {
+            // The registry told that the tag has moved.
+            return true;
+        }
         let Some(interval) = policy.repull_interval.as_ref().filter(|_| pull.policy == ImagePullPolicy::Always) else {
             return false;
         };

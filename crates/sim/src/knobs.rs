@@ -75,6 +75,10 @@ pub struct Knobs {
     pub digests_by_platform: BTreeSet<String>,
     /// What runtimes of some nodes tell instead, by node and reference: their mirrors lag behind.
     pub digests_on: BTreeMap<String, BTreeMap<String, String>>,
+    /// The platforms for which registries have references, if not for all.
+    pub platforms: BTreeMap<String, Vec<String>>,
+    /// Registries that nodes reach and the operator does not, by host.
+    pub out_of_reach: BTreeSet<String>,
     /// What sources answer, by their addresses.
     pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
     /// What sources answer every other time, by their addresses: it takes turns with what is in `sources`.
@@ -122,6 +126,8 @@ impl Default for Knobs {
             digests: BTreeMap::new(),
             digests_by_platform: BTreeSet::new(),
             digests_on: BTreeMap::new(),
+            platforms: BTreeMap::new(),
+            out_of_reach: BTreeSet::new(),
             sources: BTreeMap::new(),
             alternates: BTreeMap::new(),
             asking: secs(0.01),

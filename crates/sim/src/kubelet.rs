@@ -180,7 +180,7 @@ impl Lab {
     }
 
     /// Why an image cannot be pulled with these Secrets, in the words of containerd, if so.
-    fn lacks_secret(&self, secrets: &[Name], image: &Reference) -> Option<Failure> {
+    pub(crate) fn lacks_secret(&self, secrets: &[Name], image: &Reference) -> Option<Failure> {
         let secret = self.knobs.private.get(image.as_str())?;
         let is_known = self.api.secrets.contains_key(secret) && !self.knobs.wrong_secrets.contains(secret);
         let is_given = secrets.iter().any(|given| **given == **secret);
@@ -383,8 +383,13 @@ pub(crate) fn lacks_network(node: &mut Node) {
 }
 
 /// The ID of an image whose digest is in `id`: that of its configuration, which is another one.
-fn bare_id(id: &str) -> Name {
+pub(crate) fn bare_id(id: &str) -> Name {
     format!("sha256:{}", hex(id.as_bytes())).into()
+}
+
+/// The digest of the manifest for one platform, of an index with this digest.
+pub(crate) fn platform_digest(digest: &str, platform: &str) -> String {
+    format!("sha256:{}", hex(format!("{digest} {platform}").as_bytes()))
 }
 
 /// Sixty-four hexadecimal digits that stand for `bytes`.
@@ -392,18 +397,29 @@ fn hex(bytes: &[u8]) -> String {
     format!("{:064x}", stable_hash(bytes))
 }
 
+/// The repository of an image, as it is written.
+pub(crate) fn repository(image: &Reference) -> &str {
+    image.as_str().split([':', '@']).next().unwrap_or_default()
+}
+
 impl Lab {
+    /// The digest under which the registry of an image serves its tag.
+    pub(crate) fn served_digest(&self, image: &Reference) -> String {
+        let usual = || format!("sha256:{:064x}", 7);
+        self.knobs.digests.get(image.as_str()).cloned().unwrap_or_else(usual)
+    }
+
     /// What the runtime of a node calls an image that it pulls now: its repository and digest.
     #[must_use]
     pub fn newest_id(&self, node: &str, image: &Reference) -> Name {
         let knobs = &self.knobs;
-        let repository = image.as_str().split([':', '@']).next().unwrap_or_default();
-        let usual = format!("sha256:{:064x}", 7);
+        let repository = repository(image);
+        let served = self.served_digest(image);
         let own = knobs.digests_on.get(node).and_then(|digests| digests.get(image.as_str()));
-        let digest = own.or_else(|| knobs.digests.get(image.as_str())).unwrap_or(&usual);
+        let digest = own.unwrap_or(&served);
         let platform = self.api.nodes.get(node).map(|node| node.platform.clone()).filter(|_| own.is_none());
         match platform.filter(|_| knobs.digests_by_platform.contains(image.as_str())) {
-            Some(platform) => format!("{repository}@sha256:{}", hex(format!("{digest} {platform}").as_bytes())).into(),
+            Some(platform) => format!("{repository}@{}", platform_digest(digest, &platform)).into(),
             None => format!("{repository}@{digest}").into(),
         }
     }

@@ -26,6 +26,7 @@ mod disk;
 mod knobs;
 mod kubelet;
 mod lab;
+mod lookups;
 pub mod manifest;
 mod pacing;
 mod process;

@@ -26,6 +26,8 @@ pub struct Record {
     /// CachedImages of which a status was lost on its way to the API server, or to the
     /// operator that leads now.
     pub unwritten: BTreeSet<String>,
+    /// When each image was last pushed anew.
+    pub pushed: BTreeMap<String, Timestamp>,
     /// Changes of NodeCaches, by their names.
     pub cache_writes: Vec<(Timestamp, String)>,
     /// Changes of PullPolicies' statuses, by their names.

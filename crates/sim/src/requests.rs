@@ -106,6 +106,7 @@ impl Lab {
                 Report::Done
             }
             Effect::Discover(order) => self.discover(order),
+            Effect::LookUp(inquiry) => Report::LookedUp(self.look_up(inquiry)),
             Effect::PatchDiscovery { policy, status } => {
                 let status: DiscoveryPolicyStatus = *self.arrived(status)?;
                 self.violate_all(self.faults_of_list(policy, &status));

@@ -28,6 +28,7 @@ pub fn violations_of(effect: &Effect) -> Vec<String> {
         Effect::UpdateChild { .. }
         | Effect::DeleteChild { .. }
         | Effect::Discover(_)
+        | Effect::LookUp(_)
         | Effect::Tell(_)
         | Effect::CreatePod(_)
         | Effect::DeletePod { .. }

@@ -208,7 +208,17 @@ impl Lab {
     pub(crate) fn failure_of(&self, node: &str, image: &Reference) -> Option<Failure> {
         let of_all = || self.knobs.broken_images.get(image.as_str()).cloned();
         let mut troubles = self.knobs.troubles.iter().filter(|trouble| trouble.concerns(node, image));
-        of_all().or_else(|| troubles.find_map(|trouble| trouble.outcome.failure(image)))
+        of_all()
+            .or_else(|| troubles.find_map(|trouble| trouble.outcome.failure(image)))
+            .or_else(|| self.lacks_platform(node, image))
+    }
+
+    /// Why a node cannot pull an image that its registry has for other platforms alone.
+    fn lacks_platform(&self, node: &str, image: &Reference) -> Option<Failure> {
+        let served = self.knobs.platforms.get(image.as_str())?;
+        let platform = &self.api.nodes.get(node)?.platform;
+        let is_served = served.iter().any(|other| **other == **platform);
+        (!is_served).then(|| unresolved(image, "no match for platform in manifest: not found"))
     }
 
     /// How long a node takes to pull an image, if it can, and bandwidth does not decide that.

@@ -220,6 +220,7 @@ impl Lab {
         self.note(|| format!("{image} is pushed anew"));
         self.knobs.digests.insert(image.to_owned(), digest.to_owned());
         self.record.changes.push(self.now);
+        self.record.pushed.insert(image.to_owned(), self.now);
     }
 
     /// Removes a node; Kubernetes collects its Pods and its NodeCache a little later.

@@ -30,6 +30,20 @@ pub enum Verdict {
     },
     /// It is not there, and `imagePullPolicy: Never` forbids to pull it.
     NeverPulled,
+    /// Its registry is being asked for it.
+    LookingUp,
+    /// Its registry has no such image.
+    NotFound {
+        /// What the registry says.
+        cause: Name,
+        /// When it is asked again.
+        at: Option<Timestamp>,
+    },
+    /// Its registry has nothing for the node's platform.
+    NoImageForPlatform {
+        /// The platform.
+        platform: Name,
+    },
     /// The PullPolicy that it names does not exist.
     PullPolicyNotFound {
         /// That name.
@@ -150,6 +164,9 @@ impl Verdict {
             Self::Next => "Next",
             Self::NotATarget { .. } => "NotATarget",
             Self::NeverPulled => "NeverPulled",
+            Self::LookingUp => "LookingUp",
+            Self::NotFound { .. } => "NotFound",
+            Self::NoImageForPlatform { .. } => "NoImageForPlatform",
             Self::PullPolicyNotFound { .. } => "PullPolicyNotFound",
             Self::Paused { .. } => "Paused",
             Self::NodeBusy { .. } => "NodeBusy",
@@ -179,6 +196,9 @@ impl fmt::Display for Verdict {
             Self::Next => f.write_str("about to be pulled"),
             Self::NotATarget { why } => f.write_str(why),
             Self::NeverPulled => f.write_str("not on the node, and imagePullPolicy is Never"),
+            Self::LookingUp => f.write_str("asking its registry for it"),
+            Self::NotFound { cause, .. } => write!(f, "{cause}"),
+            Self::NoImageForPlatform { platform } => write!(f, "no image for {platform}"),
             Self::PullPolicyNotFound { policy } => {
                 write!(
                     f,

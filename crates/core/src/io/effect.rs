@@ -8,6 +8,7 @@ use drop_api::{
 
 use crate::Name;
 use crate::discovery::Order;
+use crate::io::lookup::Inquiry;
 use crate::io::notice::Notice;
 use crate::objects::image::{ImagePullPolicy, Origin};
 use crate::objects::memory::Settlement;
@@ -87,6 +88,8 @@ pub enum Effect {
     },
     /// Ask the sources of a DiscoveryPolicy.
     Discover(Box<Order>),
+    /// Ask a registry for an image.
+    LookUp(Box<Inquiry>),
     /// Write a DiscoveryPolicy's status.
     PatchDiscovery {
         /// Its name.
@@ -131,6 +134,8 @@ pub enum EffectKey {
     Set(Name),
     /// A run of a DiscoveryPolicy.
     Discovery(Name),
+    /// A question to an image's registry.
+    LookUp(Reference),
     /// A DiscoveryPolicy's status.
     DiscoveryStatus(Name),
     /// A PullPolicy's status.
@@ -160,6 +165,7 @@ impl Effect {
             }
             Self::PatchSet { set, .. } => EffectKey::Set(set.clone()),
             Self::Discover(order) => EffectKey::Discovery(order.policy.clone()),
+            Self::LookUp(inquiry) => EffectKey::LookUp(inquiry.reference.clone()),
             Self::PatchDiscovery { policy, .. } => EffectKey::DiscoveryStatus(policy.clone()),
             Self::PatchPolicy { policy, .. } => EffectKey::Policy(policy.clone()),
             Self::Tell(notice) => EffectKey::Tell(notice.kind, notice.name.clone()),

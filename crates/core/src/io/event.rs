@@ -7,6 +7,7 @@ use drop_api::{CachedImage, CachedImageSetStatus, CachedImageStatus, DiscoveryPo
 use crate::Name;
 use crate::discovery::Discovered;
 use crate::io::effect::EffectKey;
+use crate::io::lookup::LookedUp;
 use crate::objects::image::Image;
 use crate::objects::image_set::ImageSet;
 use crate::objects::node::Node;
@@ -79,6 +80,8 @@ pub enum Report {
     Child(Box<CachedImage>),
     /// The sources were asked.
     Discovered(Box<Discovered>),
+    /// The registry was asked.
+    LookedUp(LookedUp),
     /// The NodeCache is now this.
     Recorded(Box<NodeCache>),
     /// Done, or needless because the object is gone.

@@ -1,6 +1,6 @@
 //! What planning needs of a PullPolicy.
 
-use drop_api::pull_policy::HostNetwork;
+use drop_api::pull_policy::{HostNetwork, LookupMode};
 use drop_api::scheduling::{NodeLabels, Toleration};
 use drop_api::{PullPolicy, PullPolicySpec};
 use jiff::SignedDuration;
@@ -30,6 +30,8 @@ pub struct Policy {
     pub backoff: Backoff,
     /// How often a tag that is there already is looked up again, if at all.
     pub repull_interval: Option<SignedDuration>,
+    /// Whether registries are asked for its images.
+    pub lookup: LookupMode,
     /// How long a Pod may pull.
     pub pull_timeout: SignedDuration,
     /// Images of one set in one Pod.
@@ -69,6 +71,7 @@ impl Policy {
             min_delay: spec.min_delay_between_pulls.get(),
             backoff: Backoff { initial: spec.failure_backoff.initial.get(), max: spec.failure_backoff.max.get() },
             repull_interval: spec.repull_interval.as_ref().map(drop_api::GoDuration::get),
+            lookup: spec.lookup,
             pull_timeout: spec.pull_timeout.get(),
             images_per_pod: count(spec.images_per_pod),
             paused: spec.paused,

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::objects::image::{Image, ImagePullPolicy};
 use crate::objects::inventory::{Listed, Sighting};
+use crate::objects::manifest::Manifest;
 use crate::objects::memory::Record;
 use crate::objects::newest::{ImageId, View};
 use crate::time::after;
@@ -52,6 +53,8 @@ pub struct Evidence<'a> {
     pub sighting: Sighting<'a>,
     /// What the newest pulls got, as far as that counts for the node.
     pub newest: View<'a>,
+    /// What its registry serves, and since when that is known, if the registry is asked.
+    pub served: Option<(&'a Manifest, Timestamp)>,
     /// After which time its policy has a tag looked up again, if it does.
     pub repull_interval: Option<SignedDuration>,
     /// Whether the node fails as a whole.
@@ -126,10 +129,13 @@ impl Evidence<'_> {
         }
     }
 
-    fn newest_of(&self, listed: &Listed) -> Option<&str> {
+    fn newest_of<'b>(&'b self, listed: &'b Listed) -> Option<&'b str> {
         let reference = &self.image.reference;
-        let newest = || self.newest.digest().filter(|newest| listed.digests(reference).any(|digest| digest == *newest));
-        reference.digest().or_else(newest)
+        let is_newest = |digest: &str| match self.served {
+            Some((manifest, _)) => manifest.is_digest(digest),
+            None => self.newest.digest() == Some(digest),
+        };
+        reference.digest().or_else(|| listed.digests(reference).find(|digest| is_newest(digest)))
     }
 
     /// From when on the image, which came onto the node at `since`, is outdated, if a pull elsewhere
@@ -145,6 +151,13 @@ impl Evidence<'_> {
             Sighting::Absent | Sighting::Unknown => None,
         };
         let pulled = self.record.and_then(|record| record.id.as_ref());
+        if let Some((manifest, known_since)) = self.served {
+            let listed = listed.into_iter().flat_map(|listed| listed.digests(reference));
+            let listed = listed.map(|digest| ImageId::new(digest.into()));
+            let mut known = listed.chain(pulled.cloned()).filter_map(|id| manifest.is(&id)).peekable();
+            let differs = known.peek().is_some() && !known.any(|is_newest| is_newest);
+            return differs.then(|| if since < known_since { known_since } else { after(since, interval) });
+        }
         let digests = listed.into_iter().flat_map(|listed| listed.digests(reference));
         let digests = digests.chain(pulled.and_then(ImageId::digest)).map(|digest| (digest, self.newest.digest()));
         let bare = pulled.and_then(ImageId::bare).map(|id| (id, self.newest.bare()));
@@ -217,6 +230,7 @@ mod tests {
             record,
             sighting,
             newest: newest_pulls.seen_from("here", "linux/amd64"),
+            served: None,
             repull_interval: Some(SignedDuration::from_secs(900)),
             node_fails: false,
             listed_within: SignedDuration::from_secs(120),

@@ -295,7 +295,11 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
     for entry in world.images().filter(|entry| entry.is_probed || any_asks) {
         let Some(policy) = world.policy_of(&entry.image) else { continue };
         let asks = policy.repull_interval.is_some();
-        if (!entry.is_probed && !asks) || check_image(entry, Some(policy)).is_err() {
+        if !entry.is_probed && !asks {
+            continue;
+        }
+        if let Err(held) = check_image(world, entry, Some(policy), now) {
+            held.until.into_iter().for_each(|at| plan.wake(at));
             continue;
         }
         let reference = &entry.image.reference;

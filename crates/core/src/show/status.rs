@@ -22,7 +22,7 @@ use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
 use crate::text::{count, plural, shortened};
 use crate::world::health::Health;
-use crate::world::{ImageEntry, NodeEntry, PodEntry, SetEntry, Stage, World};
+use crate::world::{ImageEntry, Lookup, NodeEntry, PodEntry, SetEntry, Stage, World};
 use crate::{Name, gate};
 
 /// The status of a CachedImage.
@@ -52,6 +52,13 @@ pub(crate) fn cached_image<'a>(
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
+    let lookup = world.lookup(&image.reference);
+    let lookup = match lookup {
+        // A process that has only just started knows nothing better than what the one before it wrote.
+        Some(lookup) if lookup.is_pending() => entry.published.status.lookup.clone(),
+        lookup => lookup.and_then(Lookup::status),
+    };
+    let served = lookup.as_ref().and_then(|lookup| lookup.digest.as_deref());
     let last_failure = health.failing.values().map(|failure| failure.at).max();
     let in_a_row = failures.iter().map(|(_, failure)| failure.count).max().unwrap_or(0).max(health.open_rounds());
     CachedImageStatus {
@@ -68,7 +75,8 @@ pub(crate) fn cached_image<'a>(
         nodes_ready: count(tally.there()),
         nodes_pulling: count(pulling.len()),
         nodes_failed: count(tally.failed),
-        resolved_digest: newest.and_then(|success| success.id.as_ref()?.digest()).map(str::to_owned),
+        resolved_digest: served.or_else(|| newest?.id.as_ref()?.digest()).map(str::to_owned),
+        lookup,
         last_pulled_at: newest.map(|success| success.at),
         last_attempted_at: newest.map(|success| success.at).max(last_failure),
         consecutive_failures: i32::try_from(in_a_row).unwrap_or(i32::MAX),
@@ -128,6 +136,10 @@ fn reason<'a>(
         };
         return say(reason, format!("{node}: {}{others}", failure.message));
     }
+    if let Some(failure) = world.lookup(&image.reference).and_then(Lookup::failure).filter(|failure| failure.is_missing)
+    {
+        return say("ErrImagePull", failure.message.to_string());
+    }
     if policy.paused && pulling.is_empty() {
         return say("Paused", Verdict::Paused { policy: policy.name.clone() }.to_string());
     }
@@ -144,7 +156,17 @@ fn reason<'a>(
         let node = evicted.map(|node| node.node.name.to_string()).unwrap_or_default();
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
-    let why = an_example(world, entry, policy, now).map(|node| {
+    let example = an_example(world, entry, policy, now);
+    let platform = |node: &NodeEntry| {
+        let served = world.lookup(&image.reference).and_then(Lookup::served)?;
+        let platform = &node.node.platform;
+        (!served.manifest.serves(platform)).then(|| platform.clone())
+    };
+    if let Some((node, platform)) = example.and_then(|node| Some((node, platform(node)?))) {
+        let verdict = Verdict::NoImageForPlatform { platform };
+        return say("NoImageForPlatform", format!("{progress}; {}: {verdict}", node.node.name));
+    }
+    let why = example.map(|node| {
         let budget = budget.get_or_init(|| Budget::new(world));
         let name = &node.node.name;
         // What failed or was refused is the reason until it succeeds, also in the moment in which it is

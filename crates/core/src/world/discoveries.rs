@@ -108,6 +108,7 @@ impl World {
     }
 
     fn secret_changed(&mut self, name: &Name) {
+        self.lookup_secret_changed(name);
         for (policy, entry) in &self.discoveries {
             let Ok(pipeline) = &entry.pipeline else { continue };
             if pipeline.queries().iter().any(|query| query.secret.as_deref() == Some(&**name)) {

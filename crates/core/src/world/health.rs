@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use drop_api::node_cache::FailureScope;
 use jiff::Timestamp;
 
-use super::{ImageEntry, World};
+use super::{ImageEntry, Lookup, World};
 use crate::Name;
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::memory::{Failure, Record};
@@ -190,6 +190,10 @@ impl World {
         let image = &wanted.image;
         let interval = policy.repull_interval?;
         if image.pull != ImagePullPolicy::Always || image.reference.digest().is_some() || wanted.tally.there() == 0 {
+            return None;
+        }
+        // Nobody has to pull for what the registry tells.
+        if self.lookup(&image.reference).is_some_and(Lookup::works) {
             return None;
         }
         let health = self.health.get(&image.reference);

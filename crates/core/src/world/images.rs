@@ -118,6 +118,7 @@ impl World {
 
     pub(super) fn want(&mut self, image: &Image) {
         self.outbox.note_policy(&image.policy);
+        self.dirty.lookups.insert(image.reference.clone());
         let names = self.wanted.entry(image.reference.clone()).or_default();
         let is_new = names.is_empty();
         names.insert(image.name.clone());
@@ -143,6 +144,7 @@ impl World {
 
     pub(super) fn unwant(&mut self, image: &Image) {
         self.outbox.note_policy(&image.policy);
+        self.dirty.lookups.insert(image.reference.clone());
         // Nodes that are no targets now, but were, remember it too.
         let remember = self.nodes.iter().filter(|(_, node)| {
             let memory = self.memory_of(&node.node).filter(|_| !node.standings.contains_key(&image.name));

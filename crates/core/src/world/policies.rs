@@ -42,8 +42,10 @@ impl World {
     }
 
     pub(super) fn policy_changed(&mut self, name: &Name) {
-        let concerned = self.images.values().filter(|entry| entry.image.policy == *name);
-        self.dirty.images.extend(concerned.map(|entry| entry.image.name.clone()));
+        for entry in self.images.values().filter(|entry| entry.image.policy == *name) {
+            self.dirty.images.insert(entry.image.name.clone());
+            self.dirty.lookups.insert(entry.image.reference.clone());
+        }
     }
 
     /// Takes in that pulls began under a policy.

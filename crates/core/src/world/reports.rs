@@ -69,6 +69,9 @@ impl World {
             }
             (EffectKey::Child { set, .. }, _) if is_overtaken => self.outbox.note_set(&set),
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
+            (EffectKey::LookUp(image), Report::LookedUp(answer)) => self.looked_up(&image, answer, now),
+            // Nothing was asked; the flight says when to try again.
+            (EffectKey::LookUp(image), _) => self.schedule_lookup(&image),
             (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
             // If it was written anew, the watch shows that.
             (EffectKey::Record(_), Report::Recorded(cache)) if !is_overtaken => self.set_cache(*cache, false, now),

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::lookups::{Lookup, Served};
 use super::{ImageEntry, NodeEntry, World};
 use crate::Name;
 use crate::objects::inventory::{Index, Sighting};
@@ -21,6 +22,8 @@ pub(crate) struct Known<'a> {
     sizes: Option<&'a BTreeMap<Name, u64>>,
     /// What the newest pulls got.
     newest: Option<&'a Newest>,
+    /// What its registry serves, and since when that is known.
+    served: Option<&'a Served>,
     /// After which time its policy has a tag looked up again, if it does.
     repull_interval: Option<SignedDuration>,
     /// Whether no other CachedImage wants the same.
@@ -35,6 +38,7 @@ impl World {
             entry,
             sizes: self.sizes.get(reference),
             newest: self.health.get(reference).map(|health| &health.newest),
+            served: self.lookup(reference).and_then(Lookup::served),
             repull_interval: self.policy_of(&entry.image).and_then(|policy| policy.repull_interval),
             is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
         }
@@ -70,6 +74,7 @@ impl World {
             record,
             sighting,
             newest: known.newest.map(|newest| newest.seen_from(&node.name, &node.platform)).unwrap_or_default(),
+            served: known.served.map(|served| (&*served.manifest, served.since)),
             repull_interval: known.repull_interval,
             node_fails,
             listed_within: self.settings.listed_within,

@@ -10,6 +10,7 @@ use drop_core::discovery::{Discovered, Order};
 use drop_core::effect::{Effect, PodOrder};
 use drop_core::event::{Event, Report};
 use drop_core::image::Origin;
+use drop_core::lookup::LookedUp;
 use jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, Request};
 use kube::{Api, Client, ResourceExt};
@@ -107,9 +108,9 @@ impl Executor {
         let executor = self.clone();
         tokio::spawn(async move {
             let key = effect.key();
-            // Discovery writes nothing and may take minutes, so it holds no permit and may outlive the Lease.
+            // Questions to others write nothing and may take minutes, so they hold no permit and may outlive the Lease.
             let limit = match effect {
-                Effect::Discover(_) => None,
+                Effect::Discover(_) | Effect::LookUp(_) => None,
                 _ => Some(executor.resources.time_limit),
             };
             let _permit = match limit {
@@ -169,6 +170,10 @@ impl Executor {
                 let secrets = Api::namespaced(self.resources.client.clone(), &self.resources.namespace);
                 let discovered = discover::run(order, &secrets, self.resources.limits).await;
                 Ok(Report::Discovered(Box::new(discovered)))
+            }
+            Effect::LookUp(inquiry) => {
+                let secrets = Api::namespaced(self.resources.client.clone(), &self.resources.namespace);
+                Ok(Report::LookedUp(discover::look_up(inquiry, &secrets, self.resources.limits).await))
             }
             Effect::PatchDiscovery { policy, status } => {
                 let api: Api<DiscoveryPolicy> = Api::all(self.resources.client.clone());
@@ -350,6 +355,18 @@ impl Executor {
             Effect::Discover(order) => {
                 if let Report::Discovered(discovered) = report {
                     self.answered(order, discovered);
+                }
+            }
+            Effect::LookUp(inquiry) => {
+                let image = &inquiry.reference;
+                match report {
+                    Report::LookedUp(LookedUp::Found(manifest)) => {
+                        info!(%image, digest = %manifest.digest, "looked up at its registry");
+                    }
+                    Report::LookedUp(LookedUp::NotFound { message } | LookedUp::Unavailable { message, .. }) => {
+                        warn!(%image, %message, "not looked up at its registry");
+                    }
+                    _ => debug!(%image, "unchanged at its registry"),
                 }
             }
             Effect::CheckPod { pod } => debug!(%pod, ?report, "looked up"),

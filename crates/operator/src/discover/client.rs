@@ -75,11 +75,30 @@ pub struct Client<'a> {
     elsewhere: reqwest::Client,
 }
 
+/// What a request is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Any content.
+    #[default]
+    Content,
+    /// The manifest of an image.
+    Manifest,
+    /// The digest of an image's manifest, which the headers have.
+    Digest,
+}
+
+/// The manifests that Drop can read: of one platform, and lists of them.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+
 /// One request.
 pub struct Request<'a> {
     /// What is asked for.
     pub url: Url,
-    /// A form to post; without one it is a GET.
+    /// What it is for: a digest takes a HEAD, all else a GET.
+    pub wanted: Wanted,
+    /// A form to post instead.
     pub form: Option<String>,
     /// Whether the form is for the origin of `url` alone.
     pub is_private: bool,
@@ -228,10 +247,17 @@ impl<'a> Client<'a> {
         for _ in 0..=MAX_REDIRECTS {
             let is_own = self.is_own(&url);
             let client = if is_own { &self.own } else { &self.elsewhere };
-            let method = if request.form.is_some() { Method::POST } else { Method::GET };
+            let method = match request.wanted {
+                _ if request.form.is_some() => Method::POST,
+                Wanted::Digest => Method::HEAD,
+                Wanted::Content | Wanted::Manifest => Method::GET,
+            };
             let mut builder = client.request(method, url.clone());
             if is_own {
                 builder = builder.headers(self.credentials.headers.clone());
+            }
+            if request.wanted != Wanted::Content {
+                builder = builder.header(header::ACCEPT, MANIFESTS);
             }
             let authorization = request.authorization.filter(|_| url.origin() == origin);
             if let Some(authorization) = authorization {
@@ -452,6 +478,7 @@ mod tests {
         let client = Client::new(url, credentials, limits, &seat)?;
         let request = Request {
             url: client.url("api", &[]),
+            wanted: Wanted::Content,
             form: None,
             is_private: false,
             authorization: credentials.authorization(),
@@ -520,7 +547,13 @@ mod tests {
             let credentials = secret(&[("token", &token)]);
             let seat = Seat::default();
             let client = Client::new(&backend.url, &credentials, LIMITS, &seat).unwrap();
-            let request = Request { url: client.url("api", &[]), form: None, is_private: false, authorization: None };
+            let request = Request {
+                url: client.url("api", &[]),
+                wanted: Wanted::Content,
+                form: None,
+                is_private: false,
+                authorization: None,
+            };
             let mut response = client.send(request).await.unwrap();
             let failure = client.json::<Vec<u8>>(&mut response).await.unwrap_err();
             assert!(!failure.message.contains("s3c"), "{failure}");

@@ -13,7 +13,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::at_most::AtMost;
-use super::client::{Client, Limits, Request, Response, host, invalid};
+use super::client::{Client, Limits, Request, Response, Wanted, host, invalid};
 use super::credentials::Credentials;
 use super::fields::{Fields, Pull, pull_in};
 use super::prometheus::{AllSeries, Envelope, Typed, images, is_too_long, says};
@@ -68,7 +68,13 @@ pub async fn fetch(
             ("direction", "forward".to_owned()),
         ];
         let url = client.url("loki/api/v1/query_range", &parameters);
-        let request = Request { url, form: None, is_private: false, authorization: credentials.authorization() };
+        let request = Request {
+            url,
+            wanted: Wanted::Content,
+            form: None,
+            is_private: false,
+            authorization: credentials.authorization(),
+        };
         let mut response = client.send(request).await?;
         if let Some(fewer) = fewer_lines(&response, page) {
             page = fewer;

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::at_most::AtMost;
-use super::client::{Client, Limits, Request, Response, host, invalid};
+use super::client::{Client, Limits, Request, Response, Wanted, host, invalid};
 use super::credentials::Credentials;
 use super::seat::Seat;
 use super::{Fetched, MAX_NAME, PER_NAME};
@@ -152,7 +152,7 @@ impl Server<'_> {
             (self.client.url(path, &[]), Some(form))
         };
         let authorization = self.client.credentials().authorization();
-        self.client.send(Request { url, form, is_private: false, authorization }).await
+        self.client.send(Request { url, wanted: Wanted::Content, form, is_private: false, authorization }).await
     }
 }
 

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::PER_NAME;
 use super::at_most::AtMost;
-use super::client::{Client, Limits, Response, host, invalid};
+use super::client::{Client, Limits, Response, Wanted, host, invalid};
 use super::credentials::Credentials;
 use super::link;
 use super::seat::Seat;
@@ -71,7 +71,8 @@ pub async fn fetch(
     }
 }
 
-fn address(url: &str) -> &str {
+/// The address of a registry, by the URL or name that images have.
+pub fn address(url: &str) -> &str {
     if registry_name(url) == DOCKER_HUB_NAME { DOCKER_HUB } else { url }
 }
 
@@ -106,12 +107,12 @@ impl Listing<'_> {
         let (mut tags, mut seen, mut asked) = (Vec::new(), HashSet::new(), HashSet::new());
         let (mut idle, mut has_links) = (0, false);
         loop {
-            let mut response = self.session.ask(&url).await?;
+            let mut response = self.session.ask(&url, Wanted::Content).await?;
             if asked.is_empty() && per_page > SMALL_PAGE && matches!(response.status.as_u16(), 400 | 422) {
                 per_page = SMALL_PAGE;
                 url = self.page(per_page, query.tag_seek.as_deref());
                 asked.insert(url.clone());
-                response = self.session.ask(&url).await?;
+                response = self.session.ask(&url, Wanted::Content).await?;
             }
             asked.insert(url.clone());
             let page: Page = self.client.json(&mut response).await?;

@@ -87,7 +87,7 @@ pub fn check_type(name: &str, type_: Option<&str>) -> Result<(), SourceFailure> 
 
 /// The data of a Secret, which is waited for no longer than `limit`: the cluster's
 /// client would wait for ever.
-async fn secret(
+pub async fn secret(
     name: &str,
     secrets: &Api<Secret>,
     limit: Duration,

@@ -11,7 +11,7 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use super::challenge::{Challenge, challenges};
-use super::client::{Access, Client, Request, Response, host, invalid};
+use super::client::{Access, Client, Request, Response, Wanted, host, invalid};
 use super::credentials::Login;
 
 /// The most requests for one answer: as a guest, with the login, with a token, and with another one.
@@ -72,9 +72,9 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// No answer, or no token.
-    pub async fn ask(&mut self, url: &Url) -> Result<Response, SourceFailure> {
+    pub async fn ask(&mut self, url: &Url, wanted: Wanted) -> Result<Response, SourceFailure> {
         for _ in 1..MOST_TRIES {
-            let response = self.send(url).await?;
+            let response = self.send(url, wanted).await?;
             if self.is_sent_away(url, &response) {
                 self.pass = Pass::Login;
             } else if response.status.is_success()
@@ -84,11 +84,11 @@ impl<'a> Session<'a> {
                 return Ok(response);
             }
         }
-        self.send(url).await
+        self.send(url, wanted).await
     }
 
     /// A token, or the login, goes to the registry itself only.
-    async fn send(&mut self, url: &Url) -> Result<Response, SourceFailure> {
+    async fn send(&mut self, url: &Url, wanted: Wanted) -> Result<Response, SourceFailure> {
         let is_own = self.client.is_own(url);
         let header = match &self.pass {
             Pass::Nothing => None,
@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
             Pass::Token(token) => Some(&token.header),
         };
         let authorization = header.filter(|_| is_own);
-        let request = Request { url: url.clone(), form: None, is_private: false, authorization };
+        let request = Request { url: url.clone(), wanted, form: None, is_private: false, authorization };
         let mut response = self.client.send(request).await?;
         let is_own = self.client.is_own(&response.url);
         response.access = match &mut self.pass {
@@ -214,7 +214,8 @@ impl<'a> Session<'a> {
             Some(_) => Access::HeldBack(url.clone()),
         };
         let is_private = form.is_some();
-        let mut response = self.client.send(Request { url, form, is_private, authorization }).await?;
+        let mut response =
+            self.client.send(Request { url, wanted: Wanted::Content, form, is_private, authorization }).await?;
         response.access = access.clone();
         let Issued { token, access_token } = self.client.json(&mut response).await?;
         let token = token.filter(|token| !token.is_empty()).or(access_token).filter(|token| !token.is_empty());
@@ -253,7 +254,7 @@ mod tests {
         let mut session = Session::new(&client, "team/app".to_owned());
         let mut status = 0;
         for _ in 0..times {
-            let response = session.ask(&client.url("v2/team/app/tags/list", &[])).await?;
+            let response = session.ask(&client.url("v2/team/app/tags/list", &[]), Wanted::Content).await?;
             if !response.status.is_success() {
                 return Err(client.refusal(&response));
             }
@@ -587,7 +588,7 @@ mod tests {
                     let seat = Seat::default();
                     let client = Client::new(&registry.url, &credentials, Limits::default(), &seat).unwrap();
                     let mut session = Session::new(&client, "team/app".to_owned());
-                    let failure = match session.ask(&client.url("v2/team/app/tags/list", &[])).await {
+                    let failure = match session.ask(&client.url("v2/team/app/tags/list", &[]), Wanted::Content).await {
                         Ok(mut response) => client.json::<Vec<u8>>(&mut response).await.unwrap_err(),
                         Err(failure) => failure,
                     };

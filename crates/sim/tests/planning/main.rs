@@ -11,6 +11,7 @@ mod edits;
 mod evictions;
 mod failures;
 mod lists;
+mod lookups;
 mod nodes;
 mod policies;
 mod questions;

@@ -175,6 +175,7 @@ fn one_image_on_one_node_costs_three_requests_and_few_status_writes() {
                 EffectKey::Child { .. } => "child",
                 EffectKey::Set(_) => "set status",
                 EffectKey::Discovery(_) => "discovery",
+                EffectKey::LookUp(_) => "lookup",
                 EffectKey::DiscoveryStatus(_) => "discovery status",
                 EffectKey::Tell(..) => "event",
             })

@@ -1,0 +1,16 @@
+//! Which registries are asked for which images.
+
+use jiff::Timestamp;
+
+use crate::io::effect::{Effect, EffectKey};
+use crate::io::plan::Plan;
+use crate::world::World;
+
+/// Asks for the images whose time has come.
+pub(super) fn look_up(world: &World, now: Timestamp, plan: &mut Plan) {
+    for key in world.due(now) {
+        if let EffectKey::LookUp(image) = key {
+            plan.add(world, Effect::LookUp(Box::new(world.inquiry(image))), now);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Registries that are asked for images, so that no node has to find out by pulling.
+
+use std::collections::BTreeSet;
+
+use crate::common::{Lab, duration};
+use crate::{NOT_FOUND, TOO_MANY_REQUESTS};
+use drop_api::pull_policy::LookupMode;
+use drop_core::Settings;
+use drop_core::effect::EffectKey;
+use drop_sim::{Registry, secs, under};
+
+const ALPINE: &str = "docker.io/library/alpine:1";
+const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
+
+/// A cluster whose operator asks registries.
+fn asking(nodes: &[&str]) -> Lab {
+    let mut lab = Lab::with(Settings { looks_up: true, ..Settings::default() });
+    nodes.iter().for_each(|node| lab.node(node));
+    lab.policy("p", |policy| {
+        policy.repull_interval = Some(duration("5m"));
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    lab.knobs.digests.insert(ALPINE.to_owned(), OLD.to_owned());
+    lab
+}
+
+fn questions(lab: &Lab) -> usize {
+    lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::LookUp(_))).count()
+}
+
+fn resolved(lab: &Lab, image: &str) -> Option<String> {
+    lab.api.images[image].status.as_ref()?.resolved_digest.clone()
+}
+
+#[test]
+fn a_tag_that_stays_costs_one_question_per_interval_and_no_pod() {
+    let mut lab = asking(&["a", "b", "c"]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len(), questions(&lab)), ("Cached 3/3", 3, 1));
+    lab.run(secs(3000.0));
+    assert_eq!((lab.record.pods.len(), questions(&lab)), (3, 11), "fifty minutes have ten intervals");
+}
+
+#[test]
+fn a_tag_that_moves_is_pulled_once_by_each_node() {
+    let mut lab = asking(&["a", "b", "c"]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    lab.push(ALPINE, NEW);
+    lab.run(secs(400.0));
+    assert_eq!((lab.record.pods.len(), resolved(&lab, "alpine").as_deref()), (6, Some(NEW)));
+    let reasons = lab.reasons("alpine");
+    let since_cached = reasons.iter().skip_while(|reason| *reason != "Cached");
+    assert_eq!(since_cached.collect::<Vec<_>>(), ["Cached"], "an image is there all the time");
+    lab.run(secs(3000.0));
+    assert_eq!(lab.record.pods.len(), 6);
+}
+
+#[test]
+fn a_set_of_thirty_images_costs_thirty_questions_per_interval() {
+    let mut lab = asking(&["a", "b"]);
+    for number in 0..30 {
+        lab.image_with(&format!("app-{number}"), &format!("registry.example/app-{number}:1"), under("p"));
+    }
+    lab.run(secs(299.0));
+    assert_eq!(questions(&lab), 30);
+    lab.run(secs(300.0));
+    assert_eq!((lab.record.pods.len(), questions(&lab)), (60, 60));
+}
+
+#[test]
+fn a_digest_is_asked_for_once_and_a_policy_may_forbid_it() {
+    let mut lab = asking(&["a"]);
+    lab.policy("silent", |policy| policy.lookup = LookupMode::Never);
+    lab.image_with("pinned", &format!("alpine@{OLD}"), under("p"));
+    lab.image_with("other", "busybox:1", under("silent"));
+    lab.run(secs(3600.0));
+    assert_eq!((lab.record.pods.len(), questions(&lab)), (2, 1));
+}
+
+#[test]
+fn a_missing_image_is_told_without_a_pod_and_pulled_once_it_is_there() {
+    let mut lab = asking(&["a", "b"]);
+    lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
+    lab.image_with("nope", "nope:1", under("p"));
+    lab.run(secs(2.0));
+    assert_eq!(lab.shows("nope"), "ErrImagePull 0/2");
+    lab.run(secs(3600.0));
+    assert_eq!(lab.record.pods.len(), 0);
+    lab.knobs.broken_images.clear();
+    lab.run(secs(330.0));
+    assert_eq!((lab.shows("nope").as_str(), lab.record.pods.len()), ("Cached 2/2", 2));
+}
+
+#[test]
+fn a_platform_without_an_image_gets_no_pod() {
+    let mut lab = asking(&["amd", "arm"]);
+    lab.edit_node("arm", |node| node.platform = "linux/arm64".into());
+    lab.knobs.platforms.insert(ALPINE.to_owned(), vec!["linux/amd64".to_owned()]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(3600.0));
+    assert_eq!(lab.shows("alpine"), "NoImageForPlatform 1/2");
+    let nodes: BTreeSet<&str> = lab.record.pods.iter().map(|pod| &*pod.order.node).collect();
+    assert_eq!((nodes, lab.record.pods.len()), (BTreeSet::from(["amd"]), 1));
+    // It is pushed for the other one, too.
+    lab.knobs.platforms.clear();
+    lab.push(ALPINE, NEW);
+    lab.run(secs(600.0));
+    assert_eq!(lab.shows("alpine"), "Cached 2/2");
+}
+
+#[test]
+fn where_the_registry_cannot_be_asked_one_node_asks() {
+    let mut lab = asking(&["a", "b", "c"]);
+    lab.knobs.out_of_reach.insert("docker.io".to_owned());
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 3/3", 3));
+    let status = lab.api.images["alpine"].status.clone().unwrap();
+    assert_eq!(status.lookup.and_then(|lookup| lookup.message).as_deref(), Some("connection refused"));
+    lab.run(secs(3000.0));
+    let asked = lab.record.pods.len() - 3;
+    assert!((9..=10).contains(&asked), "fifty minutes have ten intervals: {asked}");
+    // It is in reach again: nobody pulls any more to find out.
+    lab.knobs.out_of_reach.clear();
+    lab.run(secs(3700.0));
+    let pods = lab.record.pods.len();
+    lab.run(secs(1500.0));
+    assert_eq!(lab.record.pods.len(), pods);
+}
+
+#[test]
+fn a_registry_that_limits_questions_holds_up_no_pull() {
+    let mut lab = asking(&["a"]);
+    lab.knobs.broken_images.insert(ALPINE.to_owned(), TOO_MANY_REQUESTS.into());
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(10.0));
+    assert!(!lab.record.pods.is_empty());
+    lab.repair();
+    lab.run(secs(600.0));
+    assert_eq!(lab.shows("alpine"), "Cached 1/1");
+}
+
+#[test]
+fn a_private_image_is_asked_for_with_its_secret_as_soon_as_that_works() {
+    let mut lab = asking(&["a"]);
+    lab.knobs.private.insert(ALPINE.to_owned(), "login".to_owned());
+    lab.image_with("alpine", "alpine:1", |image| {
+        under("p")(image);
+        image.image_pull_secrets = vec![drop_api::cached_image::LocalObjectReference { name: "login".to_owned() }];
+    });
+    lab.run(secs(10.0));
+    assert_eq!(resolved(&lab, "alpine"), None);
+    assert_eq!(questions(&lab), 1);
+    lab.secret("login");
+    lab.run(secs(2.0));
+    assert_eq!(questions(&lab), 2);
+    lab.run(secs(28.0));
+    assert_eq!(resolved(&lab, "alpine").as_deref(), Some(OLD));
+}
+
+#[test]
+fn a_restart_pulls_nothing_again_where_mirrors_lag() {
+    let mut lab = asking(&["a", "b"]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    // The mirror of one node has the old one for ever.
+    lab.knobs.digests_on.insert("b".to_owned(), [(ALPINE.to_owned(), OLD.to_owned())].into());
+    lab.push(ALPINE, NEW);
+    lab.run(secs(450.0));
+    let pods = lab.record.pods.len();
+    for _ in 0..5 {
+        lab.restart(true);
+        lab.run(secs(10.0));
+    }
+    assert_eq!(lab.record.pods.len(), pods, "{:?}", lab.starts());
+}
+
+#[test]
+fn a_registry_that_is_down_delays_a_first_pull_by_no_more_than_the_question() {
+    let mut lab = asking(&["a"]);
+    lab.knobs.registries.insert("docker.io".to_owned(), Registry { is_down: true, ..Registry::default() });
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(2.0));
+    assert_eq!(lab.record.pods.len(), 1, "the node may have a mirror");
+}
