@@ -8,6 +8,7 @@ mod plan_time;
 mod ranking;
 mod requests;
 mod scale;
+mod start;
 mod usage;
 
 use anyhow::{Context, Result};
@@ -25,6 +26,11 @@ pub(crate) enum Bench {
     ///
     /// It needs Linux, root and Go, as the demo does.
     Joins,
+    /// How long the operator takes from its start until it is ready at 5,000 nodes, and how much memory; writes the table
+    /// of docs/scale.md.
+    ///
+    /// It needs Linux, root and Go, as the demo does.
+    Start,
     /// How long plans take at 5,000 nodes and 500 images, and how much memory they need; writes the table of docs/scale.md.
     Core(core::Core),
 }
@@ -34,6 +40,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Ranking => ranking::run(),
         Bench::Scale(scale) => scale::run(scale),
         Bench::Joins => joins::run(),
+        Bench::Start => start::run(),
         Bench::Core(core) => core::run(core),
     }
 }

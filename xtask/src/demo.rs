@@ -10,7 +10,7 @@ use clap::Args;
 use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
 
 use crate::interrupt::Interrupt;
-use crate::operator::{self, Operator, Profile};
+use crate::operator::{self, Operator};
 use crate::root;
 
 #[derive(Args)]
@@ -75,7 +75,7 @@ pub(crate) fn real(listen: SocketAddr, exit: bool) -> Result<()> {
 fn show(interrupt: &Interrupt, listen: SocketAddr, exit: bool) -> Result<()> {
     operator::ensure_free(listen)?;
     say("building the operator");
-    let binary = operator::build(Profile::Dev)?;
+    let binary = operator::build()?;
 
     let cluster = Cluster::start(ClusterOptions::new(NAME), &say)?;
     say("starting two nodes");

@@ -12,7 +12,7 @@ use clap::Args;
 use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools};
 
 use crate::interrupt::Interrupt;
-use crate::operator::{self, Operator, Profile};
+use crate::operator::{self, Operator};
 use crate::root;
 
 #[derive(Args)]
@@ -44,7 +44,7 @@ fn work(dev: &Dev, interrupt: &Interrupt) -> Result<()> {
     let sources = SOURCES.map(|path| root.join(path));
     say("building the operator");
     let mut seen = Fingerprint::of(&sources)?;
-    let binary = operator::build(Profile::Dev)?;
+    let binary = operator::build()?;
 
     let cluster = Cluster::start(ClusterOptions::new(NAME), &say)?;
     say("starting the nodes");
@@ -70,7 +70,7 @@ fn work(dev: &Dev, interrupt: &Interrupt) -> Result<()> {
         }
         seen = now;
         say("building the operator");
-        match operator::build(Profile::Dev) {
+        match operator::build() {
             Ok(binary) => {
                 // The address is free only when the former one has ended.
                 drop(running);

@@ -27,7 +27,7 @@ pub(crate) struct Image {
 
 pub(crate) fn run(image: &Image) -> Result<()> {
     let platform = Platform::native()?;
-    let binary = build(&platform)?;
+    let binary = build_for(&platform)?;
     let binary = fs::read(&binary).with_context(|| format!("cannot read {}", binary.display()))?;
     let archive = Archive::new(&binary, platform.architecture)?;
     let output = root()?.join(&image.output);
@@ -57,8 +57,12 @@ impl Platform {
     }
 }
 
-/// Builds the binary and returns its path.
-fn build(platform: &Platform) -> Result<PathBuf> {
+/// Builds the binary of the image for this machine and returns its path.
+pub(crate) fn build() -> Result<PathBuf> {
+    build_for(&Platform::native()?)
+}
+
+fn build_for(platform: &Platform) -> Result<PathBuf> {
     drop_testbed::ensure_programs(&[("cc", "gcc"), ("musl-gcc", "musl-tools")], &|line| println!("{line}"))?;
     let target = platform.target;
     // Already installed is no error; without rustup the build tells what is missing.

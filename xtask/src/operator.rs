@@ -18,29 +18,17 @@ pub(crate) const NAMESPACE: &str = "drop-system";
 pub(crate) const LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080));
 /// How long the operator may take to see everything.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is asked whether it has.
+const LOOK: Duration = Duration::from_millis(20);
 
-/// How the operator is compiled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Profile {
-    Dev,
-    Release,
-}
-
-/// Builds the operator and returns its path.
-pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
-    let (name, directory, features) = match profile {
-        Profile::Dev => ("dev", "debug", None),
-        // As the container image has it.
-        Profile::Release => ("release", "release", Some("--no-default-features")),
-    };
-    let mut cargo = cargo();
-    let built =
-        cargo.args(["build", "--package", "drop", "--profile", name]).args(features).current_dir(root()?).status()?;
+/// Builds the operator for this machine, unoptimised, and returns its path.
+pub(crate) fn build() -> Result<PathBuf> {
+    let built = cargo().args(["build", "--package", "drop"]).current_dir(root()?).status()?;
     ensure!(built.success(), "the operator does not build");
     // This program lies in `target/PROFILE`.
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("this program lies in target/PROFILE")?;
-    Ok(target.join(directory).join("drop"))
+    Ok(target.join("debug/drop"))
 }
 
 /// Where nobody serves now.
@@ -72,6 +60,7 @@ pub(crate) struct Operator {
     child: Child,
     listen: SocketAddr,
     log: PathBuf,
+    ready_after: Duration,
 }
 
 impl Operator {
@@ -79,6 +68,7 @@ impl Operator {
     pub(crate) fn start(binary: &Path, cluster: &Cluster, listen: SocketAddr) -> Result<Self> {
         let log = cluster.kubeconfig().with_file_name("operator.log");
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        let began = Instant::now();
         // It ends with this process, however that ends, and by nothing else: Ctrl-C is for this process.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
@@ -90,13 +80,13 @@ impl Operator {
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {}", binary.display()))?;
-        let mut operator = Self { child, listen, log };
-        let began = Instant::now();
+        let mut operator = Self { child, listen, log, ready_after: Duration::ZERO };
         while operator.get("readyz").is_err() {
             operator.check()?;
             ensure!(began.elapsed() < READY_WITHIN, "the operator is not ready: see {}", operator.log.display());
-            std::thread::sleep(Duration::from_millis(100));
+            std::thread::sleep(LOOK);
         }
+        operator.ready_after = began.elapsed();
         Ok(operator)
     }
 
@@ -104,6 +94,11 @@ impl Operator {
     pub(crate) fn check(&mut self) -> Result<()> {
         let ended = self.child.try_wait()?;
         ended.map_or(Ok(()), |status| bail!("the operator ended ({status}): see {}", self.log.display()))
+    }
+
+    /// How long it took from its start until it had seen everything.
+    pub(crate) fn ready_after(&self) -> Duration {
+        self.ready_after
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -31,7 +31,7 @@ pub(crate) fn build_all() -> Result<()> {
     drop_testbed::download_definitions()?;
     book::mdbook()?;
     say("building the operator");
-    operator::build(operator::Profile::Dev)?;
+    operator::build()?;
     say(&format!("all tools are there after {} s", began.elapsed().as_secs()));
     Ok(())
 }

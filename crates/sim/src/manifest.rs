@@ -160,7 +160,8 @@ impl Lab {
                     let status = node.status.clone().unwrap_or_default();
                     let taints = spec.taints.unwrap_or_default();
                     let conditions = status.conditions.unwrap_or_default();
-                    before.labels = node.metadata.labels.clone().unwrap_or_default();
+                    let labels = node.metadata.labels.iter().flatten();
+                    before.labels = labels.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
                     before.unschedulable = spec.unschedulable.unwrap_or_default();
                     before.deleting = node.metadata.deletion_timestamp.is_some();
                     before.is_virtual = is_virtual(&before.labels, &taints);

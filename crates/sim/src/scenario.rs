@@ -195,7 +195,7 @@ impl Lab {
         self.node(&spec.name);
         self.edit_node(&spec.name, |node: &mut Node| {
             for (key, value) in &spec.labels {
-                node.labels.insert(key.clone(), value.clone());
+                node.labels.insert(key.as_str().into(), value.as_str().into());
             }
             if let Some(platform) = &spec.platform {
                 node.platform = platform.as_str().into();

@@ -42,7 +42,7 @@ fn pulls_share_the_bandwidth_of_their_registry() {
 fn a_pull_is_faster_once_another_has_ended() {
     let mut lab = side_by_side(&["a", "b"]);
     lab.knobs.bandwidth = Some(Bandwidth { node: 100_000_000, registry: 10_000_000 });
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "gpu".into())));
     lab.knobs.sizes.insert("docker.io/library/small:latest".to_owned(), 20 * MB);
     for (name, selected) in [("alpine", false), ("small", true)] {
         lab.image_with(name, name, |spec| {

@@ -307,7 +307,7 @@ fn recounted(mut misread: impl FnMut(&mut Policy) + 'static) -> Vec<String> {
         for n in 0..5 {
             let node = format!("{policy}-{n}");
             lab.node(&node);
-            lab.edit_node(&node, |node| drop(node.labels.insert("pool".to_owned(), pool.to_string())));
+            lab.edit_node(&node, |node| drop(node.labels.insert("pool".into(), pool.to_string().into())));
         }
         for (name, reference) in [("alpine", "alpine"), ("busybox", "busybox"), ("quay", "quay.io/a/b:1")] {
             lab.image_with(&format!("{policy}-{name}"), reference, |image| {

@@ -516,7 +516,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
         3 if node_is_there => lab.edit_node(node, |node| node.unschedulable = !node.unschedulable),
         4 if node_is_there => lab.edit_node(node, |node| {
             if node.labels.remove("pool").is_none() {
-                node.labels.insert("pool".to_owned(), "gpu".to_owned());
+                node.labels.insert("pool".into(), "gpu".into());
             }
         }),
         5 if image_is_there => lab.delete_image(name),

@@ -309,8 +309,8 @@ fn a_refused_child_is_shown_and_asked_for_again() {
 #[test]
 fn a_set_is_not_ready_by_what_its_children_were_before_an_edit() {
     let mut lab = Lab::with_nodes(&["a", "b"]);
-    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "x".to_owned())));
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "y".to_owned())));
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".into(), "x".into())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "y".into())));
     lab.set("web", |spec| {
         spec.images = entries(&["x:1"]);
         spec.node_selector = [("pool".to_owned(), "x".to_owned())].into();

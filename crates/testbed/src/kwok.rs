@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::home::Home;
 use crate::kubectl::Kubectl;
@@ -22,7 +22,7 @@ const VERSION: &str = "v1.36.3";
 const KUBECTLS: usize = 4;
 
 /// A running kwok; ended when it is dropped. Its nodes have the label `type=kwok`, are Ready a
-/// moment after they were added, list no images, and never say that they live: the cluster needs
+/// moment after they were added, list the same images for ever, and never say that they live: the cluster needs
 /// [`crate::ClusterOptions::patient`].
 #[derive(Debug)]
 pub struct Kwok {
@@ -45,14 +45,16 @@ impl Kwok {
         Ok(Self { process, kubectl: kubectl.clone() })
     }
 
-    /// Adds nodes of these names, side by side. They get Ready at once, see [`Kwok::wait_ready`].
+    /// Adds nodes of these names, side by side, each of which lists so many images. They get Ready at once, see
+    /// [`Kwok::wait_ready`].
     ///
     /// # Errors
     /// If the API server refuses one.
-    pub fn add_nodes(&self, names: &[String]) -> Result<()> {
+    pub fn add_nodes(&self, names: &[String], images: usize) -> Result<()> {
         let share = names.len().div_ceil(KUBECTLS).max(1);
         thread::scope(|scope| {
-            let adding: Vec<_> = names.chunks(share).map(|names| scope.spawn(|| self.create(names))).collect();
+            let adding: Vec<_> =
+                names.chunks(share).map(|names| scope.spawn(move || self.create(names, images))).collect();
             adding.into_iter().try_for_each(|share| share.join().map_err(|_| anyhow!("adding nodes panicked"))?)
         })
     }
@@ -79,12 +81,13 @@ impl Kwok {
     /// If kwok has ended, or the API server refuses a node.
     pub fn add_nodes_at_once(&self, names: &[String]) -> Result<()> {
         self.process.signal(Signal::STOP)?;
-        let added = self.add_nodes(names);
+        let added = self.add_nodes(names, 0);
         self.process.signal(Signal::CONT)?;
         added
     }
 
-    fn create(&self, names: &[String]) -> Result<()> {
+    fn create(&self, names: &[String], images: usize) -> Result<()> {
+        let images: Vec<_> = (0..images).map(listed).collect();
         let node = |name: &String| {
             json!({
                 "apiVersion": "v1",
@@ -95,6 +98,7 @@ impl Kwok {
                     "kubernetes.io/hostname": name,
                     "kubernetes.io/os": "linux",
                 } },
+                "status": { "images": images },
             })
         };
         let nodes: Vec<_> = names.iter().map(node).collect();
@@ -103,4 +107,14 @@ impl Kwok {
         self.kubectl.run(&["create", "--validate=false", "--filename=-"], &list)?;
         Ok(())
     }
+}
+
+/// An image of a node's list, as long as those of real registries: 50 of them have some 13 kB.
+fn listed(number: usize) -> Value {
+    let repository = format!("registry.example.com/platform/team-{}/service-{number:03}", number % 7);
+    let digest = format!("{number:064x}");
+    json!({
+        "names": [format!("{repository}@sha256:{digest}"), format!("{repository}:v1.{number}.0-20260101")],
+        "sizeBytes": 100_000_000 + number * 1_000_000,
+    })
 }

@@ -43,7 +43,7 @@ fn every_pod_on_fifty_nodes_pulls_its_images_and_goes_when_it_is_deleted() {
     let cluster = Cluster::start(ClusterOptions::new("test-kwok").patient(), &|line| eprintln!("{line}")).unwrap();
     let kwok = cluster.start_kwok(Duration::from_millis(10)).unwrap();
     let names: Vec<String> = (0..NODES).map(|number| format!("fake-{number}")).collect();
-    kwok.add_nodes(&names).unwrap();
+    kwok.add_nodes(&names, 0).unwrap();
     kwok.wait_ready(NODES, LIMIT).unwrap();
     let pods: Vec<Value> = names.iter().map(|name| pod(name)).collect();
     cluster.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": pods }).to_string()).unwrap();
@@ -73,7 +73,7 @@ fn every_pod_on_fifty_nodes_pulls_its_images_and_goes_when_it_is_deleted() {
 fn a_pod_that_is_deleted_in_the_middle_of_its_pull_goes_too() {
     let cluster = Cluster::start(ClusterOptions::new("test-kwok-slow").patient(), &|line| eprintln!("{line}")).unwrap();
     let kwok = cluster.start_kwok(Duration::from_secs(3600)).unwrap();
-    kwok.add_nodes(&["slow".to_owned()]).unwrap();
+    kwok.add_nodes(&["slow".to_owned()], 0).unwrap();
     kwok.wait_ready(1, LIMIT).unwrap();
     cluster.apply(&pod("slow").to_string()).unwrap();
     wait(&cluster, "jsonpath={.status.containerStatuses[1].state.waiting.reason}=ContainerCreating", "slow").unwrap();

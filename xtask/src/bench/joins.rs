@@ -12,8 +12,7 @@ use jiff::Timestamp;
 
 use super::lab::{Lab, say};
 use super::{requests, with_table};
-use crate::operator::{Profile, build};
-use crate::root;
+use crate::{image, root};
 
 const PAGE: &str = "docs/scale.md";
 /// What the table stands between.
@@ -21,6 +20,8 @@ const MARKS: [&str; 2] = ["<!-- Written by `cargo xtask bench joins`. -->\n", "<
 
 const NODES: usize = 100;
 const IMAGES: usize = 20;
+/// How long the pull of one image takes.
+const PULL: Duration = Duration::from_millis(150);
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The nodes that may pull at once: all of them, and fewer.
@@ -28,7 +29,7 @@ const CAPS: [i64; 2] = [100, 30];
 
 /// Measures, shows the table and writes it into the page.
 pub(super) fn run() -> Result<()> {
-    let binary = build(Profile::Release)?;
+    let binary = image::build()?;
     let mut table =
         "| nodes at once: allowed | seen | 100 nodes joined within | first Pod of a node after: median | worst \
         | the first node's |\n|---|---|---|---|---|---|\n"
@@ -63,7 +64,7 @@ struct Joined {
 }
 
 fn measure(binary: &Path, cap: i64) -> Result<Joined> {
-    let lab = Lab::start(binary, 0)?;
+    let lab = Lab::start(binary, 0, 0, PULL)?;
     // A node counts from its creation on, not from the moment that it loses the taint not-ready.
     let policy = format!(
         "{{maxConcurrentNodes: {cap}, minDelayBetweenPulls: 0s, imagesPerPod: {IMAGES}, hostNetwork: NotReadyNodes}}"

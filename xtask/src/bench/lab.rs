@@ -11,8 +11,6 @@ use drop_testbed::{AuditEvent, Cluster, ClusterOptions, Kwok, Tools};
 use super::requests;
 use crate::operator::{self, NAMESPACE, Operator};
 
-/// How long the pull of one image takes.
-pub(super) const PULL: Duration = Duration::from_millis(150);
 const NODES_WITHIN: Duration = Duration::from_secs(600);
 /// The set and the policy.
 const NAME: &str = "bench";
@@ -25,14 +23,15 @@ pub(super) struct Lab {
 }
 
 impl Lab {
-    /// Starts a cluster with so many nodes, and then the operator.
-    pub(super) fn start(binary: &Path, nodes: usize) -> Result<Self> {
+    /// Starts a cluster with so many nodes, where the pull of an image takes `pull` and each node lists `listed` images
+    /// from the start, and then the operator.
+    pub(super) fn start(binary: &Path, nodes: usize, listed: usize, pull: Duration) -> Result<Self> {
         Tools::build(&[&Tools::CLUSTER[..], &["kwok"]].concat(), &say)?;
         let cluster = Cluster::start(ClusterOptions::new("bench").patient(), &say)?;
         operator::install(&cluster)?;
-        let kwok = cluster.start_kwok(PULL)?;
+        let kwok = cluster.start_kwok(pull)?;
         say(&format!("adding {nodes} nodes"));
-        kwok.add_nodes(&names("node", nodes))?;
+        kwok.add_nodes(&names("node", nodes), listed)?;
         kwok.wait_ready(nodes, NODES_WITHIN)?;
         let operator = Operator::start(binary, &cluster, operator::free_address()?)?;
         Ok(Self { operator, kwok, cluster })

@@ -75,6 +75,7 @@ mod tests {
             name: name.to_owned(),
             code,
             request_received: Timestamp::from_second(second).unwrap(),
+            answered: Timestamp::from_second(second).unwrap(),
             stage: "ResponseComplete".to_owned(),
         }
     }

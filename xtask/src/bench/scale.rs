@@ -12,10 +12,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::lab::{Lab, PULL, say};
+use super::lab::{Lab, say};
 use super::{plan_time, requests, usage, with_table};
-use crate::operator::{Profile, build};
-use crate::root;
+use crate::{image, root};
 
 const PAGE: &str = "docs/scale.md";
 const DATA: &str = "docs/scale.json";
@@ -27,8 +26,18 @@ const SETTLED_AFTER: Duration = Duration::from_secs(15);
 /// How long the idle operator is watched.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The runs of the page: nodes, images, images per Pod.
-const RUNS: [(usize, usize, usize); 5] = [(50, 20, 10), (500, 20, 10), (500, 20, 1), (1000, 50, 10), (5000, 20, 10)];
+/// How long the pull of one image takes where the API server is to be the limit, and where the pulls are.
+const PULLS: [Duration; 2] = [Duration::from_millis(150), Duration::from_secs(3)];
+/// The runs of the page: nodes, images, images per Pod, the time of a pull.
+const RUNS: [(usize, usize, usize, Duration); 7] = [
+    (50, 20, 10, PULLS[0]),
+    (500, 20, 10, PULLS[0]),
+    (500, 20, 10, PULLS[1]),
+    (500, 20, 1, PULLS[0]),
+    (1000, 50, 10, PULLS[0]),
+    (5000, 20, 10, PULLS[0]),
+    (10_000, 20, 10, PULLS[0]),
+];
 
 #[derive(Args)]
 pub(crate) struct Scale {
@@ -38,6 +47,9 @@ pub(crate) struct Scale {
     /// With --runs: images per Pod.
     #[arg(long, default_value_t = 10)]
     images_per_pod: usize,
+    /// With --runs: milliseconds that the pull of an image takes.
+    #[arg(long, default_value_t = 150)]
+    pull_ms: u64,
 }
 
 /// `NODESxIMAGES`.
@@ -63,6 +75,7 @@ struct Figures {
     nodes: usize,
     images: usize,
     images_per_pod: usize,
+    pull_seconds: f64,
     max_concurrent_nodes: usize,
     pods: usize,
     /// Of the operator, from its start to the end of the run.
@@ -86,13 +99,14 @@ struct Figures {
 }
 
 pub(super) fn run(scale: &Scale) -> Result<()> {
-    let binary = build(Profile::Release)?;
-    let chosen = scale.runs.iter().map(|Size(nodes, images)| (*nodes, *images, scale.images_per_pod));
+    let binary = image::build()?;
+    let pull = Duration::from_millis(scale.pull_ms);
+    let chosen = scale.runs.iter().map(|Size(nodes, images)| (*nodes, *images, scale.images_per_pod, pull));
     let runs: Vec<_> = if scale.runs.is_empty() { RUNS.to_vec() } else { chosen.collect() };
     let mut figures = Vec::new();
-    for (nodes, images, images_per_pod) in runs {
-        say(&format!("{nodes} nodes × {images} images, {images_per_pod} per Pod"));
-        figures.push(measure(&binary, nodes, images, images_per_pod)?);
+    for (nodes, images, images_per_pod, pull) in runs {
+        say(&format!("{nodes} nodes × {images} images, {images_per_pod} per Pod, {pull:?} per image"));
+        figures.push(measure(&binary, nodes, images, images_per_pod, pull)?);
         print!("{}", table(&figures)?);
     }
     let data = serde_json::to_string_pretty(&figures)? + "\n";
@@ -108,10 +122,10 @@ pub(super) fn run(scale: &Scale) -> Result<()> {
     Ok(())
 }
 
-fn measure(binary: &Path, nodes: usize, images: usize, images_per_pod: usize) -> Result<Figures> {
+fn measure(binary: &Path, nodes: usize, images: usize, images_per_pod: usize, pull: Duration) -> Result<Figures> {
     let max_concurrent_nodes = (nodes / 10).clamp(1, 100);
-    let optimal = optimal(nodes, images, max_concurrent_nodes);
-    let lab = Lab::start(binary, nodes)?;
+    let optimal = optimal(nodes, images, max_concurrent_nodes, pull);
+    let lab = Lab::start(binary, nodes, 0, pull)?;
     let pid = lab.operator.pid();
     let written = lab.cluster.etcd_written()?;
     let policy = format!(
@@ -140,6 +154,7 @@ fn measure(binary: &Path, nodes: usize, images: usize, images_per_pod: usize) ->
         nodes,
         images,
         images_per_pod,
+        pull_seconds: pull.as_secs_f64(),
         max_concurrent_nodes,
         pods: lives.len(),
         requests_by_kind: requests::by_kind(&requests),
@@ -162,23 +177,25 @@ fn measure(binary: &Path, nodes: usize, images: usize, images_per_pod: usize) ->
 /// The shortest time that the policy allows, without a delay between nodes: a node pulls its
 /// images one after another, however they are spread over Pods, and so many nodes are at it at
 /// once that there are this many rounds.
-fn optimal(nodes: usize, images: usize, max_concurrent_nodes: usize) -> Duration {
+fn optimal(nodes: usize, images: usize, max_concurrent_nodes: usize, pull: Duration) -> Duration {
     let rounds = nodes.div_ceil(max_concurrent_nodes);
-    PULL.mul_f64((rounds * images) as f64)
+    pull.mul_f64((rounds * images) as f64)
 }
 
 fn table(figures: &[Figures]) -> Result<String> {
-    let mut table = "| nodes × images | per Pod | nodes at once | requests per pull | peak RSS | CPU | makespan \
+    let mut table =
+        "| nodes × images | per Pod | a pull takes | nodes at once | requests per pull | peak RSS | CPU | makespan \
         | of the optimum | plan p50 | plan p99 | etcd | idle minute: requests | CPU |\n\
-        |---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
-        .to_owned();
+        |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n"
+            .to_owned();
     for run in figures {
         writeln!(
             table,
-            "| {} × {} | {} | {} | {:.2} | {:.1} MB | {:.1} s | {:.1} s | {:.2} | {:.2} ms | {:.2} ms | {:.0} MB | {} | {:.3} % |",
+            "| {} × {} | {} | {} s | {} | {:.2} | {:.1} MB | {:.1} s | {:.1} s | {:.2} | {:.2} ms | {:.2} ms | {:.0} MB | {} | {:.3} % |",
             run.nodes,
             run.images,
             run.images_per_pod,
+            run.pull_seconds,
             run.max_concurrent_nodes,
             run.requests_per_pull,
             run.peak_rss_bytes as f64 / 1e6,
@@ -201,8 +218,8 @@ mod tests {
 
     #[test]
     fn the_optimum_is_rounds_of_whole_nodes() {
-        assert_eq!(optimal(500, 20, 50), Duration::from_secs(30));
-        assert_eq!(optimal(51, 20, 50), Duration::from_secs(6));
+        assert_eq!(optimal(500, 20, 50, PULLS[0]), Duration::from_secs(30));
+        assert_eq!(optimal(51, 20, 50, PULLS[0]), Duration::from_secs(6));
     }
 
     #[test]

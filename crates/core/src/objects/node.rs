@@ -1,8 +1,9 @@
 //! What planning needs of a Node.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use drop_api::scheduling::{NodeLabels, TaintEffect};
+use drop_api::scheduling::TaintEffect;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
@@ -20,8 +21,8 @@ pub struct Node {
     pub name: Name,
     /// `metadata.uid`; another one means another machine under the same name.
     pub uid: Name,
-    /// `metadata.labels`.
-    pub labels: NodeLabels,
+    /// `metadata.labels`. Nodes share the texts of keys and of most values.
+    pub labels: BTreeMap<Name, Name>,
     /// `spec.taints`, without the one that only repeats `unschedulable`.
     pub taints: Vec<Taint>,
     /// Whether it can run Pods.
@@ -47,7 +48,7 @@ impl Default for Node {
         Self {
             name: "".into(),
             uid: "".into(),
-            labels: NodeLabels::new(),
+            labels: BTreeMap::new(),
             taints: Vec::new(),
             readiness: Readiness::Ready,
             platform: "".into(),

@@ -12,6 +12,7 @@ use drop_api::scheduling::{
     TolerationOperator,
 };
 
+use crate::Name;
 use crate::objects::node::{Node, Taint};
 
 /// What an image and its PullPolicy ask of a node.
@@ -87,7 +88,7 @@ impl Placement {
     /// The first requirement that does not hold.
     pub fn selects(&self, node: &Node) -> Result<(), NotATarget<'_>> {
         for (key, value) in &self.labels {
-            if node.labels.get(key) != Some(value) {
+            if node.labels.get(key.as_str()).is_none_or(|found| **found != **value) {
                 return Err(NotATarget::Label(key, value));
             }
         }
@@ -138,16 +139,16 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 
 /// Whether all of a term's requirements hold; an empty term holds nowhere.
 fn holds(term: &NodeSelectorTerm, node: &Node) -> bool {
-    let fields = BTreeMap::from([("metadata.name".to_owned(), node.name.to_string())]);
+    let fields = BTreeMap::from([("metadata.name".into(), node.name.clone())]);
     let is_empty = term.match_expressions.is_empty() && term.match_fields.is_empty();
     !is_empty
         && term.match_expressions.iter().all(|requirement| meets(requirement, &node.labels))
         && term.match_fields.iter().all(|requirement| meets(requirement, &fields))
 }
 
-fn meets(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String>) -> bool {
-    let value = labels.get(&requirement.key);
-    let listed = value.is_some_and(|value| requirement.values.contains(value));
+fn meets(requirement: &NodeSelectorRequirement, labels: &BTreeMap<Name, Name>) -> bool {
+    let value = labels.get(requirement.key.as_str());
+    let listed = value.is_some_and(|value| requirement.values.iter().any(|listed| **listed == **value));
     let compares = |compare: fn(&i64, &i64) -> bool| {
         let value = value.and_then(|value| value.parse().ok());
         let bound = requirement.values.first().and_then(|bound| bound.parse().ok());
@@ -170,7 +171,7 @@ mod tests {
     fn node(labels: &[(&str, &str)], taints: &[(&str, &str, TaintEffect)]) -> Node {
         Node {
             name: "n1".into(),
-            labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
             taints: taints
                 .iter()
                 .map(|(key, value, effect)| Taint {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::Name;
+
 /// Labels and taints of virtual nodes: a key, and the value if others mean something else. Providers set some as a
 /// label, some as a taint and some as both, and users may remove either one. The tests name the source of each.
 const MARKS: [(&str, Option<&str>); 9] = [
@@ -21,7 +23,7 @@ const MARKS: [(&str, Option<&str>); 9] = [
 
 /// Whether a node with these labels and taints is a virtual one.
 #[must_use]
-pub fn is_virtual(labels: &BTreeMap<String, String>, taints: &[Taint]) -> bool {
+pub fn is_virtual(labels: &BTreeMap<Name, Name>, taints: &[Taint]) -> bool {
     MARKS.iter().any(|(key, value)| {
         let matches = |found: Option<&str>| value.is_none_or(|value| found == Some(value));
         labels.get(*key).is_some_and(|found| matches(Some(found)))
@@ -35,14 +37,14 @@ mod tests {
 
     /// A node with labels and taints, each as `key` or `key=value`.
     fn is_virtual_with(labels: &[&str], taints: &[&str]) -> bool {
-        let pair = |mark: &str| {
+        let pair = |mark: &str| -> (Name, Name) {
             let (key, value) = mark.split_once('=').unwrap_or((mark, ""));
-            (key.to_owned(), value.to_owned())
+            (key.into(), value.into())
         };
         let taint = |mark: &&str| {
             let (key, value) = pair(mark);
-            let value = Some(value).filter(|value| !value.is_empty());
-            Taint { key, value, effect: "NoSchedule".to_owned(), time_added: None }
+            let value = Some(value.to_string()).filter(|value| !value.is_empty());
+            Taint { key: key.to_string(), value, effect: "NoSchedule".to_owned(), time_added: None }
         };
         is_virtual(&labels.iter().copied().map(pair).collect(), &taints.iter().map(taint).collect::<Vec<_>>())
     }

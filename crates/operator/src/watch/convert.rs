@@ -2,7 +2,7 @@
 //! the operator's memory.
 
 use drop_api::names::{ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
-use drop_core::interner::Interner;
+use drop_core::interner::{Interner, Texts};
 use drop_core::inventory::{Inventory, Listed, MAX_NAMES};
 use drop_core::node::{self, Node, Taint};
 use drop_core::policy::BUILT_IN;
@@ -25,11 +25,12 @@ fn listed(image: k8s::ContainerImage) -> Listed {
 }
 
 /// Reads a Node; `None` where it lacks a name or UID.
-pub fn node(object: lean::Node, images: &mut Interner<Listed>) -> Option<Node> {
+pub fn node(object: lean::Node, images: &mut Interner<Listed>, texts: &mut Texts) -> Option<Node> {
     let meta = object.metadata;
     let lean::NodeSpec { taints, unschedulable } = object.spec;
     let lean::NodeStatus { conditions, images: on_disk, node_info } = object.status;
-    let labels = meta.labels.unwrap_or_default();
+    let labels = meta.labels.unwrap_or_default().into_iter();
+    let labels = labels.map(|(key, value)| (texts.share(&*key), texts.share(&*value))).collect();
     let taints = taints.unwrap_or_default();
     let listed = on_disk.unwrap_or_default().into_iter().map(|image| images.share(listed(image)));
     let inventory = Inventory::new(listed.collect());
@@ -41,7 +42,7 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>) -> Option<Node> {
         labels,
         taints: taints.into_iter().filter_map(Taint::from_api).collect(),
         inventory,
-        platform: format!("{}/{}", node_info.operating_system, node_info.architecture).into(),
+        platform: texts.share(&*format!("{}/{}", node_info.operating_system, node_info.architecture)),
         tells_sandbox: minor_version(&node_info.kubelet_version).is_none_or(|minor| minor >= 36),
         unschedulable,
         deleting: meta.deletion_timestamp.is_some(),
@@ -280,10 +281,11 @@ mod tests {
                     "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "v1.35.1", "machineID": "", "osImage": "", "systemUUID": "" },
             },
         });
-        let mut interner = Interner::default();
-        let mut read = || node(serde_json::from_value(object.clone()).unwrap(), &mut interner).unwrap();
+        let (mut images, mut texts) = (Interner::default(), Texts::default());
+        let mut read = || node(serde_json::from_value(object.clone()).unwrap(), &mut images, &mut texts).unwrap();
         let (node, twin) = (read(), read());
         assert!(Arc::ptr_eq(&node.inventory.images()[0], &twin.inventory.images()[0]), "kept once");
+        assert!(Arc::ptr_eq(&node.labels["pool"], &twin.labels["pool"]), "kept once");
         assert!(node.unschedulable && node.disk_pressure && !node.is_virtual);
         assert_eq!(node.taints.len(), 1);
         assert_eq!(&*node.platform, "linux/arm64");

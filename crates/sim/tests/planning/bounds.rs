@@ -14,7 +14,7 @@ use drop_sim::{Fate, Kubelet, schema, secs, under};
 /// Nodes a and b, and no operator yet; a NodeCache holds `count` images of a, which nobody pulls.
 fn remembering(count: usize) -> Lab {
     let mut lab = nodes(2);
-    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "full".to_owned())));
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".into(), "full".into())));
     lab.stop(false);
     lab.knobs.json = false;
     let spec = NodeCacheSpec { node_uid: lab.api.nodes["a"].uid.to_string() };
@@ -36,7 +36,7 @@ fn remembering(count: usize) -> Lab {
 /// is wanted on a.
 fn full() -> Lab {
     let mut lab = remembering(MAX_IMAGES);
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "busy".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "busy".into())));
     lab.knobs.pull = secs(600.0);
     let only_on = |pool: &str| [("pool".to_owned(), pool.to_owned())].into();
     lab.image_with("huge", "huge", |image| image.node_selector = only_on("busy"));

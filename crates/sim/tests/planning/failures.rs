@@ -93,7 +93,7 @@ fn a_long_pull_is_no_try_of_a_registry_that_failed_since() {
         policy.max_concurrent_nodes = 2;
         policy.min_delay_between_pulls = duration("1s");
     });
-    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "a".to_owned())));
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".into(), "a".into())));
     lab.knobs.pulls.insert("r.example/large:1".to_owned(), secs(45.0 * 60.0));
     lab.image_with("large", "r.example/large:1", |image| {
         under("p")(image);

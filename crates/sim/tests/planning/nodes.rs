@@ -25,7 +25,7 @@ fn an_image_that_no_node_matches_says_so() {
     lab.settle();
     assert_eq!(lab.shows("gpu"), "NoMatchingNodes 0/0");
     assert_eq!(lab.message("gpu"), "none of 2 nodes is a target; a: label pool=gpu is missing");
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "gpu".into())));
     lab.settle();
     assert_eq!(lab.shows("gpu"), "Cached 1/1");
 }
@@ -33,8 +33,8 @@ fn an_image_that_no_node_matches_says_so() {
 #[test]
 fn labels_of_image_and_policy_must_both_hold() {
     let mut lab = nodes(2);
-    lab.edit_node("a", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "build".to_owned())));
+    lab.edit_node("a", |node| drop(node.labels.insert("pool".into(), "gpu".into())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "build".into())));
     lab.policy("p", |policy| drop(policy.node_selector.insert("pool".to_owned(), "build".to_owned())));
     lab.image_with("x", "x:1", |image| {
         under("p")(image);

@@ -142,7 +142,7 @@ fn the_node_with_the_most_urgent_image_goes_first() {
     let mut lab = nodes(2);
     lab.policy("p", |policy| policy.paused = true);
     lab.image_with("everywhere", "alpine", under("p"));
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "gpu".into())));
     lab.image_with("urgent", "cuda", |spec| {
         spec.priority = -1;
         spec.node_selector.insert("pool".to_owned(), "gpu".to_owned());
@@ -209,7 +209,7 @@ fn of_nodes_with_images_of_one_priority_the_one_with_the_more_urgent_image_goes_
         let mut lab = nodes(2);
         lab.policy("p", |policy| policy.paused = true);
         for (node, image) in [(first, "alpha"), (second, "beta")] {
-            lab.edit_node(node, |it| drop(it.labels.insert("on".to_owned(), node.to_owned())));
+            lab.edit_node(node, |it| drop(it.labels.insert("on".into(), node.into())));
             lab.image_with(image, image, |spec| {
                 spec.node_selector.insert("on".to_owned(), node.to_owned());
                 under("p")(spec);

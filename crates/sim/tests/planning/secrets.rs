@@ -14,7 +14,7 @@ fn with_secret(name: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
 #[test]
 fn a_pod_has_the_secrets_of_all_who_want_its_image() {
     let mut lab = nodes(2);
-    lab.edit_node("b", |node| drop(node.labels.insert("pool".to_owned(), "gpu".to_owned())));
+    lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "gpu".into())));
     lab.image("a-without", "private.test/team/secret:1");
     lab.image_with("b-with", "private.test/team/secret:1", with_secret("good"));
     lab.image_with("c-on-b-only", "private.test/team/secret:1", |spec| {

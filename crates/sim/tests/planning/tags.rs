@@ -93,11 +93,11 @@ fn a_stale_copy_that_is_found_lets_no_other_node_pull_at_once() {
     let mut lab = nodes(4);
     lab.policy("p", |policy| policy.repull_interval = Some(duration("24h")));
     // It pulls nothing where an older copy is there.
-    lab.edit_node("d", |node| drop(node.labels.insert("pool".to_owned(), "stale".to_owned())));
+    lab.edit_node("d", |node| drop(node.labels.insert("pool".into(), "stale".into())));
     let stale = [("docker.io/library/alpine:1".to_owned(), OLD.to_owned())];
     lab.knobs.digests_on.insert("d".to_owned(), stale.into());
     for node in ["a", "b", "c"] {
-        lab.edit_node(node, |node| drop(node.labels.insert("pool".to_owned(), "new".to_owned())));
+        lab.edit_node(node, |node| drop(node.labels.insert("pool".into(), "new".into())));
     }
     lab.image_with("always", "alpine:1", |image| {
         under("p")(image);

@@ -11,7 +11,7 @@ fn join(lab: &mut Lab, count: usize) {
     for n in 0..count {
         let name = format!("fresh-{n:02}");
         lab.node(&name);
-        lab.edit_node(&name, |node| drop(node.labels.insert("pool".to_owned(), "fresh".to_owned())));
+        lab.edit_node(&name, |node| drop(node.labels.insert("pool".into(), "fresh".into())));
         lab.run(secs(40.0));
     }
 }
@@ -35,14 +35,14 @@ fn a_node_is_not_starved_by_nodes_that_join() {
 #[test]
 fn an_image_does_not_yield_to_those_of_lesser_names_for_ever() {
     let mut lab = Lab::with_nodes(&["first"]);
-    lab.edit_node("first", |node| drop(node.labels.insert("pool".to_owned(), "fresh".to_owned())));
+    lab.edit_node("first", |node| drop(node.labels.insert("pool".into(), "fresh".into())));
     lab.knobs.pull = secs(50.0);
     for (image, pool) in [("alpha", "fresh"), ("zeta", "zeta")] {
         lab.image_with(image, image, |spec| drop(spec.node_selector.insert("pool".to_owned(), pool.to_owned())));
     }
     lab.run(secs(1.0));
     lab.node("z");
-    lab.edit_node("z", |node| drop(node.labels.insert("pool".to_owned(), "zeta".to_owned())));
+    lab.edit_node("z", |node| drop(node.labels.insert("pool".into(), "zeta".into())));
     join(&mut lab, 20);
     let start = lab.pods_of("zeta").first().map(|pod| pod.second());
     assert!(start.is_some_and(|start| start < 120), "{:?}", lab.starts());
@@ -56,7 +56,7 @@ fn an_overdue_retry_is_not_starved_by_a_long_roll_out() {
     lab.knobs.broken_images.insert("docker.io/library/away:1".to_owned(), NOT_FOUND.into());
     lab.knobs.pull = secs(60.0);
     // One that is overdue, too, but whose node cannot try it.
-    lab.edit_node("n07", |node| drop(node.labels.insert("away".to_owned(), "yes".to_owned())));
+    lab.edit_node("n07", |node| drop(node.labels.insert("away".into(), "yes".into())));
     lab.image_with("away", "away:1", |spec| drop(spec.node_selector.insert("away".to_owned(), "yes".to_owned())));
     lab.until(|lab| !lab.pods_of("away:1").is_empty());
     lab.run(secs(5.0));
@@ -83,7 +83,7 @@ fn retries_that_take_all_the_time_there_is_do_not_starve_what_was_never_tried() 
         spec.policy_ref = Some(LocalObjectReference { name: "p".to_owned() });
         spec.node_selector.insert("on".to_owned(), "a".to_owned());
     };
-    lab.edit_node("a", |node| drop(node.labels.insert("on".to_owned(), "a".to_owned())));
+    lab.edit_node("a", |node| drop(node.labels.insert("on".into(), "a".into())));
     for n in 0..20 {
         let image = format!("registry-{n}.example/nope:1");
         lab.knobs.broken_images.insert(image.clone(), NOT_FOUND.into());

@@ -77,7 +77,7 @@ impl Fleet {
         Event::Node(Box::new(Node {
             name: name_of(node),
             uid: uid(node).as_str().into(),
-            labels: [("pool".to_owned(), (node % self.pools).to_string())].into(),
+            labels: [("pool".into(), (node % self.pools).to_string().into())].into(),
             platform: "linux/amd64".into(),
             inventory: Inventory::new(listed),
             ..Node::default()
