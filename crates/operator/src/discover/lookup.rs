@@ -139,18 +139,12 @@ fn path(image: &Reference) -> &str {
 }
 
 /// A manifest, or a list of manifests.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct Document {
     manifests: Vec<Entry>,
     config: Option<Blob>,
     layers: Vec<Blob>,
-}
-
-impl Default for Document {
-    fn default() -> Self {
-        Self { manifests: Vec::new(), config: None, layers: Vec::new() }
-    }
 }
 
 /// A manifest in a list.

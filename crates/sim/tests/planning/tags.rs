@@ -209,7 +209,7 @@ fn a_tag_that_moves_is_followed_by_the_nodes_of_every_cached_image_that_wants_it
     let mut lab = nodes(4);
     lab.knobs.lists = true;
     for (node, pool) in [("a", "one"), ("b", "one"), ("c", "two"), ("d", "two")] {
-        lab.edit_node(node, |node| node.labels = [("pool".to_owned(), pool.to_owned())].into());
+        lab.edit_node(node, |node| node.labels = [("pool".into(), pool.into())].into());
         let machine = Machine { bare_image_ids: pool == "two", ..Machine::default() };
         lab.knobs.machines.insert(node.to_owned(), machine);
     }
