@@ -160,7 +160,8 @@ impl<'a> View<'a> {
     ///
     /// Where platforms differ in their IDs, the answer to one tells nothing to the others, so each has
     /// to ask whether its tag has moved: the node that asked last asks again. If it gets what it
-    /// got before, the rest of its platform stays as it is.
+    /// got before, the rest of its platform stays as it is. Nodes with another kind of ID ask then, too, because those
+    /// that ask leave no turn to anybody else.
     ///
     /// Where only the kinds of IDs differ, nobody has to ask in addition: all nodes take turns, the one with
     /// the oldest copy first, and once those of one kind have followed a tag, the other kind has the oldest.
@@ -168,7 +169,10 @@ impl<'a> View<'a> {
     pub fn asks(&self) -> bool {
         let Some(newest) = self.newest.filter(|newest| newest.pulls.len() > 1) else { return false };
         let differs = |is_bare, id: &ImageId| newest.last(is_bare).is_some_and(|last| last.id != *id);
-        newest.pulls.iter().any(|((_, is_bare), pull)| *pull.node == *self.node && differs(*is_bare, &pull.id))
+        let is_mixed =
+            |bare| newest.pulls.iter().any(|((_, is_bare), pull)| *is_bare == bare && differs(bare, &pull.id));
+        let mut own = newest.pulls.iter().filter(|(_, pull)| *pull.node == *self.node);
+        own.any(|((_, is_bare), pull)| differs(*is_bare, &pull.id) || is_mixed(!is_bare))
     }
 
     /// NodeCaches of earlier versions do not tell their platform: they may be of any.
@@ -244,6 +248,8 @@ mod tests {
         assert_eq!(asks(&pulls(&mixed)), [false, true, false]);
         let runtimes = [("a", AMD, id("1")), ("b", AMD, bare("2"))];
         assert_eq!(asks(&pulls(&runtimes)), [false; 3], "both move together");
+        let both = [("a", AMD, bare("3")), ("b", AMD, id("1")), ("c", ARM, id("2"))];
+        assert_eq!(asks(&pulls(&both)), [true, true, false], "no turn is left to the other kind");
     }
 
     #[test]

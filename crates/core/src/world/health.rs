@@ -58,7 +58,9 @@ impl Health {
             true => drop(self.alone.insert(node.clone())),
             false => drop(self.alone.remove(node)),
         }
-        let pulled_as = record.and_then(|record| Some((record.pulled?.at, record.id.as_ref()?)));
+        // Where nobody wants it any more, nobody follows the tag.
+        let wanted = record.filter(|record| record.unwanted_since.is_none());
+        let pulled_as = wanted.and_then(|record| Some((record.pulled?.at, record.id.as_ref()?)));
         let mut update = self.newest.update(node, platform, pulled_as);
         let mut is_stale = self.success.as_ref().is_some_and(|success| success.node == *node);
         if let Some(pulled) = record.and_then(|record| record.pulled.as_ref()) {

@@ -190,7 +190,7 @@ impl World {
         }
         let Some(entry) = self.images.get_mut(image) else { return };
         entry.tally.take_in(moves);
-        if entry.tally.there() == entry.tally.targeted() {
+        if entry.tally.cached == entry.tally.targeted() {
             // Nothing is asked for any more that could be refused.
             entry.refused = None;
         }

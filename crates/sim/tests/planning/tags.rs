@@ -7,7 +7,7 @@ use crate::{creates, fate, nodes};
 use drop_api::cached_image::ImagePullPolicy;
 use drop_core::inventory::{Inventory, Listed};
 use drop_core::reference::Reference;
-use drop_sim::{Fate, Machine, secs, under};
+use drop_sim::{Fate, Kubelet, Machine, secs, under};
 
 const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
@@ -228,6 +228,17 @@ fn a_tag_that_moves_is_followed_by_the_nodes_of_every_cached_image_that_wants_it
 }
 
 #[test]
+fn a_tag_that_moves_is_followed_by_bare_image_ids_beside_digests_that_differ_by_platform() {
+    let mut lab = mixed(2);
+    lab.knobs.machines.insert("b".to_owned(), Machine { bare_image_ids: true, ..Machine::default() });
+    for digest in [NEW, OLD, NEW] {
+        lab.push("docker.io/library/alpine:1", digest);
+        lab.run(secs(3600.0));
+        assert_eq!(behind(&lab), [""; 0], "{:?}", lab.starts());
+    }
+}
+
+#[test]
 fn a_tag_that_moves_is_followed_where_runtimes_report_bare_image_ids() {
     for bare in [&["a", "b", "c", "d", "e", "f", "g", "h"][..], &["a", "b", "c", "d"], &["h"]] {
         let mut lab = nodes(8);
@@ -249,4 +260,22 @@ fn a_tag_that_moves_is_followed_where_runtimes_report_bare_image_ids() {
         let asked = lab.record.pods.len() - before;
         assert!((20..=26).contains(&asked), "{}: {asked} questions in 24 intervals", lab.title);
     }
+}
+
+#[test]
+fn a_node_that_was_in_trouble_follows_a_tag_whatever_its_ids() {
+    let mut lab = nodes(2);
+    lab.knobs.machines.insert("a".to_owned(), Machine { bare_image_ids: true, ..Machine::default() });
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("15m")));
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    // A Pod that is rejected, and then nothing to pull that would tell that the node works again.
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::RejectsNext(("OutOfpods", "too many Pods").into()));
+    lab.image_with("busybox", "busybox", under("p"));
+    lab.run(secs(5.0));
+    lab.delete_image("busybox");
+    lab.run(secs(600.0));
+    lab.push("docker.io/library/alpine:1", NEW);
+    lab.run(secs(3600.0));
+    assert_eq!(behind(&lab), [""; 0], "{:?}", lab.starts());
 }
