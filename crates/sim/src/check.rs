@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use drop_api::cached_image::ImagePullPolicy;
 use drop_api::condition::{self, Condition, ConditionStatus};
+use drop_api::node_cache::Failure;
 use drop_api::pull_policy::{HostNetwork, LookupMode};
 use drop_api::{CachedImageStatus, NodeCache, PullPolicySpec};
 use drop_core::effect::{EffectKey, PodOrder, Pull};
@@ -77,6 +78,11 @@ impl Lab {
         }
         let refusals: Vec<String> = policies.iter().map_while(|policy| self.refuses(policy, order)).collect();
         faults.unless(refusals.len() < policies.len(), || format!("{refusals:?}"));
+        let tries: Vec<Vec<String>> =
+            policies.iter().map(|policy| self.faults_of_haste(order, policy, planned_at)).collect();
+        if !tries.iter().any(Vec::is_empty) {
+            faults.0.extend(tries.into_iter().next().unwrap_or_default());
+        }
         if !order.begins_turn {
             let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node == order.node);
             let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
@@ -108,6 +114,44 @@ impl Lab {
         })
     }
 
+    /// What is tried again too soon after it failed or was removed, as NodeCaches tell: the least waits of the
+    /// specification, whatever the planner makes of the failures. Times are the operator's, so nothing is known
+    /// where its clock was set.
+    fn faults_of_haste(&self, order: &PodOrder, policy: &PullPolicySpec, planned_at: Timestamp) -> Vec<String> {
+        let mut faults = Faults::default();
+        let cache = self.api.caches.get(&*order.node).filter(|cache| *cache.spec.node_uid == *order.node_uid);
+        let Some(status) = cache.and_then(|cache| cache.status.as_ref()).filter(|_| !self.record.clocks_were_set)
+        else {
+            return faults.0;
+        };
+        // Waits vary by ten percent, and NodeCaches that came later were not known.
+        let is_early = |at: Timestamp, wait: SignedDuration| {
+            at <= planned_at && planned_at.duration_since(at).as_secs_f64() < 0.89 * wait.as_secs_f64()
+        };
+        let initial = policy.failure_backoff.initial.get();
+        let throttled = |failure: &Failure| if failure.message.contains("QPS") { secs(20.0) } else { initial };
+        if let Some(failure) = &status.node_failure {
+            let wait = initial.min(throttled(failure));
+            faults.unless(!is_early(failure.at, wait), || format!("{} is tried too soon after it failed", order.node));
+        }
+        for pull in &order.pulls {
+            let record = status.images.iter().find(|image| *image.image == *pull.reference.as_str());
+            let (failure, eviction) = (record.and_then(|it| it.failure.as_ref()), record.and_then(|it| it.eviction));
+            // An edit may have mended it.
+            let edited_at = self.record.wants_changed_at;
+            let failure = failure.filter(|failure| edited_at.is_none_or(|at| at + self.hearsay() < failure.at));
+            let is_hasty = failure.is_some_and(|failure| is_early(failure.at, initial.min(throttled(failure))));
+            faults.unless(!is_hasty, || format!("{} is tried too soon after it failed", pull.reference));
+            let is_gone = record.is_some_and(|record| record.pulled_at.is_none() && record.found_at.is_none());
+            // What failed since waits for that.
+            let has_failed = record.is_some_and(|record| record.failure.is_some());
+            let evicted_at = eviction.filter(|_| is_gone && !has_failed).map(|eviction| eviction.at);
+            let is_hasty = evicted_at.is_some_and(|at| is_early(at, self.settings.repair_initial));
+            faults.unless(!is_hasty, || format!("{} is pulled too soon after it was removed", pull.reference));
+        }
+        faults.0
+    }
+
     /// Whether there is a reason to pull an image onto the node of this UID under this policy,
     /// although it may have been done: its interval has passed, and somebody has to ask whether the
     /// tag has moved, or it has.
@@ -134,8 +178,15 @@ impl Lab {
         let has_moved = pulled.any(|it| it.image_id != own.image_id && own.at.duration_since(it.at) <= slack);
         let known = self.record.successes.iter().filter(|(what, _)| of_it(what) && is_there(&what.0));
         let asked_at = known.map(|(_, it)| it.at).max();
-        let is_due = |at: Timestamp| at > planned_at || planned_at.duration_since(at) >= interval.get();
-        is_due(own.at) && (has_moved || asked_at.is_none_or(is_due))
+        // Where its clock was set, the operator counts other times than the lab.
+        let is_due = |at: Timestamp| {
+            self.record.clocks_were_set || at > planned_at || planned_at.duration_since(at) >= interval.get()
+        };
+        // Where kinds of IDs meet platforms, the newest node of each asks for itself while some of them differ.
+        let machines = self.knobs.machines.values().filter(|machine| machine.bare_image_ids).count();
+        let platforms: BTreeSet<&Name> = self.api.nodes.values().map(|node| &node.platform).collect();
+        let is_mixed = (1..self.api.nodes.len()).contains(&machines) && platforms.len() > 1;
+        is_due(own.at) && (has_moved || is_mixed || asked_at.is_none_or(is_due))
     }
 
     /// Whether the operator may have given up on a Pod before it hears of its end.
@@ -167,6 +218,12 @@ impl Lab {
             *step = step.filter(|at| self.now.duration_since(*at) > self.hearsay());
         }
         [seen, unseen].iter().any(|pod| pod.end(&Steps::see(pod, None, now), &expected, now).is_some())
+    }
+
+    /// The least time that passes while an operator waits for so long. Where its clock was set, it comes closer to
+    /// the lab's by one part in a thousand.
+    pub(crate) fn at_least(&self, wait: SignedDuration) -> SignedDuration {
+        if self.record.clocks_were_set { secs(0.998 * wait.as_secs_f64()) } else { wait }
     }
 
     /// How long after a change the operator may not know of it.
@@ -218,7 +275,7 @@ impl Lab {
         }
         let begins = self.record.pods.iter().filter(|pod| pod.order.begins_turn && !pod.is_forgotten);
         let mut elsewhere = begins.filter(|pod| pod.order.policy == order.policy && pod.order.node != order.node);
-        let delay = policy.min_delay_between_pulls.get();
+        let delay = self.at_least(policy.min_delay_between_pulls.get());
         let other = elsewhere.find(|pod| self.now.duration_since(pod.at) < delay).filter(|_| order.begins_turn);
         other.map(|other| format!("too soon after {other}"))
     }
@@ -281,7 +338,7 @@ impl Lab {
             let created_at = created_at.map(|at| if had_another { at + HEARSAY } else { at });
             let since = self.record.restarted_at.max(created_at);
             let last = written().next().filter(|at| since.is_none_or(|since| since < *at));
-            let is_early = last.is_some_and(|at| self.now.duration_since(at) < secs(1.0));
+            let is_early = last.is_some_and(|at| self.now.duration_since(at) < self.at_least(secs(1.0)));
             // What is gone comes back for a moment where a watch is behind the answer to its deletion.
             faults.unless(!is_early || is_gone, || format!("{key:?} is written too often"));
         }

@@ -11,7 +11,8 @@
 //! registries; the checks of caps, delays and repetitions at each creation (`check.rs`),
 //! which recount from the record alone, except that they take the planner's word for which
 //! Pods begin a turn, and its code for which registries a Pod is still pulling from and when
-//! a Pod is given up; the recount of pacing (`pacing.rs`), which takes nobody's word; the lists of
+//! a Pod is given up; the recount of pacing (`pacing.rs`) and of who loses to whom (`fairness.rs`), which take nobody's
+//! word; the lists of
 //! DiscoveryPolicies (`sources.rs`), made anew from what their sources answer; and the look at a
 //! cluster at rest (`rest.rs`), which compares statuses with the simulated disks.
 //!
@@ -23,6 +24,7 @@ mod api;
 mod ask;
 mod check;
 mod disk;
+mod fairness;
 mod knobs;
 mod kubelet;
 mod lab;

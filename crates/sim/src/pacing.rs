@@ -63,7 +63,7 @@ impl Lab {
         let over = counts.into_iter().filter(|(count, most, _)| count > most);
         let over = over.map(|(count, most, what)| format!("policy {policy:?}: {count} {what}, {most} may"));
         let least = specs.iter().map(|spec| spec.min_delay_between_pulls.get()).min().unwrap_or_default();
-        let early = pace.delay.filter(|delay| *delay < least);
+        let early = pace.delay.filter(|delay| *delay < self.at_least(least));
         let early = early.map(|delay| format!("policy {policy:?}: nodes began {delay:#} apart, {least:#} must pass"));
         over.chain(early).collect()
     }

@@ -50,6 +50,7 @@ impl Lab {
     /// Sets the clocks of the machines on which operators run forward, or back, while they run.
     pub fn set_clocks(&mut self, by: SignedDuration) {
         self.note(|| format!("the operator's clock is set by {by:#}"));
+        self.record.clocks_were_set = true;
         self.processes.iter_mut().for_each(|process| process.clock_ahead += by);
     }
 
@@ -270,6 +271,9 @@ impl Lab {
                 (&effect, &fate)
             {
                 self.record.unwritten.insert(image.to_string());
+            }
+            if matches!((&effect, &fate), (Effect::CreatePod(_), Fate::Refused(_) | Fate::RefusedAnyway(_))) {
+                self.record.refused_at = Some(now);
             }
             let way = if let Fate::Late(way) = fate { way.min(TIME_LIMIT) } else { self.jittered(self.knobs.request) };
             self.agenda.add(now + way, Item::Request(id, now, Box::new(effect), fate));

@@ -12,6 +12,7 @@ use drop_core::{Event, Name};
 use jiff::Timestamp;
 
 use crate::Api;
+use crate::fairness::Fairness;
 use crate::lab::EPOCH;
 
 /// Everything that happened in a lab.
@@ -58,6 +59,12 @@ pub struct Record {
     pub readiness_changed_at: BTreeMap<String, Timestamp>,
     /// When the operator was last restarted.
     pub restarted_at: Option<Timestamp>,
+    /// Whether clocks of operators were set.
+    pub clocks_were_set: bool,
+    /// When the API server last refused a Pod.
+    pub refused_at: Option<Timestamp>,
+    /// How often pulls have lost to others; only where that was asked for.
+    pub fairness: Option<Fairness>,
     /// What watches have shown, in the order in which it came to be; only where that was
     /// asked for.
     pub history: Option<Vec<(Kind, Event)>>,

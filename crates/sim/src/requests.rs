@@ -145,6 +145,8 @@ impl Lab {
             return Report::PodCreated { uid: live.pod.uid.clone().unwrap_or_default() };
         }
         self.violate_all(self.faults_of_start(order, sent_at));
+        let faults = self.faults_of_fairness(order);
+        self.violate_all(faults);
         let images = order.pulls.iter().map(|pull| pull.reference.clone());
         let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
         let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images, order.host_network);

@@ -9,15 +9,15 @@ use drop_api::condition::ConditionStatus;
 use drop_api::discovery_policy::{
     AggregationMethod, BackendType, DiscoveredImage, DiscoveryPolicyStatus, PrometheusSource, QueryStatus, Source,
 };
-use drop_api::node_cache::ImageRecord;
+use drop_api::node_cache::{ImageRecord, NodeCacheStatus};
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
 use drop_core::effect::{PodOrder, Pull};
-use drop_core::event::Kind;
+use drop_core::event::{Kind, Report};
 use drop_core::node::Readiness;
 use drop_core::policy::Policy;
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Look, Plan};
-use drop_sim::{Fate, Lab, secs, under};
+use drop_sim::{Fate, Kubelet, Lab, secs, under};
 use jiff::{SignedDuration, Timestamp};
 
 /// Nodes a, b and c, of which c is no target, and a policy that allows one at once.
@@ -402,6 +402,98 @@ fn an_image_that_starves() {
     lab.settle();
     let late = lab.late_starts(began_at, SignedDuration::from_mins(30));
     assert!(late.len() == 1 && late[0].ends_with("s b: alpine"), "{late:?}");
+}
+
+/// A planner that hears nothing of this in NodeCaches, as if a rule of its gate were forgotten.
+fn forgets(mut forget: impl FnMut(&mut NodeCacheStatus) + 'static) -> impl FnMut(&mut Event) + 'static {
+    move |event| {
+        if let Event::Cache(cache) | Event::Report(_, Report::Recorded(cache)) = event {
+            cache.status.iter_mut().for_each(&mut forget);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_failed_and_is_tried_again_at_once() {
+    let rejects = Kubelet::Rejects(("OutOfpods", "too many Pods").into());
+    let lab = |mishear: Box<dyn FnMut(&mut Event)>| {
+        let mut lab = lab();
+        lab.knobs.mishear = mishear;
+        lab.knobs.kubelets.insert("a".to_owned(), rejects.clone());
+        lab.run(secs(60.0));
+        told(&lab)
+    };
+    assert_eq!(lab(Box::new(|_| {})), Vec::<String>::new());
+    assert_says(&lab(Box::new(forgets(|cache| cache.node_failure = None))), "a is tried too soon after it failed");
+}
+
+#[test]
+fn an_image_that_failed_and_is_tried_again_at_once() {
+    for message in [
+        "docker.io/library/alpine:latest: not found",
+        "503 Service Unavailable",
+        "nobody knows",
+        "no space left on device",
+    ] {
+        let mut lab = deaf(forgets(|cache| cache.images.iter_mut().for_each(|image| image.failure = None)));
+        lab.knobs.broken_images.insert("docker.io/library/alpine:latest".to_owned(), ("ErrImagePull", message).into());
+        lab.run(secs(60.0));
+        assert_says(&told(&lab), "docker.io/library/alpine:latest is tried too soon after it failed");
+    }
+}
+
+#[test]
+fn an_image_that_was_removed_and_is_pulled_again_at_once() {
+    let mut lab = deaf(forgets(|cache| cache.images.iter_mut().for_each(|image| image.eviction = None)));
+    lab.knobs.lists = true;
+    lab.run(secs(300.0));
+    lab.evict("a", &Reference::parse("alpine"));
+    lab.run(secs(300.0));
+    assert_says(&told(&lab), "alpine:latest is pulled too soon after it was removed");
+}
+
+/// One node, one Pod at once, and images that fail again and again beside one that could be pulled.
+fn contested() -> Lab {
+    let mut lab = Lab::default();
+    lab.watch_fairness();
+    lab.node("a");
+    lab.policy("one", |policy| {
+        policy.min_delay_between_pulls = "0s".parse().unwrap();
+        policy.failure_backoff.initial = "1s".parse().unwrap();
+        policy.failure_backoff.max = "1s".parse().unwrap();
+    });
+    for n in 0..20 {
+        let image = format!("registry-{n}.example/nope:1");
+        lab.knobs.broken_images.insert(image.clone(), ("ErrImagePull", "manifest unknown").into());
+        lab.image_with(&format!("nope-{n}"), &image, under("one"));
+    }
+    lab.image_with("zeta", "zeta", under("one"));
+    lab
+}
+
+#[test]
+fn an_image_that_starves_by_its_name() {
+    let mut lab = contested();
+    lab.run(secs(600.0));
+    assert_eq!((told(&lab), lab.shows("zeta").as_str()), (Vec::new(), "Cached 1/1"));
+    let mut lab = contested();
+    let is_zeta = |pull: &Pull| &*pull.cached_image == "zeta";
+    lab.knobs.tamper = Box::new(move |plan| {
+        plan.effects.retain(|effect| !matches!(effect, Effect::CreatePod(order) if order.pulls.iter().any(is_zeta)));
+    });
+    lab.run(secs(600.0));
+    assert_says(&told(&lab), "could start, and nobody goes first");
+    // Others take its turns as they come.
+    let mut lab = contested();
+    lab.knobs.mishear = Box::new(|event| {
+        if let Event::Image(image, _) = event
+            && &*image.name == "zeta"
+        {
+            image.policy = "missing".into();
+        }
+    });
+    lab.run(secs(3600.0));
+    assert_says(&told(&lab), "zeta on a starves: 53 Pods began before it, 52 may");
 }
 
 #[test]

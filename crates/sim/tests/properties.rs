@@ -16,17 +16,18 @@ use common::{Lab, duration};
 use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
+use drop_api::node_cache::NodeCacheStatus;
 use drop_api::pull_policy::HostNetwork;
 use drop_api::scheduling::{TaintEffect, Toleration, TolerationOperator};
 use drop_api::{CachedImageSetSpec, CachedImageSpec, CachedImageStatus, DiscoveryPolicySpec, PullPolicySpec};
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
-use drop_core::effect::EffectKey;
-use drop_core::event::{Event, Kind};
+use drop_core::effect::{EffectKey, PodOrder};
+use drop_core::event::{Event, Kind, Report};
 use drop_core::explain::{Which, explain};
 use drop_core::image::Image;
 use drop_core::reference::Reference;
 use drop_core::survey::Survey;
-use drop_core::{Name, Settings, World, plan};
+use drop_core::{Effect, Name, Settings, World, plan};
 use drop_sim::{Bandwidth, Fate, Kubelet, Machine, Outcome, Registry, Rng, Trouble, secs};
 use jiff::SignedDuration;
 
@@ -214,18 +215,86 @@ fn the_order_in_which_kinds_are_watched_does_not_matter() {
     }
 }
 
+/// Lets a planner do something wrong.
+type Plant = fn(&mut Lab);
+
+#[test]
+fn planted_bugs_are_noticed_in_random_clusters() {
+    let plants: [(&str, Plant, &str); 6] = [
+        ("an image is never started", |lab| never_start(lab, "i0"), "i0 on "),
+        ("an image starves, and the plan says that others go first", |lab| starve(lab, "i0"), "i0 on "),
+        ("a node is tried again at once", |lab| forget(lab, |it| it.node_failure = None), "too soon after it failed"),
+        (
+            "an image is tried again at once",
+            |lab| forget(lab, |it| it.images.iter_mut().for_each(|image| image.failure = None)),
+            "too soon after it failed",
+        ),
+        (
+            "an image is pulled again at once",
+            |lab| forget(lab, |it| it.images.iter_mut().for_each(|image| image.eviction = None)),
+            "too soon after it was removed",
+        ),
+        ("a paused policy goes on", |lab| lab.knobs.mishear = Box::new(go_on), "the policy is paused or missing"),
+    ];
+    for (bug, plant, told) in plants {
+        let is_noticed = |seed: &u64| {
+            let mut lab = disturbed(*seed, plant);
+            lab.knobs.fate = Box::new(|_| Fate::Answered);
+            lab.run(secs(4.0 * 3600.0));
+            lab.take_violations().iter().any(|violation| violation.contains(told))
+        };
+        assert!((0..100).any(|seed| is_noticed(&seed)), "nobody notices that {bug}");
+    }
+}
+
+/// Never starts this image.
+fn never_start(lab: &mut Lab, name: &'static str) {
+    lab.knobs.tamper = Box::new(move |plan| {
+        let pulls = |order: &PodOrder| order.pulls.iter().any(|pull| &*pull.cached_image == name);
+        plan.effects.retain(|effect| !matches!(effect, Effect::CreatePod(order) if pulls(order)));
+    });
+}
+
+/// Takes this image for one of a policy that is not there, so that all others go first.
+fn starve(lab: &mut Lab, name: &'static str) {
+    lab.knobs.mishear = Box::new(move |event| {
+        if let Event::Image(image, _) = event
+            && &*image.name == name
+        {
+            image.policy = "missing".into();
+        }
+    });
+}
+
+/// Hears nothing of this in NodeCaches.
+fn forget(lab: &mut Lab, forget: fn(&mut NodeCacheStatus)) {
+    lab.knobs.mishear = Box::new(move |event| {
+        if let Event::Cache(cache) | Event::Report(_, Report::Recorded(cache)) = event {
+            cache.status.iter_mut().for_each(forget);
+        }
+    });
+}
+
+/// Hears of no policy that it is paused.
+fn go_on(event: &mut Event) {
+    if let Event::Policy(policy, _) = event {
+        policy.paused = false;
+    }
+}
+
 /// A random cluster, after a while of mishaps.
 fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     let mut rng = Rng::new(seed);
-    // A list of three images is always too short.
-    let listed_images = if rng.chance(25) { 3 } else { 50 };
+    // A list of three images is always too short; none is configured where the planner learns it.
+    let listed_images = rng.pick(&[3, 0, 50, 50]);
     let mut lab = Lab::with(Settings { listed_images, ..Settings::default() });
     lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
+    lab.watch_fairness();
     prepare(&mut lab);
     for node in NODES.iter().take(1 + rng.index(5)) {
         join(&mut lab, &mut rng, node);
         if rng.chance(15) {
-            let machine = machine(&mut rng, seed, listed_images);
+            let machine = machine(&mut rng, listed_images);
             lab.knobs.machines.insert((*node).to_owned(), machine);
         }
     }
@@ -292,13 +361,16 @@ fn join(lab: &mut Lab, rng: &mut Rng, name: &str) {
 }
 
 /// A machine that differs from the others.
-fn machine(rng: &mut Rng, seed: u64, listed_images: usize) -> Machine {
+fn machine(rng: &mut Rng, listed_images: usize) -> Machine {
     Machine {
         disk: rng.pick(&[None, Some(150_000_000), Some(250_000_000)]),
-        // The planner does not learn yet how long each node's list may be, nor follow tags where runtimes tell
-        // no digest.
-        listed_images: (listed_images == 50).then(|| rng.pick(&[200, -1])),
-        bare_image_ids: rng.chance(50) && !follows(seed),
+        // What is configured is what every node lists at least.
+        listed_images: match listed_images {
+            0 => Some(rng.pick(&[200, -1, 20, 3])),
+            50 => Some(rng.pick(&[200, -1])),
+            _ => None,
+        },
+        bare_image_ids: rng.chance(50),
     }
 }
 
@@ -325,7 +397,8 @@ fn trouble(rng: &mut Rng, node: &str) -> Trouble {
 /// Something happens to one node, one registry or one source, which the others do not have.
 fn trouble_one(lab: &mut Lab, rng: &mut Rng, node: &str) {
     let node_is_there = lab.api.nodes.contains_key(node);
-    match rng.below(10) {
+    match rng.below(11) {
+        10 => lab.set_clocks(secs(rng.pick(&[-1800.0, -5.0, 5.0, 1800.0]))),
         0..5 => {
             let trouble = trouble(rng, node);
             lab.knobs.troubles.push(trouble);

@@ -31,6 +31,14 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// What happened so far that should not have, where a test means it to.
+    #[allow(dead_code, reason = "each test file uses a part of it")]
+    pub fn take_violations(&mut self) -> Vec<String> {
+        self.violations.drain(..).map(|violation| violation.to_string()).collect()
+    }
+}
+
 impl Deref for Lab {
     type Target = drop_sim::Lab;
 
