@@ -13,6 +13,8 @@ pub struct Starts {
     other: Option<Timestamp>,
     /// When a Pod with something else than fresh pulls was last there, as far as this process knows.
     retried_at: Option<Timestamp>,
+    /// Whether no fresh pull has begun since the last Pod with something else did.
+    owes_fresh: bool,
 }
 
 impl Starts {
@@ -57,10 +59,16 @@ impl Starts {
         self.retried_at = self.retried_at.max(Some(now));
     }
 
-    /// When such a Pod was last there; `None` where this process has seen none.
+    /// Takes in that a Pod begins, with fresh pulls alone or not.
+    pub fn begin(&mut self, is_fresh: bool) {
+        self.owes_fresh = !is_fresh;
+    }
+
+    /// Whether a retry may go before fresh pulls, where one may in so long a time. It takes no two turns in a row: a
+    /// delay between nodes that is longer than the time would leave no turn to fresh pulls.
     #[must_use]
-    pub fn retried_at(&self) -> Option<Timestamp> {
-        self.retried_at
+    pub fn lets_retry_first(&self, once_in: SignedDuration, now: Timestamp) -> bool {
+        !self.owes_fresh && self.retried_at.is_none_or(|at| after(at, once_in) <= now)
     }
 
     /// The last start.

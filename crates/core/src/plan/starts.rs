@@ -21,7 +21,6 @@ use crate::objects::node::Readiness;
 use crate::objects::policy::Policy;
 use crate::objects::presence::Standing;
 use crate::pace::order::{Candidate, Urgency};
-use crate::pace::starts::Starts;
 use crate::time::after;
 use crate::world::{ImageEntry, NodeEntry, World};
 
@@ -33,8 +32,9 @@ use crate::world::{ImageEntry, NodeEntry, World};
 ///    are overdue.
 ///
 /// One of the third kind that is overdue goes before the second, where for the longest backoff no
-/// Pod of the third kind was there. So failures take at most one turn in that time from what was never
-/// tried, however long each of them lasts, and fresh pulls that keep coming delay no retry for ever.
+/// Pod of the third kind was there, and a fresh pull began since. So failures take at most one turn in that time and
+/// every other turn from what was never tried, however long each of them lasts, and fresh pulls that keep coming delay
+/// no retry for ever.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
     let mut quests = quests(world, now, plan);
@@ -127,8 +127,8 @@ impl<'a> Line<'a> {
         };
         let fresh = waiting((Bound::Unbounded, Bound::Excluded(first_late.clone())));
         let retries = waiting((Bound::Included(first_late), Bound::Unbounded));
-        let retried_at = world.starts(&policy.name).and_then(Starts::retried_at);
-        let lets_late_first = retried_at.is_none_or(|at| after(at, policy.backoff.max) <= now);
+        let starts = world.starts(&policy.name);
+        let lets_late_first = starts.is_none_or(|starts| starts.lets_retry_first(policy.backoff.max, now));
         Self { policy, now, lets_late_first, fresh, retries, quests: quests.into_iter().peekable() }
     }
 
@@ -374,8 +374,12 @@ fn start_quest(
         }
         let record = side.here.record(reference);
         let place = match purpose {
-            // The node whose copy is oldest.
-            Purpose::Ask => (side.here.is_in_trouble(), record.and_then(|record| record.present_since()), false),
+            // The node that has not asked for longest. One that is in trouble has its turn, too: otherwise it may
+            // never hear of a move.
+            Purpose::Ask => {
+                let tried_at = record.and_then(|record| record.failure.as_ref()).map(|failure| failure.at);
+                (false, record.and_then(|record| record.present_since()).max(tried_at), false)
+            }
             // A node that works, that has not tried for longest, and of these one that has pulled from this
             // registry: where it fails, too, the fault is not a node's.
             _ => {

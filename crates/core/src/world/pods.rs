@@ -99,8 +99,10 @@ impl World {
                 .collect(),
         };
         let is_late = order.pulls.iter().any(|pull| !self.is_fresh(&order.node, pull));
+        let starts = self.starts.entry(order.policy.clone()).or_default();
+        starts.begin(!is_late);
         if is_late {
-            self.starts.entry(order.policy.clone()).or_default().note_retry(now);
+            starts.note_retry(now);
         }
         let steps = Steps::see(&pod, None, now);
         let stage = Stage::Requested(Box::new(order.clone()));

@@ -96,3 +96,24 @@ fn retries_that_take_all_the_time_there_is_do_not_starve_what_was_never_tried() 
     let retries = lab.pods_of("registry-7.example/nope:1");
     assert!(retries.len() >= 4, "and every retry has its turn: {retries:?}");
 }
+
+#[test]
+fn retries_take_every_other_turn_at_most_where_the_delay_is_longer_than_their_backoff() {
+    let mut lab = nodes(3);
+    lab.watch_fairness();
+    lab.policy("p", |policy| {
+        policy.min_delay_between_pulls = duration("10m");
+        policy.failure_backoff.initial = duration("1s");
+        policy.failure_backoff.max = duration("2s");
+    });
+    for n in 0..20 {
+        let image = format!("registry-{n}.example/nope:1");
+        lab.knobs.broken_images.insert(image.clone(), NOT_FOUND.into());
+        lab.image_with(&format!("nope-{n}"), &image, under("p"));
+    }
+    lab.run(secs(4.0 * 3600.0));
+    let tries = lab.record.pods.len();
+    lab.image_with("good", "good", under("p"));
+    lab.run(secs(4.0 * 3600.0));
+    assert_eq!(lab.shows("good"), "Cached 3/3", "{:?}", lab.starts().split_off(tries));
+}
