@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use drop_api::cached_image::{CachedImageStatus, Phase};
 use drop_api::cached_image_set::{CachedImageSetStatus, SetPhase};
 use drop_api::condition::{self, Condition, ConditionStatus};
 use drop_api::discovery_policy::DiscoveryPolicyStatus;
@@ -20,6 +21,9 @@ use crate::text::shortened;
 /// The longest message of a [`Notice`], in characters: an Event takes 1 kB, and a
 /// character may take four bytes.
 const MAX_MESSAGE: usize = 250;
+
+/// The reason of a [`Notice`] that an image is on all its nodes.
+pub const CACHED: &str = "Cached";
 
 /// The kind of a [`Notice`] about a node.
 pub const NODE: &str = "Node";
@@ -57,33 +61,34 @@ enum State {
 }
 
 impl State {
-    fn of(condition: &Condition) -> Self {
-        match condition.reason.as_str() {
-            "Cached" => Self::Cached,
-            "Waiting" | "Pulling" => Self::Progress,
-            "Evicted" => Self::Evicted,
-            "NoMatchingNodes" | "Paused" | "PullPolicyNotFound" => Self::Idle,
-            _ => Self::Failing,
+    fn of(status: &CachedImageStatus) -> Self {
+        match condition::ready(&status.conditions).map(|ready| ready.reason.as_str()) {
+            Some(CACHED) => Self::Cached,
+            None | Some("Waiting" | "Pulling") => Self::Progress,
+            Some("Evicted") => Self::Evicted,
+            Some("NoMatchingNodes" | "Paused" | "PullPolicyNotFound") => Self::Idle,
+            // What fails with a node is told about the node.
+            Some(_) if status.phase == Some(Phase::Pending) => Self::Progress,
+            Some(_) => Self::Failing,
         }
     }
 }
 
-/// The notice about a CachedImage whose conditions change, if the change is worth one.
+/// The notice about a CachedImage whose status changes, if the change is worth one.
 ///
 /// It compares the conditions that the API shows with the new ones. So neither a restart nor another leader
 /// reports a change again.
 #[must_use]
-pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Option<Notice> {
-    let after = condition::ready(after)?;
-    let before = condition::ready(before).map_or(State::Progress, State::of);
-    let (is_warning, reason) = match (before, State::of(after)) {
+pub fn of_image(image: &Image, before: &CachedImageStatus, after: &CachedImageStatus) -> Option<Notice> {
+    let ready = condition::ready(&after.conditions)?;
+    let (is_warning, reason) = match (State::of(before), State::of(after)) {
         (State::Failing, State::Failing) => return None,
-        (_, State::Failing) => (true, after.reason.as_str()),
+        (_, State::Failing) => (true, ready.reason.as_str()),
         // While an evicted image is pulled again, node by node, it changes between these two.
         (State::Cached, State::Evicted) => (true, "Evicted"),
         (State::Failing, State::Cached | State::Progress) => (false, "Recovered"),
         // The notice about a set covers its images.
-        (State::Progress | State::Evicted | State::Idle, State::Cached) if image.set.is_none() => (false, "Cached"),
+        (State::Progress | State::Evicted | State::Idle, State::Cached) if image.set.is_none() => (false, CACHED),
         _ => return None,
     };
     Some(Notice {
@@ -92,7 +97,7 @@ pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Opt
         uid: image.uid.clone(),
         is_warning,
         reason: reason.to_owned(),
-        message: shortened(&after.message, MAX_MESSAGE),
+        message: shortened(&ready.message, MAX_MESSAGE),
     })
 }
 
@@ -101,6 +106,8 @@ pub fn of_image(image: &Image, before: &[Condition], after: &[Condition]) -> Opt
 /// There is one about the node, and none for each image that waits for it.
 #[must_use]
 pub fn of_node(node: &Node, before: Option<&Failure>, after: Option<&Failure>) -> Option<Notice> {
+    // A limit that is over within seconds is no trouble.
+    let [before, after] = [before, after].map(|failure| failure.filter(|failure| !failure.is_throttling()));
     let (is_warning, reason, message) = match (before, after) {
         (None, Some(failure)) => {
             (true, failure.reason.to_string(), format!("no image can be pulled: {}", failure.message))

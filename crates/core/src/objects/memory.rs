@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::interner::Texts;
-use crate::objects::failure::{NO_SPACE, classify};
+use crate::objects::failure::{Cause, NO_SPACE, THROTTLED, classify};
 use crate::objects::newest::ImageId;
 use crate::objects::pull_pod::{End, Outcome, PullPod};
 use crate::objects::reference::Reference;
@@ -24,6 +24,9 @@ pub const MAX_IMAGES: usize = 2000;
 const UNWANTED_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// The most policies of which a NodeCache knows when they began a turn.
 const MAX_STARTS: usize = 64;
+/// The first wait after a pull that the kubelet refused because there were too many within a second
+/// (`registryPullQPS`, `registryBurst`). The kubelet lets the next ones begin within seconds.
+const THROTTLED_FOR: SignedDuration = SignedDuration::from_secs(20);
 /// The longest reason and message of a failure, in characters.
 const MAX_REASON: usize = 128;
 const MAX_MESSAGE: usize = 300;
@@ -176,7 +179,10 @@ impl Memory {
                     record.unwanted_since = None;
                 }
                 Some(Outcome::Failed { reason, message }) => {
-                    let cause = classify(reason, message, &container.image, context.platform);
+                    let mut cause = classify(reason, message, &container.image, context.platform);
+                    if self.refutes(&container.image, &cause) {
+                        cause.scope = FailureScope::Unknown;
+                    }
                     // What does not fit may leave room for a smaller image.
                     if cause.scope == FailureScope::Node && cause.message != NO_SPACE {
                         node_failure = Some((reason.into(), cause.message.clone()));
@@ -190,8 +196,7 @@ impl Memory {
                         (rounds, Some(next)) if next > context.now => rounds,
                         (rounds, _) => rounds.saturating_add(1),
                     };
-                    let wait = context.backoff.delay(count, container.image.as_str());
-                    record.failure = Some(Box::new(Failure {
+                    let failure = Failure {
                         scope: cause.scope,
                         reason,
                         message: cause.message.into(),
@@ -199,8 +204,9 @@ impl Memory {
                         rounds,
                         since: before.map_or(context.now, |failure| failure.since),
                         at: context.now,
-                        retry_at: context.now.checked_add(wait).ok(),
-                    }));
+                        retry_at: None,
+                    };
+                    record.failure = Some(Box::new(failure.retried(context.backoff, container.image.as_str())));
                 }
                 None => {}
             }
@@ -209,8 +215,7 @@ impl Memory {
             (Some((reason, message)), _) => {
                 let before = self.node_failure.as_ref();
                 let count = before.map_or(0, |failure| failure.count).saturating_add(1);
-                let wait = context.backoff.delay(count, &pod.node);
-                Some(Failure {
+                let failure = Failure {
                     scope: FailureScope::Node,
                     reason,
                     message: message.into(),
@@ -218,8 +223,9 @@ impl Memory {
                     rounds: 0,
                     since: before.map_or(context.now, |failure| failure.since),
                     at: context.now,
-                    retry_at: context.now.checked_add(wait).ok(),
-                })
+                    retry_at: None,
+                };
+                Some(failure.retried(context.backoff, &pod.node))
             }
             // The kubelet works: its images are another matter.
             (None, true) => None,
@@ -227,6 +233,17 @@ impl Memory {
             (None, false) => self.node_failure.clone(),
         };
         (memory, settlements)
+    }
+
+    /// Whether a failure of an image is not the node's, whatever the kubelet says: it failed here before, and
+    /// the node has pulled other images since. A limit that is over within seconds proves nothing.
+    fn refutes(&self, image: &Reference, cause: &Cause) -> bool {
+        let before = self.images.get(image).and_then(|record| record.failure.as_deref());
+        let before = before.filter(|failure| matches!(failure.scope, FailureScope::Node | FailureScope::Unknown));
+        let is_of_node = cause.scope == FailureScope::Node && ![NO_SPACE, THROTTLED].contains(&&*cause.message);
+        let pulls = self.images.values().filter_map(|record| record.pulled);
+        let last = pulls.map(|pulled| pulled.at).max();
+        is_of_node && before.is_some_and(|failure| last > Some(failure.since))
     }
 
     /// Forgets every image that is not there and that `is_wanted` denies, those that are there a day later,
@@ -310,6 +327,12 @@ impl Memory {
             && *node_failure == before.node_failure
             && images.iter().all(is_same)
             && (images.len() == before.images.len() || before.images.iter().all(may_go))
+    }
+
+    /// When the node last failed as a whole, while it does.
+    #[must_use]
+    pub fn node_failed_at(&self) -> Option<Timestamp> {
+        self.node_failure.as_ref().map(|failure| failure.at)
     }
 
     /// Whether there is nothing to remember.
@@ -466,6 +489,27 @@ impl Failure {
     #[must_use]
     pub fn is_of_node(&self) -> bool {
         self.scope == FailureScope::Node && &*self.message != NO_SPACE
+    }
+
+    /// Whether the kubelet refused the pull because there were too many within a second.
+    #[must_use]
+    pub fn is_throttling(&self) -> bool {
+        self.scope == FailureScope::Node && &*self.message == THROTTLED
+    }
+
+    /// How long the next try waits after it, under this backoff.
+    #[must_use]
+    pub fn wait(&self, backoff: &Backoff, who: &str) -> SignedDuration {
+        match self.is_throttling() {
+            true => Backoff { initial: backoff.initial.min(THROTTLED_FOR), max: backoff.max }.delay(self.count, who),
+            false => backoff.delay(self.count, who),
+        }
+    }
+
+    /// The same failure with the time of the next try.
+    fn retried(mut self, backoff: &Backoff, who: &str) -> Self {
+        self.retry_at = self.at.checked_add(self.wait(backoff, who)).ok();
+        self
     }
 
     fn from_api(failure: &node_cache::Failure, texts: &mut Texts) -> Self {

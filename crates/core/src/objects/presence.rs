@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::objects::image::{Image, ImagePullPolicy};
 use crate::objects::inventory::{Listed, Sighting};
 use crate::objects::manifest::Manifest;
-use crate::objects::memory::Record;
+use crate::objects::memory::{Failure, Record};
 use crate::objects::newest::{ImageId, View};
 use crate::time::after;
 
@@ -57,8 +57,8 @@ pub struct Evidence<'a> {
     pub served: Option<(&'a Manifest, Timestamp)>,
     /// After which time its policy has a tag looked up again, if it does.
     pub repull_interval: Option<SignedDuration>,
-    /// Whether the node fails as a whole.
-    pub node_fails: bool,
+    /// When the node last failed as a whole, while it does.
+    pub node_failed_at: Option<Timestamp>,
     /// For how long after a pull the node may not list it yet.
     pub listed_within: SignedDuration,
 }
@@ -86,10 +86,7 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
         }
         (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
         (None, _) => match record {
-            // What fails with its node is told about the node.
-            Some(Record { failure: Some(failure), .. }) if !(evidence.node_fails && failure.is_of_node()) => {
-                Standing::Failed
-            }
+            Some(Record { failure: Some(failure), .. }) if evidence.shows(failure) => Standing::Failed,
             // What another CachedImage found there again is not evicted, although this one wants
             // it pulled.
             Some(record) if record.eviction.is_some() && (is_absent || record.present_since().is_none()) => {
@@ -102,6 +99,13 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
 }
 
 impl Evidence<'_> {
+    /// Whether a failure of the image counts as its own. While its node fails as a whole, the images that were
+    /// tried last show that; those tried before wait as all others do, so that a retry on a node changes few
+    /// statuses.
+    fn shows(&self, failure: &Failure) -> bool {
+        self.node_failed_at.is_none_or(|at| !failure.is_of_node() || failure.at >= at)
+    }
+
     /// Whether an image that is there, but that Drop has not pulled, will do.
     fn suffices(&self, listed: &Listed) -> bool {
         match self.image.pull {
@@ -232,7 +236,7 @@ mod tests {
             newest: newest_pulls.seen_from("here", "linux/amd64"),
             served: None,
             repull_interval: Some(SignedDuration::from_secs(900)),
-            node_fails: false,
+            node_failed_at: None,
             listed_within: SignedDuration::from_secs(120),
         };
         standing(&evidence, at(now)).0

@@ -3,7 +3,8 @@
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use drop_api::condition::{self, Condition};
+use jiff::{SignedDuration, Timestamp};
 
 use super::pods::Draft;
 use crate::Name;
@@ -14,7 +15,7 @@ use crate::pace::backoff::Backoff;
 use crate::show::status;
 use crate::time::after;
 use crate::world::published::is_progress;
-use crate::world::{CacheEntry, NodeEntry, Published, Status, World};
+use crate::world::{CacheEntry, ImageEntry, NodeEntry, Published, Status, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
@@ -84,11 +85,28 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
                 continue;
             }
         }
-        let notice = notice::of_image(&entry.image, &entry.published.status.conditions, &status.conditions);
+        let notice = notice::of_image(&entry.image, &entry.published.status, &status);
+        let notice = notice.filter(|notice| notice.reason != notice::CACHED || !is_roll_out(world, entry, now));
         let effect = |status| Effect::PatchImage { image: name.clone(), status };
         let look = publish(world, &entry.published, status, notice, now, plan, effect);
         plan.looks.push((key.clone(), look));
     }
+}
+
+/// Of so many CachedImages without a set that are cached under one policy within [`ROLL_OUT_WITHIN`] each gets an
+/// Event. Where there are more, it is a roll-out: 30 images would be 30 Events that statuses tell as well.
+const CACHED_AT_ONCE: usize = 3;
+const ROLL_OUT_WITHIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// Whether an image is cached within a roll-out.
+fn is_roll_out(world: &World, image: &ImageEntry, now: Timestamp) -> bool {
+    let of_policy = world.images().filter(|other| other.image.policy == image.image.policy);
+    let ready = of_policy
+        .filter(|other| other.image.set.is_none())
+        .filter_map(|other| condition::ready(&other.published.status.conditions));
+    let is_new = |ready: &&Condition| after(ready.last_transition_time, ROLL_OUT_WITHIN) > now;
+    let cached = ready.filter(|ready| ready.reason == notice::CACHED).filter(is_new);
+    cached.take(CACHED_AT_ONCE).count() == CACHED_AT_ONCE
 }
 
 pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {

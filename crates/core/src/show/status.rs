@@ -46,7 +46,9 @@ pub(crate) fn cached_image<'a>(
         // What is never tried does not fail.
         .filter(|_| image.pull != ImagePullPolicy::Never)
         .collect();
-    failures.sort_by_key(|(node, failure)| (std::cmp::Reverse(failure.at), *node));
+    // What may be the image's own fault is told before what is a node's.
+    failures.sort_by_key(|(node, failure)| (failure.is_of_node(), std::cmp::Reverse(failure.at), *node));
+    let only_nodes_fail = failures.first().is_some_and(|(_, failure)| failure.is_of_node());
 
     let (reason, message) = reason(world, entry, health, &pulling, &failures, budget, now);
     let ready = reason == "Cached";
@@ -68,6 +70,9 @@ pub(crate) fn cached_image<'a>(
             "Cached" => Phase::Ready,
             "Pulling" => Phase::Pulling,
             "Waiting" | "Paused" | "NoMatchingNodes" => Phase::Pending,
+            "PullPolicyNotFound" | "Evicted" => Phase::Degraded,
+            // The image is none the worse for it.
+            _ if only_nodes_fail => Phase::Pending,
             _ => Phase::Degraded,
         }),
         ready: Some(format!("{}/{}", tally.there(), tally.targeted())),
@@ -425,7 +430,7 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
         .images_on(node, |_| true)
         .map(|(entry, _)| {
             let record = memory.images.get(&entry.image.reference);
-            let evidence = world.evidence(node, &index, &world.known(entry), record, memory.node_failure.is_some());
+            let evidence = world.evidence(node, &index, &world.known(entry), record, memory.node_failed_at());
             (&entry.image.reference, standing(&evidence, now).0)
         })
         .collect();

@@ -72,7 +72,7 @@ impl World {
             .map(|image| (image.clone(), None))
             .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
             .collect();
-        let is_troubled = before.node_failure.is_some() != node_failure.is_some();
+        let is_troubled = before.node_failed_at() != after.node_failed_at();
         let is_hindered = before.node_failure != node_failure || before.has_room() != after.has_room();
         match node_failure {
             Some(failure) => drop(self.troubled.insert(node.clone(), failure)),

@@ -163,7 +163,7 @@ impl World {
         let entry = self.nodes.get(node)?;
         let memory = self.memory_of(&entry.node);
         let records = memory.map_or_else(|| vec![None; asked.images.len()], |memory| asked.records(memory));
-        let node_fails = memory.is_some_and(|memory| memory.node_failure.is_some());
+        let node_failed_at = memory.and_then(Memory::node_failed_at);
         let index = entry.node.inventory.index(asked.images.len());
         let mut judgement = Judgement::default();
         // How many images are remembered that may be no targets.
@@ -176,7 +176,7 @@ impl World {
             }
             let after = image.entry.filter(|_| is_target).map(|target| {
                 let known = image.known.get_or_init(|| self.known(target));
-                let evidence = self.evidence(entry, &index, known, *record, node_fails);
+                let evidence = self.evidence(entry, &index, known, *record, node_failed_at);
                 if known.is_only && evidence.record.is_some_and(|record| record.unwanted_since.is_none()) {
                     others = others.saturating_sub(1);
                 }

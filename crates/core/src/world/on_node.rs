@@ -54,7 +54,7 @@ impl<'a> OnNode<'a> {
     /// Until when the node as a whole is left alone, and why.
     pub(crate) fn backoff(&self, policy: &Policy) -> Option<(Timestamp, &'a Name)> {
         let failure = self.memory?.node_failure.as_ref()?;
-        let wait = policy.backoff.delay(failure.count, &self.entry.node.name);
+        let wait = failure.wait(&policy.backoff, &self.entry.node.name);
         Some((after(failure.at, wait), &failure.message))
     }
 
@@ -75,7 +75,7 @@ impl<'a> OnNode<'a> {
 
     /// When an image that failed here is due again, by this node alone.
     fn due(&self, image: &Reference, failure: &Failure, policy: &Policy) -> Timestamp {
-        after(failure.at, policy.backoff.delay(failure.count, &self.pair(image)))
+        after(failure.at, failure.wait(&policy.backoff, &self.pair(image)))
     }
 
     /// When an image that was evicted is pulled again; `None` where no eviction is

@@ -51,7 +51,7 @@ impl World {
         listed: &Index<'a>,
         known: &Known<'a>,
         record: Option<&'a Record>,
-        node_fails: bool,
+        node_failed_at: Option<Timestamp>,
     ) -> Evidence<'a> {
         let node = &entry.node;
         let image = &known.entry.image;
@@ -76,7 +76,7 @@ impl World {
             newest: known.newest.map(|newest| newest.seen_from(&node.name, &node.platform)).unwrap_or_default(),
             served: known.served.map(|served| (&*served.manifest, served.since)),
             repull_interval: known.repull_interval,
-            node_fails,
+            node_failed_at,
             listed_within: self.settings.listed_within,
         }
     }
@@ -85,13 +85,13 @@ impl World {
     /// that were found, and those that were evicted. Returns how many were evicted.
     pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
         let mut evictions = 0;
-        let node_fails = memory.node_failure.is_some();
+        let node_failed_at = memory.node_failed_at();
         let mut room = memory.room();
         let index = node.node.inventory.index(node.standings.len());
         for (entry, _) in self.images_on(node, |_| true) {
             let reference = &entry.image.reference;
             let record = memory.images.get(reference);
-            let evidence = self.evidence(node, &index, &self.known(entry), record, node_fails);
+            let evidence = self.evidence(node, &index, &self.known(entry), record, node_failed_at);
             if evidence.was_removed_unwanted(now) {
                 memory.images.remove(reference);
                 continue;

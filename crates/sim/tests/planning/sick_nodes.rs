@@ -1,9 +1,9 @@
 //! Nodes that fail as a whole while many images are wanted there: who hears of it, and how often.
 
-use crate::common::Lab;
+use crate::common::{Lab, duration};
 use crate::nodes;
 use drop_core::effect::EffectKey;
-use drop_sim::{Failure, Kubelet, Outcome, Trouble, secs};
+use drop_sim::{Failure, Kubelet, Outcome, Trouble, secs, under};
 
 /// Creates so many images.
 fn create(lab: &mut Lab, count: usize) {
@@ -69,4 +69,65 @@ fn a_node_that_stays_sick_costs_few_writes() {
             assert!(lab.status(&format!("i{number:03}")).nodes_ready >= 2, "{}: {:?}", lab.title, lab.shows("i001"));
         }
     }
+}
+
+#[test]
+fn a_roll_out_of_many_images_is_told_by_statuses_and_few_events() {
+    let mut lab = nodes(2);
+    create(&mut lab, 30);
+    lab.settle();
+    assert!((0..30).all(|number| lab.shows(&format!("i{number:03}")) == "Cached 2/2"));
+    assert_eq!(lab.record.told.len(), 3, "{:#?}", lab.record.told);
+    lab.run(secs(900.0));
+    lab.image("later", "later");
+    lab.settle();
+    assert_eq!(lab.record.told.len(), 4, "{:#?}", lab.record.told);
+}
+
+#[test]
+fn what_fails_with_its_node_shows_why_and_is_told_about_the_node() {
+    let mut lab = nodes(1);
+    let failure = "failed to extract layer sha256:aa: mkdir /var/lib/containerd/1: read-only file system";
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::CannotPull(("ErrImagePull", failure).into()));
+    create(&mut lab, 2);
+    lab.run(secs(10.0));
+    let cause = "the container runtime failed: mkdir /var/lib/containerd/1: read-only file system";
+    assert_eq!((lab.shows("i000").as_str(), lab.message("i000")), ("ErrImagePull 0/1", format!("a: {cause}")));
+    assert_eq!(lab.shows("i001"), "Waiting 0/1");
+    lab.run(secs(3600.0));
+    assert_eq!(warnings(&lab), [format!("a: no image can be pulled: {cause}")]);
+    lab.repair();
+    lab.settle();
+    assert_eq!((lab.shows("i000").as_str(), lab.shows("i001").as_str()), ("Cached 1/1", "Cached 1/1"));
+}
+
+#[test]
+fn an_image_that_no_node_can_unpack_holds_up_no_other() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));
+    let failure: Failure = ("ErrImagePull", "failed to extract layer sha256:aa: file exists").into();
+    lab.knobs.troubles.push(Trouble::new("docker.io/library/i000", Outcome::Fails(failure)));
+    (0..5).for_each(|number| lab.image_with(&format!("i{number:03}"), &format!("i{number:03}"), under("p")));
+    lab.run(secs(7200.0));
+    lab.image_with("new", "new", under("p"));
+    lab.run(secs(120.0));
+    assert_eq!((lab.shows("new").as_str(), lab.shows("i001").as_str()), ("Cached 2/2", "Cached 2/2"));
+    assert_eq!(lab.shows("i000"), "ImagePullBackOff 0/2");
+    let on_nodes = lab.api.caches.values().filter_map(|cache| cache.status.as_ref()?.node_failure.as_ref()).count();
+    assert_eq!(on_nodes, 0, "it is the image's: {:#?}", lab.status("i000").failures);
+}
+
+#[test]
+fn a_kubelet_that_limits_pulls_per_second_is_asked_again_soon() {
+    let mut lab = nodes(1);
+    lab.policy("p", |policy| policy.failure_backoff.initial = duration("5m"));
+    let failure: Failure = ("ErrImagePull", "pull QPS exceeded").into();
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::CannotPull(failure));
+    lab.image_with("app", "app", under("p"));
+    lab.run(secs(5.0));
+    assert_eq!(lab.shows("app"), "ErrImagePull 0/1");
+    assert!(lab.message("app").contains("QPS"), "{}", lab.message("app"));
+    lab.repair();
+    lab.run(secs(40.0));
+    assert_eq!((lab.shows("app").as_str(), warnings(&lab)), ("Cached 1/1", Vec::new()));
 }
