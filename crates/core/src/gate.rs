@@ -203,8 +203,7 @@ impl<'a> Pair<'a, '_> {
         let (side, now) = (self.side, self.side.now);
         let (image, here) = (&self.image.image, &side.here);
         side.check()?;
-        let served = self.world.lookup(&image.reference).and_then(Lookup::served);
-        if served.is_some_and(|served| !served.manifest.serves(&side.node.node.platform)) {
+        if self.world.lacks_platform(&image.reference, &side.node.node) {
             return Rule::ServesPlatform.holds();
         }
         if !here.has_room(&image.reference) {
@@ -234,8 +233,8 @@ impl<'a> Pair<'a, '_> {
             Rule::MayBePulled => Verdict::NeverPulled,
             Rule::IsLookedUp => Verdict::LookingUp,
             Rule::Exists => {
-                let failure = world.lookup(&image.reference).and_then(Lookup::failure);
-                let cause = failure.map_or_else(|| "".into(), |failure| failure.message.clone());
+                let cause = world.lookup(&image.reference).and_then(Lookup::missing).cloned();
+                let cause = cause.unwrap_or_else(|| "".into());
                 Verdict::NotFound { cause, at: world.lookup_at(&image.reference) }
             }
             Rule::ServesPlatform => Verdict::NoImageForPlatform { platform: side.node.node.platform.clone() },
@@ -304,7 +303,7 @@ pub(crate) fn check_image(
         Some(policy) if policy.paused => Rule::NotPaused.holds(),
         Some(_) if image.image.pull == ImagePullPolicy::Never => Rule::MayBePulled.holds(),
         Some(_) => match world.lookup(&image.image.reference) {
-            Some(lookup) if lookup.failure().is_some_and(|failure| failure.is_missing) => Rule::Exists.holds(),
+            Some(lookup) if lookup.missing().is_some() => Rule::Exists.holds(),
             Some(lookup) => Rule::IsLookedUp.holds_before(lookup.holds_until(), now),
             None => Ok(()),
         },

@@ -406,13 +406,6 @@ impl World {
     /// where two differ, the kubelet tries them all.
     fn secrets_for(&self, node: &NodeEntry, batch: &[&Image]) -> Vec<Name> {
         let wanted_by = batch.iter().flat_map(|image| self.wanted_by(&image.reference));
-        let wanted_here = wanted_by.filter(|entry| node.standings.contains_key(&entry.image.name));
-        let mut secrets: Vec<Name> = Vec::new();
-        for secret in wanted_here.flat_map(|entry| &entry.image.secrets) {
-            if !secrets.contains(secret) {
-                secrets.push(secret.clone());
-            }
-        }
-        secrets
+        Self::secrets_of(wanted_by.filter(|entry| node.standings.contains_key(&entry.image.name)))
     }
 }

@@ -54,8 +54,7 @@ pub(crate) fn cached_image<'a>(
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
-    let lookup = world.lookup(&image.reference);
-    let lookup = match lookup {
+    let lookup = match world.lookup(&image.reference) {
         // A process that has only just started knows nothing better than what the one before it wrote.
         Some(lookup) if lookup.is_pending() => entry.published.status.lookup.clone(),
         lookup => lookup.and_then(Lookup::status),
@@ -141,9 +140,8 @@ fn reason<'a>(
         };
         return say(reason, format!("{node}: {}{others}", failure.message));
     }
-    if let Some(failure) = world.lookup(&image.reference).and_then(Lookup::failure).filter(|failure| failure.is_missing)
-    {
-        return say("ErrImagePull", failure.message.to_string());
+    if let Some(missing) = world.lookup(&image.reference).and_then(Lookup::missing) {
+        return say("ErrImagePull", missing.to_string());
     }
     if policy.paused && pulling.is_empty() {
         return say("Paused", Verdict::Paused { policy: policy.name.clone() }.to_string());
@@ -162,14 +160,9 @@ fn reason<'a>(
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
     let example = an_example(world, entry, policy, now);
-    let platform = |node: &NodeEntry| {
-        let served = world.lookup(&image.reference).and_then(Lookup::served)?;
-        let platform = &node.node.platform;
-        (!served.manifest.serves(platform)).then(|| platform.clone())
-    };
-    if let Some((node, platform)) = example.and_then(|node| Some((node, platform(node)?))) {
-        let verdict = Verdict::NoImageForPlatform { platform };
-        return say("NoImageForPlatform", format!("{progress}; {}: {verdict}", node.node.name));
+    if let Some(NodeEntry { node, .. }) = example.filter(|node| world.lacks_platform(&image.reference, &node.node)) {
+        let verdict = Verdict::NoImageForPlatform { platform: node.platform.clone() };
+        return say(verdict.reason(), format!("{progress}; {}: {verdict}", node.name));
     }
     let why = example.map(|node| {
         let budget = budget.get_or_init(|| Budget::new(world));

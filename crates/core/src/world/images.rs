@@ -247,6 +247,17 @@ impl World {
         self.wanted.get(image).into_iter().flatten().filter_map(|name| self.images.get(name))
     }
 
+    /// The names of the pull secrets of these CachedImages, each once.
+    pub(crate) fn secrets_of<'a>(images: impl Iterator<Item = &'a ImageEntry>) -> Vec<Name> {
+        let mut secrets: Vec<Name> = Vec::new();
+        for secret in images.flat_map(|entry| &entry.image.secrets) {
+            if !secrets.contains(secret) {
+                secrets.push(secret.clone());
+            }
+        }
+        secrets
+    }
+
     /// The least size in bytes with which any node lists `image`.
     pub(crate) fn size_of(&self, image: &Reference) -> Option<u64> {
         self.sizes.get(image).into_iter().flat_map(BTreeMap::values).min().copied()

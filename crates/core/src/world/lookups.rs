@@ -17,6 +17,7 @@ use crate::io::effect::EffectKey;
 use crate::io::lookup::{Inquiry, LookedUp};
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::manifest::Manifest;
+use crate::objects::node::Node;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::time::after;
@@ -51,10 +52,10 @@ pub(crate) struct Served {
 
 /// Questions that failed in a row.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Failure {
+struct Failure {
     /// Whether the registry says that there is no such image.
-    pub(crate) is_missing: bool,
-    pub(crate) message: Name,
+    is_missing: bool,
+    message: Name,
     count: u32,
     retry_after: Option<SignedDuration>,
 }
@@ -65,9 +66,9 @@ impl Lookup {
         self.served.as_ref()
     }
 
-    /// Why the last question failed, if it did.
-    pub(crate) fn failure(&self) -> Option<&Failure> {
-        self.failure.as_ref()
+    /// The registry's words, if it said at the last question that there is no such image.
+    pub(crate) fn missing(&self) -> Option<&Name> {
+        self.failure.as_ref().filter(|failure| failure.is_missing).map(|failure| &failure.message)
     }
 
     /// Whether the registry told at the last question what it serves.
@@ -102,6 +103,12 @@ impl World {
         self.lookups.get(image)
     }
 
+    /// Whether the registry of an image has none for a node's platform.
+    pub(crate) fn lacks_platform(&self, image: &Reference, node: &Node) -> bool {
+        let served = self.lookup(image).and_then(Lookup::served);
+        served.is_some_and(|served| !served.manifest.serves(&node.platform))
+    }
+
     /// Begins to ask registries for images, or stops, after these references, their CachedImages or policies have
     /// changed.
     pub(super) fn choose_lookups(&mut self, images: BTreeSet<Reference>, now: Timestamp) {
@@ -126,21 +133,18 @@ impl World {
     /// Whether a registry answers, as far as is known.
     fn may_be_asked(&self, host: &str) -> bool {
         let mut of_host = self.lookups.iter().filter(|(image, _)| image.host() == host).map(|(_, lookup)| lookup);
-        !of_host.any(|lookup| lookup.failure.as_ref().is_some_and(|failure| !failure.is_missing))
+        !of_host.any(|lookup| lookup.failure.is_some() && lookup.missing().is_none())
     }
 
     /// Since when the registry has served a digest, as the status of a CachedImage tells it: an earlier process asked.
     fn published_since(&self, image: &Reference, digest: &str) -> Option<Timestamp> {
-        let wanted_by = self.wanted.get(image)?.iter().filter_map(|name| self.images.get(name));
-        let told = wanted_by.filter_map(|entry| entry.published.status.lookup.as_ref());
+        let told = self.wanted_by(image).filter_map(|entry| entry.published.status.lookup.as_ref());
         told.filter(|lookup| lookup.digest.as_deref() == Some(digest)).filter_map(|lookup| lookup.since).min()
     }
 
     /// The repull intervals of the policies on whose behalf the registry is asked for an image.
     fn lookup_policies(&self, image: &Reference) -> impl Iterator<Item = Option<SignedDuration>> {
-        let wanted_by = self.wanted.get(image).into_iter().flatten();
-        let entries = wanted_by.filter_map(|name| self.images.get(name));
-        entries.filter(|entry| entry.image.pull != ImagePullPolicy::Never).filter_map(|entry| {
+        self.wanted_by(image).filter(|entry| entry.image.pull != ImagePullPolicy::Never).filter_map(|entry| {
             let policy = self.policy_of(&entry.image).filter(|policy| policy.lookup == LookupMode::Auto)?;
             Some(policy.repull_interval.filter(|_| entry.image.pull == ImagePullPolicy::Always))
         })
@@ -168,18 +172,11 @@ impl World {
 
     /// The question to an image's registry.
     pub(crate) fn inquiry(&self, image: &Reference) -> Inquiry {
-        let wanted_by = self.wanted.get(image).into_iter().flatten();
-        let mut secrets: Vec<Name> = Vec::new();
-        for secret in wanted_by.filter_map(|name| self.images.get(name)).flat_map(|entry| &entry.image.secrets) {
-            if !secrets.contains(secret) {
-                secrets.push(secret.clone());
-            }
-        }
         let known = self.lookups.get(image).and_then(Lookup::served);
         let platforms: BTreeSet<&Name> = self.nodes.values().map(|entry| &entry.node.platform).collect();
         Inquiry {
             reference: image.clone(),
-            secrets,
+            secrets: Self::secrets_of(self.wanted_by(image)),
             known: known.map(|served| served.manifest.digest.clone()),
             platforms: platforms.into_iter().cloned().collect(),
         }
@@ -221,10 +218,7 @@ impl World {
 
     /// Asks again at once where a Secret that has changed may let the registry answer.
     pub(super) fn lookup_secret_changed(&mut self, secret: &Name) {
-        let uses = |image: &Reference| {
-            let wanted_by = self.wanted.get(image).into_iter().flatten();
-            wanted_by.filter_map(|name| self.images.get(name)).any(|entry| entry.image.secrets.contains(secret))
-        };
+        let uses = |image: &Reference| self.wanted_by(image).any(|entry| entry.image.secrets.contains(secret));
         let failing = self.lookups.iter().filter(|(_, lookup)| lookup.failure.is_some());
         let concerned: Vec<Reference> = failing.map(|(image, _)| image).filter(|image| uses(image)).cloned().collect();
         for image in concerned {
@@ -236,7 +230,6 @@ impl World {
     }
 
     fn lookup_changed(&mut self, image: &Reference) {
-        let wanted_by: Vec<Name> = self.wanted.get(image).into_iter().flatten().cloned().collect();
-        self.dirty.images.extend(wanted_by);
+        self.dirty.images.extend(self.wanted.get(image).into_iter().flatten().cloned());
     }
 }
