@@ -11,8 +11,12 @@ mod scale;
 mod start;
 mod usage;
 
+use std::fs;
+
 use anyhow::{Context, Result};
 use clap::Subcommand;
+
+use crate::root;
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
@@ -43,6 +47,14 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Start => start::run(),
         Bench::Core(core) => core::run(core),
     }
+}
+
+/// Writes `table` between `marks` of a page of the docs.
+fn write_table(page: &str, marks: [&str; 2], table: &str) -> Result<()> {
+    let path = root()?.join(page);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {page}"))?;
+    let text = with_table(&text, marks, table).with_context(|| page.to_owned())?;
+    fs::write(&path, text).with_context(|| format!("cannot write {page}"))
 }
 
 /// `page` with `table` between the marks.

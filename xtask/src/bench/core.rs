@@ -10,7 +10,7 @@ mod fleet;
 use std::collections::VecDeque;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use std::{env, fs, io, mem};
+use std::{env, io, mem};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -21,8 +21,7 @@ use fleet::Fleet;
 use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::with_table;
-use crate::root;
+use super::write_table;
 
 /// Events of a roll-out that are measured.
 const EVENTS: usize = 100_000;
@@ -65,9 +64,7 @@ pub(crate) fn run(core: &Core) -> Result<()> {
     }
     let table = table(&columns);
     print!("{table}");
-    let path = root()?.join(PAGE);
-    let page = with_table(&fs::read_to_string(&path).context(PAGE)?, MARKS, &table).context(PAGE)?;
-    fs::write(&path, page).context(PAGE)
+    write_table(PAGE, MARKS, &table)
 }
 
 /// What there is to say of a fleet, row by row.

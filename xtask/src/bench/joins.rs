@@ -11,8 +11,8 @@ use drop_testbed::AuditEvent;
 use jiff::Timestamp;
 
 use super::lab::{Lab, say};
-use super::{requests, with_table};
-use crate::{image, root};
+use super::{requests, write_table};
+use crate::image;
 
 const PAGE: &str = "docs/scale.md";
 /// What the table stands between.
@@ -47,9 +47,7 @@ pub(super) fn run() -> Result<()> {
         )?;
     }
     print!("{table}");
-    let path = root()?.join(PAGE);
-    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;
-    fs::write(&path, with_table(&page, MARKS, &table).context(PAGE)?).with_context(|| format!("cannot write {PAGE}"))
+    write_table(PAGE, MARKS, &table)
 }
 
 struct Joined {

@@ -1,7 +1,6 @@
 //! How much pull time each ranking saves: docs/ranking.md.
 
 use std::fmt::Write;
-use std::fs;
 
 use anyhow::{Context, Result};
 use drop_api::discovery_policy::{EventMetric, Ranking};
@@ -12,8 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::fleet::{Fleet, IMAGES, NODES, Placement};
-use super::with_table;
-use crate::root;
+use super::write_table;
 
 /// The policy that is measured, and the others with it: they differ in `ranking`.
 const POLICY: &str = include_str!("../../../examples/discover-what-saves-most.yaml");
@@ -29,9 +27,7 @@ const MARKS: [&str; 2] = ["<!-- Written by `cargo xtask bench ranking`. -->\n", 
 pub(super) fn run() -> Result<()> {
     let table = table()?;
     print!("{table}");
-    let path = root()?.join(PAGE);
-    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;
-    fs::write(&path, with_table(&page, MARKS, &table).context(PAGE)?).with_context(|| format!("cannot write {PAGE}"))
+    write_table(PAGE, MARKS, &table)
 }
 
 /// One row per way to choose, for both placements.
@@ -160,7 +156,11 @@ fn strategies(mut spec: DiscoveryPolicySpec) -> Result<Vec<(Row, Pipeline)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use super::super::with_table;
     use super::*;
+    use crate::root;
 
     #[test]
     fn expected_savings_come_within_3_points_of_the_best_possible_choice() {

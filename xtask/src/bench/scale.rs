@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::lab::{Lab, say};
-use super::{plan_time, requests, usage, with_table};
+use super::{plan_time, requests, usage, write_table};
 use crate::{image, root};
 
 const PAGE: &str = "docs/scale.md";
@@ -113,9 +113,7 @@ pub(super) fn run(scale: &Scale) -> Result<()> {
     if scale.runs.is_empty() {
         let root = root()?;
         fs::write(root.join(DATA), data).with_context(|| format!("cannot write {DATA}"))?;
-        let page = fs::read_to_string(root.join(PAGE)).with_context(|| format!("cannot read {PAGE}"))?;
-        let page = with_table(&page, MARKS, &table(&figures)?).with_context(|| PAGE)?;
-        fs::write(root.join(PAGE), page).with_context(|| format!("cannot write {PAGE}"))?;
+        write_table(PAGE, MARKS, &table(&figures)?)?;
     } else {
         print!("{data}");
     }

@@ -1,13 +1,12 @@
 //! How long the operator takes until it is ready, and how much memory: docs/scale.md.
 
-use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::lab::{Lab, say};
-use super::{usage, with_table};
-use crate::{image, root};
+use super::{usage, write_table};
+use crate::image;
 
 const PAGE: &str = "docs/scale.md";
 /// What the table stands between.
@@ -34,7 +33,5 @@ pub(super) fn run() -> Result<()> {
         usage::peak_rss(lab.operator.pid())? as f64 / 1e6,
     );
     print!("{table}");
-    let path = root()?.join(PAGE);
-    let page = fs::read_to_string(&path).with_context(|| format!("cannot read {PAGE}"))?;
-    fs::write(&path, with_table(&page, MARKS, &table).context(PAGE)?).with_context(|| format!("cannot write {PAGE}"))
+    write_table(PAGE, MARKS, &table)
 }

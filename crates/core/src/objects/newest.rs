@@ -11,6 +11,16 @@ use jiff::Timestamp;
 
 use crate::Name;
 
+/// Whether a text is a digest of the kind that Drop writes: `sha256:` and 64 hexadecimal digits.
+#[must_use]
+pub fn is_sha256(digest: &str) -> bool {
+    digest.strip_prefix("sha256:").is_some_and(is_hex)
+}
+
+fn is_hex(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// What a runtime calls an image that it has pulled (`imageID` of a container's status).
 ///
 /// containerd and Docker report the digest in the registry (`repo@sha256:…`). CRI-O reports a bare ID,
@@ -24,9 +34,8 @@ impl ImageId {
     /// writes, and for what is no ID.
     #[must_use]
     pub fn parse(reported: &str) -> Option<Self> {
-        let is_hex = |text: &str| text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         if let Some((_, digest)) = reported.split_once('@') {
-            return digest.strip_prefix("sha256:").is_some_and(is_hex).then(|| Self(digest.into()));
+            return is_sha256(digest).then(|| Self(digest.into()));
         }
         // `docker://sha256:…`
         let id = reported.rsplit_once("://").map_or(reported, |(_, id)| id);

@@ -10,6 +10,7 @@ use drop_core::Name;
 use drop_core::discovery::{SourceFailure, SourceReason};
 use drop_core::lookup::{Inquiry, LookedUp};
 use drop_core::manifest::{Manifest, Variant};
+use drop_core::newest::is_sha256;
 use drop_core::reference::Reference;
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
@@ -277,8 +278,7 @@ fn is_missing(response: &Response) -> bool {
 /// The digest that an answer names.
 fn digest(response: &Response) -> Option<Name> {
     let digest = response.headers.get("docker-content-digest")?.to_str().ok()?;
-    let hex = digest.strip_prefix("sha256:")?;
-    (hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| digest.into())
+    is_sha256(digest).then(|| digest.into())
 }
 
 fn sha256(body: &[u8]) -> Name {
