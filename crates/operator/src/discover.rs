@@ -130,6 +130,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_query_of_many_refusals_ends_in_time() {
+        // Each repository has one request; no answer of them has content.
+        let backend = Fake::start(|_| reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#)).await;
+        let repositories = (0..20_000).map(|at| format!("r{at}")).collect();
+        let query = RegistryQuery { url: backend.url.clone(), repositories, max_scan: 10, ..RegistryQuery::default() };
+        let limits = Limits { query: Duration::from_millis(100), ..Limits::default() };
+        let (query, credentials, seat) = (Backend::Registry(query), secret(&[]), Seat::default());
+        let asked = fetch(&query, &credentials, Timestamp::UNIX_EPOCH, limits, &seat);
+        assert_eq!(asked.await.unwrap_err().reason, SourceReason::Timeout);
+    }
+
+    #[tokio::test]
     async fn an_answer_without_memory_is_asked_for_again_and_a_failure_needs_none() {
         let backend = Fake::start(|got| match got.target.starts_with("/v2/") {
             true => reply(200, &[], r#"{"tags":["1"]}"#),
