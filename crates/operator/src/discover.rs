@@ -9,6 +9,8 @@ mod complaint;
 mod credentials;
 mod docker_config;
 mod fields;
+#[cfg(test)]
+mod foreign_text;
 mod isolation;
 mod link;
 mod loki;

@@ -178,7 +178,7 @@ fn remark(query: &LokiQuery, lines: usize, untold: usize) -> Option<String> {
 /// The result of a query.
 #[derive(Deserialize)]
 #[serde(try_from = "Typed")]
-enum Data {
+pub enum Data {
     /// With no more lines in all than a page has.
     Streams(Vec<Stream>),
     Series(AllSeries),
@@ -218,7 +218,7 @@ struct Unread {
 }
 
 /// Lines with the same labels.
-struct Stream {
+pub struct Stream {
     stream: Labels,
     values: Vec<Entry>,
 }
@@ -343,6 +343,23 @@ fn image_in(text: &str, at: Timestamp) -> Option<String> {
     let quoted = text.split_once("image \"").and_then(|(_, rest)| rest.split_once('"'));
     let image = quoted.map_or(text.trim(), |(image, _)| image);
     (!image.is_empty() && !is_sentence(image)).then(|| image.to_owned())
+}
+
+#[cfg(test)]
+impl Data {
+    /// How many lines there are.
+    pub fn lines(&self) -> usize {
+        match self {
+            Self::Streams(streams) => streams.iter().map(|stream| stream.values.len()).sum(),
+            Self::Series(_) => 0,
+        }
+    }
+}
+
+/// The pull that a line without labels tells of.
+#[cfg(test)]
+pub fn pull_of_line(parser: Option<&LokiParser>, line: &str) -> Option<PullEvent> {
+    pull(parser, &Labels::new(), &Entry(0, line.to_owned(), More::default())).map(|(pull, _)| pull)
 }
 
 #[cfg(test)]
