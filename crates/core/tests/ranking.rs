@@ -523,6 +523,10 @@ fn tags_become_images_by_the_template() {
         ("https://registry-1.docker.io", Value::Null, "docker.io/team/app:v1"),
         ("https://index.docker.io/", Value::Null, "docker.io/team/app:v1"),
         ("https://hub.docker.com", Value::Null, "docker.io/team/app:v1"),
+        ("https://registry.hub.docker.com", Value::Null, "docker.io/team/app:v1"),
+        ("https://index.docker.io:443/v2", Value::Null, "docker.io/team/app:v1"),
+        ("https://r.example:443", Value::Null, "r.example/team/app:v1"),
+        ("http://r.example:443", Value::Null, "r.example:443/team/app:v1"),
         (
             "http://127.0.0.1:5000/base",
             json!("{{ .Registry }}/{{.Repository}}:{{ .Tag}}"),

@@ -9,6 +9,8 @@ mod complaint;
 mod credentials;
 mod docker_config;
 mod fields;
+#[cfg(test)]
+mod foreign_text;
 mod isolation;
 mod link;
 mod loki;
@@ -127,6 +129,18 @@ mod tests {
         let failure = failure(backend.url.clone(), limits).await;
         assert_eq!(failure.reason, SourceReason::Timeout);
         assert!(backend.got().len() > 1);
+    }
+
+    #[tokio::test]
+    async fn a_query_of_many_refusals_ends_in_time() {
+        // Each repository has one request; no answer of them has content.
+        let backend = Fake::start(|_| reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#)).await;
+        let repositories = (0..20_000).map(|at| format!("r{at}")).collect();
+        let query = RegistryQuery { url: backend.url.clone(), repositories, max_scan: 10, ..RegistryQuery::default() };
+        let limits = Limits { query: Duration::from_millis(100), ..Limits::default() };
+        let (query, credentials, seat) = (Backend::Registry(query), secret(&[]), Seat::default());
+        let asked = fetch(&query, &credentials, Timestamp::UNIX_EPOCH, limits, &seat);
+        assert_eq!(asked.await.unwrap_err().reason, SourceReason::Timeout);
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ impl Names {
     }
 
     /// The full reference that `text` means, so that all spellings of an image are one.
-    fn read(&self, text: &str) -> Result<Name, LeftOut> {
+    pub fn read(&self, text: &str) -> Result<Name, LeftOut> {
         let text = text.trim();
         let left_out = |image: &str, why| Err(LeftOut { image: image.into(), why });
         if text.is_empty() {

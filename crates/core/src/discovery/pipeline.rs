@@ -7,7 +7,7 @@ use drop_api::discovery_policy::DiscoveryPolicySpec;
 use drop_api::scheduling::NodeSelector;
 use jiff::Timestamp;
 
-use super::answer::{Answer, Repository, Sample};
+use super::answer::{Answer, End, Repository, Sample};
 use super::left_out::{LeftOut, Why};
 use super::names::{Names, Reader};
 use super::query::{self, Backend, Query};
@@ -49,6 +49,8 @@ pub struct Measured {
     pub failed: Vec<(String, SourceFailure)>,
     /// The repositories without a tag.
     pub empty: Vec<String>,
+    /// The repositories of which only a part of the tags was read, and why.
+    pub cut: Vec<(String, Why)>,
 }
 
 /// Images by their score.
@@ -131,6 +133,14 @@ impl Pipeline {
         tags.is_none_or(|tags| tags.may_be_of(repository, image))
     }
 
+    /// The newest of `images`, which may be tags of a repository: as many as the policy allows of one.
+    #[must_use]
+    pub fn newest<'a>(&self, query: usize, repository: &str, images: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+        let images = images.filter(|image| self.names.read(image).is_ok());
+        let tags = self.tags.get(query).and_then(Option::as_ref);
+        tags.map(|tags| tags.newest(repository, images, self.max_images)).unwrap_or_default()
+    }
+
     /// What is asked, in the order of the spec.
     #[must_use]
     pub fn queries(&self) -> &[Query] {
@@ -147,7 +157,7 @@ impl Pipeline {
     pub fn measure(&self, query: usize, answer: Answer, now: Timestamp) -> Measured {
         let mut reader = self.names.reader();
         let mut left_out = Vec::new();
-        let (mut note, mut failed, mut empty) = (None, Vec::new(), Vec::new());
+        let (mut note, mut failed, mut empty, mut cut) = (None, Vec::new(), Vec::new(), Vec::new());
         let evidence = match answer {
             Answer::Series(series) => {
                 samples(&mut reader, series.into_iter().map(|series| (series.image, series.samples)))
@@ -159,8 +169,10 @@ impl Pipeline {
                 note = remark(&repositories);
                 let failures = repositories.iter().filter_map(Repository::failure);
                 failed.extend(failures.map(|(path, failure)| (path.to_owned(), failure.clone())));
-                let without = |repository: &&Repository| repository.tags.is_empty() && repository.failure().is_none();
+                let without = |listed: &&Repository| listed.tags.is_empty() && matches!(listed.end, End::Whole);
                 empty.extend(repositories.iter().filter(without).map(|repository| repository.path.clone()));
+                let cuts = repositories.iter().filter_map(|listed| Some((listed.path.clone(), listed.end.why()?)));
+                cut.extend(cuts);
                 samples(&mut reader, images.into_iter().map(|(image, sample)| (image, vec![sample])))
             }
             Answer::Pulls(pulls) => {
@@ -188,10 +200,10 @@ impl Pipeline {
             }
         }
         for values in signals.values_mut() {
-            left_out.extend(cut(values));
+            left_out.extend(highest(values));
         }
         left_out.truncate(MOST_IMAGES);
-        Measured { signals, left_out, note, failed, empty }
+        Measured { signals, left_out, note, failed, empty, cut }
     }
 
     /// The ranking, from what every query measured: now, or when it last answered. One
@@ -280,7 +292,7 @@ fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTree
 
 /// Names a repository that was not read to its end.
 fn remark(repositories: &[Repository]) -> Option<String> {
-    let mut remarks = repositories.iter().filter_map(|repository| Some((&repository.path, repository.end.why()?)));
+    let mut remarks = repositories.iter().filter_map(|listed| Some((&listed.path, listed.end.why()?)));
     let (path, why) = remarks.next()?;
     Some(match remarks.count() {
         0 => format!("{path}: {why}"),
@@ -289,7 +301,7 @@ fn remark(repositories: &[Repository]) -> Option<String> {
 }
 
 /// Leaves the [`MOST_IMAGES`] highest of `values`, and returns the others.
-fn cut(values: &mut Values) -> Vec<LeftOut> {
+fn highest(values: &mut Values) -> Vec<LeftOut> {
     if values.len() <= MOST_IMAGES {
         return Vec::new();
     }

@@ -7,7 +7,7 @@ use drop_api::condition::{self, Condition, ConditionStatus};
 use drop_api::discovery_policy::{DiscoveredImage, DiscoveryPolicyStatus, QueryResult, QueryStatus};
 use jiff::{SignedDuration, Timestamp};
 
-use super::{InvalidSpec, Measured, Pipeline, Query, RankedImage, SourceFailure, SourceReason, score_text};
+use super::{InvalidSpec, Measured, Pipeline, Query, RankedImage, SourceFailure, SourceReason, Why, score_text};
 use crate::Name;
 use crate::text::count;
 use crate::text::shortened;
@@ -70,6 +70,8 @@ pub struct SourceOutcome {
     pub failed: Vec<(String, SourceFailure)>,
     /// Its repositories without a tag.
     pub empty: Vec<String>,
+    /// Its repositories of which only a part of the tags was read, and why.
+    pub cut: Vec<(String, Why)>,
 }
 
 impl SourceOutcome {
@@ -77,11 +79,8 @@ impl SourceOutcome {
     #[must_use]
     pub fn new(elapsed: SignedDuration, measured: &Result<Measured, SourceFailure>) -> Self {
         let result = measured.as_ref().map(Measured::image_count).map_err(SourceFailure::clone);
-        let (note, failed, empty) = match measured {
-            Ok(measured) => (measured.note.clone(), measured.failed.clone(), measured.empty.clone()),
-            Err(_) => Default::default(),
-        };
-        Self { elapsed, result, note, failed, empty }
+        let Measured { note, failed, empty, cut, .. } = measured.as_ref().cloned().unwrap_or_default();
+        Self { elapsed, result, note, failed, empty, cut }
     }
 
     /// Why it has not brought all, as one failure, if so.
@@ -89,7 +88,12 @@ impl SourceOutcome {
     pub fn failure(&self) -> Option<SourceFailure> {
         let of_repositories =
             || self.failed.first().map(|(path, failure)| failure.of_repository(path, self.failed.len() - 1));
-        self.result.as_ref().err().cloned().or_else(of_repositories)
+        // `maxScan` is what the spec asks for, and no failure.
+        let stuck = || {
+            let (path, why) = self.cut.iter().find(|(_, why)| *why == Why::NoNextPage)?;
+            Some(SourceFailure::new(SourceReason::InvalidResponse, format!("{path}: {why}")))
+        };
+        self.result.as_ref().err().cloned().or_else(of_repositories).or_else(stuck)
     }
 
     /// The outcome as a status shows it.
@@ -159,7 +163,10 @@ pub(crate) fn outcome(
     // A query without a part in the scores has named no image by itself.
     let counting = sources.iter().enumerate().filter(|(query, _)| pipeline.uses(*query));
     let missing = counting.filter_map(|(query, source)| Some((query, Missing::of(source)?))).collect();
-    let images = merge(pipeline, &discovered.images, before, &missing, same_spec);
+    let cut: Vec<_> = sources.iter().enumerate().filter(|(query, _)| pipeline.uses(*query)).collect();
+    let cut = cut.iter().flat_map(|(query, source)| source.cut.iter().map(|(path, _)| (*query, path.as_str())));
+    let cut: Vec<_> = cut.collect();
+    let images = merge(pipeline, &discovered.images, before, &missing, &cut, same_spec);
     let failures: Vec<_> = sources.iter().map(SourceOutcome::failure).collect();
     let tell = |(query, failure): (usize, &SourceFailure)| {
         let name = pipeline.queries().get(query).map(|query| query.name.as_str()).unwrap_or_default();
@@ -284,12 +291,14 @@ impl<'a> Missing<'a> {
     }
 }
 
-/// The new list: what was found, and what sources or repositories that failed have found last.
+/// The new list: what was found, and what sources or repositories that failed have found last. `cut` names the
+/// repositories of which a part of the tags was read, with their query.
 fn merge(
     pipeline: &Pipeline,
     ranked: &[RankedImage],
     before: &DiscoveryPolicyStatus,
     missing: &BTreeMap<usize, Missing>,
+    cut: &[(usize, &str)],
     same_spec: bool,
 ) -> Vec<DiscoveredImage> {
     // A ranking of some signals only would be another ranking; and one of no image is none.
@@ -323,6 +332,27 @@ fn merge(
         *best = best.max(score);
         found_by.extend(kept);
     }
+    // Tags that were not read this time take part as if they had been: a page that a registry cuts short, or new tags
+    // before `maxScan`, are no reason to leave. So neither the list grows, nor does an older tag take a newer one's place.
+    for (query, path) in cut {
+        let is_known = |image: &&DiscoveredImage| !same_spec || found_by(image).any(|by| by == *query);
+        let known = || before.discovered_images.iter().filter(is_known);
+        let is_read = |image: &str| images.get(image).is_some_and(|(_, found_by)| found_by.contains(query));
+        let read: Vec<&str> = images.keys().copied().filter(|image| is_read(image)).collect();
+        let unread = known().map(|image| image.image.as_str()).filter(|image| !is_read(image));
+        let all: Vec<&str> = read.iter().copied().chain(unread).collect();
+        let newest: BTreeSet<&str> = pipeline.newest(*query, path, all.into_iter()).into_iter().collect();
+        for image in known().filter(|image| newest.contains(image.image.as_str())) {
+            let score = image.final_score.parse().unwrap_or(0.0);
+            images.entry(&image.image).or_insert((score, BTreeSet::new())).1.insert(*query);
+        }
+        let is_outdone = |image: &&str| pipeline.may_be_of(*query, path, image) && !newest.contains(image);
+        for image in read.into_iter().filter(|_| !pipeline.is_ranked()).filter(is_outdone) {
+            if images.get(image).is_some_and(|(_, found_by)| found_by.len() == 1) {
+                images.remove(image);
+            }
+        }
+    }
     let mut images: Vec<_> = images.into_iter().collect();
     images.sort_by(|(left_image, (left, _)), (right_image, (right, _))| {
         right.total_cmp(left).then_with(|| left_image.cmp(right_image))
@@ -349,6 +379,13 @@ pub(crate) fn trouble(status: &DiscoveryPolicyStatus) -> Option<(&str, &str)> {
     (ready.status != ConditionStatus::True).then_some((&ready.reason, &ready.message))
 }
 
+/// Whether all sources with a part in the scores have answered in full. A query that the ranking does not use makes no
+/// other one wait.
+pub(crate) fn is_well(pipeline: &Pipeline, status: &DiscoveryPolicyStatus) -> bool {
+    let mut results = status.query_results.iter().enumerate();
+    trouble(status).is_none() && results.all(|(query, result)| result.reason.is_none() || !pipeline.uses(query))
+}
+
 /// Whether an image that is not in the list has left it: not where the list is empty, or
 /// where a source or a repository that may have named it has not answered.
 pub(crate) fn has_left(status: &DiscoveryPolicyStatus, pipeline: Option<&Pipeline>, image: &str) -> bool {
@@ -367,6 +404,7 @@ mod tests {
     use drop_api::DiscoveryPolicySpec;
     use serde_json::json;
 
+    use super::super::{Answer, End, Repository};
     use super::*;
 
     #[test]
@@ -382,6 +420,7 @@ mod tests {
                 note,
                 failed: vec![],
                 empty: vec![],
+                cut: vec![],
             }];
             let image = RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0] };
             let images = vec![image; count];
@@ -399,5 +438,87 @@ mod tests {
         let (message, reason, _, status) = result(0, &status);
         assert_eq!((&*reason, status.image_count), ("EmptyResult", 1));
         assert_eq!(message, "it named no image, although it did before: 4 of 4 lines tell of no pull");
+    }
+
+    /// A policy for the two newest tags of `app`, and the status that it shows after `run` where it had `before`.
+    fn registry(before: &[&str], end: &End, tags: &[&str]) -> (Vec<String>, String, String) {
+        let registry = json!({"url": "https://r.example", "repositories": ["app"], "topX": 2, "tagFilter": "^[0-9]"});
+        let spec: DiscoveryPolicySpec =
+            serde_json::from_value(json!({"sources": [{"type": "registry", "registry": registry}]})).unwrap();
+        let pipeline = Pipeline::compile(&spec).unwrap();
+        let run = |before: &DiscoveryPolicyStatus, end: End, tags: &[&str]| {
+            let tags = tags.iter().map(ToString::to_string).collect();
+            let answer = Answer::Tags(vec![Repository { path: "app".to_owned(), tags, end }]);
+            let measured = Ok(pipeline.measure(0, answer, Timestamp::UNIX_EPOCH));
+            let sources = vec![SourceOutcome::new(SignedDuration::ZERO, &measured)];
+            let images = pipeline.rank(&[measured.as_ref().ok()], |_| 1).images;
+            let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };
+            outcome(&pipeline, &discovered, before, Timestamp::UNIX_EPOCH)
+        };
+        let status = run(&run(&DiscoveryPolicyStatus::default(), End::Whole, before), end.clone(), tags);
+        let ready = condition::ready(&status.conditions).unwrap().clone();
+        let tag = |image: &DiscoveredImage| image.image.rsplit_once(':').unwrap().1.to_owned();
+        let mut listed: Vec<_> = status.discovered_images.iter().map(tag).collect();
+        listed.sort();
+        (listed, ready.reason, ready.message)
+    }
+
+    #[test]
+    fn of_a_repository_that_was_not_read_to_its_end_the_newest_known_tags_stay() {
+        let cases: [(End, &[&str], &[&str], &str); 8] = [
+            // Tags that came before the others in the list, so that the known ones lie behind its cut.
+            (End::MaxScan, &["1"], &["2", "3"], "Synced"),
+            (End::MaxScan, &["1", "4"], &["3", "4"], "Synced"),
+            (End::MaxScan, &["1", "2", "4", "5"], &["4", "5"], "Synced"),
+            (End::Stuck, &["1"], &["2", "3"], "PartiallyFailed"),
+            (End::Stuck, &["1", "4"], &["3", "4"], "PartiallyFailed"),
+            (End::Stuck, &[], &["2", "3"], "InvalidResponse"),
+            (End::Whole, &["1"], &["1"], "Synced"),
+            (End::Whole, &["1", "4"], &["1", "4"], "Synced"),
+        ];
+        for (end, tags, expected, why) in cases {
+            let (listed, reason, message) = registry(&["2", "3"], &end, tags);
+            assert_eq!(
+                (&listed[..], &*reason),
+                (&expected.iter().map(ToString::to_string).collect::<Vec<_>>()[..], why),
+                "{end:?} {tags:?}"
+            );
+            assert_eq!(
+                message.starts_with("app: the registry's next page brings no new tag"),
+                end == End::Stuck,
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_query_without_a_part_in_the_scores_makes_no_other_one_wait() {
+        let prometheus = json!({"endpoint": "http://p.example", "query": "up"});
+        let query = |name| json!({"name": name, "type": "prometheus", "prometheus": prometheus});
+        let signal =
+            |name, query| json!({"name": name, "query": query, "type": "aggregate", "aggregate": {"method": "sum"}});
+        let spec: DiscoveryPolicySpec = serde_json::from_value(json!({
+            "queries": [query("used"), query("unused")],
+            "signals": [signal("a", "used"), signal("b", "unused")],
+            "ranking": {"strategy": "signal", "signal": "a"},
+        }))
+        .unwrap();
+        let pipeline = Pipeline::compile(&spec).unwrap();
+        let failure = Err(SourceFailure::new(SourceReason::Timeout, "no answer"));
+        for (failed, is_well) in [(0, false), (1, true)] {
+            let source = |at| match at == failed {
+                true => SourceOutcome::new(SignedDuration::ZERO, &failure),
+                false => SourceOutcome {
+                    result: Ok(1),
+                    ..SourceOutcome::new(SignedDuration::ZERO, &Ok(Measured::default()))
+                },
+            };
+            let image = RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0] };
+            let sources = vec![source(0), source(1)];
+            let discovered =
+                Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images: vec![image] };
+            let status = outcome(&pipeline, &discovered, &DiscoveryPolicyStatus::default(), Timestamp::UNIX_EPOCH);
+            assert_eq!(super::is_well(&pipeline, &status), is_well, "{failed}");
+        }
     }
 }

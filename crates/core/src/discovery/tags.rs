@@ -37,6 +37,17 @@ enum Part {
 /// The longest tag, in bytes.
 const MAX_TAG: usize = 128;
 
+/// Hosts that people write for Docker Hub.
+const DOCKER_HUB: [&str; 7] = [
+    "docker.io",
+    "hub.docker.com",
+    "index.docker.io",
+    "registry-1.docker.io",
+    "registry.docker.io",
+    "registry.hub.docker.com",
+    "www.docker.io",
+];
+
 const DEFAULT_TEMPLATE: &str = "{{.Registry}}/{{.Repository}}:{{.Tag}}";
 
 impl Tags {
@@ -119,15 +130,31 @@ impl Tags {
 
     /// Whether `image`, a full reference, may be a tag of the repository.
     pub fn may_be_of(&self, repository: &str, image: &str) -> bool {
+        self.tag_of(repository, image).is_some()
+    }
+
+    /// The tag of the repository that `image` may be, a full reference; empty where the template has no tag.
+    fn tag_of<'a>(&self, repository: &str, image: &'a str) -> Option<&'a str> {
         /// Stands for any tag; no part of a reference changes its spelling.
         const ANY: &str = "any-tag-of-it";
         let full = Reference::parse(&self.image(repository, ANY));
         match (full.as_str().split_once(ANY), full.as_str().rsplit_once(ANY)) {
             (Some((start, _)), Some((_, end))) => {
-                image.len() > start.len() + end.len() && image.starts_with(start) && image.ends_with(end)
+                let tag = image.strip_prefix(start)?.strip_suffix(end)?;
+                (!tag.is_empty()).then_some(tag)
             }
-            _ => image == full.as_str(),
+            _ => (image == full.as_str()).then_some(""),
         }
+    }
+
+    /// The newest of `images` of the repository that the policy still allows: no more than `topX`, and than `most`.
+    pub fn newest<'a>(&self, repository: &str, images: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
+        let tags = images.filter_map(|image| Some((self.tag_of(repository, image)?, image)));
+        let (tags, images): (Vec<_>, Vec<_>) = tags.filter(|(tag, _)| self.why_not(tag).is_none()).unzip();
+        let keys = self.keys(&tags).into_iter().map(|(key, _)| key);
+        let mut images: Vec<_> = keys.zip(images).collect();
+        images.sort_by(|left, right| right.cmp(left));
+        images.into_iter().take(self.top.min(most)).map(|(_, image)| image).collect()
     }
 
     fn image(&self, repository: &str, tag: &str) -> String {
@@ -141,13 +168,13 @@ impl Tags {
     }
 }
 
-/// How images name the registry at `url`, by its host and port. Docker Hub has several.
+/// How images name the registry at `url`, by its host, and by its port unless that is the one of HTTPS. Docker Hub has
+/// several names.
 #[must_use]
 pub fn registry_name(url: &str) -> &str {
-    match host(url).unwrap_or_default() {
-        "registry-1.docker.io" | "index.docker.io" | "hub.docker.com" => "docker.io",
-        host => host,
-    }
+    let host = host(url).unwrap_or_default();
+    let host = host.strip_suffix(":443").filter(|_| url.starts_with("https://")).unwrap_or(host);
+    if DOCKER_HUB.iter().any(|name| name.eq_ignore_ascii_case(host)) { "docker.io" } else { host }
 }
 
 fn parse_template(path: &str, template: &str) -> Result<Vec<Part>, InvalidSpec> {

@@ -56,11 +56,14 @@ const ON_THE_NODE: &[&str] = &[
     "processing tar file",
     "hcsshim",
     "failed in win32",
+    "access is denied",
     // CRI-O.
     "storing blob to file",
     "adding layer with blob",
     "committing the finished image",
     "container storage",
+    "image not known",
+    "layer not known",
     "temp auth file",
     // The kubelet.
     "inspect image",
@@ -72,16 +75,39 @@ const ON_THE_NODE: &[&str] = &[
     "mkdir /",
     "write /",
     "stat /",
+    "lstat /",
+    "fstatat /",
+    "statfs /",
     "rename /",
+    "remove /",
     "unlinkat /",
+    "unlink /",
+    "rmdir /",
+    "link /",
+    "symlink /",
+    "readlink /",
+    "chmod /",
+    "fchmodat /",
+    "chown /",
+    "chtimes /",
+    "lsetxattr /",
+    "mknod /",
+    "truncate /",
+    "sync /",
+    "fork/exec",
+    "executable file not found",
+    "exec format error",
     "read-only file system",
     "input/output error",
+    "structure needs cleaning",
+    "stale file handle",
     "too many open files",
     "cannot allocate memory",
 ];
 
-/// What CRI-O says where the network failed while it stored a layer.
-const FROM_THE_NETWORK: &str = "happened during read";
+/// What only the network can have brought, whatever the stage: CRI-O says the first where the connection failed while it
+/// stored a layer, and no store of a node has web pages.
+const FROM_THE_NETWORK: &[&str] = &["happened during read", "text/html"];
 
 const FULL: Sign = (
     Node,
@@ -148,6 +174,22 @@ const REMOTE: &[Sign] = &[
     (Node, THROTTLED, &["pull qps exceeded"]),
     FULL,
     NO_RUNTIME,
+    // A firewall or an egress policy on the node, or no free port there; what stands behind the network answers or is silent.
+    (
+        Node,
+        "the node does not let its runtime connect to {address}",
+        &[
+            "connect: permission denied",
+            "connect: operation not permitted",
+            "connect: cannot assign requested address",
+            "bind: address already in use",
+            "sendto: operation not permitted",
+            "write: operation not permitted",
+            "socket: operation not permitted",
+            "socket: permission denied",
+            "forbidden by its access permissions",
+        ],
+    ),
     (Image, "the node's signature policy rejects the image", &["rejected by policy"]),
     (Image, "the node's image verifier rejects the image", &["blocked pull of"]),
     (
@@ -243,6 +285,7 @@ const REMOTE: &[Sign] = &[
             "closed idle connection",
             "use of closed network connection",
             "network is unreachable",
+            "network is down",
             "unreachable network",
             "unreachable host",
             "no route to host",
@@ -287,6 +330,11 @@ const REMOTE: &[Sign] = &[
             "failed to fetch anonymous token",
         ],
     ),
+    (
+        Image,
+        "a policy of {host} forbids the image",
+        &["http-412", "projectpolicyviolation", "cannot be pulled due to configured policy"],
+    ),
     (Image, "forbidden", &["http-402", "http-403", "http-451", "forbidden", "denied"]),
     (Image, "the image's manifest is too large for the node's runtime", &["byte manifest"]),
     (
@@ -297,9 +345,19 @@ const REMOTE: &[Sign] = &[
     (
         Image,
         "image not found",
-        &["http-404", "http-410", "not found", "manifest unknown", "unknown manifest", "name unknown"],
+        &[
+            "http-404",
+            "http-410",
+            "not found",
+            "manifest unknown",
+            "manifest_unknown",
+            "unknown manifest",
+            "name unknown",
+            "name_unknown",
+            "repository name not known",
+        ],
     ),
-    (Image, INVALID_NAME, &["invalid reference format", "returns ambiguous list"]),
+    (Image, INVALID_NAME, &["invalid reference format", "returns ambiguous list", "parse image reference"]),
     (Registry, "{host} is not available", &["the registry is unavailable"]),
     (Unknown, "{cause}", &[""]),
 ];
@@ -321,7 +379,7 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     let said = said(message, image);
     let says = |words: &&str| has_words(&said, words);
     let is_local = reason == "ImageInspectError" || ON_THE_NODE.iter().any(says);
-    let signs = if is_local && !says(&FROM_THE_NETWORK) { LOCAL } else { REMOTE };
+    let signs = if is_local && !FROM_THE_NETWORK.iter().any(says) { LOCAL } else { REMOTE };
     let sign = signs.iter().find(|(_, _, any_of)| any_of.iter().any(says));
     let (scope, text, _) = sign.copied().unwrap_or((Unknown, "{cause}", &[]));
     let text = filled_in(text, message, image, platform);

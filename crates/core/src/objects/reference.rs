@@ -116,11 +116,15 @@ const MAX_PATH: usize = 255;
 pub fn check_name(text: &str) -> Result<(), NotAName> {
     static PATTERNS: LazyLock<[Option<Regex>; 2]> =
         LazyLock::new(|| [IMAGE_ID, IMAGE_NAME].map(|pattern| Regex::new(pattern).ok()));
-    let [id, name] = PATTERNS.each_ref().map(|pattern| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text)));
+    let matches =
+        |text: &str| PATTERNS.each_ref().map(|pattern| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text)));
     let reference = Reference::parse(text);
+    let [id, name] = matches(text);
+    // `[200]` has the form of an IPv6 address, but no colon, so that runtimes take it for a part of the path.
+    let [_, is_full_name] = matches(reference.as_str());
     let path =
         reference.repository().strip_prefix(reference.host()).map_or(0, |path| path.trim_start_matches('/').len());
-    match (id, name && path <= MAX_PATH) {
+    match (id, name && is_full_name && path <= MAX_PATH) {
         (true, _) => Err(NotAName::Id),
         (false, true) => Ok(()),
         (false, false) => Err(NotAName::Form),
@@ -268,6 +272,7 @@ mod tests {
             "gcr.io/p/app:1:2",
             "aa/asdf$$^/aa",
             "app:-1",
+            "[200]/app",
             "[fc00::1]",
             "[fc00::1]:5000",
             "[2001:db8::1]:tag",

@@ -133,8 +133,7 @@ impl World {
         }
         let mut status = sync::outcome(pipeline, &discovered, &entry.published.status, now);
         let interval = entry.spec.sync_interval.get();
-        let is_well =
-            sync::trouble(&status).is_none() && status.query_results.iter().all(|result| result.reason.is_none());
+        let is_well = sync::is_well(pipeline, &status);
         entry.failures = if is_well { 0 } else { entry.failures.saturating_add(1) };
         let wait = match entry.failures {
             0 => jittered(interval, name),

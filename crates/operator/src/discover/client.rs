@@ -129,6 +129,8 @@ pub enum Access {
     None,
     /// The login, or what a token service has issued for it.
     Login,
+    /// A token of the Secret, and, because the registry refused it, what a token service issues to everybody.
+    Token,
     /// What a token service issues to everybody.
     Guest,
     /// Nothing, because the login is not for the server at this address.
@@ -244,11 +246,12 @@ impl<'a> Client<'a> {
     ) -> Result<Result<Response, Portion>, SourceFailure> {
         let origin = request.url.origin();
         let mut url = request.url.clone();
+        let mut form = request.form.as_ref();
         for _ in 0..=MAX_REDIRECTS {
             let is_own = self.is_own(&url);
             let client = if is_own { &self.own } else { &self.elsewhere };
             let method = match request.wanted {
-                _ if request.form.is_some() => Method::POST,
+                _ if form.is_some() => Method::POST,
                 Wanted::Digest => Method::HEAD,
                 Wanted::Content | Wanted::Manifest => Method::GET,
             };
@@ -263,15 +266,19 @@ impl<'a> Client<'a> {
             if let Some(authorization) = authorization {
                 builder = builder.header(header::AUTHORIZATION, authorization);
             }
-            if let Some(form) = &request.form {
+            if let Some(form) = form {
                 let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
                 builder = builder.header(header::CONTENT_TYPE, form_type).body(form.clone());
             }
             let began = Instant::now();
             let response = timeout(self.limits.request, builder.send()).await.map_err(|_| too_late(&url))?;
             let response = response.map_err(|error| transport::failure(&error, &host(&url)))?;
-            match redirect(&response, &url) {
-                Some(next) if request.is_private && next.origin() != origin => {
+            let next = redirect(&response, &url);
+            if next.is_some() && is_answered(response.status(), request.is_private) {
+                form = None;
+            }
+            match next {
+                Some(next) if form.is_some() && request.is_private && next.origin() != origin => {
                     let (from, to) = (host(&url), host(&next));
                     let message = format!("unauthorized: {from} redirects to {to}, where the credentials do not go");
                     return Err(SourceFailure::new(SourceReason::Unauthorized, message));
@@ -295,6 +302,7 @@ impl<'a> Client<'a> {
         access: Access,
         mut memory: Portion,
     ) -> Result<Result<Response, Portion>, SourceFailure> {
+        self.seat.begin();
         let (status, headers) = (response.status(), response.headers().clone());
         let is_success = status.is_success();
         let mut body = Vec::new();
@@ -370,7 +378,7 @@ impl<'a> Client<'a> {
         let reason = match (status, &response.access) {
             (StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => SourceReason::Unauthorized,
             // It wants a login, and has seen none.
-            (StatusCode::FORBIDDEN, Access::Guest | Access::HeldBack(_)) => SourceReason::Unauthorized,
+            (StatusCode::FORBIDDEN, Access::Guest | Access::Token | Access::HeldBack(_)) => SourceReason::Unauthorized,
             (StatusCode::FORBIDDEN, _) => SourceReason::Forbidden,
             (StatusCode::NOT_FOUND, _) => SourceReason::NotFound,
             (StatusCode::TOO_MANY_REQUESTS, _) => SourceReason::RateLimited,
@@ -394,6 +402,10 @@ impl<'a> Client<'a> {
             }
             (SourceReason::Unauthorized, Access::Login) => {
                 format!("unauthorized: {host} refuses the credentials of the Secret")
+            }
+            (SourceReason::Unauthorized, Access::Token) => {
+                let remedy = "write a personal access token into the key password, beside username";
+                format!("unauthorized: {host} refuses the token of the Secret: {remedy}")
             }
             (SourceReason::Unauthorized, Access::HeldBack(other)) => {
                 let remedy = match (self.address.scheme(), other.scheme()) {
@@ -442,6 +454,17 @@ pub fn invalid(message: String) -> SourceFailure {
 pub fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether a redirect tells where the answer to a form is, which takes a GET, instead of where else to post the form:
+/// <https://www.rfc-editor.org/rfc/rfc9110#section-15.4>. To 301 and 302 clients differ. A form with a token is not
+/// posted again for them; a query, without which no answer means anything, is.
+fn is_answered(status: StatusCode, is_private: bool) -> bool {
+    match status {
+        StatusCode::SEE_OTHER => true,
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => is_private,
+        _ => false,
+    }
 }
 
 /// Where `response` redirects to.

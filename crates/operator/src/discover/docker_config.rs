@@ -147,6 +147,7 @@ mod tests {
             "*.azurecr.io": {"auth": "MDAwMDo="},
             "one.azurecr.io": {"identitytoken": "t0k", "auth": "MDAwMDo="},
             "https://r.example:5000/v2/deep": {"registrytoken": "r3g"},
+            "tls.example:443": {"auth": "ZTo1"},
             "empty.example": {}
         }}"#;
         let cases = [
@@ -162,6 +163,8 @@ mod tests {
             ("a.b.azurecr.io", "x", None),
             ("r.example:5000", "deep/x", Some("registry r3g")),
             ("r.example:5000", "other", None),
+            ("tls.example", "x", Some("e:5")),
+            ("registry.hub.docker.com", "x", Some("d:4")),
             ("empty.example", "x", None),
             ("evil-r.example", "team/app", None),
             ("r.example.evil", "team/app", None),

@@ -24,8 +24,8 @@ pub struct Fields<'a> {
 /// What a text tells of a pull.
 #[derive(Debug)]
 pub enum Pull {
-    /// This pull.
-    Of(PullEvent),
+    /// This pull, of an event with this identity, if the text tells it.
+    Of(PullEvent, Option<String>),
     /// A pull that another line has told of.
     Again,
     /// None.
@@ -59,7 +59,16 @@ impl<'a> Fields<'a> {
 
     /// What the line tells of a pull, in whatever field.
     pub fn pull(&self, at: Timestamp) -> Pull {
-        pull_in_text(self.line, self.json.as_ref(), at, MOST_NESTED)
+        match pull_in_text(self.line, self.json.as_ref(), at, MOST_NESTED) {
+            Pull::Of(event, None) => Pull::Of(event, self.identity()),
+            pull => pull,
+        }
+    }
+
+    /// What tells the event apart where the fields of the line say so: those of Alloy, and of OpenTelemetry's k8s_events.
+    fn identity(&self) -> Option<String> {
+        let of = |id: &str, more: &str| Some(format!("{} {}", self.get(id)?, self.get(more).unwrap_or_default()));
+        of("eventRV", "name").or_else(|| of("k8s_event_uid", "k8s_event_count"))
     }
 }
 
@@ -73,12 +82,12 @@ fn pull_in_text(text: &str, json: Option<&Value>, at: Timestamp, depth: usize) -
         return Pull::Untold;
     }
     if let Some(event) = PullEvent::from_message(at, text) {
-        return Pull::Of(event);
+        return Pull::Of(event, None);
     }
     match json.map(|json| pull_in_json(json, at, depth)) {
-        Some(pull @ (Pull::Of(_) | Pull::Again)) => pull,
+        Some(pull @ (Pull::Of(..) | Pull::Again)) => pull,
         // No image has a backslash in its name.
-        _ => PullEvent::from_message(at, &text.replace('\\', "")).map_or(Pull::Untold, Pull::Of),
+        _ => PullEvent::from_message(at, &text.replace('\\', "")).map_or(Pull::Untold, |event| Pull::Of(event, None)),
     }
 }
 
@@ -93,7 +102,10 @@ fn pull_in_json(value: &Value, at: Timestamp, depth: usize) -> Pull {
         Value::Object(object) if tells_again(object) => Pull::Again,
         Value::Object(object) => {
             let mut values = object.iter().filter(|(key, _)| *key != OLD_EVENT).map(|(_, value)| value);
-            values.find_map(told).unwrap_or(Pull::Untold)
+            match values.find_map(told) {
+                Some(Pull::Of(event, None)) => Pull::Of(event, identity(object)),
+                pull => pull.unwrap_or(Pull::Untold),
+            }
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => Pull::Untold,
     }
@@ -109,6 +121,21 @@ fn tells_again(object: &Map<String, Value>) -> bool {
     let version = |event| object.get(event)?.get("metadata")?.get("resourceVersion")?.as_str();
     let is_unchanged = version(OLD_EVENT).is_some_and(|old| version("event") == Some(old));
     is_deleted("type") || is_deleted("verb") || is_unchanged
+}
+
+/// What tells an event of the API from all others, and from itself after it has happened again: its UID, and its version
+/// or its count. Shippers that start over or list events again and again tell of the same one more than once.
+fn identity(event: &Map<String, Value>) -> Option<String> {
+    let metadata = event.get("metadata")?;
+    let uid = metadata.get("uid")?.as_str().filter(|uid| !uid.is_empty())?;
+    let version = metadata.get("resourceVersion").and_then(Value::as_str).filter(|version| !version.is_empty());
+    Some(match version {
+        Some(version) => format!("{uid} {version}"),
+        None => {
+            let field = |name| event.get(name).map(Value::to_string).unwrap_or_default();
+            format!("{uid} {} {}", field("count"), field("lastTimestamp"))
+        }
+    })
 }
 
 /// The first object of JSON in a text. An empty one says nothing.

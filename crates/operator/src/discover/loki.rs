@@ -2,8 +2,9 @@
 //!
 //! The API: <https://grafana.com/docs/loki/latest/reference/loki-http-api/>.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use drop_api::discovery_policy::{LokiParser, LokiQuery};
 use drop_core::discovery::{Answer, PullEvent, SourceFailure};
@@ -57,6 +58,7 @@ pub async fn fetch(
     let (mut page, mut span) = (PAGE, end - start);
     let (mut lines, mut untold) = (0, 0);
     let mut pulls = Vec::new();
+    let mut events = HashSet::new();
     let mut remarks = BTreeSet::new();
     loop {
         let until = end.min(start + span);
@@ -102,9 +104,12 @@ pub async fn fetch(
         for (labels, entry) in entries().filter(|(_, entry)| is_last || entry.0 < newest) {
             lines += 1;
             match pull(query.parser.as_ref(), labels, entry) {
-                Some(pull) => {
+                // A shipper that starts over, or lists events now and then, tells of one again.
+                Some((_, Some(identity))) if events.contains(&hash(&identity)) => {}
+                Some((pull, identity)) => {
                     client.keep(size_of::<PullEvent>() + pull.image.len(), &response.url)?;
                     pulls.push(pull);
+                    events.extend(identity.map(|identity| hash(&identity)));
                 }
                 None => untold += 1,
             }
@@ -123,6 +128,13 @@ pub async fn fetch(
         }
         start = if is_last { until } else { newest };
     }
+}
+
+/// What is kept of an event's identity: of all lines that are read, two have the same hash once in a billion times.
+fn hash(identity: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    identity.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// How many lines to ask for where a server refuses to give `page` of them.
@@ -166,7 +178,7 @@ fn remark(query: &LokiQuery, lines: usize, untold: usize) -> Option<String> {
 /// The result of a query.
 #[derive(Deserialize)]
 #[serde(try_from = "Typed")]
-enum Data {
+pub enum Data {
     /// With no more lines in all than a page has.
     Streams(Vec<Stream>),
     Series(AllSeries),
@@ -206,7 +218,7 @@ struct Unread {
 }
 
 /// Lines with the same labels.
-struct Stream {
+pub struct Stream {
     stream: Labels,
     values: Vec<Entry>,
 }
@@ -264,8 +276,11 @@ fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Labels, D
     deserializer.deserialize_map(First)
 }
 
+/// A pull, and what tells its event apart from others.
+type Told = (PullEvent, Option<String>);
+
 /// The pull that a line tells of. Without a parser a line that tells of none counts for the image in its label.
-fn pull(parser: Option<&LokiParser>, labels: &Labels, Entry(at, line, more): &Entry) -> Option<PullEvent> {
+fn pull(parser: Option<&LokiParser>, labels: &Labels, Entry(at, line, more): &Entry) -> Option<Told> {
     let none = Labels::new();
     let own = match more {
         More::Labels { structured_metadata } => structured_metadata,
@@ -276,14 +291,14 @@ fn pull(parser: Option<&LokiParser>, labels: &Labels, Entry(at, line, more): &En
         Some(parser) => told(parser, at, Fields::new([own, labels], line)),
         None => told(&LokiParser::default(), at, Fields::new([own, labels], line)).or_else(|| {
             let image = own.get(LABEL).or_else(|| labels.get(LABEL))?.clone();
-            Some(PullEvent { at, image, pull_time: None, size: None })
+            Some((PullEvent { at, image, pull_time: None, size: None }, None))
         }),
     };
-    pull.filter(|pull| pull.image.len() <= MAX_NAME)
+    pull.filter(|(pull, _)| pull.image.len() <= MAX_NAME)
 }
 
 /// The pull that the fields of a line tell of.
-fn told(parser: &LokiParser, at: Timestamp, fields: Fields<'_>) -> Option<PullEvent> {
+fn told(parser: &LokiParser, at: Timestamp, fields: Fields<'_>) -> Option<Told> {
     if fields.line().len() > MAX_LINE {
         return None;
     }
@@ -292,30 +307,59 @@ fn told(parser: &LokiParser, at: Timestamp, fields: Fields<'_>) -> Option<PullEv
         return None;
     }
     let message = fields.get(&parser.message_field);
-    let event = match (message.as_deref().and_then(|message| PullEvent::from_message(at, message)), fields.pull(at)) {
+    let of_message = message.as_deref().and_then(|message| PullEvent::from_message(at, message));
+    let (event, identity) = match (of_message, fields.pull(at)) {
         (_, Pull::Again) => return None,
-        (Some(event), _) | (None, Pull::Of(event)) => Some(event),
+        (Some(event), Pull::Of(_, identity)) | (None, Pull::Of(event, identity)) => (event, identity),
+        (Some(event), Pull::Untold) => (event, None),
         (None, Pull::Untold) => match message.as_deref().map(|message| pull_in(message, at)) {
-            Some(Pull::Of(event)) => Some(event),
+            Some(Pull::Of(event, identity)) => (event, identity),
             Some(Pull::Again | Pull::Untold) => return None,
-            // The field with the image is all that an event of a pull needs.
-            None => reason.map(|_| PullEvent { at, image: String::new(), pull_time: None, size: None }),
+            // The field with the image is all that an event of a pull needs, unless its text tells of something else.
+            None => {
+                let text = fields.get(parser.image_field.as_deref()?).filter(|_| reason.is_some())?;
+                if is_sentence(&text) && !matches!(pull_in(&text, at), Pull::Of(..)) {
+                    return None;
+                }
+                (PullEvent { at, image: String::new(), pull_time: None, size: None }, None)
+            }
         },
     };
     let image = parser.image_field.as_deref().and_then(|field| image_in(&fields.get(field)?, at));
-    let event = event?;
-    let image = image.unwrap_or(event.image);
-    (!image.is_empty()).then_some(PullEvent { image, ..event })
+    let image = image.unwrap_or_else(|| event.image.clone());
+    (!image.is_empty()).then_some((PullEvent { image, ..event }, identity))
+}
+
+/// Whether a text has more words than the name of an image, such as `Container image "x" already present on machine`.
+fn is_sentence(text: &str) -> bool {
+    text.trim().contains(char::is_whitespace)
 }
 
 /// The image that a text names: in the message of a pull, in quotes as in other messages of kubelets, or as all of it.
 fn image_in(text: &str, at: Timestamp) -> Option<String> {
-    if let Pull::Of(event) = pull_in(text, at) {
+    if let Pull::Of(event, _) = pull_in(text, at) {
         return Some(event.image);
     }
     let quoted = text.split_once("image \"").and_then(|(_, rest)| rest.split_once('"'));
     let image = quoted.map_or(text.trim(), |(image, _)| image);
-    (!image.is_empty() && !image.contains(char::is_whitespace)).then(|| image.to_owned())
+    (!image.is_empty() && !is_sentence(image)).then(|| image.to_owned())
+}
+
+#[cfg(test)]
+impl Data {
+    /// How many lines there are.
+    pub fn lines(&self) -> usize {
+        match self {
+            Self::Streams(streams) => streams.iter().map(|stream| stream.values.len()).sum(),
+            Self::Series(_) => 0,
+        }
+    }
+}
+
+/// The pull that a line without labels tells of.
+#[cfg(test)]
+pub fn pull_of_line(parser: Option<&LokiParser>, line: &str) -> Option<PullEvent> {
+    pull(parser, &Labels::new(), &Entry(0, line.to_owned(), More::default())).map(|(pull, _)| pull)
 }
 
 #[cfg(test)]
@@ -490,6 +534,58 @@ mod tests {
         assert_eq!(images(fetched.answer), ["a:1"]);
         let note = fetched.note.unwrap();
         assert!(note.starts_with("3 of 4 lines tell of no pull") && note.contains("field image"), "{note}");
+    }
+
+    #[tokio::test]
+    async fn an_event_that_is_told_again_counts_once_and_one_that_happens_again_twice() {
+        let event = |uid: &str, version: &str, count: u32| {
+            let mut metadata = json!({"name": "p.17d0", "uid": uid});
+            if !version.is_empty() {
+                metadata["resourceVersion"] = json!(version);
+            }
+            json!({"metadata": metadata, "reason": "Pulled", "message": message("a:1"), "count": count,
+                "lastTimestamp": format!("2026-01-02T03:04:0{count}Z")})
+        };
+        let alloy = |version: u32| format!("name=p kind=Pod eventRV={version} reason=Pulled msg={:?}", message("a:1"));
+        let otel = |count: &str| json!({"structuredMetadata": {"k8s_event_uid": "u", "k8s_event_count": count, "reason": "Pulled"}});
+        let cases: [(Vec<serde_json::Value>, usize); 6] = [
+            // OpenTelemetry's k8sobjects that pulls; eventrouter that starts over; a list within; a version that is lost.
+            (vec![json!(event("u", "1", 1).to_string()); 3], 1),
+            (vec![json!(json!({"verb": "ADDED", "event": event("u", "1", 1)}).to_string()); 2], 1),
+            (["1", "2"].map(|version| json!(event("u", version, 1).to_string())).to_vec(), 2),
+            (
+                [("u", 1), ("u", 1), ("u", 2), ("v", 2)]
+                    .map(|(uid, count)| json!(event(uid, "", count).to_string()))
+                    .to_vec(),
+                3,
+            ),
+            ([1, 1, 2].map(|version| json!(alloy(version))).to_vec(), 2),
+            // Without an identity each line is one.
+            (vec![json!(message("a:1")); 2], 2),
+        ];
+        for (lines, expected) in cases {
+            let values: Vec<_> = lines.iter().enumerate().map(|(at, line)| json!([at.to_string(), line])).collect();
+            let backend = stream(json!({}), json!(values)).await;
+            let fetched = fetched(&query(&backend.url)).await.unwrap();
+            assert_eq!(images(fetched.answer).len(), expected, "{lines:?}");
+            assert_eq!(fetched.note, None);
+        }
+        let values = ["1", "1", "2"].map(|count| json!(["1", message("a:1"), otel(count)]));
+        let backend = stream(json!({}), json!(values)).await;
+        assert_eq!(images(ask(&query(&backend.url)).await.unwrap()).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_sentence_in_the_field_of_the_image_that_tells_of_no_pull_is_none() {
+        let lines = [
+            "reason=Pulled msg=\"Container image \\\"a:1\\\" already present on machine\"",
+            "reason=Pulled msg=\"Image volume \\\"a:1\\\" is there\"",
+            "reason=Pulled msg=b:1",
+        ];
+        let backend = stream(json!({}), json!(lines.map(|line| ["1", line]))).await;
+        let mut query = query(&backend.url);
+        query.parser = Some(LokiParser { image_field: Some("msg".to_owned()), ..LokiParser::default() });
+        assert_eq!(images(ask(&query).await.unwrap()), ["b:1"]);
     }
 
     #[tokio::test]

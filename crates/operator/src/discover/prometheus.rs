@@ -197,9 +197,13 @@ impl<T> Envelope<T> {
         if self.is_partial == Some(true) {
             return Err(invalid(format!("{host} gives a partial answer: some of its storage nodes do not answer")));
         }
-        let of = |remarks: Option<Remarks>| remarks.unwrap_or_default().items.into_iter();
+        let warnings = self.warnings.unwrap_or_default();
+        if warnings.is_cut {
+            let most = format!("more than {MOST_REMARKS} warnings");
+            return Err(invalid(format!("{host} gives {most}, so its answer may be partial: aggregate more")));
+        }
         let (mut remarks, missing): (Vec<_>, Vec<_>) =
-            of(self.warnings).partition(|warning| warning.starts_with(HARMLESS));
+            warnings.items.into_iter().partition(|warning| warning.starts_with(HARMLESS));
         if let Some(warning) = missing.iter().find_map(|warning| client.excerpt(warning)) {
             let remedy = match warning.contains("No StoreAPIs matched") {
                 true => ": no store has this time range or these labels, shorten lookback",
@@ -207,7 +211,7 @@ impl<T> Envelope<T> {
             };
             return Err(invalid(format!("{host} gives a partial answer: {warning}{remedy}")));
         }
-        remarks.extend(of(self.infos));
+        remarks.extend(self.infos.unwrap_or_default().items);
         Ok((data, remarks.iter().filter_map(|remark| client.excerpt(remark)).collect()))
     }
 }
@@ -524,6 +528,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_lacks_data_is_a_failure_and_other_remarks_are_shown() {
+        let warnings = |count: usize| vec!["PromQL warning: odd"; count];
+        let harmless = format!(r#","warnings":{}"#, serde_json::json!(warnings(MOST_REMARKS)));
+        let harmless_and_more = format!(r#","warnings":{}"#, serde_json::json!(warnings(MOST_REMARKS + 1)));
         // Thanos, Prometheus with a remote read, VictoriaMetrics, Cortex; then what is whole.
         let cases = [
             (r#","warnings":["receive series from Addr: 10.0.0.7:10901: connection refused"]"#, Err("10.0.0.7:10901")),
@@ -532,6 +539,10 @@ mod tests {
             (r#","isPartial":true"#, Err("storage nodes")),
             (r#","warnings":["query result may contain partial data"],"infos":null"#, Err("partial data")),
             (r#","warnings":["PromQL warning: bucket label \"le\" is missing","one store is down"]"#, Err("one store")),
+            // Prometheus tells of ten warnings, and what it leaves away may be about data.
+            (r#","warnings":["PromQL warning: odd","3 more warning annotations omitted"]"#, Err("3 more")),
+            (harmless_and_more.as_str(), Err("more than 100 warnings")),
+            (harmless.as_str(), Ok(Some("PromQL warning: odd"))),
             (r#","isPartial":false,"warnings":null,"infos":[]"#, Ok(None)),
             (r#","warnings":[],"stats":{},"trace":{"duration_msec":1}"#, Ok(None)),
             (
@@ -540,7 +551,8 @@ mod tests {
             ),
         ];
         for (more, expected) in cases {
-            let backend = Fake::start(move |_| reply(200, &[], vector(more))).await;
+            let body = vector(more);
+            let backend = Fake::start(move |_| reply(200, &[], body.clone())).await;
             match (fetched(&query(&backend.url, QueryType::Instant)).await, expected) {
                 (Ok(fetched), Ok(note)) => assert_eq!(fetched.note.as_deref(), note, "{more}"),
                 (Err(failure), Err(says)) => {

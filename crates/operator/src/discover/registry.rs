@@ -10,11 +10,13 @@ use futures::stream::{self, StreamExt as _};
 use http::header;
 use reqwest::Url;
 use serde::de::{Deserialize, Deserializer, IgnoredAny};
+use serde_json::value::RawValue;
 use tracing::warn;
 
 use super::PER_NAME;
 use super::at_most::AtMost;
 use super::client::{Client, Limits, Response, Wanted, host, invalid};
+use super::complaint::complaint;
 use super::credentials::Credentials;
 use super::link;
 use super::seat::Seat;
@@ -84,13 +86,15 @@ struct Listing<'a> {
 }
 
 /// A page of tags.
-#[derive(serde::Deserialize)]
+#[derive(Default, serde::Deserialize)]
 struct Page {
     /// Registries say `null` for none.
     #[serde(default, deserialize_with = "present")]
     tags: Option<Option<AtMost<String, MAX_SCAN>>>,
     /// Some leave `tags` away for none.
     name: Option<IgnoredAny>,
+    /// Some proxies answer an error with 200.
+    errors: Option<Box<RawValue>>,
 }
 
 /// A field that is there, `null` or not.
@@ -106,6 +110,8 @@ impl Listing<'_> {
         let mut url = self.page(per_page, query.tag_seek.as_deref());
         let (mut tags, mut seen, mut asked) = (Vec::new(), HashSet::new(), HashSet::new());
         let (mut idle, mut has_links) = (0, false);
+        // The tag by which the list goes on where a registry links to nothing, and whether it has to.
+        let mut behind: Option<(String, bool)> = None;
         loop {
             let mut response = self.session.ask(&url, Wanted::Content).await?;
             if asked.is_empty() && per_page > SMALL_PAGE && matches!(response.status.as_u16(), 400 | 422) {
@@ -115,15 +121,12 @@ impl Listing<'_> {
                 response = self.session.ask(&url, Wanted::Content).await?;
             }
             asked.insert(url.clone());
-            let page: Page = self.client.json(&mut response).await?;
-            if page.tags.is_none() && page.name.is_none() {
-                let host = host(&response.url);
-                return Err(invalid(format!(
-                    "{host} answers without a list of tags: is it the address of a registry?"
-                )));
-            }
+            // Some registries know no `last`, or no tag behind the last one.
+            let is_refused = behind.is_some() && matches!(response.status.as_u16(), 400 | 404 | 405 | 422);
+            let page = if is_refused { Page::default() } else { self.read(&mut response).await? };
             let mut page = page.tags.flatten().unwrap_or_default();
-            let (is_full, last) = (page.items.len() == per_page, page.items.last().cloned());
+            let (length, last) = (page.items.len(), page.items.last().cloned());
+            let is_itself = page.items.iter().all(|tag| behind.as_ref().is_some_and(|(behind, _)| tag == behind));
             page.items.retain(|tag| tag.len() <= MAX_TAG && seen.insert(tag.clone()));
             idle = if page.items.is_empty() { idle + 1 } else { 0 };
             let is_cut = page.is_cut || page.items.len() > most - tags.len();
@@ -140,18 +143,43 @@ impl Listing<'_> {
                     continue;
                 }
                 (Some(_), _) => End::Stuck,
-                // Registries that know no Link go on by `last`. One tag more tells whether there is more than maxScan.
-                (None, Some(last)) if is_full && idle == 0 && !has_links => {
+                // The last page of a registry that links to the next one; or one that does not divide its list at all.
+                (None, _) if has_links || length > per_page && !is_round(length) => End::Whole,
+                // Behind the last tag there is none, or a registry tells of it once more.
+                (None, _) if is_itself && !is_refused => End::Whole,
+                // It answers the same whatever `last` says, so that nobody can go on.
+                (None, _) if is_refused || idle > 0 => match behind {
+                    Some((_, true)) => End::Stuck,
+                    _ => End::Whole,
+                },
+                // Registries that know no `Link` go on by `last`. A short page may be the longest that they give, so that
+                // they are asked once more. One tag more tells whether there is more than maxScan.
+                (None, last) => {
+                    let is_full = length == per_page || is_round(length);
                     per_page = per_page.min(most - tags.len()).max(1);
-                    url = self.page(per_page, Some(&last));
+                    url = self.page(per_page, last.as_deref());
+                    behind = last.map(|last| (last, is_full));
                     continue;
                 }
-                // It answers the same whatever `last` says.
-                (None, Some(_)) if is_full && !has_links => End::Stuck,
-                (None, _) => End::Whole,
             };
             return Ok((tags, end));
         }
+    }
+
+    /// Reads a page.
+    async fn read(&self, response: &mut Response) -> Result<Page, SourceFailure> {
+        let page: Page = self.client.json(response).await?;
+        let host = host(&response.url);
+        let errors = page.errors.as_ref().map(|errors| errors.get()).filter(|errors| !matches!(*errors, "null" | "[]"));
+        if let Some(errors) = errors {
+            let said = complaint(&response.headers, errors).and_then(|said| self.client.excerpt(&said));
+            return Err(invalid(format!("{host} reports an error: {}", said.unwrap_or_else(|| "no words".to_owned()))));
+        }
+        if page.tags.is_none() && page.name.is_none() {
+            let remedy = "is it the address of a registry?";
+            return Err(invalid(format!("{host} answers without a list of tags: {remedy}")));
+        }
+        Ok(page)
     }
 
     /// The first page, or the one behind the tag `last`.
@@ -173,6 +201,11 @@ impl Listing<'_> {
         }
         Some(own)
     }
+}
+
+/// Whether a list is as long as registries make the longest pages.
+fn is_round(length: usize) -> bool {
+    length.is_multiple_of(SMALL_PAGE)
 }
 
 #[cfg(test)]
@@ -274,7 +307,11 @@ mod tests {
 
     #[tokio::test]
     async fn repositories_keep_their_order() {
-        let backend = Fake::start(|got| reply(200, &[], json!({"tags": [got.target]}).to_string())).await;
+        let backend = Fake::start(|got| match got.parameter("last") {
+            Some(_) => reply(200, &[], r#"{"tags":[]}"#),
+            None => reply(200, &[], json!({"tags": [got.target]}).to_string()),
+        })
+        .await;
         let repositories: Vec<_> = (0..10).map(|at| format!("r{at}")).collect();
         let tags = ask(&RegistryQuery { repositories, ..query(&backend.url) }, &[]).await.unwrap();
         let expected: Vec<_> = (0..10).map(|at| format!("/v2/r{at}/tags/list?n=1000")).collect();
@@ -344,9 +381,9 @@ mod tests {
     #[tokio::test]
     async fn a_registry_that_knows_no_link_is_read_by_the_last_tag() {
         for (count, max_scan, end, requests) in [
-            (2500, 5000, End::Whole, 3),
+            (2500, 5000, End::Whole, 4),
             (2000, 5000, End::Whole, 3),
-            (999, 5000, End::Whole, 1),
+            (999, 5000, End::Whole, 2),
             (0, 5000, End::Whole, 1),
             (1000, 1000, End::Whole, 2),
             (1001, 1000, End::MaxScan, 2),
@@ -361,6 +398,71 @@ mod tests {
             );
             assert_eq!(backend.got().len(), requests, "{count} of {max_scan}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_gives_less_than_was_asked_for_is_read_to_its_end() {
+        // How many tags there are, how many a page has at most, and how many requests that takes.
+        for (count, most, requests) in [(250, 100, 4), (200, 100, 3), (7, 3, 4), (7, 7, 2)] {
+            let backend = Fake::start(move |got| {
+                let last = got.parameter("last").unwrap_or_default();
+                let tags = (0..count).map(|tag| format!("v{tag:05}")).filter(|tag| *tag > last).take(most);
+                reply(200, &[], json!({"tags": tags.collect::<Vec<_>>()}).to_string())
+            })
+            .await;
+            let listed = list(&query(&backend.url)).await.remove(0);
+            assert_eq!((listed.tags.len(), listed.end), (count, End::Whole), "{count} by {most}");
+            assert_eq!(backend.got().len(), requests, "{count} by {most}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_does_not_go_on_by_the_last_tag_has_shown_all_unless_a_page_is_round() {
+        type Served = fn(&Got, Vec<String>) -> Response;
+        let deaf: Served = |_, tags| reply(200, &[], json!({"tags": tags}).to_string());
+        let refusing: Served = |got, tags| match got.parameter("last") {
+            Some(_) => reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#),
+            None => reply(200, &[], json!({"tags": tags}).to_string()),
+        };
+        let inclusive: Served = |got, tags| {
+            let last = got.parameter("last").unwrap_or_default();
+            let tags: Vec<_> = tags.into_iter().filter(|tag| *tag >= last).collect();
+            reply(200, &[], json!({"tags": tags}).to_string())
+        };
+        for (serve, count, end) in [
+            (deaf, 30, End::Whole),
+            (deaf, 100, End::Stuck),
+            (deaf, 1000, End::Stuck),
+            (deaf, 1234, End::Whole),
+            (refusing, 30, End::Whole),
+            (refusing, 200, End::Stuck),
+            (inclusive, 30, End::Whole),
+            (inclusive, 100, End::Whole),
+        ] {
+            let backend =
+                Fake::start(move |got| serve(got, (0..count).map(|tag| format!("v{tag:05}")).collect())).await;
+            let listed = list(&RegistryQuery { max_scan: 5000, ..query(&backend.url) }).await.remove(0);
+            assert_eq!((listed.tags.len(), listed.end), (count, end), "{count}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_with_the_status_of_success_is_one() {
+        for (body, says) in [
+            (
+                r#"{"errors":[{"code":"NAME_UNKNOWN","message":"no such repository"}],"name":"team/app"}"#,
+                "no such repository",
+            ),
+            (r#"{"errors":[{"code":"DENIED"}],"tags":null}"#, "DENIED"),
+            (r#"{"errors":{"message":"slow down"},"tags":[]}"#, "slow down"),
+        ] {
+            let backend = Fake::start(move |_| reply(200, &[], body)).await;
+            let failure = ask(&query(&backend.url), &[]).await.unwrap_err();
+            assert_eq!(failure.reason, SourceReason::InvalidResponse);
+            assert!(failure.message.contains("reports an error") && failure.message.ends_with(says), "{failure}");
+        }
+        let backend = Fake::start(|_| reply(200, &[], r#"{"errors":[],"tags":["a"]}"#)).await;
+        assert_eq!(ask(&query(&backend.url), &[]).await.unwrap(), ["a"; 1]);
     }
 
     #[tokio::test]
@@ -439,7 +541,7 @@ mod tests {
         })
         .await;
         assert_eq!(ask(&query(&backend.url), &[]).await.unwrap().len(), 250);
-        assert_eq!(backend.got().len(), 4);
+        assert_eq!(backend.got().len(), 5);
     }
 
     #[tokio::test]
@@ -631,6 +733,7 @@ mod tests {
             "https://index.docker.io/v1/",
             "https://hub.docker.com",
             "https://registry-1.docker.io/",
+            "https://registry.hub.docker.com:443",
         ] {
             assert_eq!(address(url), DOCKER_HUB);
         }

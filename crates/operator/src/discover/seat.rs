@@ -82,6 +82,11 @@ impl Seat {
         Portion { query: self.0.clone(), taken: None, is_whole: self.0.beyond.initialized() }
     }
 
+    /// Notes that an answer of any status has begun.
+    pub fn begin(&self) {
+        self.0.begun.notify_one();
+    }
+
     /// Keeps so many bytes of the answers that are being read until the query ends.
     pub fn keep(&self, bytes: usize) {
         self.0.held(|held| held.keeping += bytes);
@@ -120,7 +125,6 @@ impl Portion {
     /// would cut off a body that is not read, and be asked for again with [`Portion::whole`].
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
-        self.query.begun.notify_one();
         if self.is_whole {
             return true;
         }
@@ -234,6 +238,7 @@ mod tests {
         let large = first.answer().whole(2).await;
         let limit = Duration::from_secs(1);
         let mut answer = second.answer();
+        second.begin();
         assert!(answer.grow(1));
         let mut held = std::pin::pin!(second.held_for(limit));
         let waits = async {

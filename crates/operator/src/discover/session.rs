@@ -25,6 +25,8 @@ pub struct Session<'a> {
     /// The repository, as the registry calls it.
     name: String,
     login: Option<&'a Login>,
+    /// The token service that the registry has named last.
+    service: Option<Service>,
     pass: Pass,
     /// Whether the registry has seen the login.
     is_login_shown: bool,
@@ -65,7 +67,7 @@ impl<'a> Session<'a> {
     /// For the repository of this name.
     pub fn new(client: &'a Client<'a>, name: String) -> Self {
         let login = client.login(&name);
-        Self { client, name, login, pass: Pass::Nothing, is_login_shown: false }
+        Self { client, name, login, service: None, pass: Pass::Nothing, is_login_shown: false }
     }
 
     /// Asks for `url`, again with more where the registry refuses. An answer of any status is one.
@@ -103,7 +105,11 @@ impl<'a> Session<'a> {
             _ if !is_own => Access::of(self.login.is_some(), false, &response.url),
             Pass::Token(token) => {
                 token.has_served |= response.status.is_success();
-                if self.is_login_shown { Access::Login } else { token.access.clone() }
+                match self.login {
+                    Some(Login::Other(_)) if self.is_login_shown => Access::Token,
+                    _ if self.is_login_shown => Access::Login,
+                    _ => token.access.clone(),
+                }
             }
             Pass::Login => {
                 self.is_login_shown = true;
@@ -131,6 +137,9 @@ impl<'a> Session<'a> {
         let is_challenged = refusal.status == StatusCode::UNAUTHORIZED;
         let challenges = challenges(&refusal.headers);
         let service = challenges.iter().find_map(|challenge| self.service(challenge, &refusal.url));
+        if service.is_some() {
+            self.service.clone_from(&service);
+        }
         let header = self.login.and_then(Login::header);
         let service = match (&self.pass, service) {
             // It has expired. Harbor answers that with a challenge for Basic, others with 403.
@@ -157,6 +166,11 @@ impl<'a> Session<'a> {
                 return Ok(true);
             }
             (Pass::Login, Some(service)) if is_challenged => service,
+            // As ghcr.io answers a personal access token, which is no token of its own.
+            (Pass::Login, None) if refusal.status != StatusCode::NOT_FOUND => match (self.login, &self.service) {
+                (Some(Login::Other(_)), Some(service)) => service.clone(),
+                _ => return Ok(false),
+            },
             (Pass::Nothing | Pass::Login, _) => return Ok(false),
         };
         self.pass = Pass::Token(Box::new(self.token(&refusal.url, service).await?));
@@ -480,6 +494,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_personal_access_token_that_a_registry_forbids_leaves_the_access_of_guests() {
+        // As ghcr.io does: a token that it has not issued is forbidden, without a challenge.
+        let registry = |is_public: bool| {
+            start(move |got, own| match (got.target.starts_with("/token"), got.authorization()) {
+                (true, None) => reply(200, &[], r#"{"token":"guest"}"#),
+                (true, Some(_)) => reply(403, &[], ""),
+                (false, Some("Bearer guest")) if is_public => reply(200, &[], "{}"),
+                (false, Some(_)) => reply(403, &[], r#"{"errors":[{"code":"DENIED","message":"invalid token"}]}"#),
+                (false, None) => bearer(&format!(r#"realm="{own}/token""#)),
+            })
+        };
+        let token = secret(&[("token", "ghp_s3cr3t")]);
+        assert_eq!(ask(&registry(true).await.url, &token, 1).await.unwrap(), 200);
+        let failure = ask(&registry(false).await.url, &token, 1).await.unwrap_err();
+        assert_eq!(failure.reason, SourceReason::Unauthorized);
+        assert!(failure.message.contains("into the key password, beside username: invalid token"), "{failure}");
+    }
+
+    #[tokio::test]
     async fn an_authorization_of_ones_own_is_the_login() {
         let registry = start(|got, own| match (got.target.starts_with("/token"), got.authorization()) {
             (true, BASIC) => reply(200, &[], r#"{"token":"t0k"}"#),
@@ -532,6 +565,24 @@ mod tests {
         let all: String =
             registry.got().iter().map(|got| format!("{:?}{}{}", got.headers, got.target, got.body)).collect();
         assert!(!all.contains("b3RoZXI6b3RoZXI=") && !all.contains("ZXZpbDpldmls"), "{all}");
+    }
+
+    #[tokio::test]
+    async fn the_answer_to_a_form_is_got_where_a_redirect_says() {
+        for (status, is_got) in [(303, true), (302, true), (301, true), (307, false), (308, false)] {
+            let registry =
+                start(move |got, own| match (got.method.as_str(), got.target.as_str(), got.authorization()) {
+                    ("POST", "/token", _) => reply(status, &[("location", "/issued")], ""),
+                    ("GET", "/issued", _) if is_got && got.body.is_empty() => reply(200, &[], r#"{"token":"t0k"}"#),
+                    ("POST", "/issued", _) if !is_got && !got.body.is_empty() => reply(200, &[], r#"{"token":"t0k"}"#),
+                    (_, _, Some("Bearer t0k")) => reply(200, &[], "{}"),
+                    (_, "/v2/team/app/tags/list", None) => bearer(&format!(r#"realm="{own}/token""#)),
+                    _ => reply(400, &[], ""),
+                })
+                .await;
+            let credentials = docker(&registry.host, &json!({"identitytoken": "1d"}));
+            assert_eq!(ask(&registry.url, &credentials, 1).await.unwrap_or_default(), 200, "{status}");
+        }
     }
 
     /// Every kind of login, and what of it must not be seen.

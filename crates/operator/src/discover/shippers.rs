@@ -130,6 +130,12 @@ fn shippers() -> Vec<(&'static str, Value, String)> {
     ]
 }
 
+/// All lines, of pulls and of others.
+pub fn lines() -> Vec<String> {
+    let of_pulls = shippers().into_iter().map(|(_, _, line)| line);
+    of_pulls.chain(others().into_iter().map(|(_, line)| line)).collect()
+}
+
 /// Lines that tell of no pull, or of one that another line has told of.
 fn others() -> Vec<(&'static str, String)> {
     let event = event("Pulled", MESSAGE);
