@@ -166,13 +166,13 @@ impl Pipeline {
                 let tags = self.tags.get(query).and_then(Option::as_ref);
                 let (images, others) = tags.map(|tags| positions(tags, &repositories, now)).unwrap_or_default();
                 left_out.extend(others);
-                note = remark(&repositories);
                 let failures = repositories.iter().filter_map(Repository::failure);
                 failed.extend(failures.map(|(path, failure)| (path.to_owned(), failure.clone())));
                 let without = |listed: &&Repository| listed.tags.is_empty() && matches!(listed.end, End::Whole);
                 empty.extend(repositories.iter().filter(without).map(|repository| repository.path.clone()));
                 let cuts = repositories.iter().filter_map(|listed| Some((listed.path.clone(), listed.end.why()?)));
                 cut.extend(cuts);
+                note = remark(&cut);
                 samples(&mut reader, images.into_iter().map(|(image, sample)| (image, vec![sample])))
             }
             Answer::Pulls(pulls) => {
@@ -291,10 +291,9 @@ fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTree
 }
 
 /// Names a repository that was not read to its end.
-fn remark(repositories: &[Repository]) -> Option<String> {
-    let mut remarks = repositories.iter().filter_map(|listed| Some((&listed.path, listed.end.why()?)));
-    let (path, why) = remarks.next()?;
-    Some(match remarks.count() {
+fn remark(cut: &[(String, Why)]) -> Option<String> {
+    let ((path, why), others) = cut.split_first()?;
+    Some(match others.len() {
         0 => format!("{path}: {why}"),
         others => format!("{path} (and {others} more): {why}"),
     })

@@ -79,7 +79,8 @@ impl SourceOutcome {
     #[must_use]
     pub fn new(elapsed: SignedDuration, measured: &Result<Measured, SourceFailure>) -> Self {
         let result = measured.as_ref().map(Measured::image_count).map_err(SourceFailure::clone);
-        let Measured { note, failed, empty, cut, .. } = measured.as_ref().cloned().unwrap_or_default();
+        let told = |it: &Measured| (it.note.clone(), it.failed.clone(), it.empty.clone(), it.cut.clone());
+        let (note, failed, empty, cut) = measured.as_ref().map(told).unwrap_or_default();
         Self { elapsed, result, note, failed, empty, cut }
     }
 
@@ -162,9 +163,8 @@ pub(crate) fn outcome(
     let sources = emptied(pipeline, &discovered.sources, before, same_spec);
     // A query without a part in the scores has named no image by itself.
     let counting = sources.iter().enumerate().filter(|(query, _)| pipeline.uses(*query));
-    let missing = counting.filter_map(|(query, source)| Some((query, Missing::of(source)?))).collect();
-    let cut: Vec<_> = sources.iter().enumerate().filter(|(query, _)| pipeline.uses(*query)).collect();
-    let cut = cut.iter().flat_map(|(query, source)| source.cut.iter().map(|(path, _)| (*query, path.as_str())));
+    let missing = counting.clone().filter_map(|(query, source)| Some((query, Missing::of(source)?))).collect();
+    let cut = counting.flat_map(|(query, source)| source.cut.iter().map(move |(path, _)| (query, path.as_str())));
     let cut: Vec<_> = cut.collect();
     let images = merge(pipeline, &discovered.images, before, &missing, &cut, same_spec);
     let failures: Vec<_> = sources.iter().map(SourceOutcome::failure).collect();

@@ -105,8 +105,8 @@ const ON_THE_NODE: &[&str] = &[
     "cannot allocate memory",
 ];
 
-/// What only the network can have brought, whatever the stage: CRI-O says the first where the connection failed while it
-/// stored a layer, and no store of a node has web pages.
+/// Signs of a failed connection or a wrong answer, whatever the stage: CRI-O says the first where the connection failed
+/// while it stored a layer, and no store of a node has web pages.
 const FROM_THE_NETWORK: &[&str] = &["happened during read", "text/html"];
 
 const FULL: Sign = (

@@ -116,19 +116,17 @@ const MAX_PATH: usize = 255;
 pub fn check_name(text: &str) -> Result<(), NotAName> {
     static PATTERNS: LazyLock<[Option<Regex>; 2]> =
         LazyLock::new(|| [IMAGE_ID, IMAGE_NAME].map(|pattern| Regex::new(pattern).ok()));
-    let matches =
-        |text: &str| PATTERNS.each_ref().map(|pattern| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text)));
+    let [id, name] = &*PATTERNS;
+    let is = |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
+    if is(id, text) {
+        return Err(NotAName::Id);
+    }
     let reference = Reference::parse(text);
-    let [id, name] = matches(text);
     // `[200]` has the form of an IPv6 address, but no colon, so that runtimes take it for a part of the path.
-    let [_, is_full_name] = matches(reference.as_str());
+    let is_name = is(name, text) && is(name, reference.as_str());
     let path =
         reference.repository().strip_prefix(reference.host()).map_or(0, |path| path.trim_start_matches('/').len());
-    match (id, name && is_full_name && path <= MAX_PATH) {
-        (true, _) => Err(NotAName::Id),
-        (false, true) => Ok(()),
-        (false, false) => Err(NotAName::Form),
-    }
+    if is_name && path <= MAX_PATH { Ok(()) } else { Err(NotAName::Form) }
 }
 
 /// `name` with its registry host, and with `library/` where Docker Hub implies it.

@@ -65,7 +65,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What tells the event apart where the fields of the line say so: those of Alloy, and of OpenTelemetry's k8s_events.
+    /// The identity of the event by the fields of the line, as Alloy and OpenTelemetry's k8s_events write them.
     fn identity(&self) -> Option<String> {
         let of = |id: &str, more: &str| Some(format!("{} {}", self.get(id)?, self.get(more).unwrap_or_default()));
         of("eventRV", "name").or_else(|| of("k8s_event_uid", "k8s_event_count"))
@@ -123,8 +123,8 @@ fn tells_again(object: &Map<String, Value>) -> bool {
     is_deleted("type") || is_deleted("verb") || is_unchanged
 }
 
-/// What tells an event of the API from all others, and from itself after it has happened again: its UID, and its version
-/// or its count. Shippers that start over or list events again and again tell of the same one more than once.
+/// The identity of an event of the API: its UID with its version, or with its count and last time, which change when it
+/// happens again. Shippers that start over or list events again and again ship the same one more than once.
 fn identity(event: &Map<String, Value>) -> Option<String> {
     let metadata = event.get("metadata")?;
     let uid = metadata.get("uid")?.as_str().filter(|uid| !uid.is_empty())?;

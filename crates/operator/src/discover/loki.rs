@@ -105,11 +105,10 @@ pub async fn fetch(
             lines += 1;
             match pull(query.parser.as_ref(), labels, entry) {
                 // A shipper that starts over, or lists events now and then, tells of one again.
-                Some((_, Some(identity))) if events.contains(&hash(&identity)) => {}
-                Some((pull, identity)) => {
+                Some((_, Some(identity))) if !events.insert(hash(&identity)) => {}
+                Some((pull, _)) => {
                     client.keep(size_of::<PullEvent>() + pull.image.len(), &response.url)?;
                     pulls.push(pull);
-                    events.extend(identity.map(|identity| hash(&identity)));
                 }
                 None => untold += 1,
             }
@@ -130,7 +129,7 @@ pub async fn fetch(
     }
 }
 
-/// What is kept of an event's identity: of all lines that are read, two have the same hash once in a billion times.
+/// A hash of an event's identity, because the texts of all events of a query would take too much memory.
 fn hash(identity: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     identity.hash(&mut hasher);
@@ -276,7 +275,7 @@ fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Labels, D
     deserializer.deserialize_map(First)
 }
 
-/// A pull, and what tells its event apart from others.
+/// A pull, and the identity of its event, if the line has one.
 type Told = (PullEvent, Option<String>);
 
 /// The pull that a line tells of. Without a parser a line that tells of none counts for the image in its label.
