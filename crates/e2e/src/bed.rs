@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use drop_api::condition::{self, Condition};
 use drop_api::{CachedImage, CachedImageStatus};
 use drop_testbed::{
@@ -286,6 +286,22 @@ impl Bed {
         events.retain(|event| event.user_agent.starts_with("drop/"));
         events.sort_by_key(|event| event.request_received);
         Ok(events)
+    }
+
+    /// Waits until the operator has sent a request that `is_it`, and returns the first such one. The API server logs a
+    /// request after others have seen what it changed.
+    ///
+    /// # Errors
+    /// If it sends none in time; names `what` was waited for.
+    pub fn wait_request(&self, what: &str, is_it: impl Fn(&AuditEvent) -> bool) -> Result<AuditEvent> {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Some(request) = self.requests()?.into_iter().find(&is_it) {
+                return Ok(request);
+            }
+            ensure!(Instant::now() < end, "waited {LIMIT:?} for the request of {what}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 }
 

@@ -31,8 +31,10 @@ pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life
         .filter_map(|(name, pod)| {
             let events = || audit.iter().filter(|event| event.resource == "pods" && event.subresource.is_empty());
             let created = events().find(|event| event.verb == "create" && event.code == 201 && event.name == *name)?;
+            // A deletion whose client went away before the answer is logged as a failure of the server, but may have
+            // been carried out.
             let deletions = || {
-                let deleted = events().filter(|event| event.verb == "delete" && event.code == 200);
+                let deleted = events().filter(|event| event.verb == "delete" && !matches!(event.code, 400..499));
                 deleted.filter(|event| event.name == *name).map(|event| event.request_received)
             };
             Some(Life {

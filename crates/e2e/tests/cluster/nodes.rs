@@ -4,15 +4,15 @@ use anyhow::{Context, Result, ensure};
 use drop_e2e::{Bed, Fleet};
 use drop_testbed::{AuditEvent, ImageSpec, NodeOptions};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{self as core, NodeCondition};
 
 /// How soon the operator has to act on a change of a node.
 const SOON: SignedDuration = SignedDuration::from_secs(15);
 
 /// Checks that the operator's first request after `change` that `is_it` came soon.
 fn follows(bed: &Bed, change: Timestamp, what: &str, is_it: impl Fn(&AuditEvent) -> bool) -> Result<()> {
-    let sent = bed.requests()?;
-    let first = sent.iter().find(|event| event.request_received >= change && is_it(event));
-    let took = first.with_context(|| format!("{what}: no such request"))?.request_received.duration_since(change);
+    let first = bed.wait_request(what, |event| event.request_received >= change && is_it(event))?;
+    let took = first.request_received.duration_since(change);
     ensure!(took <= SOON, "{what} took {took:#}");
     Ok(())
 }
@@ -30,10 +30,13 @@ fn status_follows(bed: &Bed, change: Timestamp, image: &str) -> Result<()> {
 /// When the node became Ready, or not Ready, for the last time: the start of that second.
 fn readiness_changed(bed: &Bed, node: &str) -> Result<Timestamp> {
     let sight = bed.look();
-    let status = sight.nodes.get(node).and_then(|node| node.status.as_ref());
-    let mut conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
-    let ready = conditions.find(|condition| condition.type_ == "Ready");
+    let ready = sight.nodes.get(node).and_then(readiness);
     Ok(ready.and_then(|ready| ready.last_transition_time.as_ref()).context("a Ready condition")?.0)
+}
+
+/// The condition `Ready` of a node.
+fn readiness(node: &core::Node) -> Option<&NodeCondition> {
+    node.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == "Ready")
 }
 
 /// Tolerations of nodes that are not Ready, as a user writes them.
@@ -140,17 +143,23 @@ spec: {image: docker.io/follow/app, tag: '1', policyRef: {name: follow}, nodeSel
     ensure!(all.len() == 3, "only the new node pulls: {all:?}");
     let joined: Vec<_> = all.iter().filter(|pod| !both.contains(pod)).cloned().collect();
     pulls_follow(bed, readiness_changed(bed, "follow-3")?, &joined)?;
+    let unlabelled = change(&["label", "node", "follow-3", "warm-"])?;
+    bed.wait_cached("follow", 2)?;
+    status_follows(bed, unlabelled, "follow")?;
+    // A kubelet that starts says at first that it is not ready.
+    let restarted = Timestamp::now();
     for node in &nodes {
         node.stop()?;
         node.start()?;
     }
-    bed.cluster.kubectl(&["label", "node", "follow-2", "warm-"])?;
-    let unlabelled = change(&["label", "node", "follow-3", "warm-"])?;
-    bed.wait_image("follow", |status, _| status.ready.as_deref() == Some("1/1"))?;
-    status_follows(bed, unlabelled, "follow")?;
     for node in ["follow-1", "follow-2"] {
-        bed.cluster.kubectl(&["wait", "--for=condition=Ready", "--timeout=60s", &format!("node/{node}")])?;
+        bed.wait(&format!("{node} to be Ready again"), |sight| {
+            let ready = readiness(sight.nodes.get(node)?)?;
+            let reported_at = ready.last_heartbeat_time.as_ref()?.0;
+            (ready.status == "True" && reported_at > restarted).then_some(())
+        })?;
     }
+    bed.wait_cached("follow", 2)?;
     ensure!(bed.pods_of(image) == all, "what was pulled is not pulled again");
     Ok(())
 }
