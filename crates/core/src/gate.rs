@@ -191,7 +191,7 @@ impl<'a> Pair<'a, '_> {
         // A side of the built-in policy stands for one that is missing.
         let policy = Some(self.side.policy).filter(|policy| policy.name == self.image.image.policy);
         check_image(self.world, self.image, policy, self.side.now)?;
-        self.check_here()?;
+        self.check_here(purpose)?;
         check_trouble(self.world, self.image, self.side.policy, purpose, tried, self.side.now)
     }
 
@@ -199,7 +199,7 @@ impl<'a> Pair<'a, '_> {
     ///
     /// # Errors
     /// The first rule that is not met.
-    pub(crate) fn check_here(&self) -> Result<(), Held> {
+    pub(crate) fn check_here(&self, purpose: Purpose) -> Result<(), Held> {
         let (side, now) = (self.side, self.side.now);
         let (image, here) = (&self.image.image, &side.here);
         side.check()?;
@@ -216,6 +216,9 @@ impl<'a> Pair<'a, '_> {
             // The eviction has to be recorded first.
             let Some(until) = here.repair_at(&image.reference) else { return Rule::Repaired.holds() };
             Rule::Repaired.holds_before(Some(until), now)?;
+        }
+        if purpose == Purpose::Ask && !self.world.may_ask(&image.reference, &side.node.node, side.policy, now) {
+            return Rule::IsDue.holds();
         }
         Ok(())
     }

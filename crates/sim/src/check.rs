@@ -177,16 +177,21 @@ impl Lab {
         let slack = self.hearsay() + self.settings.retry_max;
         let has_moved = pulled.any(|it| it.image_id != own.image_id && own.at.duration_since(it.at) <= slack);
         let known = self.record.successes.iter().filter(|(what, _)| of_it(what) && is_there(&what.0));
-        let asked_at = known.map(|(_, it)| it.at).max();
+        // Where image IDs differ, only nodes of the same platform and kind of ID answer for this one.
+        let reports_bare_ids =
+            |node: &Name| self.knobs.machines.get(&**node).is_some_and(|machine| machine.bare_image_ids);
+        let group =
+            |node_uid: &Name| self.api.node_of_uid(node_uid).map(|node| (&node.platform, reports_bare_ids(&node.name)));
+        let is_bare = |node_uid: &Name| group(node_uid).map(|(_, is_bare)| is_bare);
+        let has_same_id = |other: &Name, id: &Name| *id == own.image_id && is_bare(other) == is_bare(node_uid);
+        let is_one = known.clone().all(|(what, it)| has_same_id(&what.0, &it.image_id));
+        let answers = known.filter(|(what, _)| is_one || group(&what.0) == group(node_uid));
+        let asked_at = answers.map(|(_, it)| it.at).max();
         // Where its clock was set, the operator counts other times than the lab.
         let is_due = |at: Timestamp| {
             self.record.clocks_were_set || at > planned_at || planned_at.duration_since(at) >= interval.get()
         };
-        // Where kinds of IDs meet platforms, the newest node of each asks for itself while some of them differ.
-        let machines = self.knobs.machines.values().filter(|machine| machine.bare_image_ids).count();
-        let platforms: BTreeSet<&Name> = self.api.nodes.values().map(|node| &node.platform).collect();
-        let is_mixed = (1..self.api.nodes.len()).contains(&machines) && platforms.len() > 1;
-        is_due(own.at) && (has_moved || is_mixed || asked_at.is_none_or(is_due))
+        is_due(own.at) && (has_moved || asked_at.is_none_or(is_due))
     }
 
     /// Whether the operator may have given up on a Pod before it hears of its end.

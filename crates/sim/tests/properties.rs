@@ -78,10 +78,6 @@ const MOST_FAILURES: usize = 5;
 /// How many random clusters there are, unless `cargo xtask fuzz` asks for more.
 const CLUSTERS: u64 = 10_000;
 
-/// A cluster whose fault is known and not mended: of three nodes that follow a tag, two ask in turns, and the third one
-/// does not follow within the time that a lab waits for it. It fails when it is asked for by `DROP_SEED=7624`.
-const KNOWN_FAULT: u64 = 7624;
-
 #[test]
 fn random_clusters_keep_every_promise_and_converge() {
     let number = |variable: &str| std::env::var(variable).ok().map(|text| text.parse::<u64>().expect(variable));
@@ -97,9 +93,6 @@ fn random_clusters_keep_every_promise_and_converge() {
             if is_over || failed.lock().unwrap().len() >= MOST_FAILURES {
                 next.fetch_sub(1, Ordering::Relaxed);
                 return;
-            }
-            if seed == KNOWN_FAULT && count > 1 {
-                continue;
             }
             match std::panic::catch_unwind(|| live(seed, count == 1)) {
                 Ok(lived) => drop(seconds.fetch_add(lived.as_secs().unsigned_abs(), Ordering::Relaxed)),

@@ -90,14 +90,12 @@ impl Pull {
 }
 
 /// What follows from a node's record of an image.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     /// A pull of this node was among the newest and is not any more: look for these again.
     pub is_stale: bool,
     /// IDs have changed, which concerns every node.
     pub is_news: bool,
-    /// The node that [asked](View::asks) until now, where another one may ask from now on.
-    pub former: Option<Name>,
 }
 
 impl Newest {
@@ -109,14 +107,12 @@ impl Newest {
         update.is_stale = elsewhere.map(|(_, pull)| pull).any(|pull| pull.node == *node);
         let Some((key, (at, id))) = key.zip(pulled) else { return update };
         let pull = Pull { at, node: node.clone(), id: id.clone() };
+        let last = self.last(key.1).map(|last| last.id.clone());
         let is_bare = key.1;
-        let last = self.last(is_bare).map(|last| last.id.clone());
-        let is_alone = self.pulls.len() == 1;
         match self.pulls.get_mut(&key) {
             Some(known) if known.order() <= pull.order() => {
                 let known = std::mem::replace(known, pull);
                 update.is_news = known.id != *id;
-                update.former = Some(known.node).filter(|former| former != node && !is_alone);
             }
             Some(known) => update.is_stale |= known.node == *node,
             None => {
@@ -128,10 +124,27 @@ impl Newest {
         update
     }
 
+    /// When the pull was that is to be repeated first, to find out whether the tag has moved; `None` before the first
+    /// pull that got an ID.
+    ///
+    /// Where all got the same ID, the tag's own digest, one answer counts for everybody. Where IDs differ, the answer
+    /// to nodes of one platform and kind of ID tells the others nothing, so each of these groups asks for itself.
+    #[must_use]
+    pub fn oldest_answer(&self) -> Option<Timestamp> {
+        let answers = self.pulls.values().map(|pull| pull.at);
+        if self.is_one() { answers.max() } else { answers.min() }
+    }
+
+    /// Whether all pulls got the same ID.
+    fn is_one(&self) -> bool {
+        let mut ids = self.pulls.values().map(|pull| &pull.id);
+        ids.next().is_none_or(|first| ids.all(|id| id == first))
+    }
+
     /// What counts for a node.
     #[must_use]
-    pub fn seen_from<'a>(&'a self, node: &'a str, platform: &'a str) -> View<'a> {
-        View { newest: Some(self), node, platform }
+    pub fn seen_from<'a>(&'a self, platform: &'a str) -> View<'a> {
+        View { newest: Some(self), platform }
     }
 
     /// The newest pull of any platform that got this kind of ID.
@@ -145,7 +158,6 @@ impl Newest {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct View<'a> {
     newest: Option<&'a Newest>,
-    node: &'a str,
     platform: &'a str,
 }
 
@@ -165,23 +177,15 @@ impl<'a> View<'a> {
         self.of_platform(true)?.id.bare()
     }
 
-    /// Whether the node pulls the tag again on behalf of its platform.
-    ///
-    /// Where platforms differ in their IDs, the answer to one tells nothing to the others, so each has
-    /// to ask whether its tag has moved: the node that asked last asks again. If it gets what it
-    /// got before, the rest of its platform stays as it is. Nodes with another kind of ID ask then, too, because those
-    /// that ask leave no turn to anybody else.
-    ///
-    /// Where only the kinds of IDs differ, nobody has to ask in addition: all nodes take turns, the one with
-    /// the oldest copy first, and once those of one kind have followed a tag, the other kind has the oldest.
+    /// When the newest pull was that answers for a node which has this ID: that of its platform and kind of ID, or any
+    /// where all got the same. `None` before the first one.
     #[must_use]
-    pub fn asks(&self) -> bool {
-        let Some(newest) = self.newest.filter(|newest| newest.pulls.len() > 1) else { return false };
-        let differs = |is_bare, id: &ImageId| newest.last(is_bare).is_some_and(|last| last.id != *id);
-        let is_mixed =
-            |bare| newest.pulls.iter().any(|((_, is_bare), pull)| *is_bare == bare && differs(bare, &pull.id));
-        let mut own = newest.pulls.iter().filter(|(_, pull)| *pull.node == *self.node);
-        own.any(|((_, is_bare), pull)| differs(*is_bare, &pull.id) || is_mixed(!is_bare))
+    pub fn answered_at(&self, id: Option<&ImageId>) -> Option<Timestamp> {
+        let newest = self.newest?;
+        if newest.is_one() {
+            return newest.oldest_answer();
+        }
+        self.of_platform(id.is_some_and(ImageId::is_bare)).map(|pull| pull.at)
     }
 
     /// NodeCaches of earlier versions do not tell their platform: they may be of any.
@@ -241,24 +245,27 @@ mod tests {
     #[test]
     fn a_platform_keeps_its_own_newest_digest() {
         let newest = pulls(&[("a", AMD, id("1")), ("b", ARM, id("2")), ("c", AMD, id("3"))]);
-        let digest = |platform| newest.seen_from("x", platform).digest().map(|digest| digest.replace("sha256:", ""));
+        let digest = |platform| newest.seen_from(platform).digest().map(|digest| digest.replace("sha256:", ""));
         assert_eq!(digest(AMD), Some("3".repeat(64)));
         assert_eq!(digest(ARM), Some("2".repeat(64)));
         assert_eq!(digest("linux/s390x"), Some("3".repeat(64)), "nobody there has pulled yet");
-        assert_eq!(newest.seen_from("x", AMD).bare(), None);
+        assert_eq!(newest.seen_from(AMD).bare(), None);
     }
 
     #[test]
-    fn the_last_node_of_a_platform_asks_where_another_platform_got_another_id() {
-        let asks = |newest: &Newest| ["a", "b", "c"].map(|node| newest.seen_from(node, AMD).asks());
-        assert_eq!(asks(&pulls(&[("a", AMD, id("1")), ("b", AMD, id("1"))])), [false; 3]);
-        assert_eq!(asks(&pulls(&[("a", AMD, id("1")), ("b", ARM, id("1"))])), [false; 3], "the tag's own digest");
-        let mixed = [("a", AMD, id("1")), ("b", AMD, id("1")), ("c", ARM, id("2"))];
-        assert_eq!(asks(&pulls(&mixed)), [false, true, false]);
+    fn one_answer_counts_for_all_nodes_unless_their_ids_differ() {
+        let second = |at: Option<Timestamp>| at.map(Timestamp::as_second);
+        let answers = |newest: &Newest| {
+            let answer = |platform, id: &ImageId| second(newest.seen_from(platform).answered_at(Some(id)));
+            (second(newest.oldest_answer()), answer(AMD, &id("1")), answer(ARM, &id("1")), answer(AMD, &bare("1")))
+        };
+        assert_eq!(answers(&pulls(&[])), (None, None, None, None));
+        let same = [("a", AMD, id("1")), ("b", ARM, id("1"))];
+        assert_eq!(answers(&pulls(&same)), (Some(1), Some(1), Some(1), Some(1)), "the tag's own digest");
+        let mixed = [("a", AMD, id("1")), ("c", ARM, id("2")), ("b", AMD, id("1"))];
+        assert_eq!(answers(&pulls(&mixed)), (Some(1), Some(2), Some(1), None));
         let runtimes = [("a", AMD, id("1")), ("b", AMD, bare("2"))];
-        assert_eq!(asks(&pulls(&runtimes)), [false; 3], "both move together");
-        let both = [("a", AMD, bare("3")), ("b", AMD, id("1")), ("c", ARM, id("2"))];
-        assert_eq!(asks(&pulls(&both)), [true, true, false], "no turn is left to the other kind");
+        assert_eq!(answers(&pulls(&runtimes)), (Some(0), Some(0), None, Some(1)));
     }
 
     #[test]
@@ -268,9 +275,9 @@ mod tests {
         let mut update = |node: &str, second, id| newest.update(&node.into(), &AMD.into(), Some((at(second), &id)));
         let nothing = Update::default();
         assert_eq!(update("a", 1, id("1")), nothing);
-        assert_eq!(update("b", 2, id("1")), Update { former: Some("a".into()), ..nothing.clone() });
+        assert_eq!(update("b", 2, id("1")), nothing);
         assert_eq!(update("a", 1, id("1")), nothing, "an older pull changes nothing");
-        assert_eq!(update("b", 3, id("2")), Update { is_news: true, ..nothing.clone() });
+        assert_eq!(update("b", 3, id("2")), Update { is_news: true, ..nothing });
         assert_eq!(newest.update(&"a".into(), &AMD.into(), None), nothing);
         assert_eq!(newest.update(&"b".into(), &AMD.into(), None), Update { is_stale: true, ..nothing });
     }

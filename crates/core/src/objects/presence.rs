@@ -143,9 +143,8 @@ impl Evidence<'_> {
     }
 
     /// From when on the image, which came onto the node at `since`, is outdated, if a pull elsewhere
-    /// got another ID, or if the node asks on behalf of its platform. Not before its own interval has
-    /// passed: nodes may rightly get different digests, from mirrors that lag, and would pull in
-    /// turns for ever.
+    /// got another ID. Not before its own interval has passed: nodes may rightly get different digests, from
+    /// mirrors that lag, and would pull in turns for ever.
     fn outdated_at(&self, since: Timestamp) -> Option<Timestamp> {
         let reference = &self.image.reference;
         let is_followed = self.image.pull == ImagePullPolicy::Always && reference.digest().is_none();
@@ -169,7 +168,7 @@ impl Evidence<'_> {
         // report: any ID that is the newest of its kind will do.
         let mut known = digests.chain(bare).filter_map(|(id, newest)| Some(id == newest?)).peekable();
         let differs = known.peek().is_some() && !known.any(|is_newest| is_newest);
-        (differs || self.newest.asks()).then(|| after(since, interval))
+        differs.then(|| after(since, interval))
     }
 }
 
@@ -233,7 +232,7 @@ mod tests {
             image: &image,
             record,
             sighting,
-            newest: newest_pulls.seen_from("here", "linux/amd64"),
+            newest: newest_pulls.seen_from("linux/amd64"),
             served: None,
             repull_interval: Some(SignedDuration::from_secs(900)),
             node_failed_at: None,

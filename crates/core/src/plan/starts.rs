@@ -368,7 +368,7 @@ fn start_quest(
         }
         let side = Side::new(world, node, policy, now);
         let pair = Pair { world, image, side: &side, standing };
-        if let Err(held) = pair.check_here() {
+        if let Err(held) = pair.check_here(purpose) {
             held.until.into_iter().for_each(|at| plan.wake(at));
             continue;
         }

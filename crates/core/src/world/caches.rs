@@ -114,9 +114,6 @@ impl World {
                 self.dirty.images.extend(wanted_by());
             } else if update.is_stale || update.is_news {
                 self.dirty.standings.extend(wanted_by());
-            } else if let Some(former) = update.former.filter(|former| !self.dirty.nodes.contains(former)) {
-                // It asks for its platform no more.
-                self.dirty.pairs.entry(former).or_default().extend(wanted_by());
             }
         }
         self.end_recorded_pulls(node, now);

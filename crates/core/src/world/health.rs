@@ -10,6 +10,7 @@ use crate::Name;
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::memory::{Failure, Record};
 use crate::objects::newest::{ImageId, Newest, Update};
+use crate::objects::node::Node;
 use crate::objects::policy::Policy;
 use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
@@ -200,7 +201,8 @@ impl World {
         }
         let health = self.health.get(&image.reference);
         let success = health.and_then(|health| health.success.as_ref());
-        let due = success.map_or(wanted.seen_at, |success| after(success.at, interval));
+        let answered_at = health.and_then(|health| health.newest.oldest_answer()).or(success.map(|success| success.at));
+        let due = answered_at.map_or(wanted.seen_at, |at| after(at, interval));
         // A failure on a node that has the image is a failed question.
         let is_question = |node: &str| self.standing_on(node, &image.name).is_some_and(Standing::is_there);
         let failures = health.into_iter().flat_map(|health| &health.failing);
@@ -211,6 +213,15 @@ impl World {
         });
         let put_off = at.map(|at| after(at, policy.backoff.delay(count, image.reference.as_str())));
         put_off.max(Some(due))
+    }
+
+    /// Whether no node like this one has found out within the interval whether the tag has moved. Other nodes may
+    /// have, whose image IDs tell this one nothing.
+    pub(crate) fn may_ask(&self, image: &Reference, node: &Node, policy: &Policy, now: Timestamp) -> bool {
+        let Some((health, interval)) = self.health.get(image).zip(policy.repull_interval) else { return true };
+        let id = self.memory_of(node).and_then(|memory| memory.images.get(image)?.id.as_ref());
+        let answered_at = health.newest.seen_from(&node.platform).answered_at(id);
+        answered_at.is_none_or(|at| after(at, interval) <= now)
     }
 
     /// Whether a Pod is trying the image. One that began before the image last failed tells

@@ -73,7 +73,7 @@ impl World {
             image,
             record,
             sighting,
-            newest: known.newest.map(|newest| newest.seen_from(&node.name, &node.platform)).unwrap_or_default(),
+            newest: known.newest.map(|newest| newest.seen_from(&node.platform)).unwrap_or_default(),
             served: known.served.map(|served| (&*served.manifest, served.since)),
             repull_interval: known.repull_interval,
             node_failed_at,

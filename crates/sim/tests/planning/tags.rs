@@ -258,7 +258,10 @@ fn a_tag_that_moves_is_followed_where_runtimes_report_bare_image_ids() {
         let before = lab.record.pods.len();
         lab.run(secs(6.0 * 3600.0));
         let asked = lab.record.pods.len() - before;
-        assert!((20..=26).contains(&asked), "{}: {asked} questions in 24 intervals", lab.title);
+        // Where runtimes differ, one node of each kind asks.
+        let kinds = if bare.len() == 8 { 1 } else { 2 };
+        let expected = 20 * kinds..=26 * kinds;
+        assert!(expected.contains(&asked), "{}: {asked} questions in 24 intervals", lab.title);
     }
 }
 
