@@ -217,8 +217,8 @@ impl<'a> Pair<'a, '_> {
             let Some(until) = here.repair_at(&image.reference) else { return Rule::Repaired.holds() };
             Rule::Repaired.holds_before(Some(until), now)?;
         }
-        if purpose == Purpose::Ask && !self.world.may_ask(&image.reference, &side.node.node, side.policy, now) {
-            return Rule::IsDue.holds();
+        if purpose == Purpose::Ask {
+            Rule::IsDue.holds_before(self.world.may_ask_at(&image.reference, &side.node.node, side.policy), now)?;
         }
         Ok(())
     }

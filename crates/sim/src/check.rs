@@ -184,7 +184,13 @@ impl Lab {
             |node_uid: &Name| self.api.node_of_uid(node_uid).map(|node| (&node.platform, reports_bare_ids(&node.name)));
         let is_bare = |node_uid: &Name| group(node_uid).map(|(_, is_bare)| is_bare);
         let has_same_id = |other: &Name, id: &Name| *id == own.image_id && is_bare(other) == is_bare(node_uid);
-        let is_one = known.clone().all(|(what, it)| has_same_id(&what.0, &it.image_id));
+        // A record counts until its NodeCache says that nobody wants the image there any more.
+        let statuses = self.api.caches.values().filter_map(|cache| cache.status.as_ref());
+        let records = statuses.flat_map(|status| &status.images).filter(|record| record.unwanted_since.is_none());
+        let mut ids = records.filter(|record| *record.image == *pull.reference.as_str());
+        let reported = own.image_id.rsplit('@').next();
+        let is_recorded_alike = ids.all(|record| record.digest.as_deref().or(record.image_id.as_deref()) == reported);
+        let is_one = is_recorded_alike && known.clone().all(|(what, it)| has_same_id(&what.0, &it.image_id));
         let answers = known.filter(|(what, _)| is_one || group(&what.0) == group(node_uid));
         let asked_at = answers.map(|(_, it)| it.at).max();
         // Where its clock was set, the operator counts other times than the lab.

@@ -215,13 +215,14 @@ impl World {
         put_off.max(Some(due))
     }
 
-    /// Whether no node like this one has found out within the interval whether the tag has moved. Other nodes may
-    /// have, whose image IDs tell this one nothing.
-    pub(crate) fn may_ask(&self, image: &Reference, node: &Node, policy: &Policy, now: Timestamp) -> bool {
-        let Some((health, interval)) = self.health.get(image).zip(policy.repull_interval) else { return true };
+    /// When a node like this one may find out again whether the tag has moved: once the interval has passed since
+    /// one of them did. Other nodes may have done so, whose image IDs tell this one nothing. `None` before the first
+    /// of them.
+    pub(crate) fn may_ask_at(&self, image: &Reference, node: &Node, policy: &Policy) -> Option<Timestamp> {
+        let health = self.health.get(image)?;
         let id = self.memory_of(node).and_then(|memory| memory.images.get(image)?.id.as_ref());
-        let answered_at = health.newest.seen_from(&node.platform).answered_at(id);
-        answered_at.is_none_or(|at| after(at, interval) <= now)
+        let answered_at = health.newest.seen_from(&node.platform).answered_at(id)?;
+        Some(after(answered_at, policy.repull_interval?))
     }
 
     /// Whether a Pod is trying the image. One that began before the image last failed tells
