@@ -1,4 +1,4 @@
-//! CachedImage: one image that is to be on the target nodes.
+//! CachedImage: keeps one image on the target nodes.
 
 use jiff::Timestamp;
 use kube::CustomResource;
@@ -11,20 +11,20 @@ use crate::scheduling::{NodeLabels, NodeSelector, Toleration, node_labels_schema
 /// The most entries of [`CachedImageStatus::failures`].
 pub const MAX_FAILURES: usize = 10;
 
-/// What an image's name looks like, perhaps with a tag and a digest, as a regular expression: the grammar of
+/// A regular expression for an image's name, perhaps with a tag and a digest: the grammar of
 /// <https://github.com/distribution/reference>, with digests of sha256 alone.
 pub const IMAGE_NAME: &str = r"^((([a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?\.)*[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?|\[[a-fA-F0-9:]+\])(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_{1,2}|-+)[a-z0-9]+)*)*(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[a-f0-9]{64})?$";
 
-/// What the ID of an image on a node looks like, as a regular expression. Container runtimes refuse it as a name.
+/// A regular expression for the ID of an image on a node. Container runtimes refuse it as a name.
 pub const IMAGE_ID: &str = r"^(sha256:)?[a-f0-9]{64}([:@].*)?$";
 
-/// What a tag looks like, as a regular expression; it has at most 128 characters.
+/// A regular expression for a tag. A tag has at most 128 characters.
 pub const TAG: &str = r"^[a-zA-Z0-9_][a-zA-Z0-9_.-]*$";
 
-/// What a digest looks like, as a regular expression.
+/// A regular expression for a digest.
 pub const DIGEST: &str = r"^sha256:[a-f0-9]{64}$";
 
-/// What to write instead of the ID of an image.
+/// The message for a user who writes the ID of an image instead of its name.
 pub const NOT_AN_ID: &str = "this is the ID of an image on a node, which no registry knows: write the image's name, such as docker.io/library/nginx";
 
 /// The CEL rule that a text matches `pattern`.
@@ -151,7 +151,7 @@ pub struct LocalObjectReference {
     pub name: String,
 }
 
-/// What Drop sees and does. Its size does not grow with the number of nodes.
+/// The state of the image on the nodes, as Drop observes it. Its size does not grow with the number of nodes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("default" = condition::unobserved()))]
@@ -174,11 +174,12 @@ pub struct CachedImageStatus {
     pub nodes_pulling: i32,
     /// Nodes where the last pull failed.
     pub nodes_failed: i32,
-    /// The digest of the image: what the registry serves, if it was asked (see `lookup`), or else what the newest
-    /// pull got.
+    /// The digest of the image: the one that the registry last served to Drop (see `lookup`), or else the one that the
+    /// newest pull got.
     #[schemars(length(max = 71))]
     pub resolved_digest: Option<String>,
-    /// What the registry said; absent if it is not asked (`lookup: Never` in the PullPolicy) or has not answered yet.
+    /// The result of asking the registry; absent if Drop does not ask (`lookup: Never` in the PullPolicy) or has no
+    /// result yet.
     pub lookup: Option<LookupStatus>,
     /// When a pull last succeeded.
     pub last_pulled_at: Option<Timestamp>,
@@ -191,7 +192,7 @@ pub struct CachedImageStatus {
     pub failures: Vec<NodeFailure>,
 }
 
-/// What an image's registry said when Drop asked it.
+/// The result of asking an image's registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LookupStatus {
@@ -202,7 +203,8 @@ pub struct LookupStatus {
     /// Since when Drop has known this digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Why the registry could not be asked the last time, so that nodes find out by pulling; absent if it answered.
+    /// The reason why Drop got no digest from the registry the last time: the registry has no such image, or could not
+    /// be asked, so that nodes find out by pulling. Absent if Drop got one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,

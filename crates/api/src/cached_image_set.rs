@@ -88,7 +88,7 @@ pub struct ImageEntry {
     pub digest: Option<String>,
 }
 
-/// What Drop sees and does.
+/// The state of the set's images and of its discovery, as Drop observes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("default" = condition::unobserved()))]

@@ -11,16 +11,16 @@ pub const READY: &str = "Ready";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// Which aspect of the object this is about, in CamelCase.
+    /// The aspect of the object that the condition is about, in CamelCase.
     #[serde(rename = "type")]
     #[schemars(length(min = 1, max = 64))]
     pub type_: String,
     /// Whether that aspect holds.
     pub status: ConditionStatus,
-    /// Why, as one CamelCase word for programs.
+    /// The reason for `status`, as one CamelCase word for programs.
     #[schemars(length(min = 1, max = 128))]
     pub reason: String,
-    /// Why, as a sentence for people.
+    /// The reason for `status`, as a sentence for people.
     #[schemars(length(max = 1024))]
     pub message: String,
     /// When `status` last changed.

@@ -1,4 +1,4 @@
-//! DiscoveryPolicy: which images matter, by what monitoring and registries say.
+//! DiscoveryPolicy: finds the images that matter, by the data of monitoring and registries.
 
 use std::fmt;
 
@@ -80,12 +80,12 @@ use crate::scheduling::NodeSelector;
     },
 ]))]
 pub struct DiscoveryPolicySpec {
-    /// The short form: where images are looked for; each image's score is its
+    /// The short form: the sources of images. Each image's score is its
     /// highest over all sources.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16))]
     pub sources: Vec<Source>,
-    /// The full form: where samples come from, each with a name for `signals`.
+    /// The full form: queries for samples, each with a name for `signals`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub queries: Vec<Query>,
@@ -139,7 +139,7 @@ pub enum BackendType {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [BLOCK_OF_TYPE]))]
 pub struct Source {
-    /// Which of the blocks below is there.
+    /// The kind of backend. Write the block of the same name below, and no other.
     #[serde(rename = "type")]
     pub type_: BackendType,
     /// Images by the `image` label of a query's result.
@@ -162,10 +162,10 @@ pub struct Source {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [BLOCK_OF_TYPE]))]
 pub struct Query {
-    /// How signals call it.
+    /// The name by which signals refer to the query.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    /// Which of the blocks below is there.
+    /// The kind of backend. Write the block of the same name below, and no other.
     #[serde(rename = "type")]
     pub type_: BackendType,
     /// Samples by the `image` label of a query's result.
@@ -189,7 +189,7 @@ const BLOCK_OF_TYPE: Rule = Rule {
     message: "write the block that type names (prometheus, loki or registry), and no other",
 };
 
-/// A CEL rule with what to write instead.
+/// A CEL rule, and a message with the text to write instead.
 #[derive(Serialize)]
 struct Rule {
     rule: &'static str,
@@ -257,7 +257,7 @@ impl From<PrometheusSource> for PrometheusQuery {
     }
 }
 
-/// What an address must look like.
+/// The rule for an address.
 const HTTP_URL: Rule = Rule {
     rule: "self.matches('^https?://[^/?#@]+(/[^?#]*)?$')",
     message: "not an address: write http:// or https://, a host and perhaps a port and a base path, such as https://mimir.example.com/prometheus; credentials belong into the Secret",
@@ -410,13 +410,13 @@ fn default_max_scan() -> i32 {
     message: "write the block that type names (aggregate, timeWeightedAggregate, windowAggregate or eventPullTime), and no other",
 }]))]
 pub struct Signal {
-    /// How the ranking calls it.
+    /// The name by which the ranking refers to the signal.
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
     /// The name of its query.
     #[schemars(length(min = 1, max = 63))]
     pub query: String,
-    /// Which of the blocks below is there.
+    /// The kind of signal. Write the block of the same name below, and no other.
     #[serde(rename = "type")]
     pub type_: SignalType,
     /// Over all samples.
@@ -489,7 +489,7 @@ pub struct TimeWeightedAggregate {
     pub windows: Vec<WeightedWindow>,
 }
 
-/// Hours of each day, and what a sample in them weighs.
+/// Hours of each day, and the weight of a sample in them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WeightedWindow {
@@ -499,7 +499,7 @@ pub struct WeightedWindow {
     /// The hour at which it ends, not included; not after `startHour`, it is one of the next day.
     #[schemars(range(min = 0, max = 24))]
     pub end_hour: i32,
-    /// What a sample is multiplied by. Samples of weight 0 are left out.
+    /// The factor for each sample in these hours. Samples of weight 0 are left out.
     pub weight: Weight,
 }
 
@@ -543,7 +543,7 @@ pub struct DayWindow {
     pub end: String,
 }
 
-/// What a time of the day must look like.
+/// The rule for a time of the day.
 const TIME_OF_DAY: Rule = Rule {
     rule: "self.matches('^([01][0-9]|2[0-3]):[0-5][0-9]$')",
     message: "not a time of the day: write HH:MM, such as 09:00",
@@ -553,14 +553,14 @@ const TIME_OF_DAY: Rule = Rule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EventPullTime {
-    /// What of an event counts.
+    /// The property of an event that the statistic is over.
     #[serde(default)]
     pub metric: EventMetric,
     /// How events make one number. Percentiles are interpolated linearly.
     pub statistic: EventStatistic,
 }
 
-/// What of a pull event counts.
+/// A property of a pull event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum EventMetric {
@@ -597,7 +597,7 @@ pub enum EventStatistic {
     message: "write the field that strategy names (signal, weightedSum, modelExposure or expectedSavings), and no other",
 }]))]
 pub struct Ranking {
-    /// Which of the fields below is there.
+    /// The kind of ranking. Write the field of the same name below, and no other.
     pub strategy: RankingStrategy,
     /// The name of the signal that is the score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -637,7 +637,7 @@ pub struct WeightedSum {
     /// How a signal is brought to the scale from 0 to 1.
     #[serde(default)]
     pub normalize: Normalize,
-    /// What an image that lacks a signal gets.
+    /// The treatment of an image that lacks a signal.
     #[serde(default)]
     pub missing_signal: MissingSignal,
     /// The signals.
@@ -654,7 +654,7 @@ pub enum Normalize {
     MinMax,
 }
 
-/// What an image that lacks a signal gets.
+/// The treatment of an image that lacks a signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum MissingSignal {
@@ -672,7 +672,7 @@ pub struct Term {
     /// The signal's name.
     #[schemars(length(min = 1, max = 63))]
     pub signal: String,
-    /// What it is multiplied by.
+    /// The factor for the normalised signal.
     pub weight: Weight,
 }
 
@@ -786,7 +786,7 @@ impl JsonSchema for Weight {
     }
 }
 
-/// What was found.
+/// The images that Drop found, and the result of each source.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("default" = condition::unobserved()))]
@@ -796,19 +796,19 @@ pub struct DiscoveryPolicyStatus {
     /// `Ready`: the list is up to date.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// The images, best first: `maxImages`, and what sources that fail have found last.
+    /// The images, best first: at most `maxImages`, and besides them the images that failing sources found last.
     #[schemars(length(max = 1000))]
     pub discovered_images: Vec<DiscoveredImage>,
     /// How many images there are.
     pub image_count: i32,
     /// How many sources or queries there are.
     pub source_count: i32,
-    /// How each source or query fared.
+    /// The result of each source or query.
     #[schemars(length(max = 16))]
     pub query_results: Vec<QueryResult>,
     /// When the list was last brought up to date.
     pub last_sync_time: Option<Timestamp>,
-    /// When they are asked next.
+    /// When Drop asks the sources next.
     pub next_sync_time: Option<Timestamp>,
 }
 
@@ -832,7 +832,7 @@ pub struct DiscoveredImage {
     pub found_by: Vec<i32>,
 }
 
-/// How a source or query fared.
+/// The result of a source or query.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct QueryResult {
@@ -844,15 +844,15 @@ pub struct QueryResult {
     pub type_: BackendType,
     /// Whether it answered.
     pub status: QueryStatus,
-    /// Why not, or not by all repositories, as one CamelCase word.
+    /// The reason why the source did not answer, or only for some repositories, as one CamelCase word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub reason: Option<String>,
-    /// Why not, as a sentence; of a query that was answered, what to know about the answer.
+    /// The same reason as a sentence, or a note about the answer of a query that succeeded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
-    /// How many images it named.
+    /// The number of images that it named; of a source that failed, the number of its images that stay in the list.
     #[serde(default)]
     pub images: i32,
     /// The repositories that failed beside others; the images that they had last stay.

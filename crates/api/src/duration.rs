@@ -8,9 +8,10 @@ use jiff::SignedDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// What Go's `time.ParseDuration` accepts, without a sign: one or more decimal
-/// numbers, each with a unit. So few digits that no text of [`MAX_LENGTH`]
-/// exceeds the 292 years that fit into the `duration()` of CEL.
+/// A regular expression for the durations that Go's `time.ParseDuration` accepts, without a sign: one or more decimal
+/// numbers, each with a unit.
+/// The digits are limited so that no text of [`MAX_LENGTH`] exceeds the 292 years that fit into the `duration()` of
+/// CEL.
 const PATTERN: &str = r"^([0-9]{1,5}(\.[0-9]+)?h|[0-9]{1,7}(\.[0-9]+)?m|[0-9]{1,9}(\.[0-9]+)?(s|ms|us|µs|ns))+$";
 
 /// The longest accepted text, in characters.

@@ -1,4 +1,4 @@
-//! NodeCache: what Drop remembers of one node.
+//! NodeCache: the memory of one node.
 
 use jiff::Timestamp;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::condition::Condition;
 use crate::duration::GoDuration;
 
-/// What was pulled onto one node, when, and what failed. Written by Drop only.
+/// The pulls, evictions and failures of one node. Written by Drop only.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "drop.corewire.io",
     version = "v1alpha1",
     kind = "NodeCache",
     plural = "nodecaches",
-    doc = "What was pulled onto one node, when, and what failed. Written by Drop only.",
+    doc = "The pulls, evictions and failures of one node. Written by Drop only.",
     status = "NodeCacheStatus",
     derive = "Default",
     derive = "PartialEq",
@@ -65,7 +65,7 @@ pub struct NodeCacheStatus {
     /// Consecutive Pods that the node itself failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_failure: Option<Failure>,
-    /// What is known of each wanted image, and of images that were wanted within the last day.
+    /// The records of images that are wanted on the node, or were within the last day.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["image"]))]
     pub images: Vec<ImageRecord>,
@@ -77,11 +77,11 @@ pub struct PullStart {
     /// The policy's name; empty for the built-in defaults.
     #[schemars(length(max = 253))]
     pub policy: String,
-    /// When.
+    /// The start of that turn.
     pub at: Timestamp,
 }
 
-/// What is known of one image on the node.
+/// The record of one image on the node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageRecord {
@@ -104,13 +104,13 @@ pub struct ImageRecord {
     /// When it was pulled; absent until a pull succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pulled_at: Option<Timestamp>,
-    /// How long that took.
+    /// How long that pull took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_duration: Option<GoDuration>,
-    /// Since when it is known to be there without a pull.
+    /// Since when the image is known to be on the node without a pull.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found_at: Option<Timestamp>,
-    /// How often it was removed, and when that was last noticed.
+    /// The evictions of the image; absent if there were none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eviction: Option<Eviction>,
     /// Its size on the node.
@@ -135,9 +135,9 @@ pub struct ImageRecord {
 /// An image that was on the node and was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Eviction {
-    /// How often, without staying for long in between.
+    /// The number of evictions, without a long stay of the image in between.
     pub count: i32,
-    /// When it was last noticed.
+    /// When Drop last noticed an eviction.
     pub at: Timestamp,
 }
 
@@ -151,7 +151,7 @@ pub struct Failure {
     /// The cause in a short form.
     #[schemars(length(max = 512))]
     pub message: String,
-    /// Whose failure it is.
+    /// The part of the system that caused the failure.
     pub scope: FailureScope,
     /// Failures in a row on this node.
     pub count: i32,
@@ -169,7 +169,7 @@ pub struct Failure {
     pub retry_at: Option<Timestamp>,
 }
 
-/// Whose failure it is, and so what waits for its end.
+/// The part of the system that caused a failure. It decides which pulls wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum FailureScope {
     /// The node's: that node waits.

@@ -64,7 +64,7 @@ pub struct PullPolicySpec {
     /// How many images of one set are pulled by one Pod.
     #[schemars(range(min = 1, max = 50))]
     pub images_per_pod: i32,
-    /// Starts nothing while true; what runs goes on.
+    /// While true, Drop starts no pull Pods; running pull Pods go on.
     pub paused: bool,
     /// Whether pull Pods use the node's network.
     pub host_network: HostNetwork,
@@ -148,7 +148,7 @@ pub enum HostNetwork {
     Always,
 }
 
-/// What the policy's pulls are doing.
+/// The state of the policy and of its pulls.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("default" = condition::unobserved()))]
@@ -162,6 +162,6 @@ pub struct PullPolicyStatus {
     pub nodes_pulling: i32,
     /// Pairs of image and node that are missing and not being pulled.
     pub pulls_waiting: i32,
-    /// When pulling last began on a node: what `minDelayBetweenPulls` counts from.
+    /// When a turn of pulls last began on a node. `minDelayBetweenPulls` counts from this time.
     pub last_pull_started_at: Option<Timestamp>,
 }

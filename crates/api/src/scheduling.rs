@@ -10,16 +10,16 @@ use serde::{Deserialize, Serialize};
 /// Labels that must all be on a node, with these values.
 pub type NodeLabels = BTreeMap<String, String>;
 
-/// What a label's key looks like, which a taint's does too: `[prefix/]name`.
+/// A regular expression for the key of a label or a taint: `[prefix/]name`.
 const LABEL_KEY: &str = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
 
-/// What a label's value looks like, which a taint's does too.
+/// A regular expression for the value of a label or a taint.
 const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 
-/// What to write where a key is none.
+/// The message for a key that is not valid.
 const NOT_A_KEY: &str = "not a key: write [prefix/]name, such as dedicated or node.kubernetes.io/not-ready: a prefix in lower case of at most 253 characters, a name of at most 63 letters, digits, - _ and .";
 
-/// What to write where a value is none.
+/// The message for a value that is not valid.
 const NOT_A_VALUE: &str =
     "not a value: at most 63 letters, digits, - _ and ., not starting or ending with one of the last three";
 
@@ -77,7 +77,7 @@ pub enum TolerationOperator {
     Exists,
 }
 
-/// What a taint does to Pods that do not tolerate it.
+/// The effect of a taint on Pods that do not tolerate it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum TaintEffect {
     /// New Pods stay away.

@@ -3,10 +3,10 @@
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Reads what stands under `field`, such as `spec`.
+/// Reads the value under `field`, such as `spec`.
 ///
 /// # Errors
-/// Which field is wrong and why, or that there is no such field.
+/// A message that names the field that is wrong or does not exist, and the reason.
 pub fn read<T: DeserializeOwned>(value: Value, field: &str) -> Result<T, String> {
     let mut unknown = None;
     let mut track = serde_path_to_error::Track::new();
