@@ -1,4 +1,4 @@
-//! Invariants: what no plan may do, whatever happened before.
+//! The invariants that every plan keeps, whatever happened before.
 //!
 //! Tests and the simulator run [`audit`] after every plan, debug builds after
 //! every plan of a running operator. It counts the limits anew from the facts, and
@@ -73,8 +73,8 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
 }
 
 /// Nothing could start that the plan does not start: each pull that is wanted and missing, each probe and
-/// each question for a tag is held by a rule of the gate. The one exception: under its policy somebody
-/// goes first who waits for a slot or for the delay between nodes.
+/// each question for a tag is held by a rule of the gate. The one exception: under its policy another
+/// pull goes first, and waits for a slot or for the delay between nodes.
 fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let mut budget = Budget::new(world);
     new.iter().for_each(|order| budget.take(order));
@@ -104,7 +104,7 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
     left.map(|(_, pull)| format!("{pull} could start, and nobody goes first")).collect()
 }
 
-/// What is not to be looked at again shows what is true now.
+/// A status that no plan is to look at again shows the present state.
 fn audit_statuses(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     let budget = OnceCell::new();
     let is_clean = |key: EffectKey| !world.is_noted(&key);
@@ -144,12 +144,12 @@ fn audit_statuses(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     images.chain(sets).chain(policies).chain(discoveries).chain(cache).collect()
 }
 
-/// That an object shows something else than it should, if so.
+/// Reports an object that shows `shown` although it should show `expected`.
 fn differs<S: PartialEq + std::fmt::Debug>(object: &str, shown: &S, expected: &S) -> Option<String> {
     (shown != expected).then(|| format!("{object} shows {shown:?}, and should {expected:?}"))
 }
 
-/// A Pod pulls only what is wanted, allowed and missing.
+/// A Pod pulls only images that are wanted, allowed and missing.
 fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
     let mut violations = Vec::new();
     let Some(node) = world.node(&order.node) else { return vec!["its node does not exist".to_owned()] };

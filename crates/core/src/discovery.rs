@@ -1,4 +1,4 @@
-//! Which images matter: what backends answer becomes signals, signals become a
+//! Finds the images that matter: the answers of backends become signals, and signals become a
 //! ranking.
 //!
 //! Nothing here talks to a backend. The operator fetches an [`Answer`] per query
@@ -35,7 +35,7 @@ pub use tags::registry_name;
 pub struct InvalidSpec {
     /// The field: `signals[0].timeWeightedAggregate.timezone`.
     pub path: String,
-    /// What is wrong with it, and what to write instead.
+    /// The fault and the remedy.
     pub message: String,
 }
 

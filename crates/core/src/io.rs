@@ -1,4 +1,4 @@
-//! What goes into a [`World`](crate::World), and what comes out of a plan: plain data.
+//! The input of a [`World`](crate::World) and the output of a plan, as plain data.
 
 pub mod effect;
 pub mod event;

@@ -1,4 +1,4 @@
-//! What planning needs of each kind of object.
+//! The parts of each kind of object that planning needs.
 
 pub mod failure;
 pub mod image;

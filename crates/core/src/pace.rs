@@ -1,4 +1,4 @@
-//! The arithmetic of time and order: how long to wait, and who comes first.
+//! The arithmetic of time and order: how long to wait, and which pull comes first.
 
 pub mod backoff;
 pub mod clock;

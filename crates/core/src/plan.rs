@@ -1,4 +1,4 @@
-//! What to do now, and when to look again.
+//! Plans the effects for now, and the time of the next plan.
 
 mod discoveries;
 mod lookups;

@@ -1,4 +1,4 @@
-//! What people and machines see of a [`World`](crate::World).
+//! The views of a [`World`](crate::World) for people and machines.
 
 pub mod explain;
 pub mod status;

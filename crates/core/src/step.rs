@@ -1,4 +1,4 @@
-//! One step of Drop: from what has happened to what is done about it.
+//! One step of Drop: from the events to the effects.
 
 use jiff::Timestamp;
 
@@ -10,7 +10,7 @@ use crate::world::World;
 /// Settles the world, plans, lets `check` look at the plan, and takes its effects as done until their
 /// reports come. A replica that does not lead only settles, and gets no plan.
 ///
-/// `check` gets the world and the plan as they are before anything is committed; what it returns is
+/// `check` gets the world and the plan as they are before anything is committed. Its result is
 /// handed out with the plan.
 pub fn step<T>(
     world: &mut World,

@@ -1,8 +1,7 @@
-//! What the watches have told, and what follows from it.
+//! The facts that the watches have shown, and the state that is derived from them.
 //!
-//! The facts are kept as they come. What is derived from them (who is where,
-//! who comes next, how an image fares) is brought up to date by
-//! [`World::settle`], for the nodes and images that an event concerns only.
+//! The facts are kept as they come. [`World::settle`] brings the derived state up to date (which images are on which
+//! nodes, which node is next, how an image fares), for the nodes and images that an event concerns only.
 
 mod agenda;
 pub(crate) mod breaker;
@@ -94,7 +93,7 @@ pub struct World {
     troubled: BTreeMap<Name, Failure>,
     /// Per image how it fares.
     health: BTreeMap<Reference, Health>,
-    /// Per wanted image what its registry says, where that is asked.
+    /// The look-up of each wanted image whose registry is asked.
     lookups: BTreeMap<Reference, Lookup>,
     /// Per host how its registry fares.
     registries: BTreeMap<Name, Registry>,
@@ -105,22 +104,22 @@ pub struct World {
     /// Per policy when it last started pulls; kept when it goes, because it may be
     /// there again before the delay has passed.
     starts: BTreeMap<Name, Starts>,
-    /// What memories are made of.
+    /// The texts that memories share.
     texts: Texts,
     /// Sets of which CachedImages were being created when this was last derived.
     filling: BTreeSet<Name>,
     /// Effects that are under way or failed.
     flights: BTreeMap<EffectKey, Flight>,
 
-    /// What may have to be written again.
+    /// The objects that may have to be written again.
     outbox: Outbox,
-    /// What has to be derived again in any case.
+    /// The objects that the next [`World::settle`] looks at in any case.
     dirty: Dirty,
-    /// What has to be derived again, and when.
+    /// The steps of [`World::settle`] that are due at a certain time.
     agenda: Agenda<Moment>,
 }
 
-/// What [`World::settle`] does at a certain time.
+/// A step of [`World::settle`] at a certain time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Moment {
     /// Looks at a node's places in the queues.
@@ -131,7 +130,7 @@ enum Moment {
     Forgetting(Name),
 }
 
-/// What [`World::settle`] has to look at.
+/// The objects that [`World::settle`] has to look at.
 #[derive(Debug, Default)]
 struct Dirty {
     /// References whose registries may have to be asked, or not any more.

@@ -1,4 +1,4 @@
-//! Carries out what the planner wants: requests to the API server, one of several replicas at a time.
+//! Carries out the planner's effects: requests to the API server, by one of several replicas at a time.
 
 mod event;
 mod execute;

@@ -1,4 +1,4 @@
-//! Answers HTTP requests: probes, metrics, and what the planner has decided.
+//! Answers HTTP requests: probes, metrics, and the planner's decisions.
 
 pub mod answers;
 pub mod guard;

@@ -1,10 +1,10 @@
-//! What backends answer, in terms that no backend's protocol shows through.
+//! The answers of backends, independent of the backends' protocols.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{SourceFailure, Why};
 
-/// What one query brought.
+/// The answer to one query.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// Of Prometheus, or of a metric query to Loki.

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 pub struct SourceFailure {
     /// The kind of failure.
     pub reason: SourceReason,
-    /// What happened, for people: names the host, and never a credential.
+    /// The cause, for people. It names the host, and never a credential.
     pub message: String,
     /// How long the server asks to be left alone, if it does.
     pub retry_after: Option<SignedDuration>,

@@ -9,10 +9,10 @@ use super::{InvalidSpec, regex};
 use crate::Name;
 use crate::objects::reference::{NotAName, Reference, check_name};
 
-/// The longest full reference, in bytes: what a CachedImage can hold.
+/// The longest full reference that a CachedImage can hold, in bytes.
 const MAX_LENGTH: usize = 512;
 
-/// What counts as an image.
+/// The rule for the names that count as images.
 #[derive(Clone, Debug)]
 pub struct Names {
     filter: Option<Regex>,
@@ -74,7 +74,7 @@ impl Reader<'_> {
         read.ok()
     }
 
-    /// What was left out.
+    /// The names that were left out.
     pub fn left_out(self) -> impl Iterator<Item = LeftOut> {
         self.read.into_values().filter_map(Result::err)
     }

@@ -21,7 +21,7 @@ use crate::Name;
 /// that a query names as left out: an answer may name any number of images.
 pub const MOST_IMAGES: usize = 5_000;
 
-/// What a DiscoveryPolicy asks, and how the answers make its list. The short form
+/// The queries of a DiscoveryPolicy, and the steps from their answers to its list. The short form
 /// (`sources`) is read as the full one, so that there is one pipeline.
 #[derive(Clone, Debug)]
 pub struct Pipeline {
@@ -34,16 +34,15 @@ pub struct Pipeline {
     max_images: usize,
 }
 
-/// What an answer was worth: a finite number per signal and image. It is what is
-/// kept of a query's last success, and means nothing to another [`Pipeline`] than the
-/// one that measured it.
+/// The values of an answer: a finite number per signal and image. They are kept of a query's last
+/// success, and mean nothing to another [`Pipeline`] than the one that measured them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// By the signal's position in [`Pipeline::signals`].
     pub signals: BTreeMap<usize, BTreeMap<Name, f64>>,
-    /// What the answer named and is no image, or not one that counts.
+    /// The names in the answer that are no images, or no images that count.
     pub left_out: Vec<LeftOut>,
-    /// What people should know about the answer, such as repositories that were not read to their end.
+    /// A note for people about the answer, such as repositories that were not read to their end.
     pub note: Option<String>,
     /// The repositories that failed beside others, with the failure of each.
     pub failed: Vec<(String, SourceFailure)>,
@@ -69,7 +68,7 @@ pub struct RankedImage {
     pub image: Name,
     /// Finite and not negative.
     pub score: f64,
-    /// What each signal says, by its position in [`Pipeline::signals`].
+    /// The value of each signal, by its position in [`Pipeline::signals`].
     pub signals: Vec<Option<f64>>,
     /// The positions of the queries that named it.
     pub found_by: Vec<usize>,
@@ -141,7 +140,7 @@ impl Pipeline {
         tags.map(|tags| tags.newest(repository, images, self.max_images)).unwrap_or_default()
     }
 
-    /// What is asked, in the order of the spec.
+    /// The queries, in the order of the spec.
     #[must_use]
     pub fn queries(&self) -> &[Query] {
         &self.queries
@@ -152,7 +151,7 @@ impl Pipeline {
         self.signals.iter().map(|signal| &signal.name)
     }
 
-    /// What the answer to query number `query` is worth.
+    /// Measures the answer to query number `query`.
     #[must_use]
     pub fn measure(&self, query: usize, answer: Answer, now: Timestamp) -> Measured {
         let mut reader = self.names.reader();

@@ -1,4 +1,4 @@
-//! What kubelets say when they have pulled an image.
+//! Reads the Events of kubelets about pulls that succeeded.
 
 use drop_api::duration::GoDuration;
 use jiff::Timestamp;
@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use super::answer::PullEvent;
 
 impl PullEvent {
-    /// How every message begins that tells of a pull.
+    /// The begin of every message about a pull that succeeded.
     pub const TEXT: &str = "Successfully pulled image";
 
-    /// Reads the message of an event; `None` where it tells of no pull.
+    /// Reads the message of an event; `None` if it is not about a pull that succeeded.
     ///
     /// The texts are those of `pkg/kubelet/images/image_manager.go` in Kubernetes:
     ///

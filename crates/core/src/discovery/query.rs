@@ -1,4 +1,4 @@
-//! What is asked of backends, in one shape for both forms of the spec.
+//! The queries to backends, in one shape for both forms of the spec.
 
 use drop_api::discovery_policy::{
     self as api, BackendType, DiscoveryPolicySpec, LokiQuery, PrometheusQuery, QueryType, RegistryQuery,
@@ -15,13 +15,13 @@ const MOST_POINTS: i128 = 200_000;
 pub struct Query {
     /// `queries[].name`, or `sources[0]` and so on.
     pub name: String,
-    /// What is asked of whom.
+    /// The backend, and the request to it.
     pub backend: Backend,
     /// The name of the Secret in the pod namespace.
     pub secret: Option<String>,
 }
 
-/// A backend, and what is asked of it.
+/// A backend, and the request to it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Backend {
     /// Prometheus and its kin.

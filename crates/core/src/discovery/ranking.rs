@@ -26,7 +26,7 @@ pub enum Ranking {
     Usage { model: Model, nodes: NodeCount, pre: usize, target: usize, pull_time: usize },
 }
 
-/// What of an image's pulls is the score. Each of the N nodes takes a job with the same
+/// The model that makes an image's score of its pulls. Each of the N nodes takes a job with the same
 /// probability, so that one that has not run the image after J jobs has the
 /// probability q^J with q = 1 − 1/N. A pull takes p.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! A number per image, from what one query brought.
+//! A number per image, from the answer to one query.
 
 use drop_api::discovery_policy::{
     self as api, AggregationMethod, DiscoveryPolicySpec, EventMetric, EventStatistic, LokiQuery, PrometheusQuery,
@@ -27,7 +27,7 @@ pub struct Signal {
 enum Rule {
     /// The samples, each times its weight.
     Aggregate(AggregationMethod, Times),
-    /// What kubelets told of pulls.
+    /// A statistic over the kubelets' pull events.
     PullEvents(EventMetric, EventStatistic),
 }
 

@@ -1,4 +1,4 @@
-//! One run of a DiscoveryPolicy, and what it makes of the list.
+//! One run of a DiscoveryPolicy, and the new list that follows from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,14 +18,14 @@ const MOST_LISTED: usize = 1000;
 /// The longest time for which a server is left alone because it asks for it.
 const LONGEST_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
 
-/// What is to be asked.
+/// An order to run the queries of a DiscoveryPolicy.
 #[derive(Clone, Debug)]
 pub struct Order {
     /// The DiscoveryPolicy.
     pub policy: Name,
     /// Its UID and generation: a run of another spec counts for nothing.
     pub spec: SpecId,
-    /// Its queries, and what to make of their answers.
+    /// Its queries, and the steps from their answers to its list.
     pub pipeline: Arc<Pipeline>,
     /// How many Ready nodes its ranking counts.
     pub nodes: usize,
@@ -46,7 +46,7 @@ pub struct SpecId {
     pub generation: Option<i64>,
 }
 
-/// What a run brought.
+/// The result of a run.
 #[derive(Clone, Debug)]
 pub struct Discovered {
     /// The spec that was run.
@@ -64,7 +64,7 @@ pub struct SourceOutcome {
     pub elapsed: SignedDuration,
     /// How many images it named, or why it failed.
     pub result: Result<usize, SourceFailure>,
-    /// What people should know about its answer.
+    /// A note for people about its answer.
     pub note: Option<String>,
     /// Its repositories that failed beside others.
     pub failed: Vec<(String, SourceFailure)>,
@@ -265,7 +265,7 @@ fn emptied(
     sources.iter().enumerate().map(outcome).collect()
 }
 
-/// What a query that failed has not named.
+/// The images that a query which failed may not have named.
 enum Missing<'a> {
     /// Anything.
     All,
@@ -291,7 +291,7 @@ impl<'a> Missing<'a> {
     }
 }
 
-/// The new list: what was found, and what sources or repositories that failed have found last. `cut` names the
+/// The new list: the images that were found, and those that failing sources or repositories found last. `cut` names the
 /// repositories of which a part of the tags was read, with their query.
 fn merge(
     pipeline: &Pipeline,
@@ -316,7 +316,7 @@ fn merge(
     for image in ranked {
         images.insert(&image.image, (image.score, image.found_by.iter().copied().collect()));
     }
-    // These may go over the limit: what cannot be asked about is not to be crowded out.
+    // These may go over the limit: new images must not crowd out those of a source that fails.
     for image in &before.discovered_images {
         let before: BTreeSet<usize> = found_by(image).collect();
         // In another spec any of those that fail now may have found it.

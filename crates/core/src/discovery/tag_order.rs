@@ -1,4 +1,4 @@
-//! Which of a repository's tags is the newest, by the tags' own text.
+//! Orders the tags of a repository from the oldest to the newest, by the tags' own text.
 //!
 //! A tag becomes a [`SortKey`]: bytes that compare as people compare the tags. So the order is total, a comparison
 //! costs no more than the length of two tags, and a key is a few times as long as its tag. `docs/newest-versions.md`
@@ -18,7 +18,7 @@ use words::Stage;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortKey(Vec<u8>);
 
-/// What the other tags of a list say about one.
+/// The properties of a list's tags that help to read each one of them.
 #[derive(Debug, Default)]
 pub struct Neighbours<'a> {
     /// The first numbers of versions with dots: 22 of `22.9.0`.
@@ -30,7 +30,7 @@ pub struct Neighbours<'a> {
     are_versions: bool,
 }
 
-/// What a tag is, the newest last.
+/// The kind of a tag, the newest last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     /// A build without a version: `sha-1234567`, `pr-123`, or a number without dots beside versions with dots.
@@ -389,7 +389,7 @@ impl SortKey {
         self.0.push(END);
     }
 
-    /// What stands before or behind a version that ends at `end`, or all of a tag without one, in natural order.
+    /// Appends the tokens before or behind a version that ends at `end`, or all of a tag without one, in natural order.
     fn others<'t>(
         &mut self,
         all: &[Token<'_>],

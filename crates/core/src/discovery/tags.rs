@@ -11,7 +11,7 @@ use super::tag_order::{Neighbours, SortKey};
 use super::{InvalidSpec, regex};
 use crate::objects::reference::Reference;
 
-/// Which tags of a registry are images, and what these are called.
+/// Selects the tags of a registry that are images, and makes the images' names.
 #[derive(Clone, Debug)]
 pub struct Tags {
     registry: String,
@@ -122,7 +122,7 @@ impl Tags {
         tags.iter().map(|&tag| (version(tag).map(|version| neighbours.key(version)), tag)).collect()
     }
 
-    /// That a repository may have newer tags, which were not read.
+    /// The reason why a repository may have newer tags that were not read; `None` if it has none.
     pub fn beyond(&self, repository: &Repository) -> Option<LeftOut> {
         let name = format!("{}/{}", self.registry, repository.path);
         Some(LeftOut { image: name.into(), why: repository.end.why()? })

@@ -1,4 +1,4 @@
-//! Which samples count, by their time.
+//! The weights of samples by their time.
 
 use drop_api::discovery_policy::{DayWindow as ApiWindow, TimeWeightedAggregate, WindowAggregate};
 use jiff::civil::Time;
@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::InvalidSpec;
 
-/// What a sample weighs, by its time.
+/// The rule for the weight of a sample, by its time.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Times {
     /// All samples count.
@@ -21,7 +21,7 @@ pub enum Times {
 }
 
 impl Times {
-    /// What a sample of `at` is multiplied by; of weight 0, it does not count at all.
+    /// The factor for a sample of `at`. A sample of weight 0 does not count at all.
     pub fn weight(&self, at: Timestamp, now: Timestamp) -> f64 {
         match self {
             Self::All => 1.0,

@@ -1,4 +1,4 @@
-//! What the pull policies still allow at this instant.
+//! The limits of the pull policies, and the slots in use at this instant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
 use crate::world::World;
 
-/// What is in use, including what the plan at hand adds.
+/// The slots in use, including those that the plan at hand takes.
 #[derive(Debug)]
 pub struct Budget<'a> {
     world: &'a World,
@@ -22,7 +22,7 @@ pub struct Budget<'a> {
     tried: BTreeSet<Reference>,
 }
 
-/// What one policy has in use.
+/// The slots of one policy that are in use.
 #[derive(Clone, Debug, Default)]
 struct Usage {
     /// Nodes with a Pod.
@@ -38,7 +38,7 @@ struct Usage {
 }
 
 impl<'a> Budget<'a> {
-    /// What `world` has in use.
+    /// Counts the slots in use in `world`.
     #[must_use]
     pub fn new(world: &'a World) -> Self {
         let mut usage: BTreeMap<Name, Usage> = BTreeMap::new();
@@ -60,10 +60,10 @@ impl<'a> Budget<'a> {
         Self { world, usage, taken: BTreeMap::new(), tried: BTreeSet::new() }
     }
 
-    /// Whether `policy` lets `node` start a Pod now.
+    /// Checks that `policy` lets `node` start a Pod now.
     ///
     /// # Errors
-    /// What it waits for.
+    /// The limit or delay that holds the Pod.
     pub fn admit(&self, policy: &Policy, node: &Name, begins_turn: bool, now: Timestamp) -> Result<(), Verdict> {
         let unused = Usage::default();
         let usage = self.usage.get(&policy.name).unwrap_or(&unused);
@@ -93,10 +93,10 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// Whether `policy` lets one more Pod pull from `host`.
+    /// Checks that `policy` lets one more Pod pull from `host`.
     ///
     /// # Errors
-    /// What it waits for.
+    /// The limit or delay that holds the Pod.
     pub fn admit_host(&self, policy: &Policy, host: &str) -> Result<(), Verdict> {
         let usage = self.usage.get(&policy.name);
         let in_use = usage.and_then(|usage| usage.hosts.get(host)).copied().unwrap_or(0);

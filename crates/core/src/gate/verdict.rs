@@ -10,7 +10,7 @@ use crate::Name;
 use crate::objects::memory::MAX_IMAGES;
 use crate::objects::policy::title;
 
-/// What Drop does about one image on one node, and why.
+/// The state of one image on one node: cached, being pulled, next, or the reason why no pull begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "camelCase")]
 pub enum Verdict {
@@ -34,7 +34,7 @@ pub enum Verdict {
     LookingUp,
     /// Its registry has no such image.
     NotFound {
-        /// What the registry says.
+        /// The registry's message.
         cause: Name,
         /// When it is asked again.
         at: Option<Timestamp>,
@@ -46,7 +46,7 @@ pub enum Verdict {
     },
     /// The PullPolicy that it names does not exist.
     PullPolicyNotFound {
-        /// That name.
+        /// The name of the missing PullPolicy.
         policy: Name,
     },
     /// The PullPolicy is paused.
@@ -94,21 +94,21 @@ pub enum Verdict {
     NodeBackingOff {
         /// Until then.
         until: Timestamp,
-        /// What failed.
+        /// The cause of the failure.
         cause: Name,
     },
     /// The image failed on this node and is left alone for a while.
     BackingOff {
         /// Until then.
         until: Timestamp,
-        /// What failed.
+        /// The cause of the failure.
         cause: Name,
     },
     /// The image failed, and one node at a time tries it.
     WaitingForProbe {
         /// The next try; `None` while one is under way.
         at: Option<Timestamp>,
-        /// What failed.
+        /// The cause of the failure.
         cause: Name,
     },
     /// It was removed from the node, and is pulled again after a while, so that Drop
@@ -136,13 +136,13 @@ pub enum Verdict {
     Refused {
         /// The next try.
         until: Timestamp,
-        /// What it said.
+        /// The API server's message.
         message: Name,
     },
 }
 
 impl Verdict {
-    /// From when on it may be another one although nothing happens.
+    /// The time from which the verdict may change without an event; `None` if only an event changes it.
     #[must_use]
     pub fn until(&self) -> Option<Timestamp> {
         match self {

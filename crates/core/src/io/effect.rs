@@ -1,4 +1,4 @@
-//! What a plan wants done. Effects are data; the operator executes them.
+//! The effects of a plan. They are data; the operator executes them.
 
 use drop_api::scheduling::Toleration;
 use drop_api::{
@@ -67,7 +67,7 @@ pub enum Effect {
         uid: Name,
         /// The whole spec.
         spec: Box<CachedImageSpec>,
-        /// What its label of origin is to say, if it has one.
+        /// The value for its label of origin, if it is to have one.
         origin: Option<Origin>,
     },
     /// Delete the CachedImage of an image that a set has no more.
@@ -108,7 +108,7 @@ pub enum Effect {
     Tell(Box<Notice>),
 }
 
-/// What an effect is about: at most one effect for each is under way.
+/// The subject of an effect. At most one effect per subject is under way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EffectKey {
     /// A Pod's creation.
@@ -145,7 +145,7 @@ pub enum EffectKey {
 }
 
 impl Effect {
-    /// What it is about.
+    /// The subject of the effect.
     #[must_use]
     pub fn key(&self) -> EffectKey {
         match self {
@@ -187,7 +187,7 @@ pub struct PodOrder {
     pub policy: Name,
     /// The CachedImageSet of its images, if they have one.
     pub set: Option<Name>,
-    /// What to pull, in this order.
+    /// The pulls, in this order.
     pub pulls: Vec<Pull>,
     /// Names of pull secrets.
     pub secrets: Vec<Name>,

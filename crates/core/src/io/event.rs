@@ -1,4 +1,4 @@
-//! What happens to a [`World`](crate::World).
+//! The events that change a [`World`](crate::World).
 
 use std::collections::BTreeSet;
 
@@ -62,7 +62,7 @@ pub enum Event {
     Cache(Box<NodeCache>),
     /// An object is gone.
     Gone(Kind, Name),
-    /// A kind was listed in full: whatever is not among the names is gone.
+    /// A kind was listed in full: an object that is not among the names is gone.
     Listed(Kind, BTreeSet<Name>),
     /// An effect came to its end.
     Report(EffectKey, Report),

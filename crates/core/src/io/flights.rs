@@ -14,9 +14,9 @@ pub(crate) struct Flight {
     pub(crate) in_doubt: bool,
     /// The earliest next try; `None` while it is under way.
     pub(crate) not_before: Option<Timestamp>,
-    /// What the API server says against it.
+    /// The API server's message if it refused the effect.
     pub(crate) refusal: Option<Name>,
-    /// Whether what it is about is gone since.
+    /// Whether the object of the effect is gone since.
     pub(crate) is_overtaken: bool,
 }
 

@@ -6,7 +6,7 @@ use crate::Name;
 use crate::objects::manifest::Manifest;
 use crate::objects::reference::Reference;
 
-/// What a registry is to be asked.
+/// A question to the registry of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inquiry {
     /// The image.
@@ -19,12 +19,12 @@ pub struct Inquiry {
     pub platforms: Vec<Name>,
 }
 
-/// What came of it.
+/// The outcome of an [`Inquiry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookedUp {
     /// The registry serves this.
     Found(Box<Manifest>),
-    /// It still serves what is known.
+    /// The registry still serves the known digest.
     Unchanged,
     /// The registry says that there is no such image, and shows the repository, or the lack of one, to this client.
     NotFound {

@@ -39,7 +39,7 @@ pub struct Notice {
     pub uid: Name,
     /// Whether it is a change for the worse.
     pub is_warning: bool,
-    /// What changed, in one CamelCase word.
+    /// The change, in one CamelCase word.
     pub reason: String,
     /// The same as a sentence.
     pub message: String,

@@ -15,7 +15,7 @@ pub struct Plan {
     pub effects: Vec<Effect>,
     /// When to plan again although nothing happened.
     pub wake_at: Option<Timestamp>,
-    /// What was found of objects that may have to be written.
+    /// The findings about objects that may have to be written.
     pub looks: Vec<(EffectKey, Look)>,
     /// Effects that failed, and that the plan does not want any more.
     pub(crate) dropped: Vec<EffectKey>,
@@ -27,7 +27,7 @@ pub struct Plan {
     pub(crate) long_pulls: BTreeSet<Name>,
 }
 
-/// What a plan found of an object that may have to be written, and when it looks at it again.
+/// A plan's finding about an object that may have to be written, and when a plan looks at the object again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
     /// The API shows what it should: not before something changes.

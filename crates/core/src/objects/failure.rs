@@ -1,5 +1,4 @@
-//! What a kubelet's failure message means: the cause in a few words, and whose
-//! failure it is.
+//! Reads a kubelet's failure message: the cause in a few words, and its scope (node, image, registry or unknown).
 //!
 //! The stage decides first. What fails while a runtime unpacks, mounts or stores an image is the
 //! node's failure, whatever the words say: `blob not found` of the content store is no missing image.
@@ -13,7 +12,7 @@ use crate::objects::reference::Reference;
 /// A failure, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// Whose failure it is.
+    /// The part of the system that caused the failure.
     pub scope: FailureScope,
     /// The cause in a short form, for people.
     pub message: String,
@@ -29,7 +28,7 @@ pub const NO_SPACE: &str = "no space left on node";
 /// It lets the next one begin within seconds.
 pub const THROTTLED: &str = "pull QPS exceeded: registryPullQPS of the kubelet limits this node";
 
-/// Whose failure it is, what people read, and the words that tell: any of them is enough. They are in
+/// The scope, the message for people, and the words, of which any one is enough. The words are in
 /// lower case and match whole words. `http-404` matches that status, and `http-5xx` any above 499.
 type Sign = (FailureScope, &'static str, &'static [&'static str]);
 
@@ -156,7 +155,7 @@ const CORRUPT: Sign = (
     ],
 );
 
-/// The signs of what fails on the node; what has none of them is the node's.
+/// The signs of failures that happen on the node. A failure without any of them has the last one: it is the node's.
 const LOCAL: &[Sign] = &[
     FULL,
     NO_RUNTIME,
@@ -169,7 +168,7 @@ const LOCAL: &[Sign] = &[
     (Node, "the container runtime failed: {cause}", &[""]),
 ];
 
-/// The signs of what fails while an image is resolved and fetched.
+/// The signs of failures while an image is resolved and fetched.
 const REMOTE: &[Sign] = &[
     (Node, THROTTLED, &["pull qps exceeded"]),
     FULL,
@@ -367,7 +366,7 @@ const INVALID_NAME: &str = "invalid image name";
 /// Understands why an image could not be pulled.
 ///
 /// `reason` and `message` are the kubelet's (a container's `state.waiting`);
-/// `image` is what was to be pulled; `platform` is the node's (`linux/arm64`).
+/// `image` is the one that was to be pulled; `platform` is the node's (`linux/arm64`).
 #[must_use]
 pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) -> Cause {
     let cause = |scope, message: &str| Cause { scope, message: within(message, MAX_MESSAGE) };
@@ -419,7 +418,7 @@ fn filled_in(text: &str, message: &str, image: &Reference, platform: &str) -> St
     format!("{before}{value}{}", filled_in(after, message, image, platform))
 }
 
-/// The start and the end of what wraps the cause in a message.
+/// The start and the end of texts that wrap the cause in a message.
 const WRAPPING: &[(&str, &str)] = &[
     ("Back-off pulling image ", ": "),
     ("ErrImagePull: ", ""),
@@ -449,7 +448,7 @@ const WRAPPING: &[(&str, &str)] = &[
     ("writing blob: ", ""),
 ];
 
-/// A message without what wraps it, without secrets and in one line.
+/// A message without the texts that wrap the cause, without secrets and in one line.
 fn plain(message: &str) -> String {
     let mut rest = message.trim();
     while let Some(inner) = unwrapped(rest) {
@@ -472,7 +471,7 @@ fn unwrapped(text: &str) -> Option<&str> {
     WRAPPING.iter().find_map(inner).filter(|inner| !inner.is_empty())
 }
 
-/// `text` in at most `max` characters: what is too long loses its middle, because Go names the cause last.
+/// `text` in at most `max` characters. A longer text loses its middle, because Go names the cause last.
 fn within(text: &str, max: usize) -> String {
     let length = text.chars().count();
     if length <= max {
@@ -521,7 +520,7 @@ fn dialled(message: &str) -> Option<&str> {
     tail.split([' ']).next().map(|address| address.trim_end_matches(':')).filter(|address| !address.is_empty())
 }
 
-/// What a message says, in lower case, without what others have named, and with words for the HTTP status
+/// Returns a message in lower case, without URLs, digests and the image's name, and with words for the HTTP status
 /// and for a name that was looked up.
 fn said(message: &str, image: &Reference) -> String {
     let mut text = without_names(&message.to_lowercase(), image);
@@ -551,8 +550,8 @@ fn http_status(text: &str) -> Option<u16> {
     statuses.max()
 }
 
-/// `message`, which is in lower case, without what others have named: URLs,
-/// digests and the image. A name may contain any word that failures are told by.
+/// Returns `message`, which is in lower case, without URLs, digests and the image's name. A name may contain
+/// any word by which failures are told apart.
 fn without_names(message: &str, image: &Reference) -> String {
     let mut text = without_urls(message);
     let image = image.as_str().to_lowercase();

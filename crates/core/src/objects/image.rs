@@ -1,4 +1,4 @@
-//! What planning needs of a CachedImage.
+//! The part of a CachedImage that planning needs.
 
 use drop_api::CachedImage;
 pub use drop_api::cached_image::ImagePullPolicy;
@@ -24,7 +24,7 @@ pub struct Image {
     pub pull: ImagePullPolicy,
     /// Names of pull secrets in the pod namespace.
     pub secrets: Vec<Name>,
-    /// What it asks of a node.
+    /// Its requirements on a node.
     pub placement: Placement,
     /// Lower is pulled first.
     pub priority: i32,

@@ -1,4 +1,4 @@
-//! What planning needs of a CachedImageSet, and which CachedImages it asks for.
+//! The part of a CachedImageSet that planning needs, and the CachedImages that it asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -48,7 +48,7 @@ pub struct Members {
 pub struct Child {
     /// The whole object.
     pub object: CachedImage,
-    /// What planning needs of it.
+    /// The part of it that planning needs.
     pub image: Image,
 }
 
@@ -175,10 +175,10 @@ fn entry_of(reference: &Reference) -> ImageEntry {
     }
 }
 
-/// Whether the API server would accept a CachedImage of this entry.
+/// Checks that the API server would accept a CachedImage of this entry.
 ///
 /// # Errors
-/// What is wrong with which field, and what to write.
+/// A message for people that names the fault, and in most cases the remedy.
 pub fn check(entry: &ImageEntry) -> Result<(), &'static str> {
     static PATTERNS: LazyLock<[Option<Regex>; 2]> =
         LazyLock::new(|| [TAG, DIGEST].map(|pattern| Regex::new(pattern).ok()));

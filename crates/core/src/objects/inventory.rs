@@ -1,4 +1,4 @@
-//! What a node's own list of images says.
+//! The list of images in a node's own status.
 //!
 //! `node.status.images` holds the largest images of the node, as many as the
 //! kubelet's `nodeStatusMaxImages` allows (50 unless configured), each with its
@@ -52,7 +52,7 @@ impl Listed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory(Vec<Arc<Listed>>);
 
-/// What an inventory says of an image.
+/// What a node's list shows of an image: that it is there, that it is not, or neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sighting<'a> {
     /// It is there.
@@ -137,7 +137,7 @@ pub struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// What the list says of `image`, whose size is `size` bytes, if that is known.
+    /// Looks `image` up in the list. `size` is its size in bytes, if that is known.
     /// A list of `full` images or more may have been cut.
     #[must_use]
     pub fn sight(&self, image: &Reference, size: Option<u64>, full: usize) -> Sighting<'a> {

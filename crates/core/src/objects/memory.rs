@@ -1,4 +1,4 @@
-//! What Drop remembers of a node: the contents of its NodeCache.
+//! The memory of a node: the contents of its NodeCache.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -31,7 +31,7 @@ const THROTTLED_FOR: SignedDuration = SignedDuration::from_secs(20);
 const MAX_REASON: usize = 128;
 const MAX_MESSAGE: usize = 300;
 
-/// What was pulled onto one node, when, and what failed.
+/// The pulls, evictions and failures of one node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
     /// The last pull Pod whose outcome is in here.
@@ -53,10 +53,10 @@ pub struct Record {
     pub pulled: Option<Pulled>,
     /// Since when it is known to be there without a pull.
     pub found_at: Option<Timestamp>,
-    /// What the runtime called the image that was pulled, if it reported that; or the digest that
+    /// The ID that the runtime reported for the pulled image, if it reported one; or the digest that
     /// was found, where it was the newest of its tag.
     pub id: Option<ImageId>,
-    /// What was pulled instead, where admission has rewritten the reference. Boxed, because most have none.
+    /// The reference that was pulled instead, where admission has rewritten it. Boxed, because most have none.
     pub pulled_as: Option<Box<Reference>>,
     /// The evictions so far. Boxed, because most have none.
     pub eviction: Option<Box<Eviction>>,
@@ -75,9 +75,9 @@ pub struct Record {
 /// An image that was there and was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Eviction {
-    /// How often, without staying for long in between.
+    /// The number of evictions, without a long stay of the image in between.
     pub count: u32,
-    /// When it was last noticed.
+    /// When Drop last noticed an eviction.
     pub at: Timestamp,
 }
 
@@ -93,7 +93,7 @@ pub struct Pulled {
 /// Failures in a row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
-    /// Whose failure it is.
+    /// The part of the system that caused them.
     pub scope: FailureScope,
     /// The kubelet's reason.
     pub reason: Name,
@@ -123,7 +123,7 @@ pub struct Settlement {
     pub result: Result<Option<SignedDuration>, Name>,
 }
 
-/// What recording a Pod needs besides the Pod.
+/// The data that recording a Pod needs besides the Pod.
 pub struct Context<'a> {
     /// The current time.
     pub now: Timestamp,
@@ -390,7 +390,7 @@ fn whole_seconds(duration: SignedDuration) -> u32 {
     u32::try_from(duration.as_secs().max(0)).unwrap_or(u32::MAX)
 }
 
-/// Takes out of a NodeCache's status what a [`Memory`] holds of it.
+/// Clears the fields of a NodeCache's status that a [`Memory`] holds.
 pub fn forget(status: &mut NodeCacheStatus) {
     status.last_pod_uid = None;
     status.platform = None;
@@ -413,8 +413,8 @@ impl Record {
         self.pulled.map(|pulled| pulled.at).or(self.found_at.filter(|_| self.id.is_some()))
     }
 
-    /// Takes in that the image was removed. One that had stayed for longer than
-    /// `long` starts counting anew.
+    /// Records an eviction of the image. If the image had stayed for longer than
+    /// `long`, the count starts anew.
     pub fn evict(&mut self, now: Timestamp, long: SignedDuration) {
         let stayed = self.present_since().map(|since| now.duration_since(since));
         let before = self.eviction.as_ref().filter(|_| stayed.is_some_and(|stayed| stayed <= long));
@@ -564,8 +564,9 @@ fn plain(reason: &str) -> Name {
     }
 }
 
-/// What a Pod's end makes of a pull that was still open, as so many were. A kubelet does not tell how
-/// far it has come with a Pod, so where several were open any of them may be the one that hangs.
+/// The outcome of a pull that was still open, as `open` pulls were, when its Pod came to its end; `None` if the end
+/// says nothing about the pull. A kubelet does not tell how far it has come with a Pod, so where several pulls were
+/// open any of them may be the one that hangs.
 fn cut_short(end: &End, open: usize) -> Option<Outcome<'static>> {
     let (reason, message) = match end {
         End::TimedOut if open == 1 => ("PullTimeout", "the pull took longer than pullTimeout"),

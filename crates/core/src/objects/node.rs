@@ -1,4 +1,4 @@
-//! What planning needs of a Node.
+//! The part of a Node that planning needs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -122,7 +122,7 @@ pub struct Taint {
     pub key: String,
     /// Its value; empty where there is none.
     pub value: String,
-    /// What it does to Pods that do not tolerate it.
+    /// Its effect on Pods that do not tolerate it.
     pub effect: TaintEffect,
 }
 

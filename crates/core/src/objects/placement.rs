@@ -1,4 +1,4 @@
-//! Which nodes an image is to be on, and why not the others.
+//! Selects the target nodes of an image, and names the reason why another node is none.
 //!
 //! The rules are Kubernetes' own: label selectors, node affinity terms
 //! (alternatives of requirements) and taints, as in
@@ -15,7 +15,7 @@ use drop_api::scheduling::{
 use crate::Name;
 use crate::objects::node::{Node, Taint};
 
-/// What an image and its PullPolicy ask of a node.
+/// The requirements of an image and its PullPolicy on a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
     /// Labels that must all be there. Image and policy may ask for different values of one.
@@ -64,8 +64,8 @@ impl fmt::Display for NotATarget<'_> {
 const TWINS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 impl Placement {
-    /// Tolerates both taints of a node that is not Ready where one is tolerated: who
-    /// tolerates the first means the node.
+    /// Tolerates both taints of a node that is not Ready where one is tolerated: the author
+    /// of that toleration means the node, and not one effect of the taint.
     pub fn tolerate_twins(&mut self) {
         for key in TWINS {
             let taint = |effect| Taint { key: key.to_owned(), value: String::new(), effect };

@@ -1,4 +1,4 @@
-//! What planning needs of a PullPolicy.
+//! The part of a PullPolicy that planning needs.
 
 use drop_api::pull_policy::{HostNetwork, LookupMode};
 use drop_api::scheduling::{NodeLabels, Toleration};

@@ -1,4 +1,4 @@
-//! A pull Pod, and what it tells about its images.
+//! A pull Pod, and the results of its images' pulls.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -53,7 +53,7 @@ pub struct Rejection {
 pub struct Container {
     /// The image that it was ordered to pull.
     pub image: Reference,
-    /// What it pulls instead, where admission has rewritten the reference.
+    /// The reference that it pulls instead of `image`, where admission has rewritten that.
     pub pulled_as: Option<Reference>,
     /// `status.imageID`, where the kubelet has set it.
     pub image_id: Option<Name>,
@@ -126,7 +126,7 @@ impl Container {
         }
     }
 
-    /// What the runtime calls the image that was pulled, where it reports that.
+    /// The ID that the runtime reports for the pulled image, if it reports one.
     #[must_use]
     pub fn id(&self) -> Option<ImageId> {
         ImageId::parse(self.image_id.as_deref()?)
@@ -173,7 +173,7 @@ impl Steps {
     }
 }
 
-/// What to expect of a Pod, and by when.
+/// The time limits of a Pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Expectations<'a> {
     /// How long it may pull.
@@ -220,7 +220,7 @@ impl PullPod {
         (now >= deadline).then_some(end)
     }
 
-    /// Until when the Pod may take its next step, and what it is if it has not by then.
+    /// The time until which the Pod may take its next step, and the Pod's end if it has not taken the step by then.
     #[must_use]
     pub fn deadline(steps: &Steps, expected: &Expectations<'_>) -> (Timestamp, End) {
         let settings = expected.settings;

@@ -14,7 +14,7 @@ use crate::interner::Texts;
 /// `docker.io/library/alpine:3.20` compare equal.
 ///
 /// The rules are those of <https://github.com/distribution/reference>. A digest
-/// wins over a tag beside it, because the tag then has no say in what is pulled.
+/// wins over a tag beside it, because container runtimes then ignore the tag.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference(Arc<str>);
 

@@ -1,4 +1,4 @@
-//! Which nodes are no machines. A virtual node runs each Pod somewhere else, so that an image pulled for one Pod is on
+//! Recognises virtual nodes. A virtual node runs each Pod on another machine, so an image pulled for one Pod is on
 //! no disk of another one, and pull Pods would only cost money.
 
 use std::collections::BTreeMap;

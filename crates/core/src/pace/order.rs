@@ -1,4 +1,4 @@
-//! Who is served first.
+//! The order in which pulls begin.
 
 use std::cmp::{Ordering, Reverse};
 
@@ -43,7 +43,7 @@ impl Urgency {
         !matches!(self, Self::Fresh { .. })
     }
 
-    /// Which of two images goes first on a node. Names decide between equals: of late ones the last
+    /// Compares two images on a node: the lesser goes first. Names decide between equals: of late ones the last
     /// goes first, as of their ranks.
     #[must_use]
     pub fn compare(&self, image: &Name, other: &Self, other_image: &Name) -> Ordering {
@@ -69,7 +69,7 @@ pub struct Candidate {
     pub begins_turn: bool,
     /// How urgent that is.
     pub urgency: Urgency,
-    /// Since when it has missed images: who waits longest wins ties.
+    /// Since when it has missed images: between equals the node that has waited longest goes first.
     pub waiting_since: Timestamp,
     /// The CachedImage that it is, which only decides between nodes that wait equally long.
     pub image: Name,

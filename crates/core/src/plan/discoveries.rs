@@ -1,4 +1,4 @@
-//! When DiscoveryPolicies ask their sources, and what they show.
+//! Runs DiscoveryPolicies when they are due, and writes their statuses.
 
 use jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! Which registries are asked for which images.
+//! Asks registries for the images whose look-up is due.
 
 use jiff::Timestamp;
 

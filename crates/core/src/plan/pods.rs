@@ -1,4 +1,4 @@
-//! What becomes of Pods that are there.
+//! Records the outcomes of Pods, and deletes Pods.
 
 use drop_api::NodeCache;
 use jiff::Timestamp;
@@ -112,13 +112,13 @@ fn record_pod(
 /// A NodeCache as it should be.
 pub(super) struct Draft {
     pub(super) memory: Memory,
-    /// All but what is in `memory`.
+    /// The fields that `memory` does not hold.
     pub(super) object: NodeCache,
     evictions: usize,
 }
 
 impl Draft {
-    /// The NodeCache with this memory, and with what the node's list adds to it.
+    /// The NodeCache with this memory, updated from the node's list of images.
     pub(super) fn new(world: &World, node: &NodeEntry, memory: Memory, now: Timestamp) -> Self {
         let (mut memory, evictions) = world.with_sightings(node, memory, now);
         let is_wanted = |image: &Reference| world.is_meant_for(image, &node.node);

@@ -78,7 +78,7 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     is_current
 }
 
-/// What makes `image` ask for the same as `child`, unless it does.
+/// The effect that makes `image` ask for the same as `child`; `None` if it does already.
 fn update(set: &ImageSet, image: &Image, child: &Child) -> Option<Effect> {
     (!image.asks_for_the_same_as(&child.image)).then(|| Effect::UpdateChild {
         set: set.name.clone(),

@@ -1,4 +1,4 @@
-//! Which pulls to start.
+//! Starts pulls as far as the gate allows.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +74,7 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// What waits under one policy.
+/// The nodes and quests that wait under one policy.
 struct Line<'a> {
     policy: &'a Policy,
     now: Timestamp,
@@ -101,7 +101,7 @@ impl Quest<'_> {
     }
 }
 
-/// What is next in a line.
+/// The next entry of a line.
 enum Next<'a> {
     Node(&'a Candidate),
     Quest(Quest<'a>),
@@ -281,7 +281,7 @@ fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], beg
     })
 }
 
-/// A DNS label: what is pulled, as far as there is room, and a hash of `identity`.
+/// A DNS label: `what`, as far as there is room, and a hash of `identity`.
 fn pod_name(what: &str, identity: &str) -> Name {
     let prefix: String = what.chars().take(50).map(|c| if c == '.' { '-' } else { c }).collect();
     format!("{}-{}", prefix.trim_end_matches('-'), short_hash(identity.as_bytes())).into()

@@ -1,4 +1,4 @@
-//! What to write: NodeCaches and statuses.
+//! Writes the NodeCaches and statuses that differ.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;

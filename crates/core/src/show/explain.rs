@@ -10,7 +10,7 @@ use crate::objects::reference::Reference;
 use crate::world::{ImageEntry, NodeEntry, World};
 use crate::{Name, gate};
 
-/// What [`explain`] is asked about: the pairs of these two, of all where there is none.
+/// The pairs of CachedImage and node that [`explain`] explains. An absent name stands for all objects of its kind.
 #[derive(Clone, Debug, Default)]
 pub struct Which {
     /// A CachedImage.
@@ -41,24 +41,24 @@ pub struct Explanation {
     pub nodes: Vec<NodeVerdict>,
 }
 
-/// What happens to the image on one node.
+/// The verdict on the image on one node.
 #[derive(Debug, Serialize)]
 pub struct NodeVerdict {
     /// The node.
     pub node: Name,
-    /// What happens.
+    /// The verdict.
     #[serde(flatten)]
     pub verdict: Verdict,
     /// The same as a sentence.
     pub message: String,
 }
 
-/// Says of images that are wanted and missing why that is so, as far as the replica knows: what is
-/// refused is known to the one that asked. After `limit` pairs there are no more. Of one image on
-/// one node it is said in any case.
+/// Explains why wanted images are missing on nodes, as far as the replica knows: only the replica that asked the API
+/// server knows of a refusal. It explains at most `limit` pairs of image and node. If `which` names an image and
+/// a node, it explains that pair even if the image is there.
 ///
 /// # Errors
-/// If the world has not what is asked about.
+/// If the world does not have the CachedImage or node that `which` names.
 pub fn explain(world: &World, now: Timestamp, which: &Which, limit: usize) -> Result<Vec<Explanation>, Unknown> {
     let unknown = |kind, name: &Name| Unknown { kind, name: name.clone() };
     let images: Vec<&ImageEntry> = match &which.cached_image {

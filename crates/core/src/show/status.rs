@@ -1,4 +1,4 @@
-//! What the API shows: statuses as projections of the [`World`].
+//! The statuses that the API shows, as projections of the [`World`].
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -43,10 +43,10 @@ pub(crate) fn cached_image<'a>(
         .failing
         .iter()
         .filter(|(node, _)| world.standing_on(node, &entry.image.name) == Some(Standing::Failed))
-        // What is never tried does not fail.
+        // An image that is never pulled does not fail.
         .filter(|_| image.pull != ImagePullPolicy::Never)
         .collect();
-    // What may be the image's own fault is told before what is a node's.
+    // A failure that may be the image's own goes before a node's failure.
     failures.sort_by_key(|(node, failure)| (failure.is_of_node(), std::cmp::Reverse(failure.at), *node));
     let only_nodes_fail = failures.first().is_some_and(|(_, failure)| failure.is_of_node());
 
@@ -298,7 +298,7 @@ pub(crate) fn is_whole(world: &World, entry: &SetEntry) -> bool {
     !matches!(world.discovery_of(&entry.set), Some(None)) && wrong(world, entry, false).is_empty()
 }
 
-/// Which of a set's CachedImages it cannot have, as sentences. `is_current` says whether it asks
+/// A sentence for each of a set's images or CachedImages that it cannot have. `is_current` says whether it asks
 /// for nothing any more, so that a refusal is over.
 fn wrong(world: &World, entry: &SetEntry, is_current: bool) -> Vec<String> {
     let foreign = entry.members.children.iter().filter_map(|child| {

@@ -63,7 +63,7 @@ pub struct ImageCounts {
 }
 
 impl Summary {
-    /// Everything but what waits: a [`Survey`] tells that.
+    /// All numbers but those of waiting pulls, which a [`Survey`] counts.
     #[must_use]
     pub fn new(world: &World) -> Self {
         let mut summary = Self { is_synced: world.is_synced(), ..Self::default() };
@@ -92,7 +92,7 @@ impl Summary {
             let counts = ImageCounts {
                 targeted: entry.tally.targeted(),
                 cached: entry.tally.there(),
-                // What is never tried does not fail.
+                // An image that is never pulled does not fail.
                 failed: if entry.image.pull == ImagePullPolicy::Never { 0 } else { entry.tally.failed },
                 consecutive_failures: world.open_rounds(&entry.image.reference) as usize,
             };
@@ -102,7 +102,7 @@ impl Summary {
     }
 }
 
-/// What happens to the images that are missing, by image and verdict.
+/// All CachedImages, with the verdicts on those that are missing on nodes.
 #[derive(Debug)]
 pub struct Overview {
     /// The numbers.
@@ -121,14 +121,14 @@ pub struct Outline {
     pub image: Reference,
     /// Nodes that have it.
     pub cached: usize,
-    /// What happens on the other target nodes, on the most of them first.
+    /// The verdicts on the other target nodes, the most frequent one first.
     pub verdicts: Vec<Group>,
 }
 
-/// Nodes on which the same happens to an image.
+/// Nodes with the same verdict on an image.
 #[derive(Debug, Serialize)]
 pub struct Group {
-    /// What happens; names and times are those of the first example.
+    /// The verdict; its names and times are those of the first example.
     #[serde(flatten)]
     pub verdict: Verdict,
     /// The same as a sentence.
@@ -142,8 +142,8 @@ pub struct Group {
 /// By the verdict's reason.
 type Groups = BTreeMap<&'static str, Group>;
 
-/// Looks at every image that is missing on every node, a part at a time: what happens between two
-/// steps may be seen in part.
+/// Looks at every image that is missing on every node, a part at a time. It may see only a part of
+/// the changes between two steps.
 #[derive(Debug, Default)]
 pub struct Survey {
     found: BTreeMap<Name, Groups>,
@@ -153,7 +153,7 @@ pub struct Survey {
 
 impl Survey {
     /// Looks at the next nodes, at about so many pairs of an image and a node, which takes about a
-    /// fifth of a microsecond each; returns what there is once those were the last ones.
+    /// fifth of a microsecond each. Returns the overview once those were the last ones.
     pub fn step(&mut self, world: &World, now: Timestamp, pairs: usize) -> Option<Overview> {
         let budget = Budget::new(world);
         let mut found = std::mem::take(&mut self.found);

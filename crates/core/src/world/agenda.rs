@@ -1,4 +1,4 @@
-//! What is to be done at a certain time although nothing happens.
+//! The work that is due at a certain time, without an event.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,7 @@ impl<K: Clone + Ord> Agenda<K> {
         self.times.get(what).copied()
     }
 
-    /// What is due at `now`, in order of time.
+    /// The keys that are due at `now`, in order of time.
     pub(super) fn due(&self, now: Timestamp) -> impl Iterator<Item = &K> {
         self.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, what)| what)
     }

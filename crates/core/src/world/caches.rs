@@ -1,4 +1,4 @@
-//! NodeCaches: what is remembered of each node.
+//! NodeCaches: the memory of each node.
 
 use drop_api::NodeCache;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use crate::time::after;
 #[derive(Debug)]
 pub(crate) struct CacheEntry {
     pub(crate) memory: Memory,
-    /// The object as it was last seen or written, without what is in `memory`.
+    /// The object as it was last seen or written, without the fields that `memory` holds.
     pub(crate) object: NodeCache,
     /// Whether the watch has shown it: a list that lacks it then means that it is gone.
     pub(super) seen: bool,
@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// Derives anew what follows from a node's memory, of which `before` was the last.
+    /// Derives anew the state that follows from a node's memory. `before` is the memory before the change.
     pub(super) fn memory_changed(&mut self, node: &Name, before: Memory, now: Timestamp) {
         let nothing = Memory::default();
         let after = self.caches.get(node).map_or(&nothing, |entry| &entry.memory);
@@ -126,7 +126,7 @@ impl World {
         self.outbox.note_by(EffectKey::Record(node), at);
     }
 
-    /// What is remembered of a node, unless it is of another machine.
+    /// The memory of a node; `None` if there is none, or only that of another machine.
     pub(crate) fn memory_of(&self, node: &Node) -> Option<&Memory> {
         let cache = self.caches.get(&node.name)?;
         (*cache.object.spec.node_uid == *node.uid).then_some(&cache.memory)

@@ -23,7 +23,7 @@ pub(crate) struct DiscoveryEntry {
     pub(crate) spec: DiscoveryPolicySpec,
     pub(crate) pipeline: Result<Arc<Pipeline>, InvalidSpec>,
     pub(crate) published: Published<DiscoveryPolicyStatus>,
-    /// What its status is to be, once that is known.
+    /// The status that it is to show, once that is known.
     pub(crate) outcome: Option<DiscoveryPolicyStatus>,
     /// Runs in a row in which a source failed.
     failures: u32,
@@ -92,7 +92,7 @@ impl World {
         self.dirty.sets.extend(concerned.map(|(set, _)| set.clone()));
     }
 
-    /// Takes in that a Secret is there in this version; who uses it asks anew.
+    /// Records the version of a Secret. DiscoveryPolicies that use the Secret ask anew.
     pub(super) fn set_secret(&mut self, name: Name, version: Name) {
         let is_first_list = self.unsynced.contains(&Kind::Secret);
         let before = self.secrets.insert(name.clone(), version.clone());

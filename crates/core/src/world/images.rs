@@ -1,4 +1,4 @@
-//! CachedImages, what is wanted for them, and on how many nodes they are.
+//! CachedImages, their target nodes, and the number of nodes that have them.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use crate::objects::reference::Reference;
 #[derive(Debug)]
 pub(crate) struct ImageEntry {
     pub(crate) image: Image,
-    /// What the image and its policy ask of nodes; `None` where the policy is missing.
+    /// The requirements of the image and its policy on nodes; `None` where the policy is missing.
     pub(crate) placement: Option<Placement>,
     pub(crate) tally: Tally,
     /// Its place among the images of its set; the first is pulled first.
@@ -270,7 +270,7 @@ impl ImageEntry {
         self.tally.targeted() == 0
     }
 
-    /// What it asks of a node. An image whose policy is missing still has its targets: they wait.
+    /// Its requirements on a node. An image whose policy is missing still has its targets: they wait.
     pub(super) fn placement(&self) -> &Placement {
         self.placement.as_ref().unwrap_or(&self.image.placement)
     }

@@ -50,7 +50,7 @@ impl<'a> Asked<'a> {
         Self { names, images, by_reference }
     }
 
-    /// What is remembered of each of the images, in the order of their names.
+    /// The record of each of the images, in the order of their names.
     fn records<'m>(&self, memory: &'m Memory) -> Vec<Option<&'m Record>> {
         let references: Vec<&Reference> = self.by_reference.iter().map(|(_, reference)| *reference).collect();
         let mut records = vec![None; self.images.len()];
@@ -63,7 +63,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// What was judged on one node.
+/// The result of judging the images on one node.
 #[derive(Default)]
 struct Judgement {
     changes: Vec<Change>,

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 /// How many times more entries a map may have than are looked up before it is searched for each.
 const SPARSE: usize = 8;
 
-/// What `map` has under each of `keys`, which are in order and may repeat. Where these are many, by one walk through both.
+/// Returns the value of each of `keys` in `map`. The keys are in order and may repeat. Where they are many, one walk
+/// through both finds the values.
 pub(super) fn look_up<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, keys: &[&K]) -> Vec<Option<&'a V>> {
     if keys.len() * SPARSE < map.len() {
         return keys.iter().map(|key| map.get(*key)).collect();

@@ -1,4 +1,4 @@
-//! What is asked of images on one node while planning.
+//! Answers the planner's questions about images on one node.
 
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -14,7 +14,7 @@ use crate::pace::backoff::Backoff;
 use crate::pace::order::Urgency;
 use crate::time::after;
 
-/// A node with what is remembered of it.
+/// A node with its memory.
 pub(crate) struct OnNode<'a> {
     world: &'a World,
     entry: &'a NodeEntry,
@@ -23,14 +23,14 @@ pub(crate) struct OnNode<'a> {
 }
 
 impl World {
-    /// The node with what is remembered of it.
+    /// The node with its memory.
     pub(crate) fn on_node<'a>(&'a self, entry: &'a NodeEntry) -> OnNode<'a> {
         OnNode { world: self, entry, memory: self.memory_of(&entry.node), has_room: OnceCell::new() }
     }
 }
 
 impl<'a> OnNode<'a> {
-    /// What is remembered of an image here.
+    /// The record of an image here.
     pub(crate) fn record(&self, image: &Reference) -> Option<&'a Record> {
         self.memory?.images.get(image)
     }
@@ -41,12 +41,12 @@ impl<'a> OnNode<'a> {
         images.into_iter().any(|(image, record)| record.pulled.is_some() && image.host() == host)
     }
 
-    /// Of how many more images it can be remembered what becomes of them.
+    /// The number of further images for which the memory has room.
     pub(crate) fn room(&self) -> usize {
         self.memory.map_or(MAX_IMAGES, Memory::room)
     }
 
-    /// Whether what becomes of `image` can be remembered.
+    /// Whether the memory has a record of `image`, or room for one.
     pub(crate) fn has_room(&self, image: &Reference) -> bool {
         *self.has_room.get_or_init(|| self.memory.is_none_or(Memory::has_room)) || self.record(image).is_some()
     }
@@ -127,7 +127,7 @@ impl<'a> OnNode<'a> {
         self.entry.hung_at.is_some() || self.memory.is_some_and(|memory| memory.node_failure.is_some())
     }
 
-    /// What distinguishes this image here from all others, for jitter.
+    /// A text that only this pair of node and image has, for jitter.
     fn pair(&self, image: &Reference) -> String {
         format!("{}/{image}", self.entry.node.name)
     }

@@ -1,4 +1,4 @@
-//! What may have to be written again, by the effect that writes it.
+//! The objects that may have to be written again, by the effect that writes them.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use crate::time::after;
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     due: Agenda<EffectKey>,
-    /// Before when some of them are not looked at, whatever changes.
+    /// The times before which some of them are not looked at, whatever changes.
     held: BTreeMap<EffectKey, Timestamp>,
 }
 
@@ -49,7 +49,7 @@ impl Outbox {
         self.note(EffectKey::Policy(name.clone()));
     }
 
-    /// Takes in what a plan found. What was written is not looked at before `held_until`.
+    /// Records a plan's finding. An object that was written is not looked at before `held_until`.
     pub(super) fn looked_at(&mut self, key: &EffectKey, look: Look, held_until: Timestamp) {
         if matches!(look, Look::Written | Look::Later(_)) {
             self.held.insert(key.clone(), held_until);
@@ -69,7 +69,7 @@ impl Outbox {
         self.held.get(key).map_or(at, |until| at.max(*until))
     }
 
-    /// Drops what is written as it should be, or cannot be written any more.
+    /// Drops an object that is written as it should be, or cannot be written any more.
     pub(super) fn remove(&mut self, key: &EffectKey) {
         self.held.remove(key);
         self.due.cancel(key);
@@ -92,17 +92,17 @@ impl World {
         self.outbox.due.due(now)
     }
 
-    /// Whether what `key` writes is to be looked at, now or later.
+    /// Whether the object that `key` writes is to be looked at, now or later.
     pub(crate) fn is_noted(&self, key: &EffectKey) -> bool {
         self.outbox.time_of(key).is_some()
     }
 
-    /// When a plan has to be made although nothing happens, because of what is known at `now`.
+    /// The next time after `now` at which a plan has to be made without an event.
     pub(crate) fn next_moment(&self, now: Timestamp) -> Option<Timestamp> {
         self.agenda.next_after(now).into_iter().chain(self.outbox.next_after(now)).min()
     }
 
-    /// Takes in what a plan found of what may have to be written.
+    /// Records a plan's findings about objects that may have to be written.
     pub(super) fn looked_at(&mut self, looks: &[(EffectKey, Look)], now: Timestamp) {
         // With every Pod's step, to look again would be work for nothing.
         let held_until = after(now, self.settings.status_interval);

@@ -179,8 +179,8 @@ impl World {
         }
     }
 
-    /// Takes in that a Pod is gone. One whose outcome is still to be recorded was deleted by somebody else,
-    /// who may do so again: that is recorded as a failure, so that none follows at once.
+    /// Removes a Pod that is gone. If its outcome is still to be recorded, another client has deleted it, and
+    /// may delete the next one too: a failure is recorded, so that no Pod follows at once.
     pub(super) fn pod_gone(&mut self, name: &Name, now: Timestamp) {
         let is_cut_short = self.pods.get(name).is_some_and(|entry| self.is_cut_short(entry));
         match self.pods.get_mut(name).filter(|_| is_cut_short) {
@@ -216,7 +216,7 @@ impl World {
         }
     }
 
-    /// Marks what a change of a Pod concerns.
+    /// Marks the node, images and policy that a change of a Pod concerns.
     pub(super) fn touch_pod(&mut self, pod: &PullPod) {
         self.dirty.places.insert(pod.node.clone());
         self.outbox.note_policy(&pod.policy);

@@ -28,7 +28,7 @@ fn is_news(before: &[Condition], after: &[Condition]) -> bool {
     }
 }
 
-/// What all statuses have in common.
+/// The properties that all statuses have in common.
 pub(crate) trait Status: Clone + PartialEq {
     fn conditions(&self) -> &[Condition];
 
@@ -81,8 +81,7 @@ pub(crate) struct Published<S> {
     pub(crate) is_confirmed: bool,
     /// Whether a write of it is under way.
     pub(super) is_under_way: bool,
-    /// What it was before each write that the watch has not shown yet, so that it may still
-    /// show that; the last ones.
+    /// The status before each of the last writes that the watch has not shown yet. The watch may still show these.
     overtaken: Vec<S>,
     pub(crate) written_at: Option<Timestamp>,
     /// Whether another object shows the progress of the whole that it is a part of.
@@ -92,8 +91,8 @@ pub(crate) struct Published<S> {
 }
 
 impl<S: Status> Published<S> {
-    /// Takes in what the watch shows. While a write is under way that is older, and it may be
-    /// for a while after its answer. Returns whether it is something else than was known.
+    /// Takes in the status that the watch shows. While a write is under way, that status is older than
+    /// the write, and it may be for a while after the answer. Returns whether the status differs from the known one.
     pub(super) fn observe(&mut self, status: S) -> bool {
         let is_same = status == self.status;
         let is_older = self.is_under_way || self.overtaken.contains(&status);

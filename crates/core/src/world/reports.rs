@@ -85,7 +85,7 @@ impl World {
         flight.is_some_and(|flight| flight.failures >= MOST_DOUBTS)
     }
 
-    /// Takes in that what an effect is about is gone: an answer tells of what was there before.
+    /// Notes that the subject of an effect is gone: an answer that still comes is about the object before.
     pub(super) fn overtake(&mut self, key: &EffectKey) {
         match self.flights.get_mut(key) {
             Some(flight) if flight.is_under_way() => flight.is_overtaken = true,

@@ -16,7 +16,7 @@ use crate::objects::image_set::{ImageSet, Members};
 #[derive(Debug)]
 pub(crate) struct SetEntry {
     pub(crate) set: ImageSet,
-    /// What it asks for.
+    /// The CachedImages that it asks for.
     pub(crate) members: Members,
     pub(crate) published: Published<CachedImageSetStatus>,
 }
@@ -88,7 +88,7 @@ impl World {
         self.outbox.note_set(&set.name);
     }
 
-    /// Derives anew what a set asks for, and the order in which that is pulled.
+    /// Derives anew the images that a set asks for, and the order of their pulls.
     pub(super) fn gather(&mut self, name: &Name) {
         let Some(entry) = self.sets.get_mut(name) else { return };
         let owned = self.children.get(&entry.set.uid).into_iter().flatten();

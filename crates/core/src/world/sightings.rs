@@ -1,4 +1,4 @@
-//! What the lists of nodes prove of images.
+//! The evidence that the lists of nodes give about images.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -14,15 +14,15 @@ use crate::objects::newest::{ImageId, Newest};
 use crate::objects::node::Readiness;
 use crate::objects::presence::{Evidence, Standing, standing};
 
-/// An image, and what is known of it whatever the node.
+/// An image, and the facts about it that hold for all nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
     pub(crate) entry: &'a ImageEntry,
     /// Per platform the least size in bytes with which a node has listed it.
     sizes: Option<&'a BTreeMap<Name, u64>>,
-    /// What the newest pulls got.
+    /// The results of the newest pulls.
     newest: Option<&'a Newest>,
-    /// What its registry serves, and since when that is known.
+    /// The manifest that its registry serves, and since when that is known.
     served: Option<&'a Served>,
     /// After which time its policy has a tag looked up again, if it does.
     repull_interval: Option<SignedDuration>,
@@ -31,7 +31,7 @@ pub(crate) struct Known<'a> {
 }
 
 impl World {
-    /// An image, and what is known of it whatever the node.
+    /// An image, and the facts about it that hold for all nodes.
     pub(crate) fn known<'a>(&'a self, entry: &'a ImageEntry) -> Known<'a> {
         let reference = &entry.image.reference;
         Known {
@@ -44,7 +44,7 @@ impl World {
         }
     }
 
-    /// What an image on a node is judged by, if `record` is what is remembered of it there.
+    /// The evidence about an image on a node, of which `record` is the record.
     pub(crate) fn evidence<'a>(
         &self,
         entry: &'a NodeEntry,
@@ -81,8 +81,8 @@ impl World {
         }
     }
 
-    /// `memory` with what the node's list proves of the images wanted there: those
-    /// that were found, and those that were evicted. Returns how many were evicted.
+    /// Returns `memory` with the images that the node's list shows as found or as evicted, of those wanted there,
+    /// and the number of evictions.
     pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
         let mut evictions = 0;
         let node_failed_at = memory.node_failed_at();

@@ -39,7 +39,7 @@ pub struct Executor {
     retired: Arc<AtomicBool>,
 }
 
-/// What all executors of a process share.
+/// The resources that all executors of a process share.
 #[derive(Clone)]
 pub struct Resources {
     /// The client for the API server.
@@ -423,8 +423,8 @@ mod tests {
     use super::*;
     use crate::fake::{Fake, Got, reply};
 
-    /// What `effect` is reported as where the API server answers so to the method of a
-    /// request, and how many requests that took.
+    /// The report about `effect` where the API server gives these answers by the method of a
+    /// request, and the number of requests.
     async fn report(effect: Effect, answers: &[(&str, u16, Value)]) -> (Report, usize) {
         drop(rustls::crypto::ring::default_provider().install_default());
         let answers: Vec<_> =

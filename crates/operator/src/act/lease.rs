@@ -21,8 +21,8 @@
 //! share it. It resigns at that moment: as soon as the watch shows the other holder, or its own renewal is refused for
 //! it.
 //!
-//! What the rules cannot see: clocks of replicas that run at different speeds, and a Lease that somebody marks as
-//! released by hand (no holder, and a duration of one second).
+//! The rules do not cover clocks of replicas that run at different speeds, nor a Lease that somebody marks as released
+//! by hand (no holder, and a duration of one second).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ pub struct Candidate {
     leadership: Leadership,
 }
 
-/// What a candidate knows of the Lease, and what follows.
+/// A candidate's knowledge of the Lease, and when the candidate may act on it.
 struct Known {
     /// The newest version. A Lease that does not exist has no resource version, and says what it said last.
     lease: Lease,
@@ -148,7 +148,7 @@ impl Candidate {
         Known { lease, act_at }
     }
 
-    /// How long whoever has written this version may rely on it. Replicas may be configured differently while they are
+    /// How long the writer of this version may rely on it. Replicas may be configured differently while they are
     /// replaced.
     fn respect(&self, lease: &Lease) -> Duration {
         let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
@@ -244,7 +244,7 @@ fn gone(lease: Lease) -> Lease {
     Lease { metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() }, ..lease }
 }
 
-/// Who holds the Lease; empty if nobody does.
+/// The holder of the Lease; empty if it has none.
 fn holder(lease: &Lease) -> &str {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
 }

@@ -38,7 +38,8 @@ const REVIEW: Duration = Duration::from_secs(10);
 /// Lets requests pass if the API server allows them.
 pub struct Guard {
     client: Client,
-    /// Until when whoever has the token may `get` the path. They are asked about again afterwards, but are no strangers.
+    /// The time until which the holder of a token may `get` the path. Afterwards Drop asks about the holder again, but
+    /// not as a stranger.
     allowed: Mutex<HashMap<Question, Instant>>,
     strangers: Arc<Semaphore>,
     /// The addresses from which a request was allowed.

@@ -22,7 +22,7 @@ use super::guard::{self, Guard};
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Clone)]
 pub struct Context {
     /// Whether every watch has synced.
@@ -203,7 +203,7 @@ mod tests {
         world
     }
 
-    /// What a replica answers that knows this world.
+    /// The routes of a replica that knows this world.
     fn served(mut world: World) -> Router {
         let (queries, mut questions) = mpsc::channel(8);
         tokio::spawn(async move {

@@ -1,5 +1,5 @@
-//! Converts Kubernetes objects into what planning needs of them. The rest of each object is dropped here, which bounds
-//! the operator's memory.
+//! Converts Kubernetes objects into the parts of them that planning needs. The rest of each object is dropped here,
+//! which bounds the operator's memory.
 
 use drop_api::names::{ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
 use drop_core::interner::{Interner, Texts};

@@ -5,7 +5,7 @@
 pub struct Token<'a> {
     pub text: &'a str,
     pub kind: Kind,
-    /// What stands right before it.
+    /// The place right before it.
     pub before: Before,
     /// How many separators are before it.
     pub segment: usize,
@@ -13,7 +13,7 @@ pub struct Token<'a> {
     pub is_segment: bool,
 }
 
-/// What a token is.
+/// The kind of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Number,
@@ -24,7 +24,7 @@ pub enum Kind {
     Architecture,
 }
 
-/// What stands before a token.
+/// The place right before a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
     /// The begin of the tag.

@@ -1,4 +1,4 @@
-//! What words in tags mean.
+//! The meaning of words in tags.
 
 /// How far a pre-release is from its release, the furthest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,7 +19,8 @@ const CODE_NAMES: [&str; 34] = [
     "sid",
 ];
 
-/// What images are built on. A number right behind it is its version, and not that of the image.
+/// Distributions and runtimes on which images are built. A number right behind such a word is the version of that base,
+/// and not of the image.
 const BASES: [&str; 28] = [
     "alma",
     "almalinux",
@@ -102,7 +103,7 @@ pub fn glued(word: &str, has_number: bool) -> Option<Stage> {
     }
 }
 
-/// Whether `word` right behind a number is one that versions have there.
+/// Whether versions have `word` right behind a number: `1.2b`, `1.2rc1`.
 pub fn is_known(word: &str) -> bool {
     is_one_of(&["a", "b", "c"], word) || is_one_of(&REVISIONS, word) || stage(word, true).is_some()
 }
@@ -117,12 +118,12 @@ pub fn is_release(word: &str) -> bool {
     is_one_of(&RELEASES, word)
 }
 
-/// Whether `word` names the one who has built what has no version: `pr-123`, `sha-1234567`.
+/// Whether `word` marks a build without a version: `pr-123`, `sha-1234567`.
 pub fn is_build(word: &str) -> bool {
     is_one_of(&BUILDS, word)
 }
 
-/// Whether images are built on what `word` names.
+/// Whether `word` names a base on which images are built.
 pub fn is_base(word: &str) -> bool {
     is_one_of(&BASES, word)
 }

@@ -118,7 +118,7 @@ fn failure(code: u16) -> Response<Body> {
     answer(code, &status)
 }
 
-/// What a connection to the server does to requests and watches.
+/// The effect of a connection to the server on requests and watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weather {
     Fine,
@@ -161,7 +161,7 @@ impl Link {
         carried_out.await.unwrap()
     }
 
-    /// What has happened after the version `from`, and what happens from now on.
+    /// The events after the version `from`, and those from now on.
     fn watch(self: Arc<Self>, from: u64) -> Response<Body> {
         let events = stream::unfold((self, from), |(link, from)| async move {
             link.server.version.subscribe().wait_for(|version| *version > from).await.unwrap();
