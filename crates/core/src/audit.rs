@@ -74,7 +74,7 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
 
 /// Nothing could start that the plan does not start: each pull that is wanted and missing, each probe and
 /// each question for a tag is held by a rule of the gate. The one exception: under its policy another
-/// pull goes first, and waits for a slot or for the delay between nodes.
+/// pull goes first, and waits for a slot of the policy or for the delay between nodes.
 fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let mut budget = Budget::new(world);
     new.iter().for_each(|order| budget.take(order));

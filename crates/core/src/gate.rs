@@ -72,9 +72,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Whether it waits for what its policy allows, and not for itself.
+    /// Whether it waits for what its policy allows, whatever its registry, and not for itself.
     pub(crate) fn waits_for_others(&self) -> bool {
-        matches!(self.rule, Rule::PolicyAllows | Rule::RegistrySlot)
+        self.rule == Rule::PolicyAllows
     }
 }
 
@@ -175,7 +175,7 @@ impl<'a> Pair<'a, '_> {
         }
         // A late pull does not continue a turn: fresh pulls of other nodes go first.
         let is_late = purpose == Purpose::Pull && self.urgency().is_late();
-        let begins_turn = is_late || self.side.node.begins_turn(&policy.name);
+        let begins_turn = is_late || self.side.node.begins_turn(self.image, policy);
         let admitted = budget.admit(policy, node, begins_turn, self.side.now);
         admitted.map_err(|verdict| Rule::PolicyAllows.waits_for(verdict))?;
         let of_host = budget.admit_host(policy, self.image.image.reference.host());

@@ -26,8 +26,6 @@ pub struct Budget<'a> {
 #[derive(Clone, Debug, Default)]
 struct Usage {
     /// Nodes with a Pod.
-    busy: BTreeSet<Name>,
-    /// Nodes with a Pod, or whose turn goes on.
     nodes: BTreeSet<Name>,
     /// Pods.
     pulls: usize,
@@ -50,13 +48,6 @@ impl<'a> Budget<'a> {
                 usage.beginning.insert(pod.node.clone());
             }
         }
-        for (policy, queue) in world.lines() {
-            // Nodes that go on with their turn come first in the queue, and keep
-            // their slot between two Pods.
-            let going_on = queue.iter().take_while(|candidate| !candidate.begins_turn);
-            let usage = usage.entry(policy.clone()).or_default();
-            usage.nodes.extend(going_on.map(|candidate| candidate.node.clone()));
-        }
         Self { world, usage, taken: BTreeMap::new(), tried: BTreeSet::new() }
     }
 
@@ -67,23 +58,18 @@ impl<'a> Budget<'a> {
     pub fn admit(&self, policy: &Policy, node: &Name, begins_turn: bool, now: Timestamp) -> Result<(), Verdict> {
         let unused = Usage::default();
         let usage = self.usage.get(&policy.name).unwrap_or(&unused);
-        if begins_turn {
-            if !usage.nodes.contains(node) && usage.nodes.len() >= policy.max_nodes {
-                return Err(Verdict::WaitingForNodeSlot { policy: policy.name.clone(), limit: policy.max_nodes });
-            }
-            if policy.min_delay > SignedDuration::ZERO {
-                if usage.beginning.iter().any(|other| other != node) {
-                    return Err(Verdict::WaitingForDelay { until: None });
-                }
-                let starts = self.world.starts(&policy.name);
-                let free_at = starts.and_then(|starts| starts.free_at(node, policy.min_delay));
-                if let Some(until) = free_at.filter(|until| *until > now) {
-                    return Err(Verdict::WaitingForDelay { until: Some(until) });
-                }
-            }
-        } else if usage.busy.iter().filter(|other| *other != node).count() >= policy.max_nodes {
-            // The limit was lowered: a turn that went on between two Pods waits.
+        if usage.nodes.iter().filter(|other| *other != node).count() >= policy.max_nodes {
             return Err(Verdict::WaitingForNodeSlot { policy: policy.name.clone(), limit: policy.max_nodes });
+        }
+        if begins_turn && policy.min_delay > SignedDuration::ZERO {
+            if usage.beginning.iter().any(|other| other != node) {
+                return Err(Verdict::WaitingForDelay { until: None });
+            }
+            let starts = self.world.starts(&policy.name);
+            let free_at = starts.and_then(|starts| starts.free_at(node, policy.min_delay));
+            if let Some(until) = free_at.filter(|until| *until > now) {
+                return Err(Verdict::WaitingForDelay { until: Some(until) });
+            }
         }
         match policy.max_pulls {
             Some(limit) if usage.pulls >= limit => {
@@ -98,12 +84,19 @@ impl<'a> Budget<'a> {
     /// # Errors
     /// The limit or delay that holds the Pod.
     pub fn admit_host(&self, policy: &Policy, host: &str) -> Result<(), Verdict> {
-        let usage = self.usage.get(&policy.name);
-        let in_use = usage.and_then(|usage| usage.hosts.get(host)).copied().unwrap_or(0);
         match policy.max_pulls_per_registry {
-            Some(limit) if in_use >= limit => Err(Verdict::WaitingForRegistrySlot { host: host.into(), limit }),
+            Some(limit) if self.free_slots(policy, host) == Some(0) => {
+                Err(Verdict::WaitingForRegistrySlot { host: host.into(), limit })
+            }
             _ => Ok(()),
         }
+    }
+
+    /// How many more Pods `policy` lets pull from `host`; `None` where it sets no limit.
+    pub(crate) fn free_slots(&self, policy: &Policy, host: &str) -> Option<usize> {
+        let usage = self.usage.get(&policy.name);
+        let in_use = usage.and_then(|usage| usage.hosts.get(host)).copied().unwrap_or(0);
+        policy.max_pulls_per_registry.map(|limit| limit.saturating_sub(in_use))
     }
 
     /// The images that the plan at hand pulls.
@@ -133,7 +126,6 @@ impl<'a> Budget<'a> {
 impl Usage {
     /// Counts one Pod.
     fn add(&mut self, node: &Name, hosts: BTreeSet<&str>) {
-        self.busy.insert(node.clone());
         self.nodes.insert(node.clone());
         self.pulls += 1;
         for host in hosts {

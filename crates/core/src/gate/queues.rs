@@ -32,7 +32,7 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     if world.pod_on(name).is_some() {
         return places;
     }
-    let mut best: BTreeMap<(&Name, bool), (Urgency, &Name)> = BTreeMap::new();
+    let mut best: BTreeMap<(&Name, bool), (Urgency, &Name, bool)> = BTreeMap::new();
     let mut wait = |until: Timestamp| places.alarm = Some(places.alarm.map_or(until, |alarm| alarm.min(until)));
     let (mut sides, nothing) = (Sides::new(world, node, now), BTreeSet::new());
     for (image, standing) in world.images_on(node, Standing::wants_pull) {
@@ -42,16 +42,17 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
             held.until.into_iter().for_each(&mut wait);
             continue;
         }
-        let found = (pair.urgency(), &image.image.name);
-        let kept = best.entry((&image.image.policy, found.0.is_late())).or_insert(found);
-        if found.0.compare(found.1, &kept.0, kept.1).is_lt() {
-            *kept = found;
+        let (urgency, name) = (pair.urgency(), &image.image.name);
+        let begins_turn = node.begins_turn(image, side.policy);
+        let kept = best.entry((&image.image.policy, urgency.is_late())).or_insert((urgency, name, begins_turn));
+        if urgency.compare(name, &kept.0, kept.1).is_lt() {
+            *kept = (urgency, name, begins_turn);
         }
     }
     let waiting_since = node.waiting_since.unwrap_or(now);
-    for ((policy, is_late), (urgency, image)) in best {
+    for ((policy, is_late), (urgency, image, begins_turn)) in best {
         // A late pull does not continue a turn: fresh pulls of other nodes go first.
-        let begins_turn = is_late || node.begins_turn(policy);
+        let begins_turn = is_late || begins_turn;
         places.candidates.push((
             policy.clone(),
             Candidate { begins_turn, urgency, waiting_since, image: image.clone(), node: name.clone() },

@@ -31,10 +31,13 @@ use crate::world::{ImageEntry, NodeEntry, World};
 /// 3. then retries, probes of images that fail, and questions for tags, by the time since when they
 ///    are overdue.
 ///
-/// One of the third kind that is overdue goes before the second, where for the longest backoff no
+/// One of the third kind that is overdue goes before all others, where for the longest backoff no
 /// Pod of the third kind was there, and a fresh pull began since. So failures take at most one turn in that time and
 /// every other turn from what was never tried, however long each of them lasts, and fresh pulls that keep coming delay
 /// no retry for ever.
+///
+/// Whoever waits for a slot of the policy or for the delay between nodes lets nobody pass but nodes that go on with
+/// their turn.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
     let mut quests = quests(world, now, plan);
@@ -57,18 +60,12 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
                 line.lets_late_first &= !is_late;
                 commit_start(order, &mut budget, plan);
             }
-            // All that follow under this policy wait with it, except a fresh pull on the node of the last
-            // start, which does not wait for itself. Anything else there would come again and again, and
-            // put off those that wait for the delay each time.
-            Err(Verdict::WaitingForDelay { until }) => {
+            Err(verdict) => {
+                if let Verdict::WaitingForDelay { until: Some(until) } = verdict {
+                    plan.wake(until);
+                }
                 plan.waiting.insert(policy.name.clone());
-                until.into_iter().for_each(|until| plan.wake(until));
-                let last = world.starts(&policy.name).and_then(|starts| starts.last());
-                line.keep_only(last.and_then(|(node, _)| world.fresh_place(node, &policy.name)));
-            }
-            Err(_) => {
-                plan.waiting.insert(policy.name.clone());
-                line.keep_only(None);
+                line.keep_turns();
             }
         }
     }
@@ -80,6 +77,8 @@ struct Line<'a> {
     now: Timestamp,
     /// Whether a retry or quest that is overdue goes before fresh pulls.
     lets_late_first: bool,
+    /// When a turn was last begun.
+    served_at: Option<Timestamp>,
     fresh: Peekable<Candidates<'a>>,
     retries: Peekable<Candidates<'a>>,
     quests: Peekable<std::vec::IntoIter<Quest<'a>>>,
@@ -107,8 +106,19 @@ enum Next<'a> {
     Quest(Quest<'a>),
 }
 
-/// The place of a line's first among those of other lines; the lesser goes first.
-type Place = (bool, Urgency, Timestamp, Name);
+/// The place of a line's first among those of other lines, which only matters where both want the same node; the
+/// lesser goes first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Whether it is no retry or quest that goes before fresh pulls.
+    yields: bool,
+    urgency: Urgency,
+    waiting_since: Timestamp,
+    begins_turn: bool,
+    /// When its policy last began a turn: of two equals the one goes first that was not served for longest.
+    served_at: Option<Timestamp>,
+    node: Name,
+}
 
 impl<'a> Line<'a> {
     fn new(world: &'a World, policy: &'a Policy, quests: Vec<Quest<'a>>, now: Timestamp) -> Self {
@@ -129,7 +139,8 @@ impl<'a> Line<'a> {
         let retries = waiting((Bound::Included(first_late), Bound::Unbounded));
         let starts = world.starts(&policy.name);
         let lets_late_first = starts.is_none_or(|starts| starts.lets_retry_first(policy.backoff.max, now));
-        Self { policy, now, lets_late_first, fresh, retries, quests: quests.into_iter().peekable() }
+        let served_at = starts.and_then(|starts| starts.last()).map(|(_, at)| *at);
+        Self { policy, now, lets_late_first, served_at, fresh, retries, quests: quests.into_iter().peekable() }
     }
 
     /// The first retry, and the first quest.
@@ -142,19 +153,29 @@ impl<'a> Line<'a> {
         let (retry, quest) = self.late();
         let late = retry.into_iter().chain(quest).min();
         match (self.fresh.peek(), late) {
-            (Some(fresh), Some(late)) => fresh.begins_turn && self.lets_late_first && late.is_overdue(self.now),
+            (Some(_), Some(late)) => self.lets_late_first && late.is_overdue(self.now),
             (None, late) => late.is_some(),
             (Some(_), None) => false,
         }
     }
 
     fn first(&mut self) -> Option<Place> {
+        let served_at = self.served_at;
         if !self.is_late_first() {
-            return self.fresh.peek().map(|it| (it.begins_turn, it.urgency, it.waiting_since, it.node.clone()));
+            let Candidate { begins_turn, urgency, waiting_since, node, .. } = self.fresh.peek()?;
+            let (begins_turn, urgency, waiting_since) = (*begins_turn, *urgency, *waiting_since);
+            return Some(Place { yields: true, urgency, waiting_since, begins_turn, served_at, node: node.clone() });
         }
         let (retry, quest) = self.late();
         let urgency = retry.into_iter().chain(quest).min()?;
-        Some((true, urgency, Timestamp::MIN, self.policy.name.clone()))
+        Some(Place {
+            yields: !(self.lets_late_first && urgency.is_overdue(self.now)),
+            urgency,
+            waiting_since: Timestamp::MIN,
+            begins_turn: true,
+            served_at,
+            node: self.policy.name.clone(),
+        })
     }
 
     fn next(&mut self) -> Option<Next<'a>> {
@@ -167,13 +188,12 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Lets nobody else start but `kept`, a fresh pull, if it is still to come.
-    fn keep_only(&mut self, kept: Option<&'a Candidate>) {
-        let next = self.fresh.peek().copied();
-        let kept = kept.filter(|kept| next.is_some_and(|next| next <= *kept));
-        let kept: Candidates<'a> = Box::new(kept.into_iter());
-        let nobody: Candidates<'a> = Box::new(std::iter::empty());
-        (self.fresh, self.retries) = (kept.peekable(), nobody.peekable());
+    /// Lets nobody else start but nodes that go on with their turn.
+    fn keep_turns(&mut self) {
+        let nobody = || -> Candidates<'a> { Box::new(std::iter::empty()) };
+        let fresh = std::mem::replace(&mut self.fresh, nobody().peekable());
+        let going_on: Candidates<'a> = Box::new(fresh.take_while(|candidate| !candidate.begins_turn));
+        (self.fresh, self.retries) = (going_on.peekable(), nobody().peekable());
         self.quests = Vec::new().into_iter().peekable();
     }
 }
@@ -199,26 +219,46 @@ fn start_turn(
     budget.admit(policy, &candidate.node, candidate.begins_turn, now)?;
     let Some(node) = world.node(&candidate.node) else { return Ok(None) };
     let side = Side::new(world, node, policy, now);
-    let batch = batch(world, &side, policy, candidate.urgency.is_late(), budget);
+    let batch = batch(world, &side, policy, candidate, budget, now);
     Ok(order(world, node, policy, &batch, candidate.begins_turn))
 }
 
 /// The images for the next Pod on a node: the most urgent one whose registry has
 /// a free slot, and with it others of the same set.
-fn batch<'a>(world: &'a World, side: &Side<'a>, policy: &Policy, is_late: bool, budget: &Budget<'_>) -> Vec<&'a Image> {
+fn batch<'a>(
+    world: &'a World,
+    side: &Side<'a>,
+    policy: &Policy,
+    candidate: &Candidate,
+    budget: &Budget<'_>,
+    now: Timestamp,
+) -> Vec<&'a Image> {
     let here = &side.here;
+    let is_late = candidate.urgency.is_late();
     let wanted = world.images_on(side.node, Standing::wants_pull);
     let wanted = wanted.filter(|(image, _)| image.image.policy == policy.name);
+    let wanted = wanted.filter(|(image, _)| budget.admit_host(policy, image.image.reference.host()).is_ok());
     let pairs = wanted.map(|(image, standing)| Pair { world, image, side, standing });
-    let startable = pairs.filter(|pair| {
-        pair.check_alone(Purpose::Pull, budget.tried()).is_ok()
-            && budget.admit_host(policy, pair.image.image.reference.host()).is_ok()
-    });
+    let startable = pairs.filter(|pair| pair.check_alone(Purpose::Pull, budget.tried()).is_ok());
     let mut images: Vec<(Urgency, &ImageEntry)> = startable.map(|pair| (pair.urgency(), pair.image)).collect();
-    images.sort_by(|(a, one), (b, other)| a.compare(&one.image.name, b, &other.image.name));
-    if is_late {
-        // Its turn has come as that of one that yields.
-        images.sort_by_key(|(urgency, _)| !urgency.is_late());
+    images.sort_by(|(a, one), (b, other)| {
+        // The turn of a retry has come as that of one that yields.
+        let by_class = (a.is_late() != is_late).cmp(&(b.is_late() != is_late));
+        by_class.then_with(|| a.compare(&one.image.name, b, &other.image.name))
+    });
+    if !candidate.begins_turn {
+        // Of each registry the most urgent image that is wanted here decides for all.
+        let is_left =
+            |host: &str, urgency| slot_is_claimed(world, policy, host, (urgency, candidate.waiting_since), budget, now);
+        let mut left: BTreeMap<&str, bool> = BTreeMap::new();
+        images.retain(|(urgency, image)| {
+            let host = image.image.reference.host();
+            !*left.entry(host).or_insert_with(|| is_left(host, *urgency))
+        });
+    }
+    if images.first().is_some_and(|(urgency, _)| urgency.is_late() != is_late) {
+        // The node has a place of its own for these.
+        return Vec::new();
     }
     let is_alone = |entry: &ImageEntry| {
         entry.is_doubted
@@ -243,6 +283,27 @@ fn batch<'a>(world: &'a World, side: &Side<'a>, policy: &Policy, is_late: bool, 
         }
     }
     batch
+}
+
+/// Whether all free slots of a registry are claimed by nodes that would begin their turn with it, and are more urgent
+/// or have waited for longer than a node that goes on. Otherwise a registry with few slots would serve nobody else until
+/// all nodes with a turn are done.
+fn slot_is_claimed(
+    world: &World,
+    policy: &Policy,
+    host: &str,
+    (urgency, waiting_since): (Urgency, Timestamp),
+    budget: &Budget<'_>,
+    now: Timestamp,
+) -> bool {
+    let Some(free) = budget.free_slots(policy, host) else { return false };
+    let beginning = world.line(&policy.name).into_iter().flatten().skip_while(|candidate| !candidate.begins_turn);
+    let before = beginning.take_while(|it| (it.urgency, it.waiting_since) < (urgency, waiting_since));
+    let is_of_host = |it: &&Candidate| world.image(&it.image).is_some_and(|it| it.image.reference.host() == host);
+    let claims = before
+        .filter(is_of_host)
+        .filter(|it| budget.busy_with(&it.node).is_none() && budget.admit(policy, &it.node, true, now).is_ok());
+    claims.take(free).count() == free
 }
 
 /// The Pod that pulls `batch` onto a node; `None` where there is nothing to pull.
@@ -393,7 +454,7 @@ fn start_quest(
         }
     }
     let Some((_, node)) = best else { return Ok(None) };
-    let begins_turn = node.begins_turn(&policy.name);
+    let begins_turn = node.begins_turn(image, policy);
     budget.admit(policy, &node.node.name, begins_turn, now)?;
     if budget.admit_host(policy, reference.host()).is_err() {
         return Ok(None);

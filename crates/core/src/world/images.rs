@@ -35,6 +35,13 @@ pub(crate) struct ImageEntry {
     pub(crate) published: Published<CachedImageStatus>,
 }
 
+impl ImageEntry {
+    /// When its present spec came to be known.
+    pub(crate) fn wanted_since(&self) -> Timestamp {
+        self.edited_at.map_or(self.seen_at, |edited_at| edited_at.max(self.seen_at))
+    }
+}
+
 /// The API server refused a Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {

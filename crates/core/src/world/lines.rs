@@ -55,7 +55,7 @@ impl World {
         if !is_busy {
             // A turn that does not go on is over.
             let goes_on = |policy: &Name| places.candidates.iter().any(|(of, it)| of == policy && !it.begins_turn);
-            entry.turn = entry.turn.take().filter(goes_on);
+            entry.turn = entry.turn.take().filter(|turn| goes_on(&turn.policy));
             let is_pulled =
                 |name: &Name| images.get(name).is_some_and(|entry| entry.image.pull != ImagePullPolicy::Never);
             let mut standings = entry.standings.iter();
@@ -65,19 +65,8 @@ impl World {
         entry.places = places.candidates;
     }
 
-    /// The place of a node's most urgent fresh pull under a policy.
-    pub(crate) fn fresh_place(&self, node: &str, policy: &Name) -> Option<&Candidate> {
-        let mut places = self.nodes.get(node)?.places.iter();
-        places.find(|(of, place)| of == policy && !place.urgency.is_late()).map(|(_, place)| place)
-    }
-
     /// The nodes that wait under a policy, in order.
     pub(crate) fn line(&self, policy: &str) -> Option<&BTreeSet<Candidate>> {
         self.queues.get(policy)
-    }
-
-    /// Every line, with its policy.
-    pub(crate) fn lines(&self) -> impl Iterator<Item = (&Name, &BTreeSet<Candidate>)> {
-        self.queues.iter()
     }
 }

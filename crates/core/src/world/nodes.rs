@@ -10,6 +10,7 @@ use super::{ImageEntry, Moment, Moves, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
 use crate::objects::node::{Node, Readiness};
+use crate::objects::policy::Policy;
 use crate::objects::presence::Standing;
 use crate::pace::order::Candidate;
 use crate::time::after;
@@ -25,8 +26,8 @@ pub(crate) struct NodeEntry {
     /// When this process first saw that its kubelet is lost. The control plane's own time comes from
     /// another clock: were that an hour ahead, a Pod would keep its slot for an hour longer.
     pub(crate) lost_since: Option<Timestamp>,
-    /// The policy whose turn of pulls is going on here.
-    pub(crate) turn: Option<Name>,
+    /// The turn of pulls that is going on here.
+    pub(crate) turn: Option<Turn>,
     /// When the last Pod was gone here whose pulls had not come to their end in time; `None` once a Pod
     /// has pulled all of its images.
     pub(crate) hung_at: Option<Timestamp>,
@@ -36,10 +37,30 @@ pub(crate) struct NodeEntry {
     pub(super) places: Vec<(Name, Candidate)>,
 }
 
+/// A node's run of pull Pods under one policy.
+#[derive(Clone, Debug)]
+pub(crate) struct Turn {
+    pub(super) policy: Name,
+    /// When it began, as far as this process knows.
+    began_at: Timestamp,
+}
+
 impl NodeEntry {
-    /// Whether a fresh pull under `policy` would begin a turn here, rather than go on with one.
-    pub(crate) fn begins_turn(&self, policy: &Name) -> bool {
-        self.turn.as_ref() != Some(policy)
+    /// Whether a pull of an image would begin a turn here, rather than go on with one.
+    ///
+    /// A turn goes on for the images that were wanted at most the longest backoff after it began. Otherwise a node for
+    /// which new images keep coming would never let another one begin.
+    pub(crate) fn begins_turn(&self, image: &ImageEntry, policy: &Policy) -> bool {
+        let turn = self.turn.as_ref().filter(|turn| turn.policy == policy.name);
+        turn.is_none_or(|turn| image.wanted_since() > after(turn.began_at, policy.backoff.max))
+    }
+
+    /// Notes that a Pod pulls under `policy`: it begins a turn, or goes on with one.
+    pub(super) fn pulls(&mut self, policy: &Name, begins_turn: bool, now: Timestamp) {
+        if begins_turn || self.turn.as_ref().is_none_or(|turn| turn.policy != *policy) {
+            self.turn = Some(Turn { policy: policy.clone(), began_at: now });
+        }
+        self.waiting_since = None;
     }
 }
 

@@ -67,7 +67,7 @@ impl World {
         self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
         self.accepted(&pod);
         let stage = Stage::Observed;
-        self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded, is_late });
+        self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded, is_late }, now);
     }
 
     /// Takes a Pod as created that was only just asked for.
@@ -107,7 +107,7 @@ impl World {
         let steps = Steps::see(&pod, None, now);
         let stage = Stage::Requested(Box::new(order.clone()));
         let begins_turn = order.begins_turn;
-        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false, is_late });
+        self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false, is_late }, now);
     }
 
     /// Whether a pull is of an image that is missing on the node, was not tried there, and fails nowhere.
@@ -120,7 +120,8 @@ impl World {
         !fails && !is_there && record.is_none_or(|record| record.failure.is_none() && !record.alone)
     }
 
-    pub(super) fn put_pod(&mut self, entry: PodEntry) {
+    pub(super) fn put_pod(&mut self, entry: PodEntry, now: Timestamp) {
+        let begins_turn = entry.begins_turn && !self.pods.contains_key(&entry.pod.name);
         self.take_pod(&entry.pod.name.clone());
         let pod = &entry.pod;
         self.pods_on.entry(pod.node.clone()).or_default().insert(pod.name.clone());
@@ -131,8 +132,7 @@ impl World {
             }
         }
         if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
-            node.turn = Some(pod.policy.clone());
-            node.waiting_since = None;
+            node.pulls(&pod.policy, begins_turn, now);
         }
         self.touch_pod(&entry.pod);
         self.pods.insert(entry.pod.name.clone(), entry);

@@ -26,6 +26,7 @@ mod secrets;
 mod sick_nodes;
 mod slow_pulls;
 mod tags;
+mod turns;
 mod waiting;
 
 use common::Lab;

@@ -111,17 +111,6 @@ fn a_long_turn_does_not_keep_other_nodes_from_beginning() {
 }
 
 #[test]
-fn the_node_of_the_last_start_does_not_wait_for_itself() {
-    let mut lab = nodes(2);
-    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("60s"));
-    lab.image_with("x", "x", under("p"));
-    lab.run(secs(20.0));
-    lab.image_with("y", "y", under("p"));
-    lab.run(secs(20.0));
-    assert_eq!(lab.starts(), ["0s a: x", "20s a: y"], "b has waited for longer, but must wait for the delay");
-}
-
-#[test]
 fn images_of_a_set_share_pods_and_others_do_not() {
     let mut lab = nodes(1);
     lab.policy("p", |policy| policy.images_per_pod = 3);

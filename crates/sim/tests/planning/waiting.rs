@@ -94,7 +94,7 @@ fn retries_that_take_all_the_time_there_is_do_not_starve_what_was_never_tried() 
     lab.run(secs(120.0));
     assert_eq!(lab.shows("good"), "Cached 2/2", "{:?}", lab.starts());
     let retries = lab.pods_of("registry-7.example/nope:1");
-    assert!(retries.len() >= 4, "and every retry has its turn: {retries:?}");
+    assert!(retries.len() >= 3, "and every retry has its turn: {retries:?}");
 }
 
 #[test]
