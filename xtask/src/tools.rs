@@ -1,5 +1,6 @@
 //! `cargo xtask tools`: everything that tests start and that is not Drop itself.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -16,24 +17,24 @@ pub(crate) struct Names {
 
 pub(crate) fn run(Names { names }: &Names) -> Result<()> {
     if names.is_empty() {
-        return build_all();
+        return build_all().map(drop);
     }
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     Tools::build(&names, &say).map(drop)
 }
 
 /// Builds and downloads all that the tests need, so that none of them has to wait for a compiler or
-/// a download; says how long it took.
-pub(crate) fn build_all() -> Result<()> {
+/// a download; says how long it took. Returns the path of the operator's binary.
+pub(crate) fn build_all() -> Result<PathBuf> {
     let began = Instant::now();
     Tools::build(&Tools::all().collect::<Vec<_>>(), &say)?;
     say("downloading the definitions of other projects");
     drop_testbed::download_definitions()?;
     book::mdbook()?;
     say("building the operator");
-    operator::build()?;
+    let operator = operator::build()?;
     say(&format!("all tools are there after {} s", began.elapsed().as_secs()));
-    Ok(())
+    Ok(operator)
 }
 
 fn say(line: &str) {

@@ -86,10 +86,12 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
             let name = &image.image.name;
             let Some(side) = sides.of(image) else { continue };
             let pair = Pair { world, image, side, standing };
-            let pulls = [(Purpose::Pull, true), (Purpose::Probe, image.is_probed)];
-            let pulls = pulls.into_iter().filter(|(_, is_meant)| *is_meant && standing.wants_pull());
-            let asks = [(Purpose::Ask, true)].into_iter().filter(|_| standing.is_there());
-            for (purpose, _) in pulls.chain(asks) {
+            let purposes = [
+                Some(Purpose::Pull).filter(|_| standing.wants_pull()),
+                Some(Purpose::Probe).filter(|_| standing.wants_pull() && image.is_probed),
+                Some(Purpose::Ask).filter(|_| standing.is_there()),
+            ];
+            for purpose in purposes.into_iter().flatten() {
                 match pair.check(purpose, &budget) {
                     Ok(()) => {
                         startable.push((&image.image.policy, format!("{name} on {} ({purpose:?})", node.node.name)))

@@ -1,6 +1,7 @@
 //! The layers of the crate: imports run one way.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,28 +35,86 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn no_module_imports_a_layer_above_its_own() {
+/// The crate's modules: by path, such as `objects::memory`, the code without comments.
+fn modules() -> BTreeMap<String, String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
-    let mut wrong = Vec::new();
-    for file in files.iter().filter(|file| !file.ends_with("lib.rs")) {
-        let module = file.strip_prefix(&root).unwrap().with_extension("");
-        let module = module.iter().next().unwrap().to_str().unwrap().to_owned();
-        let own = layer(&module).unwrap_or_else(|| panic!("{module} is in no layer"));
-        for line in fs::read_to_string(file).unwrap().lines().filter(|line| !line.trim_start().starts_with("//")) {
-            for part in line.split("crate::").skip(1) {
-                // `Name` and the re-exports of the crate's root are everybody's.
-                let several = part.strip_prefix('{').and_then(|rest| rest.split('}').next());
-                let imported = several.map_or_else(|| vec![part], |several| several.split(',').collect());
-                let names = imported.iter().map(|name| name.trim().split(|c: char| !c.is_alphanumeric() && c != '_'));
-                if names.filter_map(|mut words| layer(words.next()?)).any(|layer| layer > own) {
-                    wrong.push(format!("{}: {}", file.display(), line.trim()));
-                }
+    let code = |file: &Path| {
+        let text = fs::read_to_string(file).unwrap();
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+    };
+    let modules = files.iter().filter(|file| !file.ends_with("lib.rs")).map(|file| {
+        let path = file.strip_prefix(&root).unwrap().with_extension("");
+        let names: Vec<&str> = path.iter().map(|name| name.to_str().unwrap()).collect();
+        (names.join("::"), code(file))
+    });
+    modules.collect()
+}
+
+/// What a module's code names after `crate::`: paths such as `objects::memory::Record`.
+fn imports(code: &str) -> Vec<String> {
+    let mut imports = Vec::new();
+    for part in code.split("crate::").skip(1) {
+        let path = |text: &str| {
+            let is_of_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+            text.trim_start().chars().take_while(|c| is_of_path(*c)).collect::<String>()
+        };
+        let prefix = path(part);
+        match part.strip_prefix(&*prefix).and_then(|rest| rest.strip_prefix('{')) {
+            Some(rest) => {
+                let several = rest.split('}').next().unwrap_or_default();
+                imports.extend(several.split(',').map(|name| format!("{prefix}{}", path(name))));
             }
+            None => imports.push(prefix),
         }
     }
-    assert!(files.len() > 50, "{}", files.len());
+    imports
+}
+
+#[test]
+fn no_module_imports_a_layer_above_its_own() {
+    let modules = modules();
+    let mut wrong = Vec::new();
+    for (module, code) in &modules {
+        let own = module.split("::").next().unwrap();
+        let own = layer(own).unwrap_or_else(|| panic!("{module} is in no layer"));
+        // `Name` and the re-exports of the crate's root are everybody's.
+        let above = |import: &String| import.split("::").next().and_then(layer).is_some_and(|layer| layer > own);
+        wrong.extend(imports(code).into_iter().filter(above).map(|import| format!("{module} imports {import}")));
+    }
+    assert!(modules.len() > 50, "{}", modules.len());
     assert_eq!(wrong, [] as [String; 0]);
+}
+
+#[test]
+fn modules_import_each_other_in_circles_only_inside_world() {
+    let modules = modules();
+    let is_of_world = |module: &str| module == "world" || module.starts_with("world::");
+    let named = |import: String| {
+        let mut path = Some(import.trim_end_matches(':').to_owned());
+        while let Some(name) = path.take() {
+            if modules.contains_key(&name) {
+                return Some(name);
+            }
+            path = name.rsplit_once("::").map(|(parent, _)| parent.to_owned());
+        }
+        None
+    };
+    let others = modules.iter().filter(|(module, _)| !is_of_world(module));
+    let mut graph: BTreeMap<&str, BTreeSet<String>> = others
+        .map(|(module, code)| {
+            let imports = imports(code).into_iter().filter_map(named);
+            (&**module, imports.filter(|other| other != module && !is_of_world(other)).collect())
+        })
+        .collect();
+    // What imports nothing that is left is in no circle.
+    loop {
+        let left: BTreeSet<String> = graph.keys().map(|module| (*module).to_owned()).collect();
+        graph.retain(|_, imports| imports.iter().any(|import| left.contains(import)));
+        if graph.len() == left.len() {
+            break;
+        }
+    }
+    assert_eq!(graph, BTreeMap::new());
 }

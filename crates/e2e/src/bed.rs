@@ -61,7 +61,7 @@ impl Bed {
     /// # Errors
     /// If any of it fails.
     pub fn without_operator(name: &str, flags: &[&str]) -> Result<Self> {
-        let binary = operator::build()?;
+        let binary = operator::binary()?;
         let cluster = Cluster::start(ClusterOptions::new(name), &|line| eprintln!("[{name}] {line}"))?;
         cluster.define(&crate::root().join("deploy/crds"))?;
         cluster.kubectl(&["create", "namespace", NAMESPACE])?;

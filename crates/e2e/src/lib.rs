@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub use bed::Bed;
 pub use fleet::Fleet;
 pub use https::Scraper;
-pub use operator::{Operator, build as build_operator};
+pub use operator::{Operator, binary as operator_binary};
 pub use sight::{SeenEvent, SeenPod, Sight};
 
 /// The repository's root.

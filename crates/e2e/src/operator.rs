@@ -17,11 +17,17 @@ pub struct Operator {
     pub address: String,
 }
 
-/// Builds the operator and returns the path of its binary.
+/// The environment variable with the path of a binary that was built before the tests.
+const BINARY: &str = "DROP_BINARY";
+
+/// The path of the operator's binary: that in `DROP_BINARY`, which `cargo xtask test` sets, or one that is built here.
 ///
 /// # Errors
 /// If it does not build.
-pub fn build() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os(BINARY) {
+        return Ok(PathBuf::from(binary));
+    }
     let status = drop_testbed::cargo().args(["build", "--quiet", "--package", "drop"]).status()?;
     ensure!(status.success(), "the operator does not build");
     // The test binary lies in `target/debug/deps`, the operator in `target/debug`.

@@ -123,7 +123,7 @@ fn start() -> Result<Cluster> {
     let (repository, version) = ("corewire/drop", env!("CARGO_PKG_VERSION"));
     match std::env::var_os("DROP_IMAGE") {
         Some(archive) => cluster.registry().push_archive(repository, version, &root().join(archive))?,
-        None => cluster.registry().push_program(repository, version, &drop_e2e::build_operator()?)?,
+        None => cluster.registry().push_program(repository, version, &drop_e2e::operator_binary()?)?,
     };
     for (repository, tag) in [("library/alpine", "3.20"), ("library/node", "20")] {
         cluster.registry().push(repository, tag, &ImageSpec::runnable())?;

@@ -59,7 +59,7 @@ impl Reader {
         let tools = Tools::built(&["helm", "kubernetes"])?;
         let options = ClusterOptions { api_for_pods: true, ..ClusterOptions::new("e2e-pages") };
         let cluster = Cluster::start(options, &|line| eprintln!("[e2e-pages] {line}"))?;
-        let operator = drop_e2e::build_operator()?;
+        let operator = drop_e2e::operator_binary()?;
         let registry = cluster.registry();
         for repository in ["corewire/drop", "drop"] {
             registry.push_program(repository, env!("CARGO_PKG_VERSION"), &operator)?;

@@ -20,6 +20,8 @@ const COLLECTION: SignedDuration = SignedDuration::from_mins(5);
 const LEAST_AGE: SignedDuration = SignedDuration::from_mins(2);
 /// How many images a kubelet lists unless it is configured otherwise.
 const USUALLY_LISTED: usize = 50;
+/// How many images every kubelet lists, whatever its administrator says.
+const LEAST_LISTED: usize = 3;
 /// In percent of the disk: above the first (`imageGCHighThresholdPercent`) images are removed
 /// until no more than the second is used (`imageGCLowThresholdPercent`).
 const THRESHOLDS: (u64, u64) = (85, 80);
@@ -129,13 +131,16 @@ impl Lab {
     /// image is known to be large enough.
     #[must_use]
     pub fn would_list(&self, node: &str, image: &Reference) -> bool {
-        let disk = self.api.nodes.get(node).and_then(|node| self.disks.get(&node.uid));
+        let Some(node) = self.api.nodes.get(node) else { return false };
+        let disk = self.disks.get(&node.uid);
         let mut sizes: Vec<u64> = disk.iter().flat_map(|disk| disk.images.values().map(|image| image.size)).collect();
         sizes.sort_unstable();
-        let most = self.listed_images_on(node);
+        let most = self.listed_images_on(&node.name);
         let smallest_listed = sizes.iter().rev().nth(most.saturating_sub(1));
-        sizes.len() + 1 < most
-            || (self.record.listed.contains(image)
+        // Where no length is configured, only a list of less than three is known to be complete.
+        let complete_below = if self.settings.listed_images == 0 { most.min(LEAST_LISTED) } else { most };
+        sizes.len() + 1 < complete_below
+            || (self.record.listed.contains(&(node.platform.clone(), image.clone()))
                 && smallest_listed.is_some_and(|smallest| self.size_of(image) > *smallest))
     }
 
@@ -186,7 +191,9 @@ impl Lab {
             .collect();
         images.sort_by_key(|image| Reverse(image.size));
         images.truncate(self.listed_images_on(&name));
-        self.record.listed.extend(images.iter().flat_map(|image| image.names.iter().cloned()));
+        let platform = self.api.nodes.get(&*name).map(|node| node.platform.clone()).unwrap_or_default();
+        let names = images.iter().flat_map(|image| &image.names);
+        self.record.listed.extend(names.map(|name| (platform.clone(), name.clone())));
         let inventory = Inventory::new(images.into_iter().map(Arc::new).collect());
         self.edit_node(&name, |node| node.inventory = inventory);
     }

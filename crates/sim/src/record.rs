@@ -47,8 +47,8 @@ pub struct Record {
     /// Those that the operator must know of: these images are not to be pulled again but for a
     /// tag that is followed.
     pub successes: BTreeMap<(Name, Reference), Success>,
-    /// Images that some node has listed, with their sizes.
-    pub listed: BTreeSet<Reference>,
+    /// Images that some node of a platform has listed, with their sizes.
+    pub listed: BTreeSet<(Name, Reference)>,
     /// When what is wanted where last changed.
     pub wants_changed_at: Option<Timestamp>,
     /// When anything changed that may let an image be missing, or not, on some node.

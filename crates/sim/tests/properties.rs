@@ -285,8 +285,8 @@ fn go_on(event: &mut Event) {
 /// A random cluster, after a while of mishaps.
 fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     let mut rng = Rng::new(seed);
-    // A list of three images is always too short.
-    let listed_images = if rng.chance(25) { 3 } else { 50 };
+    // A list of three images is always too short. Without a configured length it is learned from the lists.
+    let listed_images = rng.pick(&[3, 50, 50, 0]);
     let mut lab = Lab::with(Settings { listed_images, ..Settings::default() });
     lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
     lab.watch_fairness();
@@ -294,7 +294,7 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     for node in NODES.iter().take(1 + rng.index(5)) {
         join(&mut lab, &mut rng, node);
         if rng.chance(15) {
-            let machine = machine(&mut rng, seed, listed_images);
+            let machine = machine(&mut rng, listed_images);
             lab.knobs.machines.insert((*node).to_owned(), machine);
         }
     }
@@ -361,14 +361,16 @@ fn join(lab: &mut Lab, rng: &mut Rng, name: &str) {
 }
 
 /// A machine that differs from the others.
-fn machine(rng: &mut Rng, seed: u64, listed_images: usize) -> Machine {
+fn machine(rng: &mut Rng, listed_images: usize) -> Machine {
     Machine {
         disk: rng.pick(&[None, Some(150_000_000), Some(250_000_000)]),
-        // What is configured is what every node lists at least.
-        listed_images: (listed_images == 50).then(|| rng.pick(&[200, -1])),
-        // Where some nodes report bare IDs and others digests of several platforms, not every node follows a tag within
-        // the time that a lab waits for it.
-        bare_image_ids: rng.chance(50) && !follows(seed),
+        // Every node lists at least what is configured.
+        listed_images: match listed_images {
+            0 => Some(rng.pick(&[3, 20, 200, -1])),
+            50 => Some(rng.pick(&[200, -1])),
+            _ => None,
+        },
+        bare_image_ids: rng.chance(50),
     }
 }
 
@@ -395,7 +397,8 @@ fn trouble(rng: &mut Rng, node: &str) -> Trouble {
 /// Something happens to one node, one registry or one source, which the others do not have.
 fn trouble_one(lab: &mut Lab, rng: &mut Rng, node: &str) {
     let node_is_there = lab.api.nodes.contains_key(node);
-    match rng.below(10) {
+    match rng.below(11) {
+        10 => lab.set_clocks(secs(60.0 * rng.pick(&[-30.0, -1.0, 1.0, 30.0]))),
         0..5 => {
             let trouble = trouble(rng, node);
             lab.knobs.troubles.push(trouble);
