@@ -74,12 +74,11 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
 
 /// Nothing could start that the plan does not start: each pull that is wanted and missing, each probe and
 /// each question for a tag is held by a rule of the gate. The one exception: under its policy another
-/// pull goes first, and waits for a slot of the policy or for the delay between nodes.
+/// pull goes first, which the plan names, and which waits for a slot of the policy or for the delay between nodes.
 fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let mut budget = Budget::new(world);
     new.iter().for_each(|order| budget.take(order));
-    let mut startable: Vec<(&Name, String)> = Vec::new();
-    let mut has_first: BTreeSet<&Name> = plan.waiting.iter().collect();
+    let mut left = Vec::new();
     for node in world.nodes() {
         let mut sides = Sides::new(world, node, now);
         for (image, standing) in world.images_on(node, |_| true) {
@@ -92,18 +91,15 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
                 Some(Purpose::Ask).filter(|_| standing.is_there()),
             ];
             for purpose in purposes.into_iter().flatten() {
-                match pair.check(purpose, &budget) {
-                    Ok(()) => {
-                        startable.push((&image.image.policy, format!("{name} on {} ({purpose:?})", node.node.name)))
-                    }
-                    Err(held) if held.waits_for_others() => drop(has_first.insert(&image.image.policy)),
-                    Err(_) => {}
+                let first = plan.first_in_line.get(&image.image.policy);
+                let is_behind = first.is_some_and(|it| it.image != *name || it.node != node.node.name);
+                if !is_behind && pair.check(purpose, &budget).is_ok() {
+                    left.push(format!("{name} on {} ({purpose:?}) could start, and nobody goes first", node.node.name));
                 }
             }
         }
     }
-    let left = startable.into_iter().filter(|(policy, _)| !has_first.contains(policy));
-    left.map(|(_, pull)| format!("{pull} could start, and nobody goes first")).collect()
+    left
 }
 
 /// A status that no plan is to look at again shows the present state.

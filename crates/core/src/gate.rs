@@ -71,13 +71,6 @@ pub(crate) struct Held {
     in_use: Option<Verdict>,
 }
 
-impl Held {
-    /// Whether it waits for what its policy allows, whatever its registry, and not for itself.
-    pub(crate) fn waits_for_others(&self) -> bool {
-        self.rule == Rule::PolicyAllows
-    }
-}
-
 impl Rule {
     fn holds(self) -> Result<(), Held> {
         Err(Held { rule: self, until: None, in_use: None })

@@ -1,6 +1,6 @@
 //! A plan: what is done now, and when to plan again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -19,12 +19,22 @@ pub struct Plan {
     pub looks: Vec<(EffectKey, Look)>,
     /// Effects that failed, and that the plan does not want any more.
     pub(crate) dropped: Vec<EffectKey>,
-    /// Policies whose first in line waits for a slot or for the delay between nodes.
-    pub(crate) waiting: BTreeSet<Name>,
+    /// By policy the pull that goes first, where it waits for a slot or for the delay between nodes, and all others with
+    /// it.
+    pub(crate) first_in_line: BTreeMap<Name, First>,
     /// The keys of the effects.
     pub(crate) keys: BTreeSet<EffectKey>,
     /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.
     pub(crate) long_pulls: BTreeSet<Name>,
+}
+
+/// A pull that lets nobody pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct First {
+    /// The CachedImage.
+    pub(crate) image: Name,
+    /// The node.
+    pub(crate) node: Name,
 }
 
 /// A plan's finding about an object that may have to be written, and when a plan looks at the object again.

@@ -14,7 +14,7 @@ use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
 use crate::gate::{Pair, Purpose, Side, check_image, check_trouble};
 use crate::io::effect::{Effect, PodOrder, Pull};
-use crate::io::plan::Plan;
+use crate::io::plan::{First, Plan};
 use crate::objects::image::Image;
 use crate::objects::memory::Record;
 use crate::objects::node::Readiness;
@@ -60,11 +60,11 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
                 line.lets_late_first &= !is_late;
                 commit_start(order, &mut budget, plan);
             }
-            Err(verdict) => {
+            Err((verdict, first)) => {
                 if let Verdict::WaitingForDelay { until: Some(until) } = verdict {
                     plan.wake(until);
                 }
-                plan.waiting.insert(policy.name.clone());
+                plan.first_in_line.entry(policy.name.clone()).or_insert(first);
                 line.keep_turns();
             }
         }
@@ -206,17 +206,22 @@ fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
 }
 
 /// The Pod that `candidate` may start now; `None` where only this node cannot.
+///
+/// # Errors
+/// What it waits for under its policy.
 fn start_turn(
     world: &World,
     policy: &Policy,
     candidate: &Candidate,
     budget: &Budget<'_>,
     now: Timestamp,
-) -> Result<Option<PodOrder>, Verdict> {
+) -> Result<Option<PodOrder>, (Verdict, First)> {
     if budget.busy_with(&candidate.node).is_some() {
         return Ok(None);
     }
-    budget.admit(policy, &candidate.node, candidate.begins_turn, now)?;
+    let first = || First { image: candidate.image.clone(), node: candidate.node.clone() };
+    let admitted = budget.admit(policy, &candidate.node, candidate.begins_turn, now);
+    admitted.map_err(|verdict| (verdict, first()))?;
     let Some(node) = world.node(&candidate.node) else { return Ok(None) };
     let side = Side::new(world, node, policy, now);
     let batch = batch(world, &side, policy, candidate, budget, now);
@@ -402,6 +407,9 @@ fn oldest_copy(world: &World, image: &ImageEntry) -> Option<Timestamp> {
 }
 
 /// The Pod by which some node tries an image; `None` where no node can now.
+///
+/// # Errors
+/// What it waits for under its policy.
 fn start_quest(
     world: &World,
     policy: &Policy,
@@ -409,7 +417,7 @@ fn start_quest(
     budget: &Budget<'_>,
     now: Timestamp,
     plan: &mut Plan,
-) -> Result<Option<PodOrder>, Verdict> {
+) -> Result<Option<PodOrder>, (Verdict, First)> {
     let Some(image) = world.image(quest.image) else { return Ok(None) };
     let (name, reference) = (quest.image, &image.image.reference);
     let purpose = quest.purpose();
@@ -455,7 +463,8 @@ fn start_quest(
     }
     let Some((_, node)) = best else { return Ok(None) };
     let begins_turn = node.begins_turn(image, policy);
-    budget.admit(policy, &node.node.name, begins_turn, now)?;
+    let first = || First { image: name.clone(), node: node.node.name.clone() };
+    budget.admit(policy, &node.node.name, begins_turn, now).map_err(|verdict| (verdict, first()))?;
     if budget.admit_host(policy, reference.host()).is_err() {
         return Ok(None);
     }
