@@ -161,7 +161,8 @@ fn reason<'a>(
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
     let example = an_example(world, entry, policy, now);
-    if let Some(NodeEntry { node, .. }) = example.filter(|node| world.lacks_platform(entry, &node.node)) {
+    let lacks = |node: &&NodeEntry| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there());
+    if let Some(NodeEntry { node, .. }) = world.nodes().find(lacks).filter(|_| example.is_none()) {
         let verdict = Verdict::NoImageForPlatform { platform: node.platform.clone() };
         return say(verdict.reason(), format!("{progress}; {}: {verdict}", node.name));
     }
@@ -213,11 +214,14 @@ fn reason<'a>(
     }
 }
 
-/// A node that lacks the image, and whose wait tells the most: one whose turn comes rather
-/// than one that cannot pull.
+/// A node that lacks the image, and whose wait tells the most: one whose turn comes rather than one that cannot pull.
+/// `None` where the registry has no image for the platform of any such node.
 fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Timestamp) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
-    let lacks = |node: &&NodeEntry| node.standings.get(name).is_some_and(|standing| !standing.is_there());
+    let lacks = |node: &&NodeEntry| {
+        let is_there = node.standings.get(name).is_none_or(|standing| standing.is_there());
+        !is_there && !world.lacks_platform(entry, &node.node)
+    };
     let works = |node: &NodeEntry| world.trouble_of(&node.node.name).is_none();
     let can_pull =
         |node: &&NodeEntry| lacks(node) && works(node) && Side::new(world, node, policy, now).check().is_ok();

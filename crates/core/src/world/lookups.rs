@@ -28,7 +28,7 @@ use crate::time::after;
 /// that cannot be asked delays them no longer.
 const WAIT: SignedDuration = SignedDuration::from_secs(3);
 
-/// The longest wait before a registry that could not be asked is asked again.
+/// The longest wait before a registry is asked again that could not be asked, or has no image for a platform.
 const RETRY_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 /// One image at its registry.
@@ -214,10 +214,14 @@ impl World {
         })
     }
 
-    /// The shortest interval after which a tag is looked up again.
+    /// The shortest interval after which a tag is looked up again. A tag that is not followed may still get an image for
+    /// a platform that has none, for which nothing else would look.
     fn lookup_interval(&self, image: &Reference) -> Option<SignedDuration> {
         let following = self.asking(image).filter(|(entry, _)| entry.image.pull == ImagePullPolicy::Always);
-        following.filter_map(|(_, policy)| policy.repull_interval).min().filter(|_| image.digest().is_none())
+        let following = following.filter_map(|(_, policy)| policy.repull_interval);
+        let served = self.lookups.get(image).and_then(Lookup::current);
+        let lacks = |served: &Served| self.nodes.values().any(|entry| !served.manifest.serves(&entry.node.platform));
+        following.chain(served.is_some_and(lacks).then_some(RETRY_MAX)).min().filter(|_| image.digest().is_none())
     }
 
     /// Has the registry asked when it is time.

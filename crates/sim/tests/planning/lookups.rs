@@ -114,6 +114,27 @@ fn a_platform_without_an_image_gets_no_pod() {
 }
 
 #[test]
+fn a_platform_that_an_image_is_pushed_for_later_gets_it_although_nobody_follows_the_tag() {
+    let mut lab = asking(&["amd"]);
+    lab.policy("p", |policy| policy.repull_interval = None);
+    lab.knobs.platforms.insert(ALPINE.to_owned(), vec!["linux/amd64".to_owned()]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(7200.0));
+    assert_eq!(questions(&lab), 1);
+    lab.node("arm");
+    lab.edit_node("arm", |node| node.platform = "linux/arm64".into());
+    lab.run(secs(60.0));
+    assert_eq!(lab.shows("alpine"), "NoImageForPlatform 1/2");
+    lab.knobs.platforms.clear();
+    lab.push(ALPINE, NEW);
+    lab.run(secs(4000.0));
+    assert_eq!((lab.shows("alpine").as_str(), lab.record.pods.len()), ("Cached 2/2", 2));
+    let asked = questions(&lab);
+    lab.run(secs(7200.0));
+    assert_eq!(questions(&lab), asked, "nothing is missing any more");
+}
+
+#[test]
 fn where_the_registry_cannot_be_asked_one_node_asks() {
     let mut lab = asking(&["a", "b", "c"]);
     lab.knobs.out_of_reach.insert("docker.io".to_owned());
