@@ -196,7 +196,7 @@ impl<'a> Pair<'a, '_> {
         let (side, now) = (self.side, self.side.now);
         let (image, here) = (&self.image.image, &side.here);
         side.check()?;
-        if self.world.lacks_platform(&image.reference, &side.node.node) {
+        if self.world.lacks_platform(self.image, &side.node.node) {
             return Rule::ServesPlatform.holds();
         }
         if !here.has_room(&image.reference) {
@@ -229,7 +229,7 @@ impl<'a> Pair<'a, '_> {
             Rule::MayBePulled => Verdict::NeverPulled,
             Rule::IsLookedUp => Verdict::LookingUp,
             Rule::Exists => {
-                let cause = world.lookup(&image.reference).and_then(Lookup::missing).cloned();
+                let cause = world.lookup_of(self.image).and_then(Lookup::missing).cloned();
                 let cause = cause.unwrap_or_else(|| "".into());
                 Verdict::NotFound { cause, at: world.lookup_at(&image.reference) }
             }
@@ -298,8 +298,9 @@ pub(crate) fn check_image(
         None => Rule::PolicyExists.holds(),
         Some(policy) if policy.paused => Rule::NotPaused.holds(),
         Some(_) if image.image.pull == ImagePullPolicy::Never => Rule::MayBePulled.holds(),
-        Some(_) => match world.lookup(&image.image.reference) {
+        Some(_) => match world.lookup_of(image) {
             Some(lookup) if lookup.missing().is_some() => Rule::Exists.holds(),
+            Some(lookup) if lookup.waits_to_be_asked() => Rule::IsLookedUp.holds(),
             Some(lookup) => Rule::IsLookedUp.holds_before(lookup.holds_until(), now),
             None => Ok(()),
         },

@@ -18,6 +18,9 @@ pub fn step<T>(
     leads: bool,
     check: impl FnOnce(&World, &mut Plan) -> T,
 ) -> Option<(Plan, T)> {
+    if leads {
+        world.begin_to_ask(now);
+    }
     world.settle(now);
     if !leads {
         return None;

@@ -95,6 +95,8 @@ pub struct World {
     health: BTreeMap<Reference, Health>,
     /// The look-up of each wanted image whose registry is asked.
     lookups: BTreeMap<Reference, Lookup>,
+    /// Whether registries are asked by this replica: it leads, and knows everything.
+    asks: bool,
     /// Per host how its registry fares.
     registries: BTreeMap<Name, Registry>,
     /// Per wanted image and platform the least size in bytes with which a node has listed it.
@@ -177,6 +179,7 @@ impl World {
             troubled: BTreeMap::new(),
             health: BTreeMap::new(),
             lookups: BTreeMap::new(),
+            asks: false,
             registries: BTreeMap::new(),
             sizes: BTreeMap::new(),
             queues: BTreeMap::new(),

@@ -154,7 +154,14 @@ impl Lab {
                 self.agenda.add(at, Item::Answer(id, effect.key(), report));
                 return None;
             }
-            Item::Answer(id, key, report) => return self.tell(id, Event::Report(key, report)),
+            Item::Answer(id, key, report) => {
+                if let (EffectKey::LookUp(image), Report::LookedUp(answer)) = (&key, &report)
+                    && self.process(id).is_some()
+                {
+                    self.record.looked_up(image, answer, self.now);
+                }
+                return self.tell(id, Event::Report(key, report));
+            }
             Item::Watch(id, _, event) => return self.tell(id, event),
             Item::Lead(id) => return self.lead(id),
             Item::Retire(id) => self.retire(id),

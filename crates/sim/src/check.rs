@@ -66,9 +66,14 @@ impl Lab {
         let first = self.record.requests.iter().find(|(_, other)| *other == key).map(|(at, _)| *at);
         let planned_at = first.unwrap_or(sent_at);
         let policies = self.policies_in_force(&order.policy, planned_at);
+        let changed_at = self.record.readiness_changed_at.get(&*order.node);
+        let is_known = changed_at.is_none_or(|at| planned_at.duration_since(*at) > self.hearsay());
         for pull in &order.pulls {
             let is_done = !policies.iter().any(|policy| self.may_be_pulled(pull, &order.node_uid, policy, planned_at));
             faults.unless(!is_done, || format!("{} was pulled already", pull.reference));
+            let asks = self.settings.looks_up && policies.iter().all(|policy| policy.lookup == LookupMode::Auto);
+            let refuted = self.faults_of_pull(pull, &order.node_uid, planned_at).filter(|_| asks && is_known);
+            faults.0.extend(refuted);
         }
         let is_settled = self.record.wants_changed_at.is_none_or(|at| planned_at.duration_since(at) > self.hearsay());
         for object in order.pulls.iter().filter_map(|pull| self.api.images.get(&*pull.cached_image)) {
@@ -88,8 +93,6 @@ impl Lab {
             let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
             faults.unless(goes_on, || "a turn goes on that never began".to_owned());
         }
-        let changed_at = self.record.readiness_changed_at.get(&*order.node);
-        let is_known = changed_at.is_none_or(|at| planned_at.duration_since(*at) > self.hearsay());
         if let Some(node) = self.api.node_of_uid(&order.node_uid).filter(|_| is_known) {
             let is_as_allowed = policies.iter().any(|policy| {
                 let uses_it = match policy.host_network {
@@ -164,7 +167,9 @@ impl Lab {
         let asks = self.settings.looks_up && policy.lookup == LookupMode::Auto && policy.repull_interval.is_some();
         let is_behind = own.image_id != self.newest_id(&node, &pull.reference);
         let is_older = self.record.pushed.get(pull.reference.as_str()).is_some_and(|at| own.at <= *at);
-        if asks && (is_behind || is_older) {
+        let mirrors = self.knobs.digests_on.get(&*node);
+        let lags = mirrors.is_some_and(|mirrors| mirrors.contains_key(pull.reference.as_str()));
+        if asks && (is_behind || is_older || lags) {
             // The registry told that the tag has moved.
             return true;
         }
@@ -340,6 +345,9 @@ impl Lab {
         let mut faults = Faults::default();
         let times = recent.filter(|(_, other)| *other == key).count();
         faults.unless(times < BUSY.1, || format!("{key:?} is asked for {times} times within {:#}", BUSY.0));
+        if let EffectKey::LookUp(image) = &key {
+            faults.0.extend(self.faults_of_question(image));
+        }
         if matches!(effect, Effect::PatchImage { .. } | Effect::PatchSet { .. } | Effect::PatchPolicy { .. }) {
             let is_gone = matches!(effect, Effect::PatchImage { image, .. } if !self.api.images.contains_key(&**image));
             let created_at = self.record.created_at.get(&key).copied();

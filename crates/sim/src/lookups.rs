@@ -1,11 +1,16 @@
 //! Registries that are asked for images.
 
+use drop_api::GoDuration;
+use drop_core::Name;
+use drop_core::effect::Pull;
 use drop_core::lookup::{Inquiry, LookedUp};
 use drop_core::manifest::{Manifest, Variant};
 use drop_core::reference::Reference;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::Lab;
 use crate::kubelet::{bare_id, platform_digest, repository};
+use crate::record::Told;
 
 impl Lab {
     /// Asks a registry for an image, as the operator does.
@@ -38,17 +43,62 @@ impl Lab {
         LookedUp::Found(Box::new(manifest))
     }
 
+    /// What is wrong with a Pod that pulls although its registry told that it cannot.
+    pub(crate) fn faults_of_pull(&self, pull: &Pull, node_uid: &Name, planned_at: Timestamp) -> Option<String> {
+        let told = self.record.answers.get(&pull.reference).filter(|told| told.at < planned_at)?;
+        if self.record.asked_at(&pull.reference) > Some(told.asked_at) {
+            // What was told is not known any more, or may be something else by now.
+            return None;
+        }
+        if told.is_missing {
+            return Some(format!("its registry has no such image as {}", pull.reference));
+        }
+        let served = told.served.as_ref().filter(|_| told.works)?;
+        let platform = &self.api.node_of_uid(node_uid)?.platform;
+        (!served.serves(platform)).then(|| format!("its registry has no {} for {platform}", pull.reference))
+    }
+
+    /// What is wrong with a question that is asked now.
+    pub(crate) fn faults_of_question(&self, image: &Reference) -> Option<String> {
+        let told = self.record.answers.get(image)?;
+        let changed_at = self.record.questions_changed_at;
+        if changed_at.is_some_and(|at| told.asked_at <= at + self.hearsay()) {
+            // It was asked for somebody else, or with other Secrets.
+            return None;
+        }
+        let policies = || self.api.policies.values().map(|policy| &policy.spec);
+        let wait = match told {
+            Told { works: true, .. } => {
+                let intervals = policies().filter_map(|policy| policy.repull_interval.as_ref()).map(GoDuration::get);
+                intervals.chain([SignedDuration::from_hours(1)]).min()
+            }
+            Told { is_missing: true, .. } => {
+                let built_in = &self.settings.built_in_policy;
+                policies().chain([built_in]).map(|policy| policy.failure_backoff.initial.get()).min()
+            }
+            Told { .. } => None,
+        };
+        // Waits vary by ten percent.
+        let is_early = wait.is_some_and(|wait| {
+            self.now.duration_since(told.at).as_secs_f64() < 0.89 * self.at_least(wait).as_secs_f64()
+        });
+        is_early
+            .then(|| format!("the registry of {image} is asked again too soon after it was asked at {}", told.asked_at))
+    }
+
     fn manifest(&self, image: &Reference, inquiry: &Inquiry) -> Manifest {
         let digest = image.digest().map_or_else(|| self.served_digest(image), str::to_owned);
+        // What no node is of has a platform, too: an index does not know who asks.
+        let all = ["linux/amd64", "linux/arm64"].map(Name::from).into_iter();
+        let of_nodes = self.api.nodes.values().map(|node| &node.platform).chain(&inquiry.platforms).cloned();
         let served = self.knobs.platforms.get(image.as_str());
-        let is_served = |platform: &str| served.is_none_or(|served| served.iter().any(|other| other == platform));
-        let of = inquiry.platforms.iter().filter(|platform| is_served(platform)).cloned();
-        // What no node is of has a platform, too, so that it is known that there are others.
-        let others = served.into_iter().flatten().map(|platform| platform.as_str().into());
-        let mut platforms: Vec<_> = of.chain(others).collect();
+        let mut platforms: Vec<Name> = match served {
+            Some(served) => served.iter().map(|platform| platform.as_str().into()).collect(),
+            None => all.chain(of_nodes).filter(|platform| platform.len() > 1).collect(),
+        };
         platforms.sort();
         platforms.dedup();
-        let variant = |platform: drop_core::Name| {
+        let variant = |platform: Name| {
             let own = platform_digest(&digest, &platform);
             let by_platform = self.knobs.digests_by_platform.contains(image.as_str());
             let reported = if by_platform { &own } else { &digest };

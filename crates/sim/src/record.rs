@@ -6,6 +6,8 @@ use std::fmt;
 use drop_api::{CachedImageStatus, DiscoveryPolicyStatus, PullPolicySpec};
 use drop_core::effect::{EffectKey, PodOrder};
 use drop_core::event::Kind;
+use drop_core::lookup::LookedUp;
+use drop_core::manifest::Manifest;
 use drop_core::notice::Notice;
 use drop_core::reference::Reference;
 use drop_core::{Event, Name};
@@ -55,10 +57,14 @@ pub struct Record {
     pub changes: Vec<Timestamp>,
     /// When objects with a status were created.
     pub created_at: BTreeMap<EffectKey, Timestamp>,
-    /// When it last changed whether nodes are ready, by name.
+    /// When it last changed whether nodes are ready, or of which platform they are, by name.
     pub readiness_changed_at: BTreeMap<String, Timestamp>,
     /// When the operator was last restarted.
     pub restarted_at: Option<Timestamp>,
+    /// What registries last told the operator of images.
+    pub(crate) answers: BTreeMap<Reference, Told>,
+    /// When it last changed for which images, by which Secrets or under which policies registries are asked.
+    pub(crate) questions_changed_at: Option<Timestamp>,
     /// Whether clocks of operators were set.
     pub clocks_were_set: bool,
     /// When the API server last refused a Pod.
@@ -70,6 +76,21 @@ pub struct Record {
     pub history: Option<Vec<(Kind, Event)>>,
     /// What happened, as sentences for people; only where it was asked for.
     pub(crate) journal: Option<Vec<(Timestamp, String)>>,
+}
+
+/// What a registry last told of an image.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// When the operator asked.
+    pub(crate) asked_at: Timestamp,
+    /// When it heard of the answer.
+    pub(crate) at: Timestamp,
+    /// What it last served.
+    pub(crate) served: Option<Manifest>,
+    /// Whether it told that at the last question.
+    pub(crate) works: bool,
+    /// Whether it told at the last question that there is no such image.
+    pub(crate) is_missing: bool,
 }
 
 /// A pull that succeeded.
@@ -196,7 +217,27 @@ impl Record {
     /// Something is wanted that was not before.
     pub(crate) fn wanted(&mut self, at: Timestamp) {
         self.wants_changed_at = Some(at);
+        self.questions_changed_at = Some(at);
         self.changes.push(at);
+    }
+
+    /// When the operator last asked the registry of an image.
+    pub(crate) fn asked_at(&self, image: &Reference) -> Option<Timestamp> {
+        let is_it = |key: &EffectKey| matches!(key, EffectKey::LookUp(asked) if asked == image);
+        self.requests.iter().rev().find(|(_, key)| is_it(key)).map(|(at, _)| *at)
+    }
+
+    /// A registry's answer reaches the operator.
+    pub(crate) fn looked_up(&mut self, image: &Reference, answer: &LookedUp, at: Timestamp) {
+        let Some(asked_at) = self.asked_at(image) else { return };
+        let told = self.answers.entry(image.clone()).or_default();
+        told.asked_at = asked_at;
+        if let LookedUp::Found(manifest) = answer {
+            told.served = Some((**manifest).clone());
+        }
+        told.at = at;
+        told.works = told.served.is_some() && matches!(answer, LookedUp::Found(_) | LookedUp::Unchanged);
+        told.is_missing = matches!(answer, LookedUp::NotFound { .. });
     }
 
     /// What is wanted where has changed: what was pulled may be pulled again.
@@ -208,11 +249,13 @@ impl Record {
     pub(crate) fn policy_changed(&mut self, name: &str, spec: Option<PullPolicySpec>, at: Timestamp) {
         self.policies.entry(name.to_owned()).or_default().push((at, spec));
         self.changes.push(at);
+        self.questions_changed_at = Some(at);
     }
 
     /// The operator was restarted: it knows of starts from Pods and NodeCaches only.
     pub(crate) fn restarted(&mut self, api: &Api, at: Timestamp) {
         self.restarted_at = Some(at);
+        self.answers.clear();
         for pod in &mut self.pods {
             let order = &pod.order;
             let cache = api.caches.get(&*order.node).and_then(|cache| cache.status.as_ref());

@@ -139,6 +139,7 @@ impl Lab {
     pub fn secret(&mut self, name: &str) {
         let version = self.api.next_version();
         self.note(|| format!("Secret {name} is written"));
+        self.record.questions_changed_at = Some(self.now);
         self.api.secrets.insert(name.to_owned(), version);
         self.show(Kind::Secret, &secret_event((&name.to_owned(), &version)));
     }
@@ -149,6 +150,7 @@ impl Lab {
             return self.misses("Secret", name);
         }
         self.note(|| format!("Secret {name} is deleted"));
+        self.record.questions_changed_at = Some(self.now);
         self.show(Kind::Secret, &Event::Gone(Kind::Secret, name.into()));
     }
 
@@ -208,7 +210,7 @@ impl Lab {
         } else if is_target_of(&node) != is_target_of(&before) {
             self.record.changes.push(self.now);
         }
-        if node.readiness != before.readiness {
+        if node.readiness != before.readiness || node.platform != before.platform {
             self.record.readiness_changed_at.insert(name.to_owned(), self.now);
         }
         let event = Event::Node(Box::new(node));

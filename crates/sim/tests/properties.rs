@@ -17,7 +17,7 @@ use drop_api::cached_image::{ImagePullPolicy, LocalObjectReference};
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::condition;
 use drop_api::node_cache::NodeCacheStatus;
-use drop_api::pull_policy::HostNetwork;
+use drop_api::pull_policy::{HostNetwork, LookupMode};
 use drop_api::scheduling::{TaintEffect, Toleration, TolerationOperator};
 use drop_api::{CachedImageSetSpec, CachedImageSpec, CachedImageStatus, DiscoveryPolicySpec, PullPolicySpec};
 use drop_core::discovery::{Answer, Sample, Series, SourceFailure, SourceReason};
@@ -25,6 +25,7 @@ use drop_core::effect::{EffectKey, PodOrder};
 use drop_core::event::{Event, Kind, Report};
 use drop_core::explain::{Which, explain};
 use drop_core::image::Image;
+use drop_core::lookup::LookedUp;
 use drop_core::reference::Reference;
 use drop_core::survey::Survey;
 use drop_core::{Effect, Name, Settings, World, plan};
@@ -71,6 +72,9 @@ const STARVED: SignedDuration = SignedDuration::from_mins(30);
 /// So long after anything changed every DiscoveryPolicy shows what its sources say: that is its
 /// longest interval, and twice the longest time that sources take.
 const SYNCED: SignedDuration = SignedDuration::from_mins(5);
+
+/// So long after a registry works again, and has images for all platforms, the operator has asked it.
+const LOOKED_UP: SignedDuration = SignedDuration::from_mins(70);
 
 /// After so many clusters that fail no more are tried.
 const MOST_FAILURES: usize = 5;
@@ -237,14 +241,59 @@ fn planted_bugs_are_noticed_in_random_clusters() {
         ("a paused policy goes on", |lab| lab.knobs.mishear = Box::new(go_on), "the policy is paused or missing"),
     ];
     for (bug, plant, told) in plants {
-        let is_noticed = |seed: &u64| {
-            let mut lab = disturbed(*seed, plant);
-            lab.knobs.fate = Box::new(|_| Fate::Answered);
-            lab.run(secs(4.0 * 3600.0));
-            lab.take_violations().iter().any(|violation| violation.contains(told))
-        };
-        assert!((0..100).any(|seed| is_noticed(&seed)), "nobody notices that {bug}");
+        assert!((0..300).any(|seed| is_noticed(seed, plant, told)), "nobody notices that {bug}");
     }
+}
+
+#[test]
+fn planted_bugs_about_registries_are_noticed_in_random_clusters() {
+    let plants: [(&str, Plant, &str); 3] = [
+        (
+            "an image is tried that its registry does not have",
+            |lab| {
+                mislead(lab, |answer| {
+                    if let LookedUp::NotFound { message } = answer {
+                        *answer = LookedUp::Unavailable { message: message.clone(), retry_after: None };
+                    }
+                })
+            },
+            "its registry has no such image",
+        ),
+        (
+            "an image is tried on a platform that it is not for",
+            |lab| {
+                mislead(lab, |answer| {
+                    if let LookedUp::Found(manifest) = answer {
+                        manifest.platforms.clear();
+                    }
+                })
+            },
+            "its registry has no ",
+        ),
+        (
+            "a registry is asked all the time",
+            |lab| {
+                lab.knobs.mishear = Box::new(|event| {
+                    if let Event::Policy(policy, _) = event {
+                        policy.repull_interval = Some(secs(5.0));
+                    }
+                })
+            },
+            "is asked again too soon",
+        ),
+    ];
+    for (bug, plant, told) in plants {
+        let mut seeds = (0..300).filter(|seed| asks(*seed));
+        assert!(seeds.any(|seed| is_noticed(seed, plant, told)), "nobody notices that {bug}");
+    }
+}
+
+/// Whether the lab says so of a planner with this fault in the cluster of this seed.
+fn is_noticed(seed: u64, plant: Plant, told: &str) -> bool {
+    let mut lab = disturbed(seed, plant);
+    lab.knobs.fate = Box::new(|_| Fate::Answered);
+    lab.run(secs(4.0 * 3600.0));
+    lab.take_violations().iter().any(|violation| violation.contains(told))
 }
 
 /// Never starts this image.
@@ -275,6 +324,15 @@ fn forget(lab: &mut Lab, forget: fn(&mut NodeCacheStatus)) {
     });
 }
 
+/// Hears something else of registries.
+fn mislead(lab: &mut Lab, mislead: fn(&mut LookedUp)) {
+    lab.knobs.mishear = Box::new(move |event| {
+        if let Event::Report(_, Report::LookedUp(answer)) = event {
+            mislead(answer);
+        }
+    });
+}
+
 /// Hears of no policy that it is paused.
 fn go_on(event: &mut Event) {
     if let Event::Policy(policy, _) = event {
@@ -287,7 +345,7 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     let mut rng = Rng::new(seed);
     // A list of three images is always too short. Without a configured length it is learned from the lists.
     let listed_images = rng.pick(&[3, 50, 50, 0]);
-    let mut lab = Lab::with(Settings { listed_images, ..Settings::default() });
+    let mut lab = Lab::with(Settings { listed_images, looks_up: asks(seed), ..Settings::default() });
     lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
     lab.watch_fairness();
     prepare(&mut lab);
@@ -304,6 +362,9 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     for name in POLICIES {
         let spec = policy(&mut rng);
         lab.policy(name, |policy| *policy = spec);
+        if asks(seed) && rng.chance(15) {
+            lab.policy(name, |policy| policy.lookup = LookupMode::Never);
+        }
     }
     if rng.chance(30) {
         lab.knobs.private.insert(PRIVATE.to_owned(), SECRETS[0].to_owned());
@@ -312,6 +373,9 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
         if rng.chance(70) {
             lab.secret(name);
         }
+    }
+    if asks(seed) && rng.chance(30) {
+        lab.knobs.platforms.insert(rng.pick(&FULL_REFERENCES).to_owned(), vec!["linux/amd64".to_owned()]);
     }
     SOURCES.into_iter().for_each(|source| answer(&mut lab, &mut rng, source));
     for name in IMAGES.iter().take(1 + rng.index(6)) {
@@ -561,6 +625,47 @@ fn follows(seed: u64) -> bool {
     seed.is_multiple_of(8)
 }
 
+/// Whether the operator asks registries for images.
+fn asks(seed: u64) -> bool {
+    seed % 4 == 2 || seed.is_multiple_of(16)
+}
+
+/// Something happens at a registry, or to what the operator or a node sees of it.
+fn change_registry(lab: &mut Lab, rng: &mut Rng, node: &str) {
+    let image = rng.pick(&FULL_REFERENCES);
+    match rng.below(10) {
+        0 | 1 => drop(lab.knobs.out_of_reach.insert(rng.pick(&HOSTS).to_owned())),
+        2 => lab.knobs.out_of_reach.clear(),
+        3 | 4 => {
+            let platform = rng.pick(&["linux/amd64", "linux/arm64"]);
+            lab.knobs.platforms.insert(image.to_owned(), vec![platform.to_owned()]);
+            lab.push(image, &another_digest(rng));
+        }
+        5 => push_for_all_platforms(lab, rng),
+        6 => {
+            let lagging = [(image.to_owned(), rng.pick(&DIGESTS).to_owned())];
+            lab.knobs.digests_on.insert(node.to_owned(), lagging.into());
+        }
+        7 => lab.knobs.digests_on.clear(),
+        8 => {
+            let missing = format!("{image}: not found");
+            lab.knobs.broken_images.insert(image.to_owned(), ("ErrImagePull", missing.as_str()).into());
+        }
+        _ => lab.knobs.asking = secs(rng.pick(&[0.01, 2.0, 10.0])),
+    }
+}
+
+/// Lets registries have every image for all platforms. What is for other platforms has another digest.
+fn push_for_all_platforms(lab: &mut Lab, rng: &mut Rng) {
+    for image in std::mem::take(&mut lab.knobs.platforms).into_keys() {
+        lab.push(&image, &another_digest(rng));
+    }
+}
+
+fn another_digest(rng: &mut Rng) -> String {
+    format!("sha256:{:064x}", rng.below(1 << 60))
+}
+
 /// Something happens. In some clusters policies are never edited, so that limits can be recounted exactly.
 fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     let node = rng.pick(&NODES);
@@ -572,6 +677,9 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     let discovery = rng.pick(&DISCOVERIES);
     if rng.chance(10) {
         return trouble_one(lab, rng, node);
+    }
+    if asks(seed) && rng.chance(25) {
+        return change_registry(lab, rng, node);
     }
     // Sets are in some clusters only, because their images come on top.
     match rng.below(if has_sets(seed) { 52 } else { 40 }) {
@@ -705,6 +813,13 @@ fn converge(lab: &mut Lab, seed: u64) {
     for secret in SECRETS {
         lab.secret(secret);
     }
+    if asks(seed) {
+        lab.knobs.out_of_reach.clear();
+        lab.knobs.digests_on.clear();
+        push_for_all_platforms(lab, &mut Rng::new(seed + 3));
+        // A tag that nobody follows is asked for again for the sake of platforms.
+        lab.run(LOOKED_UP);
+    }
     for (n, source) in SOURCES.into_iter().enumerate() {
         let series = Series { image: REFERENCES[n].to_owned(), samples: vec![Sample { at: lab.now, value: 1.0 }] };
         lab.knobs.sources.insert(source.to_owned(), Ok(Answer::Series(vec![series])));
@@ -771,19 +886,26 @@ fn rest(lab: &mut Lab) {
     // the process before remembers that they are over.
     let now_shown = statuses(lab);
     let is_more = |key: &EffectKey| match key {
+        // What was told before is not known any more.
+        EffectKey::LookUp(_) => false,
         EffectKey::Image(image) => shown.get(&**image) != now_shown.get(&**image),
         _ => true,
     };
     let new: Vec<_> = lab.record.requests[requests..].iter().filter(|(_, key)| is_more(key)).collect();
     assert_eq!(lab.api.caches, caches, "{}: a restart of a converged world writes nothing", lab.title);
-    assert!(new.is_empty(), "{}: a restart of a converged world writes nothing: {new:?}", lab.title);
+    let differ = shown.iter().filter(|(image, status)| now_shown.get(*image) != Some(status));
+    let differ: Vec<_> = differ.map(|(image, status)| (image, status, now_shown.get(image))).collect();
+    assert!(new.is_empty(), "{}: a restart of a converged world writes nothing: {new:?}: {differ:#?}", lab.title);
 }
 
-/// What CachedImages show, besides how often they failed.
+/// What CachedImages show, besides how often they failed and what their registries said.
 fn statuses(lab: &Lab) -> BTreeMap<String, CachedImageStatus> {
     let shown = lab.api.images.iter().filter_map(|(name, image)| {
         let status = image.status.clone()?;
-        Some((name.clone(), CachedImageStatus { consecutive_failures: 0, ..status }))
+        // What a registry serves by now is asked for at each start.
+        let resolved_digest = status.resolved_digest.clone().filter(|_| status.lookup.is_none());
+        let status = CachedImageStatus { consecutive_failures: 0, lookup: None, resolved_digest, ..status };
+        Some((name.clone(), status))
     });
     shown.collect()
 }

@@ -16,9 +16,9 @@ pub struct Manifest {
 /// What one platform gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// Operating system and architecture, such as `linux/arm64`; without the variant of the architecture, because
-    /// nodes do not report theirs. `None` if the reference has one manifest and no list: some runtimes pull that
-    /// whatever its platform is.
+    /// Operating system and architecture, such as `linux/arm64`; without the variant of the architecture and the
+    /// version of the operating system, because nodes do not report theirs. `None` if the reference has one manifest
+    /// and no list, or if its list does not tell: some runtimes pull that whatever its platform is.
     pub platform: Option<Name>,
     /// The digest of the platform's manifest, `sha256:…`.
     pub digest: Name,
@@ -43,17 +43,21 @@ impl Manifest {
         self.of(platform).find_map(|variant| variant.size)
     }
 
-    /// Whether an image that a runtime calls `id` is this one; `None` where that cannot be told.
+    /// Whether an image that a runtime on this platform calls `id` is this one; `None` where that cannot be told.
     #[must_use]
-    pub fn is(&self, id: &ImageId) -> Option<bool> {
+    pub fn is(&self, id: &ImageId, platform: &str) -> Option<bool> {
         if let Some(digest) = id.digest() {
             // Without the platforms, another digest may be that of one of them.
             let is_known = !self.platforms.is_empty();
             return self.is_digest(digest).then_some(true).or(is_known.then_some(false));
         }
-        let mut configs = self.platforms.iter().filter_map(|variant| variant.config.as_deref()).peekable();
-        configs.peek()?;
-        Some(configs.any(|config| Some(config) == id.bare()))
+        if self.platforms.iter().any(|variant| variant.config.is_some() && variant.config.as_deref() == id.bare()) {
+            return Some(true);
+        }
+        // A configuration that is not known may have this ID.
+        let mut candidates = self.of(platform).peekable();
+        let is_known = candidates.peek().is_some() && candidates.all(|variant| variant.config.is_some());
+        is_known.then_some(false)
     }
 
     /// Whether a digest is that of the index or of the manifest for a platform: runtimes report either.
@@ -62,10 +66,29 @@ impl Manifest {
         *self.digest == *digest || self.platforms.iter().any(|variant| *variant.digest == *digest)
     }
 
+    /// What nodes of this platform may pull: what is for the platform itself, or else what some runtimes fall back to.
     fn of(&self, platform: &str) -> impl Iterator<Item = &Variant> {
-        let is_for = move |variant: &&Variant| variant.platform.as_deref().is_none_or(|other| other == platform);
-        self.platforms.iter().filter(is_for)
+        let is_own = move |variant: &&Variant| variant.platform.as_deref().is_none_or(|other| other == platform);
+        let has_own = self.platforms.iter().any(|variant| is_own(&variant));
+        self.platforms.iter().filter(move |variant| match variant.platform.as_deref() {
+            Some(other) if !has_own => runs(platform, other),
+            _ => is_own(variant),
+        })
     }
+}
+
+/// Whether some runtime on a node pulls an image that is for another platform, or its own.
+///
+/// containerd falls back from `amd64` to `386` and from `arm64` to `arm`
+/// (<https://github.com/containerd/platforms/blob/main/compare.go>). CRI-O does not, but which runtime a node has is not
+/// asked: to deny an image that a node can run is worse than a pull in vain.
+#[must_use]
+pub fn runs(node: &str, image: &str) -> bool {
+    let falls_back = |(node_os, node): (&str, &str), (os, image): (&str, &str)| {
+        node_os == os && matches!((node, image), ("amd64", "386") | ("arm64", "arm"))
+    };
+    node == image
+        || node.split_once('/').zip(image.split_once('/')).is_some_and(|(node, image)| falls_back(node, image))
 }
 
 #[cfg(test)]
@@ -94,26 +117,57 @@ mod tests {
         let manifest = manifest();
         let served =
             ["linux/amd64", "linux/arm", "linux/arm64", "windows/amd64", "/", ""].map(|it| manifest.serves(it));
-        assert_eq!(served, [true, true, false, false, true, true]);
+        assert_eq!(served, [true, true, true, false, true, true]);
         let unknown = Manifest { platforms: Vec::new(), ..manifest.clone() };
         assert!(unknown.serves("linux/s390x"));
         let single = Variant { platform: None, ..manifest.platforms[0].clone() };
         let single = Manifest { platforms: vec![single], ..manifest.clone() };
         assert_eq!((single.serves("linux/s390x"), single.size("linux/s390x")), (true, Some(7)));
-        assert_eq!((manifest.size("linux/amd64"), manifest.size("linux/arm64")), (Some(7), None));
+        assert_eq!((manifest.size("linux/amd64"), manifest.size("linux/s390x")), (Some(7), None));
     }
 
     #[test]
     fn an_image_is_known_by_any_of_its_ids() {
         let manifest = manifest();
-        let is = |id: String| manifest.is(&ImageId::parse(&id).unwrap());
+        let is = |id: String| manifest.is(&ImageId::parse(&id).unwrap(), "linux/amd64");
         assert_eq!(is(format!("app@sha256:{}", hex("0"))), Some(true));
         assert_eq!(is(format!("app@sha256:{}", hex("2"))), Some(true));
         assert_eq!(is(format!("app@sha256:{}", hex("c"))), Some(false), "a configuration is no manifest");
         assert_eq!((is(hex("c")), is(hex("1"))), (Some(true), Some(false)));
         let unknown = Manifest { platforms: Vec::new(), ..manifest };
         for id in [hex("c"), format!("app@sha256:{}", hex("2"))] {
-            assert_eq!(unknown.is(&ImageId::parse(&id).unwrap()), None, "{id}");
+            assert_eq!(unknown.is(&ImageId::parse(&id).unwrap(), "linux/amd64"), None, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_not_known_is_no_other_one() {
+        let manifest = manifest();
+        let is = |id: &str, platform: &str| manifest.is(&ImageId::parse(&hex(id)).unwrap(), platform);
+        assert_eq!((is("1", "linux/amd64"), is("c", "linux/arm")), (Some(false), Some(true)));
+        assert_eq!((is("1", "linux/arm"), is("1", "linux/arm64")), (None, None), "that of linux/arm is not known");
+        assert_eq!(is("1", "linux/s390x"), None, "no configuration is for it");
+        let fallback = Variant { platform: Some("linux/386".into()), config: None, ..manifest.platforms[1].clone() };
+        let both = Manifest { platforms: vec![manifest.platforms[0].clone(), fallback], ..manifest };
+        let is_one = both.is(&ImageId::parse(&hex("1")).unwrap(), "linux/amd64");
+        assert_eq!(is_one, Some(false), "a node takes what is for its own platform");
+    }
+
+    #[test]
+    fn an_image_is_denied_only_where_every_runtime_denies_it() {
+        let cases = [
+            ("linux/amd64", "linux/amd64", true),
+            ("linux/amd64", "linux/386", true),
+            ("linux/386", "linux/amd64", false),
+            ("linux/arm64", "linux/arm", true),
+            ("linux/arm", "linux/arm64", false),
+            ("linux/amd64", "linux/arm64", false),
+            ("windows/amd64", "linux/386", false),
+            ("windows/arm64", "windows/arm", true),
+            ("linux/riscv64", "linux/riscv64", true),
+        ];
+        for (node, image, expected) in cases {
+            assert_eq!(runs(node, image), expected, "{image} on {node}");
         }
     }
 }

@@ -10,6 +10,9 @@ use crate::objects::memory::{Failure, Record};
 use crate::objects::newest::{ImageId, View};
 use crate::time::after;
 
+/// The longest wait before a node whose mirror lags pulls again, unless `repullInterval` is longer.
+const MIRROR_MAX: SignedDuration = SignedDuration::from_hours(6);
+
 /// What is known of an image on a node that should have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -53,8 +56,10 @@ pub struct Evidence<'a> {
     pub sighting: Sighting<'a>,
     /// What the newest pulls got, as far as that counts for the node.
     pub newest: View<'a>,
-    /// What its registry serves, and since when that is known, if the registry is asked.
+    /// What its registry serves, and since when that is known, while the registry answers.
     pub served: Option<(&'a Manifest, Timestamp)>,
+    /// The platform of the node.
+    pub platform: &'a str,
     /// After which time its policy has a tag looked up again, if it does.
     pub repull_interval: Option<SignedDuration>,
     /// When the node last failed as a whole, while it does.
@@ -157,9 +162,17 @@ impl Evidence<'_> {
         if let Some((manifest, known_since)) = self.served {
             let listed = listed.into_iter().flat_map(|listed| listed.digests(reference));
             let listed = listed.map(|digest| ImageId::new(digest.into()));
-            let mut known = listed.chain(pulled.cloned()).filter_map(|id| manifest.is(&id)).peekable();
-            let differs = known.peek().is_some() && !known.any(|is_newest| is_newest);
-            return differs.then(|| if since < known_since { known_since } else { after(since, interval) });
+            let ids = listed.chain(pulled.cloned());
+            let are_newest: Vec<Option<bool>> = ids.map(|id| manifest.is(&id, self.platform)).collect();
+            return if are_newest.contains(&Some(true)) {
+                None
+            } else if are_newest.contains(&Some(false)) {
+                Some(pulled_again_at(since, known_since, interval))
+            } else {
+                // Where IDs cannot be compared, as with a manifest that does not tell its platforms, a copy that is
+                // older than the registry's digest may be another image.
+                (!are_newest.is_empty() && since < known_since).then_some(known_since)
+            };
         }
         let digests = listed.into_iter().flat_map(|listed| listed.digests(reference));
         let digests = digests.chain(pulled.and_then(ImageId::digest)).map(|digest| (digest, self.newest.digest()));
@@ -170,6 +183,19 @@ impl Evidence<'_> {
         let differs = known.peek().is_some() && !known.any(|is_newest| is_newest);
         differs.then(|| after(since, interval))
     }
+}
+
+/// When a node whose copy came at `since` pulls again because the registry serves something else, which is known since
+/// `known_since`.
+///
+/// A node that got its copy later got it from a mirror that lags. It waits for as long as the newer digest has been
+/// known by then, so each wait is twice the one before.
+#[must_use]
+pub fn pulled_again_at(since: Timestamp, known_since: Timestamp, interval: SignedDuration) -> Timestamp {
+    if since < known_since {
+        return known_since;
+    }
+    after(since, since.duration_since(known_since).min(MIRROR_MAX).max(interval))
 }
 
 #[cfg(test)]
@@ -234,6 +260,7 @@ mod tests {
             sighting,
             newest: newest_pulls.seen_from("linux/amd64"),
             served: None,
+            platform: "linux/amd64",
             repull_interval: Some(SignedDuration::from_secs(900)),
             node_failed_at: None,
             listed_within: SignedDuration::from_secs(120),
@@ -291,6 +318,40 @@ mod tests {
         let (record, old) = (pulled(OLD), listed(OLD));
         let judge = |now| judge(ImagePullPolicy::Always, Some(&record), Sighting::Present(&old), Some(NEW), now);
         assert_eq!((judge(899), judge(900)), (Standing::Cached, Standing::Outdated));
+    }
+
+    #[test]
+    fn a_node_whose_mirror_lags_waits_twice_as_long_each_time() {
+        let interval = SignedDuration::from_secs(300);
+        let again = |since| pulled_again_at(at(since), at(1000), interval).as_second();
+        assert_eq!(again(10), 1000, "the copy is older than the newer digest");
+        assert_eq!((again(1000), again(1300), again(1600), again(2200)), (1300, 1600, 2200, 3400));
+        assert_eq!(again(100_000), 100_000 + 6 * 3600);
+        let daily = SignedDuration::from_hours(24);
+        assert_eq!(pulled_again_at(at(2000), at(1000), daily), at(2000 + 24 * 3600));
+    }
+
+    #[test]
+    fn a_copy_whose_id_cannot_be_compared_is_pulled_once_for_each_digest_of_the_registry() {
+        let (image, record, listed) = (image(ImagePullPolicy::Always), pulled(OLD), listed(OLD));
+        let serves = |digest: &str, known_since| {
+            let manifest = Manifest { digest: digest.into(), platforms: Vec::new() };
+            let evidence = Evidence {
+                image: &image,
+                record: Some(&record),
+                sighting: Sighting::Present(&listed),
+                newest: View::default(),
+                served: Some((&manifest, at(known_since))),
+                platform: "linux/amd64",
+                repull_interval: Some(SignedDuration::from_secs(900)),
+                node_failed_at: None,
+                listed_within: SignedDuration::from_secs(120),
+            };
+            standing(&evidence, at(10_000)).0
+        };
+        assert_eq!(serves(OLD, 100), Standing::Cached);
+        assert_eq!(serves(NEW, 100), Standing::Outdated, "its manifest does not tell what platforms get");
+        assert_eq!(serves(NEW, 0), Standing::Cached, "it was pulled since");
     }
 
     #[test]

@@ -20,8 +20,9 @@ pub enum Urgency {
         /// Its place in its set.
         rank: usize,
     },
-    /// It failed here or elsewhere, was refused, may be the one of several that hung, or the node is in
-    /// trouble. One class for all, so that none of these kinds takes every turn of another.
+    /// It failed here or elsewhere, was refused, or may be the one of several that hung; or the node is in
+    /// trouble, or its mirror lags behind the registry. One class for all, so that none of these kinds takes every
+    /// turn of another.
     Late {
         /// From when on it no longer yields to fresh pulls.
         overdue_from: Timestamp,

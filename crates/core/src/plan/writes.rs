@@ -15,7 +15,7 @@ use crate::pace::backoff::Backoff;
 use crate::show::status;
 use crate::time::after;
 use crate::world::published::is_progress;
-use crate::world::{CacheEntry, ImageEntry, NodeEntry, Published, Status, World};
+use crate::world::{CacheEntry, ImageEntry, Lookup, NodeEntry, Published, Status, World};
 
 /// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
@@ -84,6 +84,13 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
                 plan.looks.push((key.clone(), Look::Deferred(shown_at)));
                 continue;
             }
+        }
+        // An answer that is due within seconds decides what to show.
+        let answer_due_by = world.lookup_of(entry).and_then(Lookup::holds_until).filter(|at| *at > now);
+        if let Some(at) = answer_due_by.filter(|_| is_progress(&status.conditions)) {
+            plan.wake(at);
+            plan.looks.push((key.clone(), Look::Deferred(at)));
+            continue;
         }
         let notice = notice::of_image(&entry.image, &entry.published.status, &status);
         let notice = notice.filter(|notice| notice.reason != notice::CACHED || !is_roll_out(world, entry, now));

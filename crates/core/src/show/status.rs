@@ -54,12 +54,13 @@ pub(crate) fn cached_image<'a>(
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
-    let lookup = match world.lookup(&image.reference) {
+    let lookup = match world.lookup_of(entry) {
         // A process that has only just started knows nothing better than what the one before it wrote.
         Some(lookup) if lookup.is_pending() => entry.published.status.lookup.clone(),
         lookup => lookup.and_then(Lookup::status),
     };
-    let served = lookup.as_ref().and_then(|lookup| lookup.digest.as_deref());
+    let known = lookup.as_ref().and_then(|lookup| lookup.digest.as_deref());
+    let served = known.filter(|_| lookup.as_ref().is_some_and(|lookup| lookup.message.is_none()));
     let last_failure = health.failing.values().map(|failure| failure.at).max();
     let in_a_row = failures.iter().map(|(_, failure)| failure.count).max().unwrap_or(0).max(health.open_rounds());
     CachedImageStatus {
@@ -79,7 +80,7 @@ pub(crate) fn cached_image<'a>(
         nodes_ready: count(tally.there()),
         nodes_pulling: count(pulling.len()),
         nodes_failed: count(tally.failed),
-        resolved_digest: served.or_else(|| newest?.id.as_ref()?.digest()).map(str::to_owned),
+        resolved_digest: served.or_else(|| newest?.id.as_ref()?.digest()).or(known).map(str::to_owned),
         lookup,
         last_pulled_at: newest.map(|success| success.at),
         last_attempted_at: newest.map(|success| success.at).max(last_failure),
@@ -140,7 +141,7 @@ fn reason<'a>(
         };
         return say(reason, format!("{node}: {}{others}", failure.message));
     }
-    if let Some(missing) = world.lookup(&image.reference).and_then(Lookup::missing) {
+    if let Some(missing) = world.lookup_of(entry).and_then(Lookup::missing) {
         return say("ErrImagePull", missing.to_string());
     }
     if policy.paused && pulling.is_empty() {
@@ -160,7 +161,8 @@ fn reason<'a>(
         return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
     }
     let example = an_example(world, entry, policy, now);
-    if let Some(NodeEntry { node, .. }) = example.filter(|node| world.lacks_platform(&image.reference, &node.node)) {
+    let lacks = |node: &&NodeEntry| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there());
+    if let Some(NodeEntry { node, .. }) = world.nodes().find(lacks).filter(|_| example.is_none()) {
         let verdict = Verdict::NoImageForPlatform { platform: node.platform.clone() };
         return say(verdict.reason(), format!("{progress}; {}: {verdict}", node.name));
     }
@@ -212,11 +214,14 @@ fn reason<'a>(
     }
 }
 
-/// A node that lacks the image, and whose wait tells the most: one whose turn comes rather
-/// than one that cannot pull.
+/// A node that lacks the image, and whose wait tells the most: one whose turn comes rather than one that cannot pull.
+/// `None` where the registry has no image for the platform of any such node.
 fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Timestamp) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
-    let lacks = |node: &&NodeEntry| node.standings.get(name).is_some_and(|standing| !standing.is_there());
+    let lacks = |node: &&NodeEntry| {
+        let is_there = node.standings.get(name).is_none_or(|standing| standing.is_there());
+        !is_there && !world.lacks_platform(entry, &node.node)
+    };
     let works = |node: &NodeEntry| world.trouble_of(&node.node.name).is_none();
     let can_pull =
         |node: &&NodeEntry| lacks(node) && works(node) && Side::new(world, node, policy, now).check().is_ok();

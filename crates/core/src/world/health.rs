@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use drop_api::node_cache::FailureScope;
 use jiff::Timestamp;
 
-use super::{ImageEntry, Lookup, World};
+use super::{ImageEntry, World};
 use crate::Name;
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::memory::{Failure, Record};
@@ -195,13 +195,16 @@ impl World {
         if image.pull != ImagePullPolicy::Always || image.reference.digest().is_some() || wanted.tally.there() == 0 {
             return None;
         }
-        // Nobody has to pull for what the registry tells.
-        if self.lookup(&image.reference).is_some_and(Lookup::works) {
+        // Nobody has to pull for what the registry tells, or is about to.
+        let lookup = self.lookup_of(wanted);
+        if lookup.is_some_and(|lookup| lookup.works() || lookup.is_pending()) {
             return None;
         }
         let health = self.health.get(&image.reference);
         let success = health.and_then(|health| health.success.as_ref());
         let answered_at = health.and_then(|health| health.newest.oldest_answer()).or(success.map(|success| success.at));
+        // The registry answered for all groups of nodes.
+        let answered_at = answered_at.max(self.looked_up_at(wanted));
         let due = answered_at.map_or(wanted.seen_at, |at| after(at, interval));
         // A failure on a node that has the image is a failed question.
         let is_question = |node: &str| self.standing_on(node, &image.name).is_some_and(Standing::is_there);

@@ -88,6 +88,8 @@ impl World {
             self.own(&image);
             self.unwant(&old);
             self.want(&image);
+            // An edit may have mended what failed.
+            self.ask_again(&image.reference);
         } else {
             // One of this name may have gone a moment ago.
             self.forget_standings(&name);

@@ -2,7 +2,7 @@
 //!
 //! A registry is asked once for each reference in the whole cluster: when it is first wanted, and as often as
 //! `repullInterval` says where its tag is followed. While it cannot be asked, nodes find out by pulling, as without
-//! look-ups.
+//! look-ups: what it said before decides nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,22 +11,24 @@ use drop_api::cached_image::LookupStatus;
 use drop_api::pull_policy::LookupMode;
 use jiff::{SignedDuration, Timestamp};
 
-use super::World;
+use super::{ImageEntry, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
+use crate::io::flights::Flight;
 use crate::io::lookup::{Inquiry, LookedUp};
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::manifest::Manifest;
 use crate::objects::node::Node;
+use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
-use crate::pace::backoff::Backoff;
+use crate::pace::backoff::{Backoff, stretched};
 use crate::time::after;
 
 /// How long pulls of an image wait for its registry's first answer, which usually comes within a second. A registry
 /// that cannot be asked delays them no longer.
 const WAIT: SignedDuration = SignedDuration::from_secs(3);
 
-/// The longest wait before a registry that could not be asked is asked again.
+/// The longest wait before a registry is asked again that could not be asked, or has no image for a platform.
 const RETRY_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 /// One image at its registry.
@@ -38,8 +40,26 @@ pub(crate) struct Lookup {
     failure: Option<Failure>,
     /// When the last answer came.
     answered_at: Option<Timestamp>,
-    /// Until when pulls wait for the first answer.
-    held_until: Option<Timestamp>,
+    /// When the registry last told what it serves.
+    told_at: Option<Timestamp>,
+    /// Whether to ask again although the answer is not old: it was for other credentials.
+    asks_again: bool,
+    /// Whether pulls wait for the first answer.
+    hold: Hold,
+    /// Names of the pull secrets of the CachedImages on whose behalf the registry is asked.
+    secrets: Vec<Name>,
+}
+
+/// Whether pulls wait for a registry's first answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum Hold {
+    /// They do not, because the registry has failed to answer for another image.
+    #[default]
+    Never,
+    /// This replica may not ask yet.
+    UntilAsked,
+    /// Until then at the latest.
+    Until(Timestamp),
 }
 
 /// What the registry serves.
@@ -61,9 +81,9 @@ struct Failure {
 }
 
 impl Lookup {
-    /// What the registry serves, as far as it is known.
-    pub(crate) fn served(&self) -> Option<&Served> {
-        self.served.as_ref()
+    /// What the registry serves, while it answers. One that fails may serve something else by now, and nodes find out.
+    pub(crate) fn current(&self) -> Option<&Served> {
+        self.served.as_ref().filter(|_| self.works())
     }
 
     /// The registry's words, if it said at the last question that there is no such image.
@@ -73,17 +93,25 @@ impl Lookup {
 
     /// Whether the registry told at the last question what it serves.
     pub(crate) fn works(&self) -> bool {
-        self.answered_at.is_some() && self.failure.is_none()
+        self.told_at.is_some() && self.failure.is_none()
     }
 
-    /// Whether nothing is known yet.
+    /// Whether the first answer has not come yet.
     pub(crate) fn is_pending(&self) -> bool {
-        self.answered_at.is_none() && self.served.is_none() && self.failure.is_none()
+        self.answered_at.is_none()
+    }
+
+    /// Whether pulls wait until this replica may ask.
+    pub(crate) fn waits_to_be_asked(&self) -> bool {
+        self.is_pending() && self.hold == Hold::UntilAsked
     }
 
     /// Until when pulls wait for the first answer, if they do.
     pub(crate) fn holds_until(&self) -> Option<Timestamp> {
-        self.held_until.filter(|_| self.is_pending())
+        match self.hold {
+            Hold::Until(at) if self.is_pending() => Some(at),
+            _ => None,
+        }
     }
 
     /// What a CachedImage's status says of it; `None` before the first answer.
@@ -98,30 +126,66 @@ impl Lookup {
 }
 
 impl World {
-    /// The look-up of an image; `None` where the registry is not asked.
-    pub(crate) fn lookup(&self, image: &Reference) -> Option<&Lookup> {
-        self.lookups.get(image)
+    /// What the registry says of an image; `None` where it is not asked on behalf of this CachedImage: another one may
+    /// want the same under a policy that lets Drop ask.
+    pub(crate) fn lookup_of(&self, entry: &ImageEntry) -> Option<&Lookup> {
+        let policy = self.policy_of(&entry.image).filter(|policy| policy.lookup == LookupMode::Auto);
+        policy.and_then(|_| self.lookups.get(&entry.image.reference))
     }
 
     /// Whether the registry of an image has none for a node's platform.
-    pub(crate) fn lacks_platform(&self, image: &Reference, node: &Node) -> bool {
-        let served = self.lookup(image).and_then(Lookup::served);
+    pub(crate) fn lacks_platform(&self, image: &ImageEntry, node: &Node) -> bool {
+        let served = self.lookup_of(image).and_then(Lookup::current);
         served.is_some_and(|served| !served.manifest.serves(&node.platform))
+    }
+
+    /// When the registry last told what it serves, as far as that is known; an earlier process may have asked.
+    pub(crate) fn looked_up_at(&self, entry: &ImageEntry) -> Option<Timestamp> {
+        let published = entry.published.status.lookup.as_ref().and_then(|lookup| lookup.since);
+        self.lookup_of(entry)?.told_at.max(published)
+    }
+
+    /// Lets pulls wait for the first answers from now on, because this replica can ask only now.
+    pub(crate) fn begin_to_ask(&mut self, now: Timestamp) {
+        if self.asks || !self.is_synced() {
+            return;
+        }
+        self.asks = true;
+        let mut changed = Vec::new();
+        for (image, lookup) in &mut self.lookups {
+            if lookup.waits_to_be_asked() {
+                lookup.hold = Hold::Until(after(now, WAIT));
+                changed.push(image.clone());
+            }
+        }
+        changed.iter().for_each(|image| self.lookup_changed(image));
     }
 
     /// Begins to ask registries for images, or stops, after these references, their CachedImages or policies have
     /// changed.
     pub(super) fn choose_lookups(&mut self, images: BTreeSet<Reference>, now: Timestamp) {
         for image in images {
-            let is_asked = self.settings.looks_up && self.lookup_policies(&image).next().is_some();
+            let is_asked = self.settings.looks_up && self.asking(&image).next().is_some();
+            let secrets = Self::secrets_of(self.asking(&image).map(|(entry, _)| entry));
             let was_asked = self.lookups.contains_key(&image);
-            match is_asked {
-                true if was_asked => {}
-                true => {
-                    let held_until = self.may_be_asked(image.host()).then(|| after(now, WAIT));
-                    self.lookups.insert(image.clone(), Lookup { held_until, ..Lookup::default() });
+            match self.lookups.get_mut(&image) {
+                Some(_) if !is_asked => {
+                    self.lookups.remove(&image);
+                    self.overtake(&EffectKey::LookUp(image.clone()));
                 }
-                false => drop(self.lookups.remove(&image)),
+                Some(lookup) if lookup.secrets != secrets => {
+                    lookup.secrets = secrets;
+                    self.ask_again(&image);
+                }
+                None if is_asked => {
+                    let hold = match (self.may_be_asked(image.host()), self.asks) {
+                        (false, _) => Hold::Never,
+                        (true, false) => Hold::UntilAsked,
+                        (true, true) => Hold::Until(after(now, WAIT)),
+                    };
+                    self.lookups.insert(image.clone(), Lookup { hold, secrets, ..Lookup::default() });
+                }
+                Some(_) | None => {}
             }
             if is_asked != was_asked {
                 self.lookup_changed(&image);
@@ -142,12 +206,22 @@ impl World {
         told.filter(|lookup| lookup.digest.as_deref() == Some(digest)).filter_map(|lookup| lookup.since).min()
     }
 
-    /// The repull intervals of the policies on whose behalf the registry is asked for an image.
-    fn lookup_policies(&self, image: &Reference) -> impl Iterator<Item = Option<SignedDuration>> {
+    /// The CachedImages on whose behalf the registry is asked for an image, with their policies.
+    fn asking(&self, image: &Reference) -> impl Iterator<Item = (&ImageEntry, &Policy)> {
         self.wanted_by(image).filter(|entry| entry.image.pull != ImagePullPolicy::Never).filter_map(|entry| {
             let policy = self.policy_of(&entry.image).filter(|policy| policy.lookup == LookupMode::Auto)?;
-            Some(policy.repull_interval.filter(|_| entry.image.pull == ImagePullPolicy::Always))
+            Some((entry, policy))
         })
+    }
+
+    /// The shortest interval after which a tag is looked up again. A tag that is not followed may still get an image for
+    /// a platform that has none, for which nothing else would look.
+    fn lookup_interval(&self, image: &Reference) -> Option<SignedDuration> {
+        let following = self.asking(image).filter(|(entry, _)| entry.image.pull == ImagePullPolicy::Always);
+        let following = following.filter_map(|(_, policy)| policy.repull_interval);
+        let served = self.lookups.get(image).and_then(Lookup::current);
+        let lacks = |served: &Served| self.nodes.values().any(|entry| !served.manifest.serves(&entry.node.platform));
+        following.chain(served.is_some_and(lacks).then_some(RETRY_MAX)).min().filter(|_| image.digest().is_none())
     }
 
     /// Has the registry asked when it is time.
@@ -162,22 +236,30 @@ impl World {
     /// When the registry is asked for an image next; `None` if never.
     pub(crate) fn lookup_at(&self, image: &Reference) -> Option<Timestamp> {
         let lookup = self.lookups.get(image)?;
-        let Some(answered_at) = lookup.answered_at else { return Some(Timestamp::MIN) };
-        let interval = self.lookup_policies(image).flatten().min().filter(|_| image.digest().is_none());
-        let Some(failure) = &lookup.failure else { return interval.map(|interval| after(answered_at, interval)) };
-        let max = interval.unwrap_or(RETRY_MAX).min(RETRY_MAX).max(self.settings.discovery_retry);
-        let wait = Backoff { initial: self.settings.discovery_retry, max }.delay(failure.count, image.as_str());
+        let Some(answered_at) = lookup.answered_at.filter(|_| !lookup.asks_again) else { return Some(Timestamp::MIN) };
+        let interval = self.lookup_interval(image);
+        let Some(failure) = &lookup.failure else {
+            return interval.map(|interval| after(answered_at, stretched(interval, image.as_str())));
+        };
+        let wait = if failure.is_missing {
+            let waits = self.asking(image).map(|(_, policy)| policy.backoff.delay(failure.count, image.as_str()));
+            waits.min().unwrap_or(RETRY_MAX)
+        } else {
+            let max = interval.unwrap_or(RETRY_MAX).min(RETRY_MAX).max(self.settings.discovery_retry);
+            Backoff { initial: self.settings.discovery_retry, max }.delay(failure.count, image.as_str())
+        };
         Some(after(answered_at, wait.max(failure.retry_after.unwrap_or_default())))
     }
 
     /// The question to an image's registry.
     pub(crate) fn inquiry(&self, image: &Reference) -> Inquiry {
-        let known = self.lookups.get(image).and_then(Lookup::served);
+        let lookup = self.lookups.get(image);
+        let served = lookup.and_then(|lookup| lookup.served.as_ref());
         let platforms: BTreeSet<&Name> = self.nodes.values().map(|entry| &entry.node.platform).collect();
         Inquiry {
             reference: image.clone(),
-            secrets: Self::secrets_of(self.wanted_by(image)),
-            known: known.map(|served| served.manifest.digest.clone()),
+            secrets: lookup.map(|lookup| lookup.secrets.clone()).unwrap_or_default(),
+            known: served.map(|served| served.manifest.digest.clone()),
             platforms: platforms.into_iter().cloned().collect(),
         }
     }
@@ -190,7 +272,15 @@ impl World {
         };
         let Some(lookup) = self.lookups.get_mut(image) else { return };
         let before = lookup.clone();
+        lookup.asks_again = false;
+        if answer == LookedUp::Unchanged && before.served.is_none() {
+            // What it is compared with is not known any more.
+            return self.schedule_lookup(image);
+        }
         lookup.answered_at = Some(now);
+        if matches!(answer, LookedUp::Found(_) | LookedUp::Unchanged) {
+            lookup.told_at = Some(now);
+        }
         let failed = lookup.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
         lookup.failure = match answer {
             LookedUp::Found(manifest) => {
@@ -218,14 +308,20 @@ impl World {
 
     /// Asks again at once where a Secret that has changed may let the registry answer.
     pub(super) fn lookup_secret_changed(&mut self, secret: &Name) {
-        let uses = |image: &Reference| self.wanted_by(image).any(|entry| entry.image.secrets.contains(secret));
-        let failing = self.lookups.iter().filter(|(_, lookup)| lookup.failure.is_some());
-        let concerned: Vec<Reference> = failing.map(|(image, _)| image).filter(|image| uses(image)).cloned().collect();
-        for image in concerned {
-            if let Some(lookup) = self.lookups.get_mut(&image) {
-                lookup.answered_at = None;
-            }
-            self.schedule_lookup(&image);
+        let concerned = self.lookups.iter().filter(|(_, lookup)| lookup.secrets.contains(secret));
+        let concerned: Vec<Reference> = concerned.map(|(image, _)| image.clone()).collect();
+        concerned.iter().for_each(|image| self.ask_again(image));
+    }
+
+    /// Asks again at once where the last question failed, or one is under way: what let it fail may be mended.
+    pub(super) fn ask_again(&mut self, image: &Reference) {
+        let key = EffectKey::LookUp(image.clone());
+        let is_under_way = self.flights.get(&key).is_some_and(Flight::is_under_way);
+        let Some(lookup) = self.lookups.get_mut(image) else { return };
+        if is_under_way || lookup.failure.is_some() {
+            lookup.asks_again = true;
+            self.overtake(&key);
+            self.schedule_lookup(image);
         }
     }
 

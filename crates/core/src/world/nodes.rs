@@ -78,6 +78,10 @@ impl World {
         let before = before.map(|entry| (&entry.node.inventory, entry.full_list));
         let full_list = node.inventory.shortest_full_list(before, self.settings.listed_images);
         let is_lost = node.readiness == Readiness::Lost;
+        if !self.nodes.values().any(|entry| entry.node.platform == node.platform) {
+            // Images may have none for it.
+            self.dirty.lookups.extend(self.lookups.keys().cloned());
+        }
         match self.nodes.get_mut(&name) {
             Some(entry) if entry.node == node => return,
             Some(entry) => {
@@ -90,6 +94,10 @@ impl World {
                     entry.hung_at = None;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
                     self.dirty.caches.insert(name.clone());
+                }
+                if entry.node.platform != node.platform {
+                    let concerned = self.lookups.keys().filter_map(|image| self.wanted.get(image));
+                    self.dirty.images.extend(concerned.flatten().cloned());
                 }
                 let is_hindered = is_another || entry.node.readiness != node.readiness;
                 entry.node = node;

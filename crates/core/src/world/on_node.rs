@@ -5,10 +5,11 @@ use std::cmp::Reverse;
 
 use jiff::Timestamp;
 
-use super::{ImageEntry, NodeEntry, World};
+use super::{ImageEntry, Lookup, NodeEntry, World};
 use crate::Name;
 use crate::objects::memory::{Failure, MAX_IMAGES, Memory, Record};
 use crate::objects::policy::Policy;
+use crate::objects::presence::{Standing, pulled_again_at};
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::pace::order::Urgency;
@@ -113,6 +114,8 @@ impl<'a> OnNode<'a> {
             hung_at.or(Some(wanted.seen_at))
         } else if wanted.is_doubted {
             self.world.doubt(image)
+        } else if let Some(due) = self.pulls_in_vain_until(wanted, policy) {
+            Some(due)
         } else {
             self.backoff(policy).map(|(until, _)| until).or(hung_at)
         };
@@ -120,6 +123,15 @@ impl<'a> OnNode<'a> {
             Some(due) => late(due, None),
             None => Urgency::Fresh { priority: wanted.image.priority, rank },
         }
+    }
+
+    /// When a node pulls again that has pulled since its registry serves something else: its mirror lags.
+    fn pulls_in_vain_until(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
+        let served = self.world.lookup_of(wanted).and_then(Lookup::current)?;
+        let is_outdated = self.entry.standings.get(&wanted.image.name) == Some(&Standing::Outdated);
+        let since = self.record(&wanted.image.reference)?.current_since()?;
+        let is_in_vain = is_outdated && since >= served.since;
+        is_in_vain.then(|| pulled_again_at(since, served.since, policy.repull_interval.unwrap_or_default()))
     }
 
     /// Whether the node as a whole is in trouble, so that a pull here tells little of the image.

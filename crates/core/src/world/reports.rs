@@ -69,6 +69,8 @@ impl World {
             }
             (EffectKey::Child { set, .. }, _) if is_overtaken => self.outbox.note_set(&set),
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
+            // It was asked with other credentials, or for somebody who does not want it any more.
+            (EffectKey::LookUp(image), _) if is_overtaken => self.schedule_lookup(&image),
             (EffectKey::LookUp(image), Report::LookedUp(answer)) => self.looked_up(&image, answer, now),
             // Nothing was asked; the flight says when to try again.
             (EffectKey::LookUp(image), _) => self.schedule_lookup(&image),

@@ -22,7 +22,7 @@ pub(crate) struct Known<'a> {
     sizes: Option<&'a BTreeMap<Name, u64>>,
     /// The results of the newest pulls.
     newest: Option<&'a Newest>,
-    /// The manifest that its registry serves, and since when that is known.
+    /// The manifest that its registry serves, and since when that is known, while the registry answers.
     served: Option<&'a Served>,
     /// After which time its policy has a tag looked up again, if it does.
     repull_interval: Option<SignedDuration>,
@@ -38,7 +38,7 @@ impl World {
             entry,
             sizes: self.sizes.get(reference),
             newest: self.health.get(reference).map(|health| &health.newest),
-            served: self.lookup(reference).and_then(Lookup::served),
+            served: self.lookup_of(entry).and_then(Lookup::current),
             repull_interval: self.policy_of(&entry.image).and_then(|policy| policy.repull_interval),
             is_only: self.wanted.get(reference).is_some_and(|names| names.len() == 1),
         }
@@ -75,6 +75,7 @@ impl World {
             sighting,
             newest: known.newest.map(|newest| newest.seen_from(&node.platform)).unwrap_or_default(),
             served: known.served.map(|served| (&*served.manifest, served.since)),
+            platform: &node.platform,
             repull_interval: known.repull_interval,
             node_failed_at,
             listed_within: self.settings.listed_within,

@@ -3,7 +3,7 @@
 //! Two clusters run side by side. On `shared` every scenario has nodes of its
 //! own, which it selects by label. `alone` has two nodes, for what concerns the
 //! operator as a whole: its scenarios run one after another. What goes wrong between
-//! the operator and the API server has a third one.
+//! the operator and the API server has a third one, and an operator that asks registries for images a fourth.
 
 mod dashboard;
 mod discovery;
@@ -13,6 +13,7 @@ mod failures;
 mod faults;
 mod gitops;
 mod lease;
+mod lookups;
 mod metrics;
 mod migration;
 mod nodes;
@@ -191,5 +192,8 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
     let faults = Trial::test("faults::nothing_is_pulled_twice_whatever_goes_wrong", move || {
         report(if has_beds { faults::nothing_is_pulled_twice_whatever_goes_wrong() } else { Ok(()) })
     });
-    [alone, faults].into_iter().chain(shared).collect()
+    let lookups = Trial::test("lookups::registries_are_asked_so_that_no_pod_is", move || {
+        report(if has_beds { lookups::registries_are_asked_so_that_no_pod_is() } else { Ok(()) })
+    });
+    [alone, faults, lookups].into_iter().chain(shared).collect()
 }

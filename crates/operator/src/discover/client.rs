@@ -385,6 +385,7 @@ impl<'a> Client<'a> {
             _ if status.is_server_error() => SourceReason::ServerError,
             _ => SourceReason::InvalidResponse,
         };
+        let named_in = self.credentials.named_in;
         let origin = |url: &Url| url.origin().ascii_serialization();
         let (own, asked) = (origin(&self.address), origin(&response.url));
         let is_moved = self.address.scheme() != response.url.scheme() && self.address.host() == response.url.host();
@@ -394,10 +395,10 @@ impl<'a> Client<'a> {
                 format!("unauthorized: {own} redirects to {asked}, and credentials are for {own} alone: {remedy}")
             }
             (SourceReason::Unauthorized, Access::None) => {
-                format!("unauthorized: {host} wants credentials, name a Secret in secretRef")
+                format!("unauthorized: {host} wants credentials, name a Secret in {named_in}")
             }
             (SourceReason::Unauthorized, Access::Guest) => {
-                let remedy = "check the name, or name a Secret in secretRef";
+                let remedy = format!("check the name, or name a Secret in {named_in}");
                 format!("unauthorized: {host} wants credentials, or there is no such repository: {remedy}")
             }
             (SourceReason::Unauthorized, Access::Login) => {

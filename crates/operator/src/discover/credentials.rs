@@ -15,6 +15,8 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::docker_config::{self, Entry, Shown};
 
+/// The field of a CachedImage that names its pull secrets.
+const PULL_SECRETS: &str = "imagePullSecrets";
 /// What the keys of custom headers begin with: `headers.X-Scope-OrgID`.
 const HEADER_PREFIX: &str = "headers.";
 /// Headers that belong to the connection and not to whom it is for.
@@ -60,6 +62,8 @@ pub fn check_authorities() -> anyhow::Result<()> {
 /// All but the trusted authorities is for the backend's own origin alone.
 #[derive(Clone)]
 pub struct Credentials {
+    /// The field in which the Secret is named.
+    pub named_in: &'static str,
     /// What is shown to the backend.
     pub login: Option<Login>,
     /// What is shown to a registry instead, by its host and repository.
@@ -144,7 +148,31 @@ impl Credentials {
             tls: tls(authority.unwrap_or_else(|| PUBLIC_ROOTS.clone()), identity(data)?)?,
             tls_elsewhere: tls(everywhere, None)?,
             secrets,
+            named_in: "secretRef",
         })
+    }
+
+    /// Reads a pull secret as the kubelet does: of the two types that hold a Docker config, and nothing but that. Other
+    /// keys are not meant for the registry of an image.
+    ///
+    /// # Errors
+    /// `SecretNotFound` with why the Secret is no pull secret.
+    pub fn from_pull_secret(type_: Option<&str>, data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SourceFailure> {
+        let key = match type_ {
+            Some("kubernetes.io/dockerconfigjson") => ".dockerconfigjson",
+            Some("kubernetes.io/dockercfg") => ".dockercfg",
+            _ => return Err(no_pull_secret(type_.unwrap_or("Opaque"))),
+        };
+        let config = data.get(key).ok_or_else(|| unusable(key, "it is missing"))?;
+        Ok(Self { named_in: PULL_SECRETS, ..Self::from_secret(&[(key.to_owned(), config.clone())].into())? })
+    }
+
+    /// No login for the registry of an image.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn without_pull_secret() -> Result<Self, SourceFailure> {
+        Ok(Self { named_in: PULL_SECRETS, ..Self::none()? })
     }
 
     /// `Authorization` of requests to the backend.
@@ -298,6 +326,12 @@ fn tls(roots: RootCertStore, identity: Option<Identity>) -> Result<ClientConfig,
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(failed),
         None => Ok(builder.with_no_client_auth()),
     }
+}
+
+/// Kubelets pass over such a Secret.
+fn no_pull_secret(type_: &str) -> SourceFailure {
+    let remedy = "create it anew with kubectl create secret docker-registry";
+    SourceFailure::new(SourceReason::SecretNotFound, format!("it is of type {type_}, so kubelets ignore it: {remedy}"))
 }
 
 fn unusable(key: &str, why: &str) -> SourceFailure {

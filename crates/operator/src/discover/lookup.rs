@@ -2,14 +2,16 @@
 //!
 //! Manifests: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests>.
 
-use std::collections::BTreeMap;
+mod document;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use drop_core::Name;
 use drop_core::discovery::{SourceFailure, SourceReason};
 use drop_core::lookup::{Inquiry, LookedUp};
-use drop_core::manifest::{Manifest, Variant};
+use drop_core::manifest::{Manifest, Variant, runs};
 use drop_core::newest::is_sha256;
 use drop_core::reference::Reference;
 use http::StatusCode;
@@ -18,17 +20,20 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use reqwest::Url;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::client::{Access, Client, Limits, Response, Wanted, host, invalid};
+use self::document::{Blob, Document, Entry, Offer};
+use super::client::{Client, Limits, Response, Wanted, host, invalid};
 use super::credentials::Credentials;
+use super::isolation::isolated;
 use super::registry;
-use super::run::secret;
+use super::run::{data, get};
 use super::seat::Seat;
 use super::session::Session;
 
-/// How long a look-up may take in all, because first pulls wait for it.
+/// How long a registry may take for one look-up, because first pulls wait for it.
 const LIMIT: Duration = Duration::from_secs(15);
 /// How many look-ups one registry gets at once.
 const AT_ONCE: usize = 4;
@@ -48,37 +53,56 @@ struct Host {
     left_alone: Option<(SourceFailure, Timestamp)>,
 }
 
-/// Asks the registry of an image. Secrets that cannot be used are passed over, as the kubelet does.
+/// Asks the registry of an image, with each of the image's pull secrets in turn. A panic is a failure of this question.
 pub async fn look_up(inquiry: &Inquiry, secrets: &Api<Secret>, limits: Limits) -> LookedUp {
-    let name = inquiry.reference.host();
-    let (slots, left_alone) = of_host(name, |host| (host.slots.clone(), host.left_alone.clone()));
-    let now = Timestamp::now();
-    if let Some((failure, until)) = left_alone.filter(|(_, until)| *until > now) {
-        let retry_after = Some(until.duration_since(now));
-        return unavailable(SourceFailure { retry_after, ..failure });
-    }
-    let address = registry::address(&format!("https://{name}")).to_owned();
+    let address = format!("https://{}", inquiry.reference.host());
+    let asked = isolated(look_up_at(registry::address(&address), inquiry, secrets, limits)).await;
+    asked.unwrap_or_else(|SourceFailure { message, retry_after, .. }| LookedUp::Unavailable {
+        message: message.into(),
+        retry_after,
+    })
+}
+
+async fn look_up_at(
+    address: &str,
+    inquiry: &Inquiry,
+    secrets: &Api<Secret>,
+    limits: Limits,
+) -> Result<LookedUp, SourceFailure> {
     let limits = Limits { body: MAX_MANIFEST, request: limits.request.min(LIMIT), ..limits };
-    let asked = async {
-        // The semaphore is never closed.
-        let _slot = slots.acquire().await.ok();
-        let candidates = credentials(inquiry, &address, secrets, limits).await?;
-        ask_with(&address, inquiry, &candidates, limits).await
-    };
-    let asked = timeout(LIMIT, asked).await.unwrap_or_else(|_| {
+    let logins = Logins::read(inquiry, address, secrets, limits).await?;
+    let asked = in_turn(inquiry.reference.host(), ask_with(address, inquiry, &logins.known, limits));
+    logins.judge(asked.await)
+}
+
+/// Does `work` as soon as the registry has a free slot, unless the registry is left alone. Only the time of `work` is
+/// the registry's: one that answers slowly is not out of reach because many questions wait for each other.
+async fn in_turn(
+    name: &str,
+    work: impl Future<Output = Result<LookedUp, SourceFailure>>,
+) -> Result<LookedUp, SourceFailure> {
+    let slots = of_host(name, |host| host.slots.clone());
+    // The semaphore is never closed.
+    let _slot = slots.acquire().await.ok();
+    let now = Timestamp::now();
+    let left_alone = of_host(name, |host| host.left_alone.clone());
+    if let Some((failure, until)) = left_alone.filter(|(_, until)| *until > now) {
+        return Err(SourceFailure { retry_after: Some(until.duration_since(now)), ..failure });
+    }
+    let done = timeout(LIMIT, work).await.unwrap_or_else(|_| {
         let message = format!("timeout waiting for {name}");
         Err(SourceFailure::new(SourceReason::Timeout, message))
     });
-    asked.unwrap_or_else(|failure| {
+    if let Err(failure) = &done {
         let wait = match failure.reason {
             SourceReason::DnsError | SourceReason::ConnectionRefused | SourceReason::Timeout => Some(OUT_OF_REACH),
             _ => failure.retry_after,
         };
-        if let Some(until) = wait.and_then(|wait| now.checked_add(wait).ok()) {
+        if let Some(until) = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok()) {
             of_host(name, |host| host.left_alone = Some((failure.clone(), until)));
         }
-        unavailable(failure)
-    })
+    }
+    done
 }
 
 fn of_host<T>(name: &str, look: impl FnOnce(&mut Host) -> T) -> T {
@@ -87,113 +111,96 @@ fn of_host<T>(name: &str, look: impl FnOnce(&mut Host) -> T) -> T {
     look(hosts.entry(name.to_owned()).or_insert_with(new))
 }
 
-fn unavailable(failure: SourceFailure) -> LookedUp {
-    LookedUp::Unavailable { message: failure.message.into(), retry_after: failure.retry_after }
+/// What a registry can be asked with.
+struct Logins {
+    /// By the names of their Secrets, in the order in which the image names these; one without a login if no Secret has
+    /// one for the registry.
+    known: Vec<(Option<Name>, Credentials)>,
+    /// Why a Secret cannot be read.
+    unreadable: Option<SourceFailure>,
 }
 
-/// The credentials that the image's pull secrets have for its registry, or none at all.
-async fn credentials(
-    inquiry: &Inquiry,
-    address: &str,
-    secrets: &Api<Secret>,
-    limits: Limits,
-) -> Result<Vec<Credentials>, SourceFailure> {
-    let host = Url::parse(address).map(|url| host(&url)).unwrap_or_default();
-    let mut candidates = Vec::new();
-    for name in &inquiry.secrets {
-        let Ok(data) = secret(name, secrets, limits.request).await else { continue };
-        let Ok(credentials) = Credentials::from_secret(&data) else { continue };
-        if credentials.login_for(&host, path(&inquiry.reference)).is_some() {
-            candidates.push(credentials);
+impl Logins {
+    async fn read(
+        inquiry: &Inquiry,
+        address: &str,
+        secrets: &Api<Secret>,
+        limits: Limits,
+    ) -> Result<Self, SourceFailure> {
+        let host = Url::parse(address).map(|url| host(&url)).unwrap_or_default();
+        let mut logins = Self { known: Vec::new(), unreadable: None };
+        for name in &inquiry.secrets {
+            match get(name, secrets, limits.request).await.and_then(|secret| of_secret(name, secret)) {
+                Ok(credentials) if credentials.login_for(&host, path(&inquiry.reference)).is_some() => {
+                    logins.known.push((Some(name.clone()), credentials));
+                }
+                Ok(_) => {}
+                Err(failure) => logins.unreadable = logins.unreadable.or(Some(failure)),
+            }
+        }
+        if logins.known.is_empty() {
+            logins.known.push((None, Credentials::without_pull_secret()?));
+        }
+        Ok(logins)
+    }
+
+    /// What an answer means. A Secret that cannot be read may have the login with which the registry shows the image.
+    fn judge(&self, asked: Result<LookedUp, SourceFailure>) -> Result<LookedUp, SourceFailure> {
+        let hides = match &asked {
+            Ok(answer) => matches!(answer, LookedUp::NotFound { .. }),
+            Err(failure) => is_refusal(failure),
+        };
+        match &self.unreadable {
+            Some(unreadable) if hides => Err(unreadable.clone()),
+            _ => asked,
         }
     }
-    if candidates.is_empty() {
-        candidates.push(Credentials::none()?);
-    }
-    Ok(candidates)
 }
 
-/// Asks with one credential after another while the registry refuses them.
+fn of_secret(name: &str, secret: Secret) -> Result<Credentials, SourceFailure> {
+    let type_ = secret.type_.clone();
+    let read = Credentials::from_pull_secret(type_.as_deref(), &data(secret));
+    read.map_err(|failure| of(Some(name), failure))
+}
+
+/// A failure with the Secret that it is about.
+fn of(secret: Option<&str>, failure: SourceFailure) -> SourceFailure {
+    let message = secret.map(|name| format!("Secret {name}: {}", failure.message));
+    SourceFailure { message: message.unwrap_or_else(|| failure.message.clone()), ..failure }
+}
+
+/// Whether a registry shows no image to whoever asked; it may show one to others.
+fn is_refusal(failure: &SourceFailure) -> bool {
+    matches!(failure.reason, SourceReason::Unauthorized | SourceReason::Forbidden | SourceReason::NotFound)
+}
+
+/// Asks with one login after another until one is shown the image. It is missing only if it is for all of them.
 async fn ask_with(
     address: &str,
     inquiry: &Inquiry,
-    candidates: &[Credentials],
+    logins: &[(Option<Name>, Credentials)],
     limits: Limits,
 ) -> Result<LookedUp, SourceFailure> {
-    let mut refused = None;
-    for credentials in candidates {
-        let asked = ask(address, inquiry, credentials, limits).await;
-        match asked {
-            Err(failure) if matches!(failure.reason, SourceReason::Unauthorized | SourceReason::Forbidden) => {
-                refused = refused.or(Some(failure));
+    let (mut refused, mut missing) = (None, None);
+    for (secret, credentials) in logins {
+        match ask(address, inquiry, credentials, limits).await {
+            Ok(answer @ LookedUp::NotFound { .. }) => missing = Some(answer),
+            Err(failure) if is_refusal(&failure) => {
+                refused = refused.or_else(|| Some(of(secret.as_deref(), failure)));
             }
             asked => return asked,
         }
     }
-    Err(refused.unwrap_or_else(|| invalid("there is nothing to ask with".to_owned())))
+    match (refused, missing) {
+        (None, Some(missing)) => Ok(missing),
+        (refused, _) => Err(refused.unwrap_or_else(|| invalid("there is nothing to ask with".to_owned()))),
+    }
 }
 
 /// The repository of an image without the registry's host.
 fn path(image: &Reference) -> &str {
     let path = image.repository().strip_prefix(image.host()).unwrap_or_default();
     path.trim_start_matches('/')
-}
-
-/// A manifest, or a list of manifests.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Document {
-    manifests: Vec<Entry>,
-    config: Option<Blob>,
-    layers: Vec<Blob>,
-}
-
-/// A manifest in a list.
-#[derive(Deserialize)]
-struct Entry {
-    digest: String,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-}
-
-#[derive(Deserialize)]
-struct Blob {
-    digest: String,
-    #[serde(default)]
-    size: u64,
-}
-
-/// What a registry says against a request.
-#[derive(Deserialize)]
-struct Complaints {
-    errors: Vec<Complaint>,
-}
-
-#[derive(Deserialize)]
-struct Complaint {
-    code: String,
-}
-
-impl Platform {
-    /// As nodes report it; `None` for what is no platform, such as that of attestations (`unknown/unknown`).
-    fn name(&self) -> Option<Name> {
-        let architecture = match self.architecture.as_str() {
-            "x86_64" | "x86-64" => "amd64",
-            "aarch64" => "arm64",
-            "armhf" | "armel" => "arm",
-            "i386" => "386",
-            other => other,
-        };
-        let is_known = |text: &str| !text.is_empty() && text != "unknown";
-        (is_known(&self.os) && is_known(architecture)).then(|| format!("{}/{architecture}", self.os).into())
-    }
 }
 
 async fn ask(
@@ -220,39 +227,69 @@ async fn ask(
         return Ok(LookedUp::Unchanged);
     }
     let mut response = session.ask(&url(version), Wanted::Manifest).await?;
-    if is_missing(&response) {
-        let message = format!("image not found: {} has no {}", host(&response.url), in_registry(image));
-        return Ok(LookedUp::NotFound { message: message.into() });
+    if says_missing(&response) {
+        let what = format!("{} has no {}", host(&response.url), in_registry(image));
+        let is_certain = session.is_logged_in() || lists_tags(&mut session, &client, repository).await?;
+        return if is_certain {
+            Ok(LookedUp::NotFound { message: format!("image not found: {what}").into() })
+        } else {
+            Err(hidden(&what, client.login(repository).is_some()))
+        };
     }
     let named = digest(&response);
     let computed = sha256(&response.body);
     let document: Document = client.json(&mut response).await?;
-    let digest = named.unwrap_or(computed);
+    // What such a manifest is called is not the digest of its text, which has signatures in it.
+    let is_old = matches!(document, Document::Old);
+    let digest = named.or_else(|| Some(computed).filter(|_| !is_old));
+    let digest = digest.ok_or_else(|| invalid(format!("{} names no digest", host(&response.url))))?;
     if inquiry.known.as_ref() == Some(&digest) {
         return Ok(LookedUp::Unchanged);
     }
-    let mut platforms = Vec::new();
-    if document.manifests.is_empty() {
-        platforms.push(variant(None, &digest, Some(&document)));
-    }
-    for Entry { digest, platform } in document.manifests {
-        let Some(platform) = platform.and_then(|platform| platform.name()) else { continue };
-        // Of several variants of an architecture the first counts.
-        let is_new = platforms.iter().all(|known: &Variant| known.platform.as_ref() != Some(&platform));
-        let details = if is_new && inquiry.platforms.contains(&platform) {
-            let mut response = session.ask(&url(&digest), Wanted::Manifest).await?;
-            Some(client.json::<Document>(&mut response).await?)
-        } else {
-            None
-        };
-        platforms.push(variant(Some(platform), &digest, details.as_ref()));
-    }
+    let platforms = match document {
+        Document::Old => Vec::new(),
+        Document::Image { config, layers } => vec![variant(None, &digest, Some((&config, &layers)))],
+        // What platforms get is in those.
+        Document::Index(entries) if entries.iter().any(Entry::is_index) => Vec::new(),
+        Document::Index(entries) => {
+            let mut offers: Vec<(Option<Name>, String)> = Vec::new();
+            for entry in entries {
+                match entry.offer() {
+                    Offer::Nobody => {}
+                    Offer::Anybody => offers.push((None, entry.digest)),
+                    Offer::Platform(platform) => offers.push((Some(platform), entry.digest)),
+                }
+            }
+            let detailed = detailed(&offers, &inquiry.platforms);
+            let mut variants = Vec::new();
+            for (at, (platform, digest)) in offers.into_iter().enumerate() {
+                let image = if detailed.contains(&at) {
+                    let mut response = session.ask(&url(&digest), Wanted::Manifest).await?;
+                    client.json::<Document>(&mut response).await?.image()
+                } else {
+                    None
+                };
+                variants.push(variant(platform, &digest, image.as_ref().map(|(config, layers)| (config, &**layers))));
+            }
+            variants
+        }
+    };
     Ok(LookedUp::Found(Box::new(Manifest { digest, platforms })))
 }
 
-fn variant(platform: Option<Name>, digest: &str, details: Option<&Document>) -> Variant {
-    let config = details.and_then(|details| details.config.as_ref()?.digest.strip_prefix("sha256:").map(Into::into));
-    let size = details.map(|details| details.layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add));
+/// The places of those offers of an index of which details are wanted: for each platform of nodes the first one that is
+/// for it, or else the first one that some runtimes take instead.
+fn detailed(offers: &[(Option<Name>, String)], nodes: &[Name]) -> BTreeSet<usize> {
+    let first = |fits: &dyn Fn(&str) -> bool| {
+        offers.iter().position(|(platform, _)| platform.as_ref().is_some_and(|platform| fits(platform)))
+    };
+    let of = |node: &Name| first(&|platform| *platform == **node).or_else(|| first(&|platform| runs(node, platform)));
+    nodes.iter().filter_map(of).collect()
+}
+
+fn variant(platform: Option<Name>, digest: &str, image: Option<(&Blob, &[Blob])>) -> Variant {
+    let config = image.and_then(|(config, _)| config.digest.strip_prefix("sha256:").map(Into::into));
+    let size = image.map(|(_, layers)| layers.iter().map(|layer| layer.size).fold(0, u64::saturating_add));
     Variant { platform, digest: digest.into(), config, size: size.filter(|size| *size > 0) }
 }
 
@@ -263,16 +300,55 @@ fn in_registry(image: &Reference) -> String {
     format!("{}{version}", path(image))
 }
 
-/// Whether the registry says that there is no such image. One that hides private repositories from strangers says
-/// that there is no such repository, so this counts only if it has seen a login, or asks for none.
-fn is_missing(response: &Response) -> bool {
-    if response.status != StatusCode::NOT_FOUND {
-        return false;
+/// What a registry says against a request.
+#[derive(Deserialize)]
+struct Complaints {
+    errors: Vec<Complaint>,
+}
+
+#[derive(Deserialize)]
+struct Complaint {
+    code: String,
+}
+
+/// The codes for an image or a repository that is not there. Harbor has one of its own, and quay one for tags that
+/// have expired.
+const MISSING: [&str; 4] = ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND", "TAG_EXPIRED"];
+
+/// Whether the registry says that there is no such image, and not a proxy in front of it.
+fn says_missing(response: &Response) -> bool {
+    let complaints: Option<Complaints> = serde_json::from_slice(&response.body).ok();
+    let mut errors = complaints.into_iter().flat_map(|complaints| complaints.errors);
+    response.status == StatusCode::NOT_FOUND && errors.any(|error| MISSING.contains(&error.code.as_str()))
+}
+
+#[derive(Deserialize)]
+struct Tags {
+    tags: Option<Vec<IgnoredAny>>,
+}
+
+/// Whether the registry shows tags of a repository, so that it does not hide one of them. Some answer 404 for all that a
+/// guest may not see.
+async fn lists_tags(session: &mut Session<'_>, client: &Client<'_>, repository: &str) -> Result<bool, SourceFailure> {
+    let url = client.url(&format!("v2/{repository}/tags/list"), &[("n", "1".to_owned())]);
+    let mut response = session.ask(&url, Wanted::Content).await?;
+    if response.status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(client.refusal(&response));
     }
-    let Ok(Complaints { errors }) = serde_json::from_slice(&response.body) else { return false };
-    let has = |codes: &[&str]| errors.iter().any(|error| codes.contains(&error.code.as_str()));
-    let is_let_in = matches!(response.access, Access::None | Access::Login);
-    has(&["MANIFEST_UNKNOWN"]) || (has(&["NAME_UNKNOWN"]) && is_let_in)
+    if !response.status.is_success() {
+        return Ok(false);
+    }
+    let Tags { tags } = client.json(&mut response).await?;
+    Ok(tags.is_some_and(|tags| !tags.is_empty()))
+}
+
+/// An image is missing, or private.
+fn hidden(what: &str, has_login: bool) -> SourceFailure {
+    let message = match has_login {
+        true => format!("{what}, or the login may not pull it: check the name and the login"),
+        false => format!("{what}, or only for a login: check the name, or name a Secret in imagePullSecrets"),
+    };
+    SourceFailure::new(SourceReason::NotFound, message)
 }
 
 /// The digest that an answer names.
@@ -289,13 +365,20 @@ fn sha256(body: &[u8]) -> Name {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use axum::response::Response as Reply;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use serde_json::{Value, json};
+    use tokio::time::sleep;
 
     use super::super::credentials::secret;
     use super::*;
     use crate::fake::{Fake, Got, reply};
 
     const LOGIN: [(&str, &str); 2] = [("username", "me"), ("password", "pw")];
+    const BASIC: &str = "Basic bWU6cHc=";
+    const NO_MANIFEST: &str = r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#;
+    const NO_NAME: &str = r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#;
 
     fn hex(digit: &str) -> String {
         format!("sha256:{}", digit.repeat(64))
@@ -310,39 +393,54 @@ mod tests {
         }
     }
 
-    async fn look_up_at(backend: &Fake, inquiry: &Inquiry, data: &[(&str, &str)]) -> Result<LookedUp, SourceFailure> {
+    async fn ask_at(backend: &Fake, inquiry: &Inquiry, data: &[(&str, &str)]) -> Result<LookedUp, SourceFailure> {
         ask(&backend.url, inquiry, &secret(data), Limits::default()).await
+    }
+
+    async fn found(backend: &Fake, inquiry: &Inquiry) -> Manifest {
+        match ask_at(backend, inquiry, &[]).await.unwrap() {
+            LookedUp::Found(manifest) => *manifest,
+            other => panic!("it is there: {other:?}"),
+        }
     }
 
     fn asked(backend: &Fake) -> Vec<String> {
         backend.got().iter().map(|got| format!("{} {}", got.method, got.target)).collect()
     }
 
-    /// A registry with an index for two platforms and an attestation.
-    fn with_index(got: &Got) -> axum::response::Response {
+    fn entry(digit: &str, os: &str, architecture: &str) -> Value {
+        json!({ "digest": hex(digit), "platform": { "os": os, "architecture": architecture } })
+    }
+
+    fn image_manifest() -> String {
+        let layers = json!([{ "digest": hex("d"), "size": 5 }, { "digest": hex("e"), "size": 7 }]);
+        json!({ "schemaVersion": 2, "config": { "digest": hex("c") }, "layers": layers }).to_string()
+    }
+
+    /// A registry with an index of these manifests under the tag 1.0.
+    fn with_entries(got: &Got, manifests: &Value) -> Reply {
         let digest = hex("a");
         let headers = [("docker-content-digest", digest.as_str())];
-        let entry = |digit: &str, os: &str, architecture: &str| json!({ "digest": hex(digit), "platform": { "os": os, "architecture": architecture } });
-        let index = json!({ "manifests": [
-            entry("1", "linux", "amd64"), entry("2", "linux", "arm64"), entry("3", "unknown", "unknown"),
-        ] });
-        let manifest = json!({ "config": { "digest": hex("c") }, "layers": [{ "digest": hex("d"), "size": 5 },
-            { "digest": hex("e"), "size": 7 }] });
+        let index = json!({ "schemaVersion": 2, "manifests": manifests }).to_string();
+        let listed: Vec<&str> = manifests.as_array().unwrap().iter().map(|it| it["digest"].as_str().unwrap()).collect();
         match got.target.rsplit('/').next() {
-            Some("1.0") => reply(200, &headers, if got.method == "HEAD" { String::new() } else { index.to_string() }),
-            Some(version) if version == hex("1") => reply(200, &[], manifest.to_string()),
-            _ => reply(404, &[], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#),
+            Some("1.0") => reply(200, &headers, if got.method == "HEAD" { String::new() } else { index }),
+            Some(version) if listed.contains(&version) => reply(200, &[], image_manifest()),
+            _ => reply(404, &[], NO_MANIFEST),
         }
+    }
+
+    /// A registry with an index for two platforms and an attestation.
+    fn with_index(got: &Got) -> Reply {
+        let entries =
+            json!([entry("1", "linux", "amd64"), entry("2", "linux", "arm64"), entry("3", "unknown", "unknown")]);
+        with_entries(got, &entries)
     }
 
     #[tokio::test]
     async fn an_index_tells_platforms_and_the_sizes_of_those_that_count() {
         let backend = Fake::start(with_index).await;
-        let LookedUp::Found(manifest) =
-            look_up_at(&backend, &inquiry("r.example/team/app:1.0", None), &[]).await.unwrap()
-        else {
-            panic!("it is there")
-        };
+        let manifest = found(&backend, &inquiry("r.example/team/app:1.0", None)).await;
         assert_eq!(*manifest.digest, hex("a"));
         let platforms: Vec<_> = manifest.platforms.iter().filter_map(|it| it.platform.as_deref()).collect();
         assert_eq!(platforms, ["linux/amd64", "linux/arm64"]);
@@ -356,101 +454,339 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_costs_one_head() {
-        let backend = Fake::start(with_index).await;
-        let known = inquiry("r.example/team/app:1.0", Some(&hex("a")));
-        assert_eq!(look_up_at(&backend, &known, &[]).await.unwrap(), LookedUp::Unchanged);
-        assert_eq!(asked(&backend), ["HEAD /v2/team/app/manifests/1.0"]);
+    async fn details_are_of_what_nodes_take() {
+        let entries = json!([
+            entry("1", "linux", "arm"),
+            entry("2", "linux", "386"),
+            entry("3", "Linux", "x86_64"),
+            entry("4", "", "")
+        ]);
+        let backend = Fake::start(move |got| with_entries(got, &entries)).await;
+        let mut question = inquiry("r.example/team/app:1.0", None);
+        question.platforms.push("linux/arm64".into());
+        let manifest = found(&backend, &question).await;
+        let known: Vec<bool> = manifest.platforms.iter().map(|variant| variant.size.is_some()).collect();
+        assert_eq!(known, [true, false, true, false], "arm64 takes arm, and amd64 its own");
+        assert!(manifest.serves("linux/s390x"), "one entry does not tell its platform");
     }
 
     #[tokio::test]
-    async fn a_manifest_alone_is_for_every_platform_and_has_a_digest_without_a_header() {
-        let body =
-            json!({ "config": { "digest": hex("c") }, "layers": [{ "digest": hex("d"), "size": 9 }] }).to_string();
-        let computed = sha256(body.as_bytes());
-        let backend = Fake::start(move |got| match got.method.as_str() {
-            "HEAD" => reply(405, &[], ""),
-            _ => reply(200, &[], body.clone()),
-        })
-        .await;
-        let LookedUp::Found(manifest) = look_up_at(&backend, &inquiry("r.example/app", None), &[]).await.unwrap()
-        else {
-            panic!("it is there")
-        };
-        assert_eq!((&manifest.digest, manifest.size("linux/s390x")), (&computed, Some(9)));
-        assert!(manifest.serves("windows/amd64"));
-        let known = inquiry("r.example/app", Some(&computed));
-        assert_eq!(look_up_at(&backend, &known, &[]).await.unwrap(), LookedUp::Unchanged);
+    async fn an_index_of_indexes_does_not_tell_what_platforms_get() {
+        let nested = json!([
+            { "digest": hex("1"), "mediaType": "application/vnd.oci.image.index.v1+json" },
+            entry("2", "linux", "arm64"),
+        ]);
+        let backend = Fake::start(move |got| with_entries(got, &nested)).await;
+        let manifest = found(&backend, &inquiry("r.example/team/app:1.0", None)).await;
+        assert_eq!((&*manifest.digest, manifest.platforms.len()), (&*hex("a"), 0));
+        assert!(manifest.serves("linux/amd64"));
     }
 
     #[tokio::test]
-    async fn only_a_registry_that_lets_drop_in_knows_that_an_image_is_missing() {
-        // The registry's answer, whether it hands out tokens to everybody, Drop's login, and whether that is certain.
-        let cases = [
-            (r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#, false, &[][..], true),
-            (r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#, true, &[], true),
-            (r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#, false, &[], true),
-            (r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#, true, &[], false),
-            (r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#, true, &LOGIN, true),
-            ("<html>nothing here</html>", false, &[], false),
-        ];
-        for (body, has_tokens, login, expected) in cases {
-            let backend = Fake::start(move |got| {
-                if got.target.starts_with("/token") {
-                    return reply(200, &[], r#"{"token":"t0k3n"}"#);
-                }
-                if has_tokens && got.authorization() != Some("Bearer t0k3n") {
-                    return reply(401, &[("www-authenticate", r#"Bearer realm="/token",service="s""#)], "");
-                }
-                reply(404, &[], body)
+    async fn a_manifest_of_the_first_schema_tells_its_digest_alone() {
+        for named in [true, false] {
+            let backend = Fake::start(move |_| {
+                let digest = hex("a");
+                let headers = [("docker-content-digest", digest.as_str())];
+                reply(200, if named { &headers } else { &[] }, r#"{"schemaVersion":1,"fsLayers":[]}"#)
             })
             .await;
-            let outcome = look_up_at(&backend, &inquiry("r.example/team/app:9", None), login).await;
-            match (expected, outcome) {
-                (true, Ok(LookedUp::NotFound { message })) => {
-                    assert!(
-                        message.starts_with("image not found: ") && message.ends_with("has no team/app:9"),
-                        "{message}"
-                    );
-                }
-                (false, Err(_)) => {}
-                (_, outcome) => panic!("{body}: {outcome:?}"),
+            match ask_at(&backend, &inquiry("r.example/app:1", None), &[]).await {
+                Ok(LookedUp::Found(manifest)) if named => assert!(manifest.platforms.is_empty()),
+                Err(failure) if !named => assert!(failure.message.ends_with("names no digest"), "{failure}"),
+                other => panic!("{named}: {other:?}"),
             }
         }
     }
 
     #[tokio::test]
-    async fn the_next_secret_is_tried_where_one_is_refused() {
-        let backend = Fake::start(|got| match got.authorization() {
-            Some("Basic bWU6cHc=") => with_index(got),
-            Some(_) => reply(403, &[], ""),
-            None => reply(401, &[("www-authenticate", r#"Basic realm="x""#)], ""),
+    async fn what_is_no_manifest_is_no_answer() {
+        for body in
+            ["{}", "[]", r#"{"status":"ok"}"#, "<html><title>Sign in</title></html>", image_manifest().split_at(9).0]
+        {
+            let body = body.to_owned();
+            let backend = Fake::start(move |_| reply(200, &[], body.clone())).await;
+            let failure = ask_at(&backend, &inquiry("r.example/app:1", None), &[]).await.unwrap_err();
+            assert_eq!(failure.reason, SourceReason::InvalidResponse, "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_known_costs_one_head() {
+        let backend = Fake::start(with_index).await;
+        let known = inquiry("r.example/team/app:1.0", Some(&hex("a")));
+        assert_eq!(ask_at(&backend, &known, &[]).await.unwrap(), LookedUp::Unchanged);
+        assert_eq!(asked(&backend), ["HEAD /v2/team/app/manifests/1.0"]);
+    }
+
+    #[tokio::test]
+    async fn a_manifest_alone_is_for_every_platform_and_has_a_digest_without_a_header() {
+        let computed = sha256(image_manifest().as_bytes());
+        let backend = Fake::start(move |got| match got.method.as_str() {
+            "HEAD" => reply(405, &[], ""),
+            _ => reply(200, &[], image_manifest()),
         })
         .await;
-        let image = inquiry("r.example/team/app:1.0", None);
-        let wrong = secret(&[("username", "me"), ("password", "old")]);
-        let found = ask_with(&backend.url, &image, &[wrong.clone(), secret(&LOGIN)], Limits::default()).await.unwrap();
-        assert!(matches!(found, LookedUp::Found(_)));
-        let failure = ask_with(&backend.url, &image, &[wrong], Limits::default()).await.unwrap_err();
-        assert!(!failure.message.contains("old"), "{failure}");
+        let manifest = found(&backend, &inquiry("r.example/app", None)).await;
+        assert_eq!((&manifest.digest, manifest.size("linux/s390x")), (&computed, Some(12)));
+        assert!(manifest.serves("windows/amd64"));
+        let known = inquiry("r.example/app", Some(&computed));
+        assert_eq!(ask_at(&backend, &known, &[]).await.unwrap(), LookedUp::Unchanged);
+    }
+
+    /// How a registry meets somebody without a login.
+    #[derive(Clone, Copy, Debug)]
+    enum Door {
+        /// It asks nobody for a login.
+        Open,
+        /// It asks for a user and a password.
+        Basic,
+        /// Its token service has a token for everybody.
+        Tokens,
+    }
+
+    /// A registry without the tag that is asked for, which says `body`, and lists a tag or does not.
+    async fn without_the_tag(door: Door, body: &'static str, lists: bool) -> Fake {
+        Fake::start(move |got| {
+            if got.target.starts_with("/token") {
+                let is_wrong = got.authorization().is_some_and(|shown| shown != BASIC);
+                return if is_wrong { reply(401, &[], "") } else { reply(200, &[], r#"{"token":"t0k3n"}"#) };
+            }
+            let challenge = match (door, got.authorization()) {
+                (Door::Basic, shown) if shown != Some(BASIC) => Some(r#"Basic realm="x""#),
+                (Door::Tokens, shown) if shown != Some("Bearer t0k3n") => Some(r#"Bearer realm="/token",service="s""#),
+                _ => None,
+            };
+            match challenge {
+                Some(challenge) => reply(401, &[("www-authenticate", challenge)], ""),
+                None if got.target.ends_with("/tags/list?n=1") && lists => reply(200, &[], r#"{"tags":["1.0"]}"#),
+                None => reply(404, &[], body),
+            }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn an_image_is_missing_only_where_the_registry_would_not_hide_it() {
+        let expired = r#"{"errors":[{"code":"TAG_EXPIRED"}]}"#;
+        let harbors = r#"{"errors":[{"code":"NOT_FOUND"}]}"#;
+        // The registry, its answer, whether it lists tags of the repository, Drop's login, and whether that is certain.
+        let cases = [
+            (Door::Open, NO_MANIFEST, true, &[][..], true),
+            (Door::Open, NO_MANIFEST, false, &[], false),
+            (Door::Open, NO_NAME, false, &[], false),
+            (Door::Open, NO_MANIFEST, false, &LOGIN, false),
+            (Door::Open, NO_MANIFEST, true, &LOGIN, true),
+            (Door::Basic, NO_NAME, false, &LOGIN, true),
+            (Door::Basic, harbors, false, &LOGIN, true),
+            (Door::Tokens, NO_MANIFEST, true, &[], true),
+            (Door::Tokens, NO_MANIFEST, false, &[], false),
+            (Door::Tokens, NO_NAME, false, &[], false),
+            (Door::Tokens, NO_NAME, false, &LOGIN, true),
+            (Door::Tokens, expired, false, &LOGIN, true),
+            // It refuses the token of the Secret, and answers one for guests.
+            (Door::Tokens, NO_NAME, false, &[("token", "s3cr3t")], false),
+            (Door::Open, "<html>nothing here</html>", true, &[], false),
+            (Door::Basic, "{}", true, &LOGIN, false),
+        ];
+        for (door, body, lists, login, expected) in cases {
+            let backend = without_the_tag(door, body, lists).await;
+            match (expected, ask_at(&backend, &inquiry("r.example/team/app:9", None), login).await) {
+                (true, Ok(LookedUp::NotFound { message })) => {
+                    let is_clear = message.starts_with("image not found: ") && message.ends_with("has no team/app:9");
+                    assert!(is_clear, "{message}");
+                }
+                (false, Err(failure)) => assert!(is_refusal(&failure), "{failure}"),
+                (_, outcome) => panic!("{door:?} {body} {lists} {login:?}: {outcome:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hidden_image_is_told_with_the_remedy() {
+        let backend = without_the_tag(Door::Open, NO_NAME, false).await;
+        let failure = ask_at(&backend, &inquiry("r.example/team/app:9", None), &[]).await.unwrap_err();
+        let expected = format!(
+            "{} has no team/app:9, or only for a login: check the name, or name a Secret in imagePullSecrets",
+            backend.host
+        );
+        assert_eq!(failure.message, expected);
+    }
+
+    /// A Secret as the API server has it.
+    fn pull_secret(type_: &str, data: &[(&str, &str)]) -> Value {
+        let data: serde_json::Map<_, _> =
+            data.iter().map(|(key, value)| ((*key).to_owned(), json!(STANDARD.encode(value)))).collect();
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "x" }, "type": type_, "data": data })
+    }
+
+    /// A pull secret for a registry.
+    fn docker_secret(host: &str, login: &str) -> Value {
+        let config = json!({ "auths": { host: { "auth": STANDARD.encode(login) } } }).to_string();
+        pull_secret("kubernetes.io/dockerconfigjson", &[(".dockerconfigjson", &config)])
+    }
+
+    /// Looks an image up with these Secrets; those that are named without being there come last.
+    async fn with_secrets(
+        registry: &Fake,
+        image: &str,
+        secrets: &[(&str, Option<Value>)],
+    ) -> Result<LookedUp, SourceFailure> {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let known: BTreeMap<String, Value> =
+            secrets.iter().filter_map(|(name, secret)| Some(((*name).to_owned(), secret.clone()?))).collect();
+        let api = Fake::start(move |got| match known.get(got.target.rsplit('/').next().unwrap()) {
+            Some(secret) => reply(200, &[("content-type", "application/json")], secret.to_string()),
+            None => {
+                let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound",
+                    "message": "not found", "code": 404 });
+                reply(404, &[("content-type", "application/json")], status.to_string())
+            }
+        })
+        .await;
+        let client = kube::Client::try_from(kube::Config::new(api.url.parse().unwrap())).unwrap();
+        let secrets = secrets.iter().map(|(name, _)| Name::from(*name)).collect();
+        let inquiry = Inquiry { secrets, ..inquiry(image, None) };
+        look_up_at(&registry.url, &inquiry, &Api::namespaced(client, "drop-system"), Limits::default()).await
+    }
+
+    /// A registry that shows an image to the login `me:pw` alone, and to others that there is none.
+    async fn private() -> Fake {
+        Fake::start(|got| match got.authorization() {
+            Some(BASIC) => with_index(got),
+            Some("Basic b3RoZXI6cHc=") => reply(404, &[], NO_NAME),
+            Some(_) => reply(401, &[], ""),
+            None => reply(401, &[("www-authenticate", r#"Basic realm="x""#)], ""),
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn every_secret_is_tried_until_one_is_shown_the_image() {
+        let registry = private().await;
+        let host = registry.host.clone();
+        let login = |login: &str| Some(docker_secret(&host, login));
+        for before in ["other:pw", "me:old"] {
+            let secrets = [("first", login(before)), ("second", login("me:pw"))];
+            let found = with_secrets(&registry, "every.example/team/app:1.0", &secrets).await.unwrap();
+            assert!(matches!(found, LookedUp::Found(_)), "{before}: {found:?}");
+        }
+        let image = "every.example/team/app:9";
+        let both = [("first", login("other:pw")), ("second", login("me:pw"))];
+        let missing = with_secrets(&registry, image, &both).await.unwrap();
+        assert!(matches!(missing, LookedUp::NotFound { .. }), "{missing:?}");
+        let refused = [("first", login("me:old-s3cr3t")), ("second", login("me:pw"))];
+        let failure = with_secrets(&registry, image, &refused).await.unwrap_err();
+        let expected = format!("Secret first: unauthorized: {host} refuses the credentials of the Secret");
+        assert_eq!(failure.message, expected);
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_cannot_be_read_is_the_reason_where_no_other_one_finds_the_image() {
+        let registry = private().await;
+        let host = registry.host.clone();
+        let create = "create it anew with kubectl create secret docker-registry";
+        let config = "the Secret's key .dockerconfigjson cannot be used: write a Docker config";
+        let unreadable = [
+            (None, "there is no Secret bad in the pod namespace: create it there".to_owned()),
+            (Some(pull_secret("Opaque", &LOGIN)), format!("it is of type Opaque, so kubelets ignore it: {create}")),
+            (Some(pull_secret("kubernetes.io/dockerconfigjson", &[(".dockerconfigjson", "{")])), config.to_owned()),
+        ];
+        for (bad, why) in unreadable {
+            let image = "unreadable.example/team/app";
+            let alone = [("bad", bad.clone())];
+            let failure = with_secrets(&registry, &format!("{image}:1.0"), &alone).await.unwrap_err();
+            assert!(failure.message.contains(&why) && failure.message.contains("bad"), "{failure}");
+            let both = [("bad", bad), ("good", Some(docker_secret(&host, "me:pw")))];
+            let found = with_secrets(&registry, &format!("{image}:1.0"), &both).await.unwrap();
+            assert!(matches!(found, LookedUp::Found(_)), "{found:?}");
+            let failure = with_secrets(&registry, &format!("{image}:9"), &both).await.unwrap_err();
+            assert!(failure.message.contains(&why), "{failure}");
+        }
+        // Of a public image nothing is hidden.
+        let public = Fake::start(with_index).await;
+        let found = with_secrets(&public, "unreadable.example/team/app:1.0", &[("bad", None)]).await.unwrap();
+        assert!(matches!(found, LookedUp::Found(_)), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn a_registry_gets_nothing_but_its_login_of_a_docker_config() {
+        let registry = private().await;
+        let others = [
+            ("token", "s3cr3t-token"),
+            ("username", "me"),
+            ("password", "s3cr3t-password"),
+            ("headers.X-Key", "s3cr3t-key"),
+            ("headers.Authorization", "Basic s3cr3t"),
+        ];
+        let config = json!({ "auths": { "elsewhere.example": { "auth": STANDARD.encode("me:s3cr3t-elsewhere") } } });
+        let config = config.to_string();
+        let with_config = |others: &[(&'static str, &'static str)]| {
+            let data: Vec<(&str, &str)> = others.iter().copied().chain([(".dockerconfigjson", &*config)]).collect();
+            pull_secret("kubernetes.io/dockerconfigjson", &data)
+        };
+        let secrets = [
+            pull_secret("Opaque", &others[..1]),
+            pull_secret("Opaque", &others[1..4]),
+            pull_secret("kubernetes.io/basic-auth", &others[1..3]),
+            pull_secret("kubernetes.io/service-account-token", &others[..1]),
+            with_config(&others[..1]),
+            with_config(&others[1..4]),
+            with_config(&others[3..]),
+        ];
+        for secret in secrets {
+            let image = "opaque.example/team/app:1.0";
+            let failure = with_secrets(&registry, image, &[("pull", Some(secret.clone()))]).await.unwrap_err();
+            assert!(!failure.message.contains("s3cr3t"), "{failure}");
+            for got in registry.got() {
+                assert_eq!((got.authorization(), got.header("x-key")), (None, None), "{secret}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_wait_for_a_slot_is_not_the_registrys_time() {
+        // Each takes almost as long as a registry may, and only some go at once.
+        let slow = || async {
+            in_turn("slow.example", async {
+                sleep(LIMIT - Duration::from_secs(1)).await;
+                Ok(LookedUp::Unchanged)
+            })
+            .await
+        };
+        let done = futures::future::join_all((0..3 * AT_ONCE).map(|_| slow())).await;
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_out_of_reach_lets_those_that_wait_go_without_it() {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let dead = || async {
+            in_turn("dead.example", async {
+                asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                std::future::pending().await
+            })
+            .await
+        };
+        let done = futures::future::join_all((0..30).map(|_| dead())).await;
+        assert!(done.iter().all(|done| done.as_ref().is_err_and(|it| it.reason == SourceReason::Timeout)), "{done:?}");
+        assert_eq!(asked.into_inner(), AT_ONCE);
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_one_question_and_no_slot() {
+        for _ in 0..2 * AT_ONCE {
+            let broken = isolated(in_turn("broken.example", async { panic!("foreign text") })).await;
+            assert!(broken.unwrap_err().message.contains("a fault in Drop"));
+        }
+        assert_eq!(in_turn("broken.example", async { Ok(LookedUp::Unchanged) }).await.unwrap(), LookedUp::Unchanged);
     }
 
     #[tokio::test]
     async fn a_registry_that_is_busy_says_for_how_long() {
         let backend = Fake::start(|_| reply(429, &[("retry-after", "77")], "")).await;
-        let failure = look_up_at(&backend, &inquiry("r.example/app:1", None), &[]).await.unwrap_err();
+        let failure = ask_at(&backend, &inquiry("r.example/app:1", None), &[]).await.unwrap_err();
         assert_eq!(failure.retry_after, Some(SignedDuration::from_secs(77)));
         assert_eq!(backend.got().len(), 1);
-    }
-
-    #[test]
-    fn platforms_are_named_as_nodes_name_them() {
-        let name = |os: &str, architecture: &str| {
-            Platform { os: os.to_owned(), architecture: architecture.to_owned() }.name().map(|name| name.to_string())
-        };
-        assert_eq!(name("linux", "x86_64").as_deref(), Some("linux/amd64"));
-        assert_eq!(name("linux", "aarch64").as_deref(), Some("linux/arm64"));
-        assert_eq!(name("windows", "amd64").as_deref(), Some("windows/amd64"));
-        assert_eq!((name("unknown", "unknown"), name("", "")), (None, None));
     }
 }

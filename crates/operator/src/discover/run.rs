@@ -85,23 +85,37 @@ pub fn check_type(name: &str, type_: Option<&str>) -> Result<(), SourceFailure> 
     }
 }
 
-/// The data of a Secret, which is waited for no longer than `limit`: the cluster's
-/// client would wait for ever.
-pub async fn secret(
+/// The data of a Secret that a source names.
+///
+/// # Errors
+/// As [`get`], and where the Secret is [not for others](check_type).
+async fn secret(
     name: &str,
     secrets: &Api<Secret>,
     limit: Duration,
 ) -> Result<BTreeMap<String, Vec<u8>>, SourceFailure> {
+    let secret = get(name, secrets, limit).await?;
+    check_type(name, secret.type_.as_deref())?;
+    Ok(data(secret))
+}
+
+/// A Secret, which is waited for no longer than `limit`: the cluster's client would wait for ever.
+///
+/// # Errors
+/// `SecretNotFound`, or `Timeout` of the API server.
+pub async fn get(name: &str, secrets: &Api<Secret>, limit: Duration) -> Result<Secret, SourceFailure> {
     let failure = |message: String| SourceFailure::new(SourceReason::SecretNotFound, message);
     let found = tokio::time::timeout(limit, secrets.get_opt(name)).await.map_err(|_| {
         let message = format!("Secret {name}: no answer of the API server within {limit:?}");
         SourceFailure::new(SourceReason::Timeout, message)
     })?;
     let found = found.map_err(|error| failure(format!("Secret {name}: {error}")))?;
-    let secret =
-        found.ok_or_else(|| failure(format!("there is no Secret {name} in the pod namespace: create it there")))?;
-    check_type(name, secret.type_.as_deref())?;
-    Ok(secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect())
+    found.ok_or_else(|| failure(format!("there is no Secret {name} in the pod namespace: create it there")))
+}
+
+/// What a Secret holds.
+pub fn data(secret: Secret) -> BTreeMap<String, Vec<u8>> {
+    secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub struct Session<'a> {
     pass: Pass,
     /// Whether the registry has seen the login.
     is_login_shown: bool,
+    /// Whether the registry has refused a request without a login.
+    refuses_guests: bool,
 }
 
 /// What a request shows.
@@ -67,7 +69,18 @@ impl<'a> Session<'a> {
     /// For the repository of this name.
     pub fn new(client: &'a Client<'a>, name: String) -> Self {
         let login = client.login(&name);
-        Self { client, name, login, service: None, pass: Pass::Nothing, is_login_shown: false }
+        let (is_login_shown, refuses_guests) = (false, false);
+        Self { client, name, login, service: None, pass: Pass::Nothing, is_login_shown, refuses_guests }
+    }
+
+    /// Whether the registry, or its token service, is known to have accepted the login for the last answer. A registry
+    /// that has asked for none may not have looked at it.
+    pub fn is_logged_in(&self) -> bool {
+        match &self.pass {
+            Pass::Nothing => false,
+            Pass::Login => self.refuses_guests,
+            Pass::Token(token) => token.access == Access::Login,
+        }
     }
 
     /// Asks for `url`, again with more where the registry refuses. An answer of any status is one.
@@ -77,7 +90,10 @@ impl<'a> Session<'a> {
     pub async fn ask(&mut self, url: &Url, wanted: Wanted) -> Result<Response, SourceFailure> {
         for _ in 1..MOST_TRIES {
             let response = self.send(url, wanted).await?;
+            let is_refused = matches!(response.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            self.refuses_guests |= matches!(self.pass, Pass::Nothing) && is_refused;
             if self.is_sent_away(url, &response) {
+                self.refuses_guests = true;
                 self.pass = Pass::Login;
             } else if response.status.is_success()
                 || !self.client.is_own(&response.url)
