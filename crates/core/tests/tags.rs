@@ -61,6 +61,40 @@ fn versions_count_number_by_number() {
 }
 
 #[test]
+fn the_tags_of_well_known_repositories_are_ordered_as_people_read_them() {
+    assert_order(&[
+        ("nvcr.io/nvidia/pytorch", "24.10-py3 24.10-py3-igpu 24.09-py3 24.09-py3-igpu 23.12-py3"),
+        (
+            "pytorch/pytorch",
+            "2.5.0-cuda12.4-cudnn9-runtime 2.5.0-cuda12.4-cudnn9-devel 2.5.0-cuda12.1-cudnn9-runtime \
+             2.4.1-cuda12.4-cudnn9-runtime",
+        ),
+        ("jenkins/jenkins", "2.482 2.482-jdk17 2.479.1-lts 2.479.1-lts-jdk17 2.479 2.462.3-lts latest lts"),
+        ("gitlab/gitlab-ce", "17.5.0-ce.0 17.4.2-ce.0 17.4.1-ce.0 16.11.10-ce.0 nightly"),
+        ("eclipse-temurin", "21.0.5_11-jdk 21.0.4_7-jdk 17.0.13_11-jdk 8u432-b06-jdk 8u422-b05-jdk"),
+        ("mssql/server", "2022-CU15-ubuntu-22.04 2022-CU14-ubuntu-22.04 2022-CU9-ubuntu-22.04 2019-CU28-ubuntu-20.04"),
+        ("unityci/editor", "ubuntu-2022.3.40f1-base-3.1.0 ubuntu-2022.3.9f1-base-3.1.0 ubuntu-2021.3.45f1-base-3.1.0"),
+        ("openssl", "1.1.1w 1.1.1 1.0.2zg 1.0.2za 1.0.2z 1.0.2 0.9.8zh 0.9.8zg 0.9.8z"),
+        ("releases beside builds of Windows", "release-1.9.0 release-1.8.2 2004 1809"),
+        ("numbers before versions", "1.6 1.5 89-1.5 88-1.5"),
+        ("snapshots beside versions", "3.20.3 3.19.4 2024-09-23 2024-09-22 20240921 edge"),
+        ("several images a day", "20250906b 20250906a 20250906 20250905"),
+        ("words right behind a version", "1.2.3 1.2.3lts 1.2.2 1.2.2lts 1.2.2rc1"),
+    ]);
+}
+
+#[test]
+fn hashes_of_any_length_are_neither_newer_nor_older() {
+    for tags in
+        [["main-104857612345", "main-a41e8f9b2c3d"], ["6028143123", "a41e8f9b2c"], ["sha-602814312", "sha-a41e8f9b2"]]
+    {
+        for [first, last] in [tags, [tags[1], tags[0]]] {
+            assert_eq!(newest(&json!({}), &[first, last]), [last, first], "the one that is listed last");
+        }
+    }
+}
+
+#[test]
 fn a_pre_release_comes_before_its_release() {
     assert_order(&[
         (
@@ -136,7 +170,7 @@ fn dates_count_as_dates_in_each_spelling() {
         ),
         ("ubuntu", "24.04 22.04 noble-20250716 jammy-20250714 noble-20250619 plucky noble jammy"),
         ("alpine", "3.20.3 3.20 3.19.4 20240923 20240807 latest edge"),
-        ("snapshots with a time", "2025-09-07 1.5.0 20250907T161309Z 20250907T161308Z 20250907 latest"),
+        ("snapshots with a time", "1.5.0 20250907T161309Z 20250907T161308Z 20250907 2025-09-06 latest"),
         ("photoprism", "251130 250707 250223 20220629 20201122 latest preview"),
         ("nightly builds", "v1.2.3 nightly-2025-07-02 nightly-2025-07-01 nightly-20250630 main"),
         ("flux", "main-a41e8f9-1552613297 main-0c2b7d1-1551067109 main-b7a90d9-1500000000"),

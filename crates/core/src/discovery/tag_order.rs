@@ -21,10 +21,10 @@ pub struct SortKey(Vec<u8>);
 /// The properties of a list's tags that help to read each one of them.
 #[derive(Debug, Default)]
 pub struct Neighbours<'a> {
-    /// The first numbers of versions with dots: 22 of `22.9.0`.
+    /// The first numbers of versions with dots: 22 of `22.9.0` and of `release-22.9`.
     leads: BTreeSet<&'a str>,
-    /// Where tags have hashes of 7 or 8 characters: the segment and its length. The hash of a commit may have
-    /// digits alone, as `6028143` beside `a41e8f9`.
+    /// Where tags have hashes: the segment and its length. The hash of a commit may have digits alone, as `6028143`
+    /// beside `a41e8f9`.
     hashes: BTreeSet<(usize, usize)>,
     /// Whether the texts are what a `versionPattern` found, so that each number is a version.
     are_versions: bool,
@@ -93,11 +93,16 @@ impl<'a> Neighbours<'a> {
         let mut neighbours = Self::default();
         for tag in tags {
             let tokens = tokens::of(tag);
-            let short = tokens.iter().filter(|token| token.kind == Kind::Hash && tokens::is_short(token.text));
-            neighbours.hashes.extend(short.map(|token| (token.segment, token.text.len())));
-            let version = begin(&tokens).and_then(|at| version(&tokens, at));
-            let version = version.filter(|version| version.is_dotted && !version.is_date);
-            neighbours.leads.extend(version.and_then(|version| version.parts.first().copied()));
+            let hashes = tokens.iter().filter(|token| token.kind == Kind::Hash);
+            neighbours.hashes.extend(hashes.map(|token| (token.segment, token.text.len())));
+            let is_told = |at: usize| {
+                let word = at.checked_sub(1).and_then(|at| tokens.get(at));
+                is_mark(&tokens, at) || word.is_some_and(|word| words::is_release(word.text))
+            };
+            let told = (0..tokens.len()).filter(|at| begin(&tokens) == Some(*at) || is_told(*at));
+            let versions = told.filter_map(|at| version(&tokens, at));
+            let dotted = versions.filter(|version| version.is_dotted && !version.is_date);
+            neighbours.leads.extend(dotted.filter_map(|version| version.parts.first().copied()));
         }
         neighbours
     }
@@ -163,17 +168,19 @@ impl<'a> Neighbours<'a> {
     }
 
     /// Whether a tag that begins with a number begins with a version. `6028143` beside `1.5.0` is the hash of a
-    /// commit or counts builds, and `20240923` beside it names a snapshot.
+    /// commit or counts builds, `20240923` and `2024-09-23` beside it name snapshots, and so does 89 in `89-1.5`.
     fn is_version(&self, tokens: &[Token<'_>], version: &Version<'_>, first: &str) -> bool {
-        // 20250907T1613 is one, and 2025-09-07 is none.
-        let is_one_number = !version.is_dotted
-            && (version.tokens.len() == 1 || tokens.get(version.tokens.start).is_some_and(|day| day.text.len() > 4));
+        let is_one_number = !version.is_dotted && (version.tokens.len() == 1 || version.is_date);
         if !is_one_number || self.are_versions || self.leads.is_empty() || self.leads.contains(first) {
             return true;
         }
-        let glued = tokens.get(version.tokens.end).filter(|token| token.before == Before::Nothing);
+        let next = tokens.get(version.tokens.end);
+        let glued = next.filter(|token| token.before == Before::Nothing);
         let is_clear = glued.is_none_or(|word| words::is_known(word.text));
-        first.len() < LONG && is_clear
+        let following = self::version(tokens, version.tokens.end).filter(|following| following.is_dotted);
+        let follows_another =
+            following.is_some_and(|it| it.parts.first().is_some_and(|part| self.leads.contains(part)));
+        first.len() < LONG && is_clear && !follows_another
     }
 }
 
@@ -326,7 +333,12 @@ fn stage(tokens: &[Token<'_>], version: &Version<'_>) -> Option<(Stage, Range<us
     };
     let end = version.tokens.end;
     let glued = tokens.get(end).filter(|token| token.kind == Kind::Word && token.before == Before::Nothing);
-    let of_glued = glued.and_then(|token| words::glued(token.text, is_followed(end))).map(|stage| (stage, end));
+    // 20250906a is the second image of that day.
+    let is_count = |token: &&Token<'_>| version.is_date && token.text.len() == 1 && !is_followed(end);
+    let of_glued = glued
+        .filter(|token| !is_count(token))
+        .and_then(|token| words::glued(token.text, is_followed(end)))
+        .map(|stage| (stage, end));
     let (stage, at) = of_glued.or_else(|| {
         let others = tokens.iter().enumerate().filter(|(at, token)| {
             token.kind == Kind::Word && !version.tokens.contains(at) && (token.before != Before::Nothing || *at == end)
@@ -398,7 +410,7 @@ impl SortKey {
     ) {
         for (at, token) in tokens {
             let is_revision = || {
-                let is_glued = Some(at) == end && token.before == Before::Nothing;
+                let is_glued = Some(at) == end && token.before == Before::Nothing && token.text.len() <= 2;
                 is_glued || words::is_revision(token.text) && is_number(all.get(at + 1))
             };
             match token.kind {

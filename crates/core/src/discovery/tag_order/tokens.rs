@@ -100,10 +100,7 @@ fn is_hash(text: &str, before: Before) -> bool {
     let is_pre_release = before == Before::Separator('.')
         && text.len() - number.len() < 4
         && number.strip_prefix(['a', 'b', 'c']).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()));
-    is_hex(text) && is_mixed && !is_pre_release
-}
-
-/// Whether a hash is as short as `git` and GitLab abbreviate it. A longer one has other characters than digits.
-pub fn is_short(hash: &str) -> bool {
-    matches!(hash.len(), 7 | 8)
+    // 20250906a is the second image of a day.
+    let is_count = text.split_at_checked(8).is_some_and(|(day, letter)| letter.len() == 1 && super::is_day(day));
+    is_hex(text) && is_mixed && !is_pre_release && !is_count
 }

@@ -21,10 +21,11 @@ const CODE_NAMES: [&str; 34] = [
 
 /// Distributions and runtimes on which images are built. A number right behind such a word is the version of that base,
 /// and not of the image.
-const BASES: [&str; 28] = [
+const BASES: [&str; 29] = [
     "alma",
     "almalinux",
     "alpine",
+    "base",
     "busybox",
     "centos",
     "cuda",
@@ -90,16 +91,15 @@ pub fn stage(word: &str, has_number: bool) -> Option<Stage> {
     }
 }
 
-/// The pre-release that `word` means right behind a number: each one does, but for those that mean a revision
-/// (`2.0.0p247`, `1.1.1w`).
+/// The pre-release that `word` means right behind a number: each one with a number behind it does, but for those that
+/// mean a revision (`2.0.0p247`). Without a number it has to be known as one: `1.1.1w`, `0.9.8zg` and `1.2.3lts` are none.
 pub fn glued(word: &str, has_number: bool) -> Option<Stage> {
     match word {
         _ if is_one_of(&["a"], word) => Some(Stage::Alpha),
         _ if is_one_of(&["b"], word) => Some(Stage::Beta),
         _ if is_one_of(&["c"], word) => Some(Stage::Candidate),
         _ if is_one_of(&REVISIONS, word) || is_one_of(&RELEASES, word) => None,
-        _ if word.len() == 1 && !has_number => None,
-        _ => stage(word, has_number).or(Some(Stage::Other)),
+        _ => stage(word, has_number).or(has_number.then_some(Stage::Other)),
     }
 }
 
