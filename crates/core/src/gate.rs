@@ -12,7 +12,7 @@ pub mod verdict;
 use std::collections::BTreeSet;
 
 use drop_api::pull_policy::HostNetwork;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::gate::budget::Budget;
@@ -23,7 +23,11 @@ use crate::objects::policy::Policy;
 use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::order::Urgency;
+use crate::time::after;
 use crate::world::{ImageEntry, Lookup, NodeEntry, OnNode, World};
+
+/// For how long at most new images become part of a turn that has begun.
+const LONGEST_INCLUSION: SignedDuration = SignedDuration::from_mins(5);
 
 /// The purpose of a pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,26 @@ impl<'a> Side<'a> {
     }
 }
 
+impl Side<'_> {
+    /// Whether a fresh pull of an image would begin a turn here, rather than go on with one.
+    ///
+    /// A turn goes on for the images that were wanted at most the longest backoff after it began, at most five minutes,
+    /// and that were neither pulled nor evicted since. Otherwise a node for which new images keep coming, or which
+    /// evicts them again and again, would never let another one begin.
+    pub(crate) fn begins_turn(&self, image: &ImageEntry) -> bool {
+        let turn = self.node.turn.as_ref().filter(|turn| turn.policy == self.policy.name);
+        turn.is_none_or(|turn| {
+            let record = self.here.record(&image.image.reference);
+            let changed_at = record.and_then(|record| {
+                let evicted_at = record.eviction.as_ref().map(|eviction| eviction.at);
+                record.pulled.as_ref().map(|pulled| pulled.at).max(evicted_at)
+            });
+            let included = self.policy.backoff.max.min(LONGEST_INCLUSION);
+            image.wanted_since() > after(turn.began_at, included) || changed_at > Some(turn.began_at)
+        })
+    }
+}
+
 /// The sides of one node, by policy.
 pub(crate) struct Sides<'a> {
     world: &'a World,
@@ -168,7 +192,7 @@ impl<'a> Pair<'a, '_> {
         }
         // A late pull does not continue a turn: fresh pulls of other nodes go first.
         let is_late = purpose == Purpose::Pull && self.urgency().is_late();
-        let begins_turn = is_late || self.side.node.begins_turn(self.image, policy);
+        let begins_turn = is_late || self.side.begins_turn(self.image);
         let admitted = budget.admit(policy, node, begins_turn, self.side.now);
         admitted.map_err(|verdict| Rule::PolicyAllows.waits_for(verdict))?;
         let of_host = budget.admit_host(policy, self.image.image.reference.host());

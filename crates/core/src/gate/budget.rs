@@ -65,8 +65,11 @@ impl<'a> Budget<'a> {
             if usage.beginning.iter().any(|other| other != node) {
                 return Err(Verdict::WaitingForDelay { until: None });
             }
+            // A node does not wait for its own last start. But where others wait, each start would put them off.
+            let others_wait = self.world.line(&policy.name).is_some_and(|line| line.iter().any(|it| it.node != *node));
+            let own = Some(&**node).filter(|_| !others_wait);
             let starts = self.world.starts(&policy.name);
-            let free_at = starts.and_then(|starts| starts.free_at(node, policy.min_delay));
+            let free_at = starts.and_then(|starts| starts.free_at(own, policy.min_delay));
             if let Some(until) = free_at.filter(|until| *until > now) {
                 return Err(Verdict::WaitingForDelay { until: Some(until) });
             }

@@ -25,14 +25,14 @@ impl World {
 }
 
 /// A node's places: for each policy under which it could start a pull now one with its most urgent
-/// fresh pull, and one with its most urgent other.
+/// fresh pull of the turn that goes on, one with its most urgent other fresh pull, and one with its most urgent late one.
 fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     let mut places = Places::default();
     let name = &node.node.name;
     if world.pod_on(name).is_some() {
         return places;
     }
-    let mut best: BTreeMap<(&Name, bool), (Urgency, &Name, bool)> = BTreeMap::new();
+    let mut best: BTreeMap<(&Name, bool, bool), (Urgency, &Name)> = BTreeMap::new();
     let mut wait = |until: Timestamp| places.alarm = Some(places.alarm.map_or(until, |alarm| alarm.min(until)));
     let (mut sides, nothing) = (Sides::new(world, node, now), BTreeSet::new());
     for (image, standing) in world.images_on(node, Standing::wants_pull) {
@@ -42,17 +42,17 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
             held.until.into_iter().for_each(&mut wait);
             continue;
         }
-        let (urgency, name) = (pair.urgency(), &image.image.name);
-        let begins_turn = node.begins_turn(image, side.policy);
-        let kept = best.entry((&image.image.policy, urgency.is_late())).or_insert((urgency, name, begins_turn));
-        if urgency.compare(name, &kept.0, kept.1).is_lt() {
-            *kept = (urgency, name, begins_turn);
+        let found = (pair.urgency(), &image.image.name);
+        let is_late = found.0.is_late();
+        // A late pull does not continue a turn: fresh pulls of other nodes go first.
+        let begins_turn = is_late || side.begins_turn(image);
+        let kept = best.entry((&image.image.policy, is_late, begins_turn)).or_insert(found);
+        if found.0.compare(found.1, &kept.0, kept.1).is_lt() {
+            *kept = found;
         }
     }
     let waiting_since = node.waiting_since.unwrap_or(now);
-    for ((policy, is_late), (urgency, image, begins_turn)) in best {
-        // A late pull does not continue a turn: fresh pulls of other nodes go first.
-        let begins_turn = is_late || begins_turn;
+    for ((policy, _, begins_turn), (urgency, image)) in best {
         places.candidates.push((
             policy.clone(),
             Candidate { begins_turn, urgency, waiting_since, image: image.clone(), node: name.clone() },

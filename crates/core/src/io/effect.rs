@@ -197,6 +197,8 @@ pub struct PodOrder {
     pub host_network: bool,
     /// Whether it begins a turn of its node, rather than going on with one.
     pub begins_turn: bool,
+    /// Whether it is a retry, a probe or a question for a tag.
+    pub is_late: bool,
 }
 
 /// One image of a [`PodOrder`].

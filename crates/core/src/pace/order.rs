@@ -52,6 +52,16 @@ impl Urgency {
         self.cmp(other).then(by_name)
     }
 
+    /// What counts of it between nodes, and between policies on one node. There a place in a set tells nothing: its
+    /// first image would go before the second one of all that have waited longer.
+    #[must_use]
+    pub fn between_nodes(&self) -> Self {
+        match *self {
+            Self::Fresh { priority, .. } => Self::Fresh { priority, rank: 0 },
+            late @ Self::Late { .. } => late,
+        }
+    }
+
     /// Whether it has yielded to fresh pulls for long enough.
     #[must_use]
     pub fn is_overdue(&self, now: Timestamp) -> bool {
@@ -64,7 +74,7 @@ impl Urgency {
 
 /// A node that waits for a pull of one policy, with its most urgent fresh pull or its most urgent
 /// retry; the lesser goes first.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Whether this would begin a turn: a node goes on with its turn first.
     pub begins_turn: bool,
@@ -76,4 +86,23 @@ pub struct Candidate {
     pub image: Name,
     /// The node.
     pub node: Name,
+}
+
+impl Candidate {
+    fn order(&self) -> (bool, Urgency, Timestamp, Urgency, &Name, &Name) {
+        let Self { begins_turn, urgency, waiting_since, image, node } = self;
+        (*begins_turn, urgency.between_nodes(), *waiting_since, *urgency, image, node)
+    }
+}
+
+impl Ord for Candidate {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for Candidate {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }

@@ -44,11 +44,11 @@ impl Starts {
         }
     }
 
-    /// When `node` may begin, `delay` after the last start on another node.
+    /// When a node may begin, `delay` after the last start on any other node than `own`, if that is given.
     #[must_use]
-    pub fn free_at(&self, node: &str, delay: SignedDuration) -> Option<Timestamp> {
+    pub fn free_at(&self, own: Option<&str>, delay: SignedDuration) -> Option<Timestamp> {
         let on_another = match &self.last {
-            Some((last, _)) if **last == *node => self.other,
+            Some((last, _)) if own == Some(&**last) => self.other,
             last => last.as_ref().map(|(_, at)| *at),
         };
         on_another.map(|at| after(at, delay))
@@ -90,15 +90,15 @@ mod tests {
     fn the_delay_counts_from_the_last_start_on_a_different_node() {
         let delay = SignedDuration::from_secs(10);
         let mut starts = Starts::default();
-        assert_eq!(starts.free_at("a", delay), None);
+        assert_eq!(starts.free_at(Some("a"), delay), None);
         starts.note(&"a".into(), at(5));
-        assert_eq!(starts.free_at("a", delay), None, "a node does not wait for itself");
-        assert_eq!(starts.free_at("b", delay), Some(at(15)));
+        assert_eq!(starts.free_at(Some("a"), delay), None, "a node does not wait for itself");
+        assert_eq!(starts.free_at(Some("b"), delay), Some(at(15)));
         starts.note(&"b".into(), at(20));
-        assert_eq!(starts.free_at("b", delay), Some(at(15)));
-        assert_eq!(starts.free_at("a", delay), Some(at(30)));
+        assert_eq!(starts.free_at(Some("b"), delay), Some(at(15)));
+        assert_eq!(starts.free_at(Some("a"), delay), Some(at(30)));
         starts.replace("b");
-        assert_eq!(starts.free_at("b", delay), Some(at(30)), "another machine of its name waits");
+        assert_eq!(starts.free_at(Some("b"), delay), Some(at(30)), "another machine of its name waits");
     }
 
     #[test]

@@ -40,6 +40,7 @@ use crate::world::{ImageEntry, NodeEntry, World};
 /// their turn.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
+    let mut yielding = Vec::new();
     let mut quests = quests(world, now, plan);
     let mut lines: Vec<Line<'_>> = world
         .policies()
@@ -51,7 +52,13 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
         let (policy, is_late) = (line.policy, line.is_late_first());
         let result = match line.next() {
             None => break,
-            Some(Next::Node(candidate)) => start_turn(world, policy, candidate, &budget, now),
+            Some(Next::Node(candidate)) => {
+                let result = start_turn(world, policy, candidate, Claims::Respected, &budget, now);
+                if matches!(result, Ok(None)) && !candidate.begins_turn {
+                    yielding.push((policy, candidate));
+                }
+                result
+            }
             Some(Next::Quest(quest)) => start_quest(world, policy, &quest, &budget, now, plan),
         };
         match result {
@@ -69,6 +76,19 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
             }
         }
     }
+    // A node that would have begun its turn with a claimed slot may have been taken by another policy.
+    for (policy, candidate) in yielding {
+        if let Ok(Some(order)) = start_turn(world, policy, candidate, Claims::Ignored, &budget, now) {
+            commit_start(order, &mut budget, plan);
+        }
+    }
+}
+
+/// Whether a node that goes on with its turn leaves slots of registries to more urgent nodes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claims {
+    Respected,
+    Ignored,
 }
 
 /// The nodes and quests that wait under one policy.
@@ -164,6 +184,7 @@ impl<'a> Line<'a> {
         if !self.is_late_first() {
             let Candidate { begins_turn, urgency, waiting_since, node, .. } = self.fresh.peek()?;
             let (begins_turn, urgency, waiting_since) = (*begins_turn, *urgency, *waiting_since);
+            let urgency = urgency.between_nodes();
             return Some(Place { yields: true, urgency, waiting_since, begins_turn, served_at, node: node.clone() });
         }
         let (retry, quest) = self.late();
@@ -213,6 +234,7 @@ fn start_turn(
     world: &World,
     policy: &Policy,
     candidate: &Candidate,
+    claims: Claims,
     budget: &Budget<'_>,
     now: Timestamp,
 ) -> Result<Option<PodOrder>, (Verdict, First)> {
@@ -224,8 +246,8 @@ fn start_turn(
     admitted.map_err(|verdict| (verdict, first()))?;
     let Some(node) = world.node(&candidate.node) else { return Ok(None) };
     let side = Side::new(world, node, policy, now);
-    let batch = batch(world, &side, policy, candidate, budget, now);
-    Ok(order(world, node, policy, &batch, candidate.begins_turn))
+    let batch = batch(world, &side, policy, candidate, claims, budget, now);
+    Ok(order(world, node, policy, &batch, (candidate.begins_turn, candidate.urgency.is_late())))
 }
 
 /// The images for the next Pod on a node: the most urgent one whose registry has
@@ -235,23 +257,27 @@ fn batch<'a>(
     side: &Side<'a>,
     policy: &Policy,
     candidate: &Candidate,
+    claims: Claims,
     budget: &Budget<'_>,
     now: Timestamp,
 ) -> Vec<&'a Image> {
     let here = &side.here;
-    let is_late = candidate.urgency.is_late();
     let wanted = world.images_on(side.node, Standing::wants_pull);
     let wanted = wanted.filter(|(image, _)| image.image.policy == policy.name);
     let wanted = wanted.filter(|(image, _)| budget.admit_host(policy, image.image.reference.host()).is_ok());
     let pairs = wanted.map(|(image, standing)| Pair { world, image, side, standing });
     let startable = pairs.filter(|pair| pair.check_alone(Purpose::Pull, budget.tried()).is_ok());
     let mut images: Vec<(Urgency, &ImageEntry)> = startable.map(|pair| (pair.urgency(), pair.image)).collect();
+    // The node has other places for its other images: whether it goes on, begins a turn, or tries again what failed.
+    let is_of_place = |urgency: &Urgency, image: &ImageEntry| {
+        let is_late = urgency.is_late();
+        is_late == candidate.urgency.is_late() && candidate.begins_turn == (is_late || side.begins_turn(image))
+    };
     images.sort_by(|(a, one), (b, other)| {
-        // The turn of a retry has come as that of one that yields.
-        let by_class = (a.is_late() != is_late).cmp(&(b.is_late() != is_late));
-        by_class.then_with(|| a.compare(&one.image.name, b, &other.image.name))
+        let by_place = is_of_place(b, other).cmp(&is_of_place(a, one));
+        by_place.then_with(|| a.compare(&one.image.name, b, &other.image.name))
     });
-    if !candidate.begins_turn {
+    if !candidate.begins_turn && claims == Claims::Respected {
         // Of each registry the most urgent image that is wanted here decides for all.
         let is_left =
             |host: &str, urgency| slot_is_claimed(world, policy, host, (urgency, candidate.waiting_since), budget, now);
@@ -261,8 +287,7 @@ fn batch<'a>(
             !*left.entry(host).or_insert_with(|| is_left(host, *urgency))
         });
     }
-    if images.first().is_some_and(|(urgency, _)| urgency.is_late() != is_late) {
-        // The node has a place of its own for these.
+    if images.first().is_some_and(|(urgency, image)| !is_of_place(urgency, image)) {
         return Vec::new();
     }
     let is_alone = |entry: &ImageEntry| {
@@ -303,16 +328,23 @@ fn slot_is_claimed(
 ) -> bool {
     let Some(free) = budget.free_slots(policy, host) else { return false };
     let beginning = world.line(&policy.name).into_iter().flatten().skip_while(|candidate| !candidate.begins_turn);
-    let before = beginning.take_while(|it| (it.urgency, it.waiting_since) < (urgency, waiting_since));
+    let place = (urgency.between_nodes(), waiting_since);
+    let before = beginning.take_while(|it| (it.urgency.between_nodes(), it.waiting_since) < place);
+    let are_free = before.filter(|it| budget.busy_with(&it.node).is_none());
+    // The first one that has to wait lets nobody behind it pass.
+    let can_begin = are_free.take_while(|it| budget.admit(policy, &it.node, true, now).is_ok());
     let is_of_host = |it: &&Candidate| world.image(&it.image).is_some_and(|it| it.image.reference.host() == host);
-    let claims = before
-        .filter(is_of_host)
-        .filter(|it| budget.busy_with(&it.node).is_none() && budget.admit(policy, &it.node, true, now).is_ok());
-    claims.take(free).count() == free
+    can_begin.filter(is_of_host).take(free).count() == free
 }
 
 /// The Pod that pulls `batch` onto a node; `None` where there is nothing to pull.
-fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], begins_turn: bool) -> Option<PodOrder> {
+fn order(
+    world: &World,
+    node: &NodeEntry,
+    policy: &Policy,
+    batch: &[&Image],
+    (begins_turn, is_late): (bool, bool),
+) -> Option<PodOrder> {
     let first = batch.first()?;
     let here = world.on_node(node);
     let mut identity = node.node.uid.to_string();
@@ -344,6 +376,7 @@ fn order(world: &World, node: &NodeEntry, policy: &Policy, batch: &[&Image], beg
         tolerations: placement.map(|placement| placement.tolerations.clone()).unwrap_or_default(),
         host_network,
         begins_turn,
+        is_late,
     })
 }
 
@@ -462,13 +495,13 @@ fn start_quest(
         }
     }
     let Some((_, node)) = best else { return Ok(None) };
-    let begins_turn = node.begins_turn(image, policy);
+    let begins_turn = Side::new(world, node, policy, now).begins_turn(image);
     let first = || First { image: name.clone(), node: node.node.name.clone() };
     budget.admit(policy, &node.node.name, begins_turn, now).map_err(|verdict| (verdict, first()))?;
     if budget.admit_host(policy, reference.host()).is_err() {
         return Ok(None);
     }
-    Ok(order(world, node, policy, &[&image.image], begins_turn))
+    Ok(order(world, node, policy, &[&image.image], (begins_turn, true)))
 }
 
 impl World {

@@ -10,7 +10,6 @@ use super::{ImageEntry, Moment, Moves, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
 use crate::objects::node::{Node, Readiness};
-use crate::objects::policy::Policy;
 use crate::objects::presence::Standing;
 use crate::pace::order::Candidate;
 use crate::time::after;
@@ -40,21 +39,12 @@ pub(crate) struct NodeEntry {
 /// A node's run of pull Pods under one policy.
 #[derive(Clone, Debug)]
 pub(crate) struct Turn {
-    pub(super) policy: Name,
+    pub(crate) policy: Name,
     /// When it began, as far as this process knows.
-    began_at: Timestamp,
+    pub(crate) began_at: Timestamp,
 }
 
 impl NodeEntry {
-    /// Whether a pull of an image would begin a turn here, rather than go on with one.
-    ///
-    /// A turn goes on for the images that were wanted at most the longest backoff after it began. Otherwise a node for
-    /// which new images keep coming would never let another one begin.
-    pub(crate) fn begins_turn(&self, image: &ImageEntry, policy: &Policy) -> bool {
-        let turn = self.turn.as_ref().filter(|turn| turn.policy == policy.name);
-        turn.is_none_or(|turn| image.wanted_since() > after(turn.began_at, policy.backoff.max))
-    }
-
     /// Notes that a Pod pulls under `policy`: it begins a turn, or goes on with one.
     pub(super) fn pulls(&mut self, policy: &Name, begins_turn: bool, now: Timestamp) {
         if begins_turn || self.turn.as_ref().is_none_or(|turn| turn.policy != *policy) {

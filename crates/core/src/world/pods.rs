@@ -2,10 +2,9 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{ImageEntry, Refused, World};
+use super::{Refused, World};
 use crate::Name;
-use crate::io::effect::{EffectKey, PodOrder, Pull};
-use crate::objects::presence::Standing;
+use crate::io::effect::{EffectKey, PodOrder};
 use crate::objects::pull_pod::{Container, ContainerState, Outcome, PullPod, Steps};
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
@@ -98,7 +97,7 @@ impl World {
                 })
                 .collect(),
         };
-        let is_late = order.pulls.iter().any(|pull| !self.is_fresh(&order.node, pull));
+        let is_late = order.is_late;
         let starts = self.starts.entry(order.policy.clone()).or_default();
         starts.begin(!is_late);
         if is_late {
@@ -108,16 +107,6 @@ impl World {
         let stage = Stage::Requested(Box::new(order.clone()));
         let begins_turn = order.begins_turn;
         self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false, is_late }, now);
-    }
-
-    /// Whether a pull is of an image that is missing on the node, was not tried there, and fails nowhere.
-    fn is_fresh(&self, node: &Name, pull: &Pull) -> bool {
-        let fails = |image: &ImageEntry| image.is_probed || image.is_doubted || image.refused.is_some();
-        let fails = self.images.get(&pull.cached_image).is_some_and(fails);
-        let is_there = self.standing_on(node, &pull.cached_image) == Some(Standing::Cached);
-        let memory = self.nodes.get(node).and_then(|node| self.memory_of(&node.node));
-        let record = memory.and_then(|memory| memory.images.get(&pull.reference));
-        !fails && !is_there && record.is_none_or(|record| record.failure.is_none() && !record.alone)
     }
 
     pub(super) fn put_pod(&mut self, entry: PodEntry, now: Timestamp) {

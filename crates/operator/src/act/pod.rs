@@ -171,6 +171,7 @@ mod tests {
             tolerations: vec![],
             host_network: false,
             begins_turn: true,
+            is_late: false,
         }
     }
 

@@ -1,7 +1,8 @@
 //! Turns of nodes, and who gets the slots that they leave.
 
 use drop_api::CachedImageSpec;
-use drop_sim::{Outcome, Trouble, secs, under};
+use drop_core::reference::Reference;
+use drop_sim::{Kubelet, Outcome, Trouble, secs, under};
 use jiff::SignedDuration;
 
 use crate::common::{Lab, duration};
@@ -164,4 +165,77 @@ fn two_policies_share_a_node_although_images_of_both_keep_coming() {
         let pods = lab.record.pods.iter().filter(|pod| *pod.order.policy == *policy).count();
         assert!(pods >= 20, "{pods} Pods under {policy} in an hour: {:?}", lab.starts());
     }
+}
+
+#[test]
+fn a_node_that_rejects_pods_puts_off_no_other_where_the_delay_is_longer_than_its_backoff() {
+    for delay in ["7m", "15m", "1h"] {
+        let mut lab = nodes(3);
+        lab.title = format!("a delay of {delay}");
+        lab.policy("p", |policy| policy.min_delay_between_pulls = duration(delay));
+        lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "full").into()));
+        lab.image_with("x", "x", under("p"));
+        lab.run(secs(5.0 * 3600.0));
+        assert_eq!(lab.status("x").nodes_ready, 2, "{}: {:#?}", lab.title, lab.starts());
+    }
+}
+
+#[test]
+fn a_turn_goes_on_although_a_more_urgent_image_comes() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(60.0);
+    lab.policy("p", |policy| {
+        policy.min_delay_between_pulls = duration("1h");
+        policy.images_per_pod = 1;
+    });
+    for n in 0..30 {
+        lab.image_of_set("web", &format!("web-{n}"), &format!("web{n}"), under("p"));
+    }
+    lab.run(secs(400.0));
+    lab.image_with("new", "new", under("p"));
+    lab.run(secs(2400.0));
+    let on_a = lab.record.pods.iter().filter(|pod| *pod.order.node == *"a").count();
+    assert!(on_a >= 30, "its turn did not end: {:#?}", lab.starts());
+}
+
+#[test]
+fn a_node_that_gets_an_image_each_minute_puts_off_no_other() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(10.0);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("60s"));
+    for n in 0..2 {
+        let on_b = on(&mut lab, "b");
+        lab.image_of_set("web", &format!("web-{n}"), &format!("web{n}"), on_b);
+    }
+    for n in 0..20 {
+        let on_a = on(&mut lab, "a");
+        lab.image_with(&format!("x{n}"), &format!("x{n}"), on_a);
+        lab.run(secs(50.0));
+    }
+    for name in ["web-0", "web-1"] {
+        assert_eq!(lab.shows(name), "Cached 1/1", "{:#?}", lab.starts());
+    }
+}
+
+#[test]
+fn a_node_that_evicts_its_images_again_and_again_lets_others_have_their_turns() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(60.0);
+    lab.knobs.lists = true;
+    let images: Vec<String> = (0..60).map(|n| format!("x{n}")).collect();
+    for image in &images {
+        let on_a = on(&mut lab, "a");
+        lab.image_with(image, image, on_a);
+    }
+    lab.policy("p", |_| {});
+    for _ in 0..12 {
+        lab.run(secs(600.0));
+        for image in &images {
+            lab.evict("a", &Reference::parse(image));
+        }
+    }
+    let on_b = on(&mut lab, "b");
+    lab.image_with("late", "late", on_b);
+    lab.run(secs(3600.0 + 600.0));
+    assert_eq!(lab.shows("late"), "Cached 1/1", "{:#?}", lab.starts());
 }
