@@ -210,7 +210,7 @@ impl World {
             Event::Image(image, _) if self.deleted.get(&image.name) == Some(&image.uid) => {}
             Event::Image(image, status) => self.set_image(*image, Some(*status), now),
             Event::Set(set, status) => self.set_set(*set, *status),
-            Event::Discovery(policy) => self.set_discovery(*policy),
+            Event::Discovery(policy) => self.set_discovery(*policy, now),
             Event::Secret(name, version) => self.set_secret(name, version),
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
             Event::Node(node) => self.set_node(*node, now),
