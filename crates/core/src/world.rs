@@ -130,6 +130,8 @@ enum Moment {
     Judgement(Name),
     /// Forgets images of a node that have not been wanted for long.
     Forgetting(Name),
+    /// Forgets when policies that are gone last started pulls.
+    Starts,
 }
 
 /// The objects that [`World::settle`] has to look at.
@@ -318,6 +320,7 @@ impl World {
             match moment {
                 Moment::Places(node) => drop(self.dirty.places.insert(node)),
                 Moment::Judgement(node) => drop(self.dirty.nodes.insert(node)),
+                Moment::Starts => self.forget_starts(now),
                 Moment::Forgetting(node) => {
                     self.dirty.caches.insert(node.clone());
                     self.dirty.nodes.insert(node);
