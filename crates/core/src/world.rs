@@ -139,6 +139,8 @@ enum Moment {
 struct Dirty {
     /// References whose registries may have to be asked, or not any more.
     lookups: BTreeSet<Reference>,
+    /// Hosts whose registries may have to be paused, or not any more.
+    hosts: BTreeSet<Name>,
     /// Sets that may ask for other images.
     sets: BTreeSet<Name>,
     /// Images whose placement, place in the queues and standings may have changed.
@@ -153,6 +155,15 @@ struct Dirty {
     places: BTreeSet<Name>,
     /// Nodes whose NodeCaches may have to be written.
     caches: BTreeSet<Name>,
+}
+
+impl Dirty {
+    /// Notes that other nodes than before may lack an image of this host.
+    fn note_host(&mut self, image: &Reference) {
+        if !self.hosts.contains(image.host()) {
+            self.hosts.insert(image.host().into());
+        }
+    }
 }
 
 impl World {
@@ -337,6 +348,10 @@ impl World {
         let before = std::mem::replace(&mut self.filling, filling.clone());
         before.symmetric_difference(&filling).for_each(|set| self.filling_changed(set));
         self.judge_all(now);
+        // Which nodes could try a registry is known only now, and images of one that is paused are judged otherwise.
+        if self.judge_registries() {
+            self.judge_all(now);
+        }
         for node in std::mem::take(&mut self.dirty.caches) {
             if self.nodes.contains_key(&node) {
                 self.cache_is_stale(node, now);

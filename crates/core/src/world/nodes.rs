@@ -118,19 +118,11 @@ impl World {
                     places: Vec::new(),
                 };
                 self.nodes.insert(name.clone(), entry);
-                self.number_of_nodes_changed();
                 self.end_recorded_pulls(&name, now);
                 self.dirty.caches.insert(name.clone());
             }
         }
         self.dirty.nodes.insert(name);
-    }
-
-    /// In a cluster of one node that one tells whether a registry answers; in any other it takes two.
-    fn number_of_nodes_changed(&mut self) {
-        if self.nodes.len() <= 2 {
-            self.dirty.images.extend(self.images.keys().cloned());
-        }
     }
 
     /// Takes in that a node's pulls wait for another reason than before.
@@ -152,7 +144,6 @@ impl World {
 
     pub(super) fn remove_node(&mut self, name: &Name) {
         let Some(entry) = self.nodes.remove(name) else { return };
-        self.number_of_nodes_changed();
         self.starts.values_mut().for_each(|starts| starts.replace(name));
         self.leave_queues(&entry.places);
         self.agenda.cancel(&Moment::Places(name.clone()));
