@@ -34,6 +34,7 @@ use crate::interner::Texts;
 use crate::io::effect::{Effect, EffectKey};
 use crate::io::event::{Event, Kind};
 use crate::io::flights::Flight;
+use crate::io::notice;
 use crate::io::plan::Plan;
 use crate::objects::memory::Failure;
 use crate::objects::policy::{BUILT_IN, Policy};
@@ -312,6 +313,11 @@ impl World {
                 Effect::PatchPolicy { policy, status } => {
                     if let Some(entry) = self.policies.get_mut(policy) {
                         entry.published.write(status, now);
+                    }
+                }
+                Effect::Tell(notice) if notice.kind == notice::NODE => {
+                    if let Some(node) = self.nodes.get_mut(&notice.name) {
+                        node.told = Some(notice.reason.clone());
                     }
                 }
                 Effect::DeletePod { .. }

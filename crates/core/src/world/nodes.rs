@@ -33,6 +33,9 @@ pub(crate) struct NodeEntry {
     pub(crate) hung_at: Option<Timestamp>,
     /// Since when it has missed images without a Pod that pulls.
     pub(crate) waiting_since: Option<Timestamp>,
+    /// The reason of the last notice about it, until its NodeCache shows what the notice is about: a write that
+    /// fails is tried again, and the notice is not.
+    pub(crate) told: Option<String>,
     /// Its places in the queues, by policy.
     pub(super) places: Vec<(Name, Candidate)>,
 }
@@ -92,6 +95,7 @@ impl World {
                 if is_another {
                     entry.turn = None;
                     entry.hung_at = None;
+                    entry.told = None;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
                     self.dirty.caches.insert(name.clone());
                 }
@@ -115,6 +119,7 @@ impl World {
                     turn: None,
                     hung_at: None,
                     waiting_since: None,
+                    told: None,
                     places: Vec::new(),
                 };
                 self.nodes.insert(name.clone(), entry);
