@@ -275,11 +275,13 @@ impl<'a> Pair<'a, '_> {
             }
             Rule::Repaired => Verdict::Evicted { until: held.until.unwrap_or(side.now) },
             Rule::RegistryAnswers => {
-                let host = image.reference.host().into();
-                Verdict::RegistryPaused { host, at: world.registry_probe_at(&image.reference, policy) }
+                let at = world.registry_probe_at(&image.reference, policy);
+                let at = at.filter(|at| *at > side.now && world.registry_tried_at(&image.reference).is_none());
+                Verdict::RegistryPaused { host: image.reference.host().into(), at }
             }
             Rule::ImageWorks => {
-                let at = world.probe_at(self.image, policy).filter(|_| !world.is_tried(&image.reference));
+                let at = world.probe_at(self.image, policy);
+                let at = at.filter(|at| *at > side.now && !world.is_tried(&image.reference));
                 Verdict::WaitingForProbe { at, cause: world.cause_of(&image.reference) }
             }
             Rule::IsDue => Verdict::Cached,
@@ -304,7 +306,10 @@ impl<'a> Pair<'a, '_> {
         if let Some(pod) = pod.filter(|entry| entry.pod.is_pulling(&self.image.image.reference)) {
             return Verdict::Pulling { pod: pod.pod.name.clone() };
         }
-        match self.check(Purpose::Pull, budget) {
+        // A probe whose time has come may still wait for others.
+        let probe = self.image.is_probed.then(|| self.check(Purpose::Probe, budget)).and_then(Result::err);
+        let probe = probe.filter(|held| matches!(held.rule, Rule::PolicyAllows | Rule::RegistrySlot));
+        match probe.map_or_else(|| self.check(Purpose::Pull, budget), Err) {
             Ok(()) => Verdict::Next,
             Err(held) => self.verdict(held),
         }

@@ -34,6 +34,7 @@ use crate::interner::Texts;
 use crate::io::effect::{Effect, EffectKey};
 use crate::io::event::{Event, Kind};
 use crate::io::flights::Flight;
+use crate::io::notice;
 use crate::io::plan::Plan;
 use crate::objects::memory::Failure;
 use crate::objects::policy::{BUILT_IN, Policy};
@@ -130,6 +131,8 @@ enum Moment {
     Judgement(Name),
     /// Forgets images of a node that have not been wanted for long.
     Forgetting(Name),
+    /// Forgets when policies that are gone last started pulls.
+    Starts,
 }
 
 /// The objects that [`World::settle`] has to look at.
@@ -137,6 +140,8 @@ enum Moment {
 struct Dirty {
     /// References whose registries may have to be asked, or not any more.
     lookups: BTreeSet<Reference>,
+    /// Hosts whose registries may have to be paused, or not any more.
+    hosts: BTreeSet<Name>,
     /// Sets that may ask for other images.
     sets: BTreeSet<Name>,
     /// Images whose placement, place in the queues and standings may have changed.
@@ -151,6 +156,15 @@ struct Dirty {
     places: BTreeSet<Name>,
     /// Nodes whose NodeCaches may have to be written.
     caches: BTreeSet<Name>,
+}
+
+impl Dirty {
+    /// Notes that other nodes than before may lack an image of this host.
+    fn note_host(&mut self, image: &Reference) {
+        if !self.hosts.contains(image.host()) {
+            self.hosts.insert(image.host().into());
+        }
+    }
 }
 
 impl World {
@@ -210,7 +224,7 @@ impl World {
             Event::Image(image, _) if self.deleted.get(&image.name) == Some(&image.uid) => {}
             Event::Image(image, status) => self.set_image(*image, Some(*status), now),
             Event::Set(set, status) => self.set_set(*set, *status),
-            Event::Discovery(policy) => self.set_discovery(*policy),
+            Event::Discovery(policy) => self.set_discovery(*policy, now),
             Event::Secret(name, version) => self.set_secret(name, version),
             Event::Policy(policy, status) => self.set_policy(*policy, *status),
             Event::Node(node) => self.set_node(*node, now),
@@ -301,6 +315,11 @@ impl World {
                         entry.published.write(status, now);
                     }
                 }
+                Effect::Tell(notice) if notice.kind == notice::NODE => {
+                    if let Some(node) = self.nodes.get_mut(&notice.name) {
+                        node.told = Some(notice.reason.clone());
+                    }
+                }
                 Effect::DeletePod { .. }
                 | Effect::CheckPod { .. }
                 | Effect::RecordNode { .. }
@@ -318,6 +337,7 @@ impl World {
             match moment {
                 Moment::Places(node) => drop(self.dirty.places.insert(node)),
                 Moment::Judgement(node) => drop(self.dirty.nodes.insert(node)),
+                Moment::Starts => self.forget_starts(now),
                 Moment::Forgetting(node) => {
                     self.dirty.caches.insert(node.clone());
                     self.dirty.nodes.insert(node);
@@ -334,6 +354,10 @@ impl World {
         let before = std::mem::replace(&mut self.filling, filling.clone());
         before.symmetric_difference(&filling).for_each(|set| self.filling_changed(set));
         self.judge_all(now);
+        // Which nodes could try a registry is known only now, and images of one that is paused are judged otherwise.
+        if self.judge_registries() {
+            self.judge_all(now);
+        }
         for node in std::mem::take(&mut self.dirty.caches) {
             if self.nodes.contains_key(&node) {
                 self.cache_is_stale(node, now);

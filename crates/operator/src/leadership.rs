@@ -5,11 +5,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock::Deadline;
+
 /// Whether this process may write. All clones share one answer.
 #[derive(Clone, Debug)]
 pub struct Leadership {
     /// The end of the time in which it may; `None` while it does not lead.
-    until: watch::Sender<Option<Instant>>,
+    until: watch::Sender<Option<Deadline>>,
 }
 
 impl Leadership {
@@ -20,7 +22,7 @@ impl Leadership {
 
     /// A process that always leads, without a Lease.
     pub fn unconditional() -> Self {
-        let far = Instant::now() + Duration::from_secs(100 * 365 * 24 * 3600);
+        let far = Deadline::now().after(Duration::from_secs(100 * 365 * 24 * 3600));
         Self { until: watch::Sender::new(Some(far)) }
     }
 
@@ -31,7 +33,7 @@ impl Leadership {
 
     /// The end of the time in which this process may write, if it may now.
     pub fn held_until(&self) -> Option<Instant> {
-        self.until.borrow().filter(|until| Instant::now() < *until)
+        self.until.borrow().filter(|until| !until.has_passed()).map(|until| until.instant)
     }
 
     /// Ends the leadership now, and returns whether there was one.
@@ -42,7 +44,7 @@ impl Leadership {
     }
 
     /// Lets this process write until `until`, and returns whether that is news.
-    pub fn extend(&self, until: Instant) -> bool {
+    pub fn extend(&self, until: Deadline) -> bool {
         self.until.send_replace(Some(until)).is_none()
     }
 
@@ -59,7 +61,7 @@ impl Leadership {
         loop {
             let Some(until) = *changes.borrow_and_update() else { return };
             tokio::select! {
-                () = sleep_until(until) => self.lapse(),
+                () = sleep_until(until.instant) => self.lapse(),
                 changed = changes.changed() => drop(changed),
             }
         }
@@ -67,6 +69,6 @@ impl Leadership {
 
     /// Ends the leadership if its time is up. Nobody has extended it meanwhile.
     fn lapse(&self) {
-        self.until.send_if_modified(|until| until.take_if(|until| *until <= Instant::now()).is_some());
+        self.until.send_if_modified(|until| until.take_if(|until| until.has_passed()).is_some());
     }
 }

@@ -165,7 +165,7 @@ fn a_registry_refuses_what_is_too_much_for_it() {
     lab.knobs.registries.insert("docker.io".to_owned(), Registry { at_once: Some(1), ..Registry::default() });
     lab.image_with("alpine", "alpine", under("all"));
     lab.run(secs(4.0));
-    assert_eq!(lab.message("alpine"), "b: rate limited by docker.io (and 1 more)");
+    assert_eq!(lab.message("alpine"), "b: rate limited by docker.io (and 1 more node)");
     lab.knobs.registries.insert("docker.io".to_owned(), Registry { is_down: true, ..Registry::default() });
     lab.run(secs(60.0));
     assert!(lab.message("alpine").contains("docker.io"), "{}", lab.message("alpine"));

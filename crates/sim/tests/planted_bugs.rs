@@ -825,7 +825,7 @@ fn statuses_at_rest_that_are_not_true() {
     assert_eq!(at_rest(|_| {}), Vec::<String>::new());
     assert_says(&at_rest(|status| status.nodes_ready = 1), "it shows 1 nodes that have it, and 2 do");
     let waiting = at_rest(|status| status.conditions[0].reason = "Waiting".to_owned());
-    assert_says(&waiting, "it shows Waiting 2/2: on all 2 target nodes");
+    assert_says(&waiting, "it shows Waiting 2/2: cached on 2/2 nodes");
     let old = at_rest(|status| status.observed_generation = Some(0));
     assert_says(&old, "its status is that of an older generation");
     assert_says(&at_rest(|status| status.nodes_pulling = 1), "pulls or failures are left: (1, 0, 0)");

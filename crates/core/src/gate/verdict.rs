@@ -106,7 +106,7 @@ pub enum Verdict {
     },
     /// The image failed, and one node at a time tries it.
     WaitingForProbe {
-        /// The next try; `None` while one is under way.
+        /// The next try; `None` while one is due or under way.
         at: Option<Timestamp>,
         /// The cause of the failure.
         cause: Name,
@@ -123,7 +123,7 @@ pub enum Verdict {
     RegistryPaused {
         /// Its host.
         host: Name,
-        /// The next try; `None` while one is under way.
+        /// The next try; `None` while one is due or under way.
         at: Option<Timestamp>,
     },
     /// CachedImages of the image's set are being created: its images share Pods, so the first Pod

@@ -189,24 +189,23 @@ impl Memory {
                     }
                     let reason = plain(reason);
                     settlements.push(settled(Err(reason.clone())));
-                    let before = record.failure.as_deref();
-                    let count = before.map_or(0, |failure| failure.count).saturating_add(1);
                     // Nodes that fail side by side are one round.
                     let rounds = match (context.rounds)(&container.image) {
                         (rounds, Some(next)) if next > context.now => rounds,
                         (rounds, _) => rounds.saturating_add(1),
                     };
-                    let failure = Failure {
-                        scope: cause.scope,
-                        reason,
-                        message: cause.message.into(),
-                        count,
-                        rounds,
-                        since: before.map_or(context.now, |failure| failure.since),
-                        at: context.now,
-                        retry_at: None,
-                    };
-                    record.failure = Some(Box::new(failure.retried(context.backoff, container.image.as_str())));
+                    let before = record.failure.as_deref();
+                    let failure = Failure::after(before, cause.scope, reason, cause.message.into(), context.now);
+                    record.failure = Some(Box::new(Failure { rounds, ..failure }));
+                }
+                // The image is there, so the Pod was to find out whether its tag has moved. Without a failure the next
+                // node would ask at once, and the one after it.
+                None if record.present_since().is_some() => {
+                    if let Some((reason, message)) = node_trouble(end) {
+                        let before = record.failure.as_deref();
+                        let failure = Failure::after(before, FailureScope::Node, reason, message.into(), context.now);
+                        record.failure = Some(Box::new(failure));
+                    }
                 }
                 None => {}
             }
@@ -214,18 +213,8 @@ impl Memory {
         memory.node_failure = match (node_failure, any_pulled) {
             (Some((reason, message)), _) => {
                 let before = self.node_failure.as_ref();
-                let count = before.map_or(0, |failure| failure.count).saturating_add(1);
-                let failure = Failure {
-                    scope: FailureScope::Node,
-                    reason,
-                    message: message.into(),
-                    count,
-                    rounds: 0,
-                    since: before.map_or(context.now, |failure| failure.since),
-                    at: context.now,
-                    retry_at: None,
-                };
-                Some(failure.retried(context.backoff, &pod.node))
+                let failure = Failure::after(before, FailureScope::Node, reason, message.into(), context.now);
+                Some(Failure { retry_at: Some(failure.node_due(&pod.node, context.backoff)), ..failure })
             }
             // The kubelet works: its images are another matter.
             (None, true) => None,
@@ -497,19 +486,38 @@ impl Failure {
         self.scope == FailureScope::Node && &*self.message == THROTTLED
     }
 
-    /// How long the next try waits after it, under this backoff.
+    /// When the next try of the image on this node is due, where the failure is the node's own.
     #[must_use]
-    pub fn wait(&self, backoff: &Backoff, who: &str) -> SignedDuration {
+    pub fn due(&self, node: &str, image: &Reference, backoff: &Backoff) -> Timestamp {
+        after(self.at, self.wait(backoff, &pair(node, image)))
+    }
+
+    /// When the node is tried again, where it failed as a whole.
+    #[must_use]
+    pub fn node_due(&self, node: &str, backoff: &Backoff) -> Timestamp {
+        after(self.at, self.wait(backoff, node))
+    }
+
+    /// How long the next try waits after it, under this backoff.
+    fn wait(&self, backoff: &Backoff, who: &str) -> SignedDuration {
         match self.is_throttling() {
             true => Backoff { initial: backoff.initial.min(THROTTLED_FOR), max: backoff.max }.delay(self.count, who),
             false => backoff.delay(self.count, who),
         }
     }
 
-    /// The same failure with the time of the next try.
-    fn retried(mut self, backoff: &Backoff, who: &str) -> Self {
-        self.retry_at = self.at.checked_add(self.wait(backoff, who)).ok();
-        self
+    /// The next failure in a row, after `before`, if there was one.
+    fn after(before: Option<&Self>, scope: FailureScope, reason: Name, message: Name, now: Timestamp) -> Self {
+        Self {
+            scope,
+            reason,
+            message,
+            count: before.map_or(0, |failure| failure.count).saturating_add(1),
+            rounds: 0,
+            since: before.map_or(now, |failure| failure.since),
+            at: now,
+            retry_at: None,
+        }
     }
 
     fn from_api(failure: &node_cache::Failure, texts: &mut Texts) -> Self {
@@ -540,6 +548,12 @@ impl Failure {
             retry_at: self.retry_at,
         }
     }
+}
+
+/// A text that only this pair of node and image has, for jitter.
+#[must_use]
+pub fn pair(node: &str, image: &Reference) -> String {
+    format!("{node}/{image}")
 }
 
 /// The node's own failure that a Pod's end proves, as reason and message.

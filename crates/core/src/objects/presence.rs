@@ -13,8 +13,8 @@ use crate::time::after;
 /// The longest wait before a node whose mirror lags pulls again, unless `repullInterval` is longer.
 const MIRROR_MAX: SignedDuration = SignedDuration::from_hours(6);
 
-/// What is known of an image on a node that should have it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is known of an image on a node that should have it, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// It is there.
     Cached,
@@ -104,11 +104,13 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
 }
 
 impl Evidence<'_> {
-    /// Whether a failure of the image counts as its own. While its node fails as a whole, the images that were
+    /// Whether a failure of the image counts as its own. What is never pulled does not fail: the failure is that of
+    /// another CachedImage of the same image. While its node fails as a whole, the images that were
     /// tried last show that; those tried before wait as all others do, so that a retry on a node changes few
     /// statuses.
     fn shows(&self, failure: &Failure) -> bool {
-        self.node_failed_at.is_none_or(|at| !failure.is_of_node() || failure.at >= at)
+        self.image.pull != ImagePullPolicy::Never
+            && self.node_failed_at.is_none_or(|at| !failure.is_of_node() || failure.at >= at)
     }
 
     /// Whether an image that is there, but that Drop has not pulled, will do.

@@ -103,9 +103,17 @@ fn record_pod(
     };
     let nothing = Memory::default();
     let before = world.memory_of(&node.node).unwrap_or(&nothing);
-    let (memory, settlements) = before.with(&entry.pod, end, &context);
+    let (mut memory, settlements) = before.with(&entry.pod, end, &context);
+    for (image, record) in &mut memory.images {
+        if record.failure.as_ref().is_none_or(|failure| failure.at != now) {
+            continue;
+        }
+        let retry_at = world.next_try(image, &node.node, record, &policy.backoff);
+        record.failure.iter_mut().for_each(|failure| failure.retry_at = retry_at);
+    }
     let told = notice::of_node(&node.node, before.node_failure.as_ref(), memory.node_failure.as_ref());
     plan.add(world, Draft::new(world, node, memory, now).write(settlements), now);
+    let told = told.filter(|notice| node.told.as_ref() != Some(&notice.reason));
     told.into_iter().for_each(|notice| plan.add(world, Effect::Tell(Box::new(notice)), now));
 }
 

@@ -39,13 +39,7 @@ pub(crate) fn cached_image<'a>(
     let nothing = Health::default();
     let health = world.health_of(&image.reference).unwrap_or(&nothing);
     let pulling: Vec<_> = world.pulling(&image.reference).filter(|node| is_target(world, node, entry)).collect();
-    let mut failures: Vec<(&Name, &Failure)> = health
-        .failing
-        .iter()
-        .filter(|(node, _)| world.standing_on(node, &entry.image.name) == Some(Standing::Failed))
-        // An image that is never pulled does not fail.
-        .filter(|_| image.pull != ImagePullPolicy::Never)
-        .collect();
+    let mut failures: Vec<(&Name, &Failure)> = failures(world, entry, health).collect();
     // A failure that may be the image's own goes before a node's failure.
     failures.sort_by_key(|(node, failure)| (failure.is_of_node(), std::cmp::Reverse(failure.at), *node));
     let only_nodes_fail = failures.first().is_some_and(|(_, failure)| failure.is_of_node());
@@ -62,7 +56,6 @@ pub(crate) fn cached_image<'a>(
     let known = lookup.as_ref().and_then(|lookup| lookup.digest.as_deref());
     let served = known.filter(|_| lookup.as_ref().is_some_and(|lookup| lookup.message.is_none()));
     let last_failure = health.failing.values().map(|failure| failure.at).max();
-    let in_a_row = failures.iter().map(|(_, failure)| failure.count).max().unwrap_or(0).max(health.open_rounds());
     CachedImageStatus {
         observed_generation: image.generation,
         conditions: vec![Condition::ready(ready, &reason, message, image.generation, previous, now)],
@@ -84,7 +77,7 @@ pub(crate) fn cached_image<'a>(
         lookup,
         last_pulled_at: newest.map(|success| success.at),
         last_attempted_at: newest.map(|success| success.at).max(last_failure),
-        consecutive_failures: i32::try_from(in_a_row).unwrap_or(i32::MAX),
+        consecutive_failures: i32::try_from(consecutive_failures(world, entry)).unwrap_or(i32::MAX),
         failures: failures
             .iter()
             .take(MAX_FAILURES)
@@ -99,7 +92,26 @@ pub(crate) fn cached_image<'a>(
     }
 }
 
+/// The failures of an image on the nodes that lack it for their sake.
+fn failures<'a>(
+    world: &'a World,
+    entry: &'a ImageEntry,
+    health: &'a Health,
+) -> impl Iterator<Item = (&'a Name, &'a Failure)> {
+    let has_failed = |node: &Name| world.standing_on(node, &entry.image.name) == Some(Standing::Failed);
+    health.failing.iter().filter(move |(node, _)| has_failed(node))
+}
+
+/// The number of an image's failures in a row: on the node with the most of them, or in rounds over all nodes.
+fn consecutive_failures(world: &World, entry: &ImageEntry) -> u32 {
+    let Some(health) = world.health_of(&entry.image.reference) else { return 0 };
+    let on_nodes = failures(world, entry, health).map(|(_, failure)| failure.count);
+    on_nodes.max().unwrap_or(0).max(health.open_rounds())
+}
+
 /// The reason and message of a CachedImage's Ready condition.
+///
+/// The gate decides both. A failure is the reason while the gate's verdict backs off for it.
 fn reason<'a>(
     world: &'a World,
     entry: &ImageEntry,
@@ -119,8 +131,9 @@ fn reason<'a>(
     if tally.targeted() == 0 {
         return say("NoMatchingNodes", no_matching_nodes(world, entry));
     }
+    let progress = format!("{}/{} nodes cached", tally.there(), tally.targeted());
     if tally.there() == tally.targeted() {
-        let all = format!("on all {} target nodes", tally.there());
+        let all = format!("cached on {}/{}", tally.there(), plural(tally.targeted(), "node"));
         // A tag that cannot be asked for may have moved.
         let success = health.success.as_ref().map(|success| success.at);
         let asked_in_vain = health.failing.iter().filter(|(_, failure)| success < Some(failure.at));
@@ -129,36 +142,38 @@ fn reason<'a>(
         let last = last.map(|(node, failure)| format!("; {node} could not ask for a newer one: {}", failure.message));
         return say("Cached", format!("{all}{}", last.unwrap_or_default()));
     }
-    if let Some((node, failure)) = failures.first() {
+    if policy.paused && pulling.is_empty() {
+        return say("Paused", Verdict::Paused { policy: policy.name.clone() }.to_string());
+    }
+    // A node that cannot pull at all does not back off. What is the image's fault stays so when a node is lost.
+    let backs_off = |(node, failure): &&(&Name, &Failure)| {
+        let node = world.node(node).filter(|_| failure.is_of_node());
+        node.is_none_or(|node| Side::new(world, node, policy, now).check().is_ok())
+    };
+    if let Some((node, failure)) = failures.iter().find(backs_off) {
         let failed_again = failure.count > 1 || health.open_rounds() > 1;
         let reason = match &*failure.reason {
             "ErrImagePull" if failed_again => "ImagePullBackOff",
             reason => reason,
         };
-        let others = match failures.len() - 1 {
-            0 => String::new(),
-            others => format!(" (and {others} more)"),
-        };
-        return say(reason, format!("{node}: {}{others}", failure.message));
+        return say(reason, format!("{node}: {}{}", failure.message, and_more(failures.len() - 1, "node")));
     }
     if let Some(missing) = world.lookup_of(entry).and_then(Lookup::missing) {
         return say("ErrImagePull", missing.to_string());
     }
-    if policy.paused && pulling.is_empty() {
-        return say("Paused", Verdict::Paused { policy: policy.name.clone() }.to_string());
-    }
-    let progress = format!("{} of {} nodes have it", tally.there(), tally.targeted());
     if let Some(node) = pulling.first() {
-        let others = match pulling.len() - 1 {
-            0 => String::new(),
-            others => format!(" and {others} more"),
-        };
-        return say("Pulling", format!("{progress}; pulling on {node}{others}"));
+        return say("Pulling", format!("{progress}; pulling on {node}{}", and_more(pulling.len() - 1, "node")));
     }
-    if tally.evicted > 0 && image.pull != ImagePullPolicy::Never {
+    if image.pull == ImagePullPolicy::Never {
+        return say("Waiting", format!("{progress}; imagePullPolicy: Never only reports"));
+    }
+    if tally.evicted > 0 {
         let evicted = world.nodes().find(|node| node.standings.get(&image.name) == Some(&Standing::Evicted));
-        let node = evicted.map(|node| node.node.name.to_string()).unwrap_or_default();
-        return say("Evicted", format!("{progress}; removed from {node}, where it will be pulled again"));
+        let evicted = evicted.map(|node| match why(world, node, entry, budget, now) {
+            Some(verdict) => format!("; removed from {}: {verdict}", node.node.name),
+            None => format!("; removed from {}, where it will be pulled again", node.node.name),
+        });
+        return say("Evicted", format!("{progress}{}", evicted.unwrap_or_default()));
     }
     let example = an_example(world, entry, policy, now);
     let lacks = |node: &&NodeEntry| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there());
@@ -166,52 +181,64 @@ fn reason<'a>(
         let verdict = Verdict::NoImageForPlatform { platform: node.platform.clone() };
         return say(verdict.reason(), format!("{progress}; {}: {verdict}", node.name));
     }
-    let why = example.map(|node| {
-        let budget = budget.get_or_init(|| Budget::new(world));
-        let name = &node.node.name;
-        // What failed or was refused is the reason until it succeeds, also in the moment in which it is
-        // tried again.
-        if let Some(refused) = &entry.refused {
-            let refused = Verdict::Refused { until: refused.until, message: refused.message.clone() };
-            return format!("{name}: {refused}");
-        }
-        // Trouble of a node that lasts. One rejected Pod is told by an Event about the node.
-        if let Some(failure) = world.trouble_of(name).filter(|failure| failure.count > 1) {
-            let until = failure.retry_at.unwrap_or(failure.at);
-            return format!("{name}: {}", Verdict::NodeBackingOff { until, cause: failure.message.clone() });
-        }
-        let verdict = match gate::verdict(world, node, entry, budget, now) {
-            // It ends although nothing happens; the image's own trouble does not.
-            verdict @ (Verdict::NodeBackingOff { .. } | Verdict::BackingOff { .. }) => {
-                gate::trouble(world, node, entry, now).unwrap_or(verdict)
-            }
-            verdict => verdict,
-        };
-        match verdict {
-            // These change with every Pod and moment, and a moment that passes makes no status
-            // due; people need the pace.
-            Verdict::Next
-            | Verdict::SetIncomplete { .. }
-            | Verdict::NodeBackingOff { .. }
-            | Verdict::BackingOff { .. }
-            | Verdict::NodeBusy { .. }
-            | Verdict::WaitingForNodeSlot { .. }
-            | Verdict::WaitingForPullSlot { .. }
-            | Verdict::WaitingForRegistrySlot { .. }
-            | Verdict::WaitingForDelay { .. } => format!(
-                "next under {}: {} at once, {:#} apart",
-                policy.title(),
-                plural(policy.max_nodes, "node"),
-                policy.min_delay
-            ),
-            verdict => format!("{name}: {verdict}"),
-        }
-    });
-    let why = why.unwrap_or_default();
-    match image.pull {
-        ImagePullPolicy::Never => say("Waiting", format!("{progress}; imagePullPolicy: Never only reports")),
-        _ => say("Waiting", format!("{progress}; {why}")),
+    let verdict = example.and_then(|node| Some((&node.node.name, why(world, node, entry, budget, now)?)));
+    let why = verdict.map_or_else(|| queued(policy), |(node, verdict)| format!("{node}: {verdict}"));
+    say("Waiting", format!("{progress}; {why}"))
+}
+
+/// The pace of a policy under which an image waits.
+fn queued(policy: &Policy) -> String {
+    let name = if policy.name.is_empty() { "built-in defaults" } else { &*policy.name };
+    format!("queued ({name}: at most {} at once, {:#} apart)", plural(policy.max_nodes, "node"), policy.min_delay)
+}
+
+/// That a message names one of several.
+fn and_more(others: usize, what: &str) -> String {
+    match others {
+        0 => String::new(),
+        1 => format!(" (and 1 more {what})"),
+        others => format!(" (and {others} more {what}s)"),
     }
+}
+
+/// The gate's verdict on an image on a node that lacks it, as a status tells it; `None` while it waits for its turn.
+///
+/// A moment that passes makes no status due. So what failed or was refused is the verdict until it succeeds, also
+/// in the moment in which it is tried again.
+fn why<'a>(
+    world: &'a World,
+    node: &NodeEntry,
+    entry: &ImageEntry,
+    budget: &OnceCell<Budget<'a>>,
+    now: Timestamp,
+) -> Option<Verdict> {
+    let budget = budget.get_or_init(|| Budget::new(world));
+    match gate::verdict(world, node, entry, budget, now) {
+        // These change with every Pod and moment.
+        Verdict::Next
+        | Verdict::SetIncomplete { .. }
+        | Verdict::Refused { .. }
+        | Verdict::NodeBackingOff { .. }
+        | Verdict::BackingOff { .. }
+        | Verdict::Evicted { .. }
+        | Verdict::RegistryPaused { .. }
+        | Verdict::WaitingForProbe { .. }
+        | Verdict::NodeBusy { .. }
+        | Verdict::WaitingForNodeSlot { .. }
+        | Verdict::WaitingForPullSlot { .. }
+        | Verdict::WaitingForRegistrySlot { .. }
+        | Verdict::WaitingForDelay { .. } => {}
+        verdict => return Some(verdict),
+    }
+    if let Some(refused) = &entry.refused {
+        return Some(Verdict::Refused { until: refused.until, message: refused.message.clone() });
+    }
+    // Trouble of a node that lasts. One rejected Pod is told by an Event about the node.
+    if let Some(failure) = world.trouble_of(&node.node.name).filter(|failure| failure.count > 1) {
+        let until = failure.retry_at.unwrap_or(failure.at);
+        return Some(Verdict::NodeBackingOff { until, cause: failure.message.clone() });
+    }
+    gate::trouble(world, node, entry, now)
 }
 
 /// A node that lacks the image, and whose wait tells the most: one whose turn comes rather than one that cannot pull.
@@ -238,6 +265,11 @@ fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Ti
 /// known, as while one pull at a time tries its registry.
 fn retry_at(world: &World, entry: &ImageEntry, node: &str, now: Timestamp) -> Option<Timestamp> {
     let (node, policy) = (world.node(node)?, world.policy_of(&entry.image)?);
+    // Under a paused policy, for a missing image or on a lost node no time is known.
+    let is_held = policy.paused || world.lookup_of(entry).and_then(Lookup::missing).is_some();
+    if is_held || Side::new(world, node, policy, now).check().is_err() {
+        return None;
+    }
     if world.is_registry_paused(&entry.image.reference) {
         return None;
     }
@@ -360,11 +392,7 @@ fn set_reason(
         owned.iter().filter(|child| child.published.status.phase == Some(Phase::Degraded)).collect();
     failing.sort_by_key(|child| std::cmp::Reverse(child.published.status.consecutive_failures));
     if let Some(worst) = failing.first() {
-        let others = match failing.len() - 1 {
-            0 => String::new(),
-            others => format!(" (and {others} more)"),
-        };
-        return say("Degraded", format!("{}{others}", told(worst)));
+        return say("Degraded", format!("{}{}", told(worst), and_more(failing.len() - 1, "image")));
     }
     let repeated = members.repeated.iter().map(|repeated| format!("; {repeated}")).collect::<String>();
     let progress = format!(
@@ -424,14 +452,16 @@ pub(crate) fn pull_policy(
 pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: Timestamp) -> NodeCache {
     let name = &node.node.name;
     let index = node.node.inventory.index(node.standings.len());
-    let standings: BTreeMap<&Reference, Standing> = world
-        .images_on(node, |_| true)
-        .map(|(entry, _)| {
-            let record = memory.images.get(&entry.image.reference);
-            let evidence = world.evidence(node, &index, &world.known(entry), record, memory.node_failed_at());
-            (&entry.image.reference, standing(&evidence, now).0)
-        })
-        .collect();
+    // Of several CachedImages of one image the worst counts, whichever comes last.
+    let mut standings: BTreeMap<&Reference, Standing> = BTreeMap::new();
+    for (entry, _) in world.images_on(node, |_| true) {
+        let reference = &entry.image.reference;
+        let record = memory.images.get(reference);
+        let evidence = world.evidence(node, &index, &world.known(entry), record, memory.node_failed_at());
+        let found = standing(&evidence, now).0;
+        let worst = standings.entry(reference).or_insert(found);
+        *worst = found.max(*worst);
+    }
     let number = |wanted: Standing| standings.values().filter(|standing| **standing == wanted).count();
     let cached = standings.values().filter(|standing| standing.is_there()).count();
     // A Pod that this memory has recorded pulls nothing any more, and one that has

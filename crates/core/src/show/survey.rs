@@ -11,7 +11,6 @@ use crate::discovery::sync;
 use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
 use crate::gate::{Pair, Sides};
-use crate::objects::image::ImagePullPolicy;
 use crate::objects::reference::Reference;
 use crate::show::status;
 use crate::world::{ImageEntry, World};
@@ -92,8 +91,7 @@ impl Summary {
             let counts = ImageCounts {
                 targeted: entry.tally.targeted(),
                 cached: entry.tally.there(),
-                // An image that is never pulled does not fail.
-                failed: if entry.image.pull == ImagePullPolicy::Never { 0 } else { entry.tally.failed },
+                failed: entry.tally.failed,
                 consecutive_failures: world.open_rounds(&entry.image.reference) as usize,
             };
             summary.images.insert(entry.image.name.clone(), counts);

@@ -2,8 +2,8 @@
 //!
 //! When three different images fail for their registry's sake on two nodes, with no success since
 //! the first of these failures, the host is paused: one pull at a time tries it, at growing
-//! intervals. The first one that succeeds opens it to all. Where only one node could try, its
-//! failures are enough.
+//! intervals. The first one that succeeds opens it to all. Where only one node lacks images of the
+//! host, so that no other could try, its failures are enough.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::World;
 use crate::Name;
+use crate::objects::image::ImagePullPolicy;
 use crate::objects::policy::Policy;
+use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::time::after;
@@ -20,8 +22,6 @@ use crate::world::health::Health;
 
 /// How many images have to fail before their registry is paused.
 const FAILING_IMAGES: usize = 3;
-/// And on how many nodes, where so many could try.
-const FAILING_NODES: usize = 2;
 
 /// A pull that goes on for so long makes progress, so its registry answers: containerd gives up a
 /// download without progress after five minutes (`image_pull_progress_timeout`).
@@ -34,6 +34,8 @@ pub struct Registry {
     success: Option<Timestamp>,
     /// The images that fail for its sake, which no success refutes.
     failing: BTreeMap<Reference, BTreeMap<Name, Failing>>,
+    /// Whether only one pull at a time may try it.
+    is_paused: bool,
 }
 
 /// How one image of a registry fails on one node for the registry's sake.
@@ -72,13 +74,12 @@ impl Registry {
         self.success
     }
 
-    /// Whether only one pull at a time may try it, in a cluster of so many nodes.
-    #[must_use]
-    pub fn is_paused(&self, nodes: usize) -> bool {
+    /// Whether only one pull at a time may try it. `others_may_try` says whether another node than this one
+    /// could tell whose fault its failures are.
+    fn should_pause(&self, others_may_try: impl Fn(&Name) -> bool) -> bool {
         let mut failing = self.failing.values().flat_map(BTreeMap::keys);
-        let first = failing.next();
-        let is_enough = nodes.clamp(1, FAILING_NODES) < FAILING_NODES || failing.any(|node| Some(node) != first);
-        self.failing.len() >= FAILING_IMAGES && is_enough
+        let Some(first) = failing.next().filter(|_| self.failing.len() >= FAILING_IMAGES) else { return false };
+        failing.any(|node| node != first) || !others_may_try(first)
     }
 
     /// When the next pull may try it while it is paused, where the newest try that goes on began at
@@ -98,17 +99,21 @@ impl Registry {
 impl World {
     /// Whether only one pull at a time may try the image's registry.
     pub(crate) fn is_registry_paused(&self, image: &Reference) -> bool {
-        self.registries.get(image.host()).is_some_and(|registry| registry.is_paused(self.nodes.len()))
+        self.registries.get(image.host()).is_some_and(|registry| registry.is_paused)
     }
 
     /// When the next pull may try a paused registry; `None` where all may.
     pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
-        let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused(self.nodes.len()))?;
+        let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused)?;
+        registry.probe_at(image.host(), &policy.backoff, self.registry_tried_at(image))
+    }
+
+    /// When the newest try of the image's registry that goes on began; `None` where none goes on.
+    pub(crate) fn registry_tried_at(&self, image: &Reference) -> Option<Timestamp> {
         let of_host = self.pulling.iter().filter(|(other, _)| other.host() == image.host());
         let pods = of_host.flat_map(|(_, nodes)| nodes).filter_map(|node| self.pods_on.get(node)).flatten();
         let pods = pods.filter_map(|pod| self.pods.get(pod)).filter(|entry| !self.is_recorded(entry));
-        let tried_at = pods.map(|entry| entry.started_at.unwrap_or(entry.steps.created)).max();
-        registry.probe_at(image.host(), &policy.backoff, tried_at)
+        pods.map(|entry| entry.started_at.unwrap_or(entry.steps.created)).max()
     }
 
     /// Derives anew how a registry fares, of which one image's health has changed.
@@ -117,28 +122,60 @@ impl World {
         let nothing = Health::default();
         let health = self.health.get(image);
         if health.is_none() && !self.health.keys().any(is_of_host) {
-            self.registries.remove(image.host());
+            if self.registries.remove(image.host()).is_some_and(|registry| registry.is_paused) {
+                self.registry_fares_otherwise(image.host());
+            }
             return;
         }
         if !self.registries.contains_key(image.host()) {
             self.registries.insert(image.host().into(), Registry::default());
         }
         let Some(registry) = self.registries.get_mut(image.host()) else { return };
-        let nodes = self.nodes.len();
-        let paused_before = registry.is_paused(nodes);
         let recovered = registry.update(image, health.unwrap_or(&nothing));
         let success = registry.success();
-        let is_changed = recovered || paused_before != registry.is_paused(nodes);
         if let Some(health) = self.health.get_mut(image) {
             health.registry_success = success;
         }
-        if is_changed {
-            for (_, health) in self.health.iter_mut().filter(|(other, _)| is_of_host(other)) {
-                health.registry_success = success;
-            }
-            let wanted = self.wanted.iter().filter(|(other, _)| is_of_host(other)).flat_map(|(_, names)| names);
-            self.dirty.images.extend(wanted.cloned());
+        if recovered {
+            self.registry_fares_otherwise(image.host());
         }
+        self.dirty.note_host(image);
+    }
+
+    /// Derives anew which registries are paused, where that may have changed. Returns whether it has.
+    pub(super) fn judge_registries(&mut self) -> bool {
+        let mut is_any_changed = false;
+        for host in std::mem::take(&mut self.dirty.hosts) {
+            let Some(registry) = self.registries.get(&host) else { continue };
+            let is_paused = registry.should_pause(|node| self.may_others_try(&host, node));
+            if is_paused != registry.is_paused {
+                self.registries.entry(host.clone()).or_default().is_paused = is_paused;
+                self.registry_fares_otherwise(&host);
+                is_any_changed = true;
+            }
+        }
+        is_any_changed
+    }
+
+    /// Whether a node other than `node` lacks an image of this host that may be pulled.
+    fn may_others_try(&self, host: &str, node: &str) -> bool {
+        let of_host = self.wanted.iter().filter(|(image, _)| image.host() == host).flat_map(|(_, names)| names);
+        of_host.filter_map(|name| self.images.get(name)).any(|entry| {
+            let may_be_pulled = self.policy_of(&entry.image).is_some_and(|policy| !policy.paused)
+                && entry.image.pull != ImagePullPolicy::Never;
+            let is_lacking = self.standing_on(node, &entry.image.name).is_some_and(Standing::wants_pull);
+            may_be_pulled && entry.tally.targeted() - entry.tally.cached > usize::from(is_lacking)
+        })
+    }
+
+    /// Takes in that a registry was paused, or serves all again: its images are derived anew.
+    fn registry_fares_otherwise(&mut self, host: &str) {
+        let success = self.registries.get(host).and_then(Registry::success);
+        for (_, health) in self.health.iter_mut().filter(|(other, _)| other.host() == host) {
+            health.registry_success = success;
+        }
+        let wanted = self.wanted.iter().filter(|(other, _)| other.host() == host).flat_map(|(_, names)| names);
+        self.dirty.images.extend(wanted.cloned());
     }
 }
 

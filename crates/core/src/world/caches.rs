@@ -58,6 +58,9 @@ impl World {
 
     /// Derives anew the state that follows from a node's memory. `before` is the memory before the change.
     pub(super) fn memory_changed(&mut self, node: &Name, before: Memory, now: Timestamp) {
+        if let Some(entry) = self.nodes.get_mut(node) {
+            entry.told = None;
+        }
         let nothing = Memory::default();
         let after = self.caches.get(node).map_or(&nothing, |entry| &entry.memory);
         let node_failure = after.node_failure.clone();

@@ -30,7 +30,7 @@ pub(crate) struct DiscoveryEntry {
 }
 
 impl World {
-    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy) {
+    pub(super) fn set_discovery(&mut self, object: DiscoveryPolicy, now: Timestamp) {
         let meta = object.metadata;
         let (Some(name), Some(uid)) = (meta.name.map(Name::from), meta.uid.map(Name::from)) else { return };
         if meta.deletion_timestamp.is_some() {
@@ -39,6 +39,8 @@ impl World {
         let id = SpecId { uid, generation: meta.generation };
         let status = object.status.unwrap_or_default();
         let run = EffectKey::Discovery(name.clone());
+        // The clock by which it was written may have been hours ahead.
+        let latest = after(now, object.spec.sync_interval.get());
         match self.discoveries.get_mut(&name) {
             Some(entry) if entry.id == id => {
                 if !entry.published.observe(status) {
@@ -48,14 +50,15 @@ impl World {
                 let is_own = entry.outcome.as_ref() == Some(&entry.published.status);
                 if !is_own && self.outbox.time_of(&run).is_some() {
                     entry.outcome = None;
-                    self.outbox.schedule(run, entry.published.status.next_sync_time.unwrap_or(Timestamp::MIN));
+                    let next_at = entry.published.status.next_sync_time.map(|at| at.min(latest));
+                    self.outbox.schedule(run, next_at.unwrap_or(Timestamp::MIN));
                 }
             }
             known => {
                 let pipeline = Pipeline::compile(&object.spec).map(Arc::new);
                 // Sources that were asked before a restart are not asked again for it.
                 let planned = status.next_sync_time.filter(|_| status.observed_generation == id.generation);
-                let next_at = if known.is_some() { None } else { planned };
+                let next_at = if known.is_some() { None } else { planned.map(|at| at.min(latest)) };
                 // An edit does not tell of a status that was written meanwhile.
                 let published = match self.discoveries.remove(&name) {
                     Some(mut known) if known.id.uid == id.uid => {
@@ -175,5 +178,34 @@ impl World {
     /// Every DiscoveryPolicy, by name.
     pub(crate) fn discoveries(&self) -> impl Iterator<Item = (&Name, &DiscoveryEntry)> {
         self.discoveries.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::io::event::Event;
+    use crate::settings::Settings;
+
+    #[test]
+    fn a_time_that_a_clock_ahead_has_written_puts_off_no_sync() {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let hours = |hours| after(now, SignedDuration::from_hours(hours));
+        let mut policy = DiscoveryPolicy::new("p", DiscoveryPolicySpec::default());
+        policy.metadata.uid = Some("uid".to_owned());
+        policy.metadata.generation = Some(1);
+        policy.spec.sync_interval = "1h".parse().unwrap();
+        let mut world = World::new(Settings::default());
+        let run = EffectKey::Discovery("p".into());
+        for ahead in [8, 9] {
+            let (generation, next) = (Some(1), Some(hours(ahead)));
+            let status =
+                DiscoveryPolicyStatus { observed_generation: generation, next_sync_time: next, ..Default::default() };
+            policy.status = Some(status);
+            world.apply(Event::Discovery(Box::new(policy.clone())), now);
+            assert_eq!(world.outbox.time_of(&run), Some(hours(1)));
+        }
     }
 }

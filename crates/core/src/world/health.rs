@@ -141,6 +141,12 @@ impl Health {
         self.open_failures().map(|(_, failure)| failure.rounds).max().unwrap_or(0)
     }
 
+    /// When the next round of tries may begin, by the backoff alone; `None` where there are no open failures.
+    #[must_use]
+    pub fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
+        Some(after(self.last_open_failure()?, backoff.delay(self.open_rounds(), image.as_str())))
+    }
+
     /// When the last of the open failures was.
     #[must_use]
     pub fn last_open_failure(&self) -> Option<Timestamp> {
@@ -246,9 +252,22 @@ impl World {
 
     /// When an image that fails may be tried again by the backoff alone.
     pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
-        let health = self.health.get(image)?;
-        let wait = backoff.delay(health.open_rounds(), image.as_str());
-        Some(after(health.last_open_failure()?, wait))
+        self.health.get(image)?.next_round(image, backoff)
+    }
+
+    /// When an image of which a node will remember `record` may be tried again; `None` where it does not fail.
+    pub(crate) fn next_try(
+        &self,
+        image: &Reference,
+        node: &Node,
+        record: &Record,
+        backoff: &Backoff,
+    ) -> Option<Timestamp> {
+        let failure = record.failure.as_deref()?;
+        let mut health = self.health.get(image).cloned().unwrap_or_default();
+        health.update(&node.name, &node.platform, Some(record));
+        let of_image = health.next_round(image, backoff).filter(|_| health.is_open(failure));
+        of_image.or_else(|| Some(failure.due(&node.name, image, backoff)))
     }
 
     /// How an image fares over all nodes; `None` where nothing is known.

@@ -153,6 +153,7 @@ impl World {
 
     pub(super) fn unwant(&mut self, image: &Image) {
         self.outbox.note_policy(&image.policy);
+        self.dirty.note_host(&image.reference);
         self.dirty.lookups.insert(image.reference.clone());
         // Nodes that are no targets now, but were, remember it too.
         let remember = self.nodes.iter().filter(|(_, node)| {
@@ -185,6 +186,7 @@ impl World {
             let is_probed = self.open_rounds(reference) > 0 || self.is_registry_paused(reference);
             let is_doubted = self.doubt(reference).is_some();
             if let Some(entry) = self.images.get_mut(name) {
+                self.dirty.note_host(&entry.image.reference);
                 entry.placement = placement;
                 entry.is_probed = is_probed;
                 entry.is_doubted = is_doubted;
@@ -199,6 +201,7 @@ impl World {
         }
         let Some(entry) = self.images.get_mut(image) else { return };
         entry.tally.take_in(moves);
+        self.dirty.note_host(&entry.image.reference);
         if entry.tally.cached == entry.tally.targeted() {
             // Nothing is asked for any more that could be refused.
             entry.refused = None;

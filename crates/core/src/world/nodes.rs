@@ -32,6 +32,9 @@ pub(crate) struct NodeEntry {
     pub(crate) hung_at: Option<Timestamp>,
     /// Since when it has missed images without a Pod that pulls.
     pub(crate) waiting_since: Option<Timestamp>,
+    /// The reason of the last notice about it, until its NodeCache shows what the notice is about: a write that
+    /// fails is tried again, and the notice is not.
+    pub(crate) told: Option<String>,
     /// Its places in the queues, by policy.
     pub(super) places: Vec<(Name, Candidate)>,
 }
@@ -82,6 +85,7 @@ impl World {
                 if is_another {
                     entry.turn = None;
                     entry.hung_at = None;
+                    entry.told = None;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
                     self.dirty.caches.insert(name.clone());
                 }
@@ -105,22 +109,15 @@ impl World {
                     turn: None,
                     hung_at: None,
                     waiting_since: None,
+                    told: None,
                     places: Vec::new(),
                 };
                 self.nodes.insert(name.clone(), entry);
-                self.number_of_nodes_changed();
                 self.end_recorded_pulls(&name, now);
                 self.dirty.caches.insert(name.clone());
             }
         }
         self.dirty.nodes.insert(name);
-    }
-
-    /// In a cluster of one node that one tells whether a registry answers; in any other it takes two.
-    fn number_of_nodes_changed(&mut self) {
-        if self.nodes.len() <= 2 {
-            self.dirty.images.extend(self.images.keys().cloned());
-        }
     }
 
     /// Takes in that a node's pulls wait for another reason than before.
@@ -142,7 +139,6 @@ impl World {
 
     pub(super) fn remove_node(&mut self, name: &Name) {
         let Some(entry) = self.nodes.remove(name) else { return };
-        self.number_of_nodes_changed();
         self.starts.values_mut().for_each(|starts| starts.replace(name));
         self.leave_queues(&entry.places);
         self.agenda.cancel(&Moment::Places(name.clone()));

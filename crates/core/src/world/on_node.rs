@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{ImageEntry, Lookup, NodeEntry, World};
 use crate::Name;
-use crate::objects::memory::{Failure, MAX_IMAGES, Memory, Record};
+use crate::objects::memory::{Failure, MAX_IMAGES, Memory, Record, pair};
 use crate::objects::policy::Policy;
 use crate::objects::presence::{Standing, pulled_again_at};
 use crate::objects::reference::Reference;
@@ -55,8 +55,7 @@ impl<'a> OnNode<'a> {
     /// Until when the node as a whole is left alone, and why.
     pub(crate) fn backoff(&self, policy: &Policy) -> Option<(Timestamp, &'a Name)> {
         let failure = self.memory?.node_failure.as_ref()?;
-        let wait = failure.wait(&policy.backoff, &self.entry.node.name);
-        Some((after(failure.at, wait), &failure.message))
+        Some((failure.node_due(&self.entry.node.name, &policy.backoff), &failure.message))
     }
 
     /// The last failures in a row of an image here. An edit of the CachedImage since then may have
@@ -71,12 +70,7 @@ impl<'a> OnNode<'a> {
         let failure = self.failure(wanted)?;
         let image = &wanted.image.reference;
         let is_own = !wanted.is_probed || !self.world.is_open(image, failure);
-        is_own.then(|| (self.due(image, failure, policy), &failure.message))
-    }
-
-    /// When an image that failed here is due again, by this node alone.
-    fn due(&self, image: &Reference, failure: &Failure, policy: &Policy) -> Timestamp {
-        after(failure.at, failure.wait(&policy.backoff, &self.pair(image)))
+        is_own.then(|| (failure.due(&self.entry.node.name, image, &policy.backoff), &failure.message))
     }
 
     /// When an image that was evicted is pulled again; `None` where no eviction is
@@ -86,7 +80,7 @@ impl<'a> OnNode<'a> {
         let eviction = record.eviction.as_ref().filter(|_| record.present_since().is_none())?;
         let settings = &self.world.settings;
         let backoff = Backoff { initial: settings.repair_initial, max: settings.repair_max };
-        Some(after(eviction.at, backoff.delay(eviction.count, &self.pair(image))))
+        Some(after(eviction.at, backoff.delay(eviction.count, &pair(&self.entry.node.name, image))))
     }
 
     /// How urgent an image is here. All but fresh pulls yield to those for the longest backoff.
@@ -99,7 +93,7 @@ impl<'a> OnNode<'a> {
         };
         if let Some(failure) = self.failure(wanted) {
             // A pull that hung goes on until its Pod is gone.
-            let due = Some(self.due(image, failure, policy)).max(hung_at);
+            let due = Some(failure.due(&self.entry.node.name, image, &policy.backoff)).max(hung_at);
             return late(due.unwrap_or(failure.at), Some(failure.at));
         }
         // Where another node has pulled it since, it was not the one that hung.
@@ -137,10 +131,5 @@ impl<'a> OnNode<'a> {
     /// Whether the node as a whole is in trouble, so that a pull here tells little of the image.
     pub(crate) fn is_in_trouble(&self) -> bool {
         self.entry.hung_at.is_some() || self.memory.is_some_and(|memory| memory.node_failure.is_some())
-    }
-
-    /// A text that only this pair of node and image has, for jitter.
-    fn pair(&self, image: &Reference) -> String {
-        format!("{}/{image}", self.entry.node.name)
     }
 }

@@ -3,7 +3,7 @@
 use drop_api::PullPolicyStatus;
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Published, World};
+use super::{Moment, Published, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
 use crate::objects::image::Image;
@@ -51,6 +51,9 @@ impl World {
     /// Takes in that pulls began under a policy.
     pub(super) fn note_start(&mut self, policy: &Name, node: &Name, at: Timestamp) {
         self.starts.entry(policy.clone()).or_default().note(node, at);
+        if !self.policies.contains_key(policy) {
+            self.agenda.set_at_the_latest(Moment::Starts, after(at, STARTS_KEPT));
+        }
         self.outbox.note_policy(policy);
     }
 
@@ -75,13 +78,15 @@ impl World {
         }
     }
 
-    /// Forgets when policies started pulls that have been gone for so long that no delay counts from that
-    /// any more.
-    fn forget_starts(&mut self, now: Timestamp) {
+    /// Forgets when policies that are gone started pulls, once no delay counts from that any more.
+    pub(super) fn forget_starts(&mut self, now: Timestamp) {
         let policies = &self.policies;
-        self.starts.retain(|policy, starts| {
-            policies.contains_key(policy) || starts.last().is_some_and(|(_, at)| after(*at, STARTS_KEPT) > now)
-        });
+        let forgotten_at = |starts: &Starts| starts.last().map_or(now, |(_, at)| after(*at, STARTS_KEPT));
+        self.starts.retain(|policy, starts| policies.contains_key(policy) || forgotten_at(starts) > now);
+        let of_gone = self.starts.iter().filter(|(policy, _)| !policies.contains_key(*policy));
+        if let Some(at) = of_gone.map(|(_, starts)| forgotten_at(starts)).min() {
+            self.agenda.set(Moment::Starts, at);
+        }
     }
 
     /// The policy called `name`; the empty name is that of the built-in one.
@@ -120,5 +125,7 @@ mod tests {
             assert!(world.starts(&name).is_some(), "it may be there again before the delay has passed");
         }
         assert_eq!(world.starts.len(), 24 * 60);
+        world.derive(Timestamp::from_second(60 * 5000 + 24 * 3600).unwrap());
+        assert!(world.starts.is_empty(), "no other policy has to go for that");
     }
 }

@@ -18,6 +18,8 @@ impl World {
     pub(super) fn report(&mut self, key: EffectKey, report: Report, now: Timestamp) {
         let is_overtaken = self.flights.get(&key).is_some_and(|flight| flight.is_overtaken);
         match &report {
+            // An Event that could not be written is not tried again.
+            _ if matches!(key, EffectKey::Tell(..)) => drop(self.flights.remove(&key)),
             Report::Refused(_) | Report::Unknown(_) if !is_overtaken => {
                 let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
                 if let Some(flight) = self.flights.get_mut(&key) {
@@ -138,5 +140,23 @@ impl World {
     /// When an effect that failed may be issued again; `None` where none waits for that.
     pub(crate) fn retry_at(&self, key: &EffectKey) -> Option<Timestamp> {
         self.flights.get(key)?.not_before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::event::Event;
+    use crate::settings::Settings;
+
+    #[test]
+    fn an_event_that_could_not_be_written_leaves_nothing_behind() {
+        let mut world = World::new(Settings::default());
+        for report in [Report::Unknown("no answer".to_owned()), Report::Refused("forbidden".to_owned())] {
+            let key = EffectKey::Tell("Node", "a".into());
+            world.flights.insert(key.clone(), Flight::default());
+            world.apply(Event::Report(key, report), Timestamp::UNIX_EPOCH);
+            assert!(world.flights.is_empty());
+        }
     }
 }

@@ -39,6 +39,7 @@ use kube::{Api, Client};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
+use crate::clock::Deadline;
 use crate::cluster::patience::{cause, patient};
 use crate::leadership::Leadership;
 
@@ -180,7 +181,7 @@ impl Candidate {
     /// Replaces the Lease, and so begins or continues to lead. Creates it if it does not exist; only a leader leads by
     /// that.
     async fn write(&self, mut lease: Lease) -> Result<Lease, kube::Error> {
-        let began = Instant::now();
+        let began = Deadline::now();
         let exists = version(&lease).is_some();
         let leads = exists || self.leadership.is_held();
         let (now, respect) = (MicroTime(Timestamp::now()), self.respect(&lease));
@@ -201,7 +202,7 @@ impl Candidate {
         } else {
             self.api.create(&params(), &lease).await?
         };
-        if leads && self.leadership.extend(began + self.durations.reliance()) {
+        if leads && self.leadership.extend(began.after(self.durations.reliance())) {
             info!(identity = &*self.identity, "leading");
         }
         Ok(lease)

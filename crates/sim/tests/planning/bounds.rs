@@ -43,7 +43,7 @@ fn full() -> Lab {
     lab.image_with("new", "new", |image| image.node_selector = only_on("full"));
     lab.start();
     lab.run(secs(30.0));
-    assert_eq!(lab.message("new"), "0 of 1 nodes have it; a: more than 2000 images are wanted on the node");
+    assert_eq!(lab.message("new"), "0/1 nodes cached; a: more than 2000 images are wanted on the node");
     lab
 }
 
@@ -74,7 +74,7 @@ fn a_retry_does_not_overfill_a_node_cache() {
 
 #[test]
 fn where_there_is_room_again_no_status_speaks_of_too_many_images() {
-    let next = "0 of 1 nodes have it; next under the built-in pull policy: 1 node at once, 10s apart";
+    let next = "0/1 nodes cached; queued (built-in defaults: at most 1 node at once, 10s apart)";
     let mut lab = full();
     lab.delete_image("old-7");
     lab.run(secs(30.0));

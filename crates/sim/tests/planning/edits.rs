@@ -153,7 +153,7 @@ fn never_pulls_nothing_and_reports() {
     lab.settle();
     assert!(lab.starts().is_empty());
     assert_eq!(lab.shows("never"), "Waiting 0/2");
-    assert_eq!(lab.message("never"), "0 of 2 nodes have it; imagePullPolicy: Never only reports");
+    assert_eq!(lab.message("never"), "0/2 nodes cached; imagePullPolicy: Never only reports");
     // Another object may have it pulled.
     lab.image("alpine", "alpine");
     lab.settle();

@@ -2,7 +2,7 @@
 
 use crate::common::{Lab, duration};
 use crate::{NO_SUCH_HOST, NOT_FOUND, TOO_MANY_REQUESTS, nodes};
-use drop_api::cached_image::Phase;
+use drop_api::cached_image::{ImagePullPolicy, Phase};
 use drop_sim::{Failure, Kubelet, secs, under};
 
 #[test]
@@ -263,7 +263,7 @@ fn a_node_that_rejects_every_pod_shows_up_in_the_status() {
     lab.run(secs(1000.0));
     // It is the node's trouble, and not the image's.
     assert_eq!(lab.shows("alpine"), "Waiting 1/2");
-    assert_eq!(lab.message("alpine"), "1 of 2 nodes have it; a: the node failed: too many Pods");
+    assert_eq!(lab.message("alpine"), "1/2 nodes cached; a: the node failed: too many Pods");
     let status = lab.status("alpine");
     assert_eq!((status.phase, status.nodes_failed, status.failures.len()), (Some(Phase::Pending), 0, 0));
     let failure = lab.api.caches["a"].status.as_ref().unwrap().node_failure.clone().unwrap();
@@ -287,4 +287,21 @@ fn a_node_whose_kubelet_works_has_not_failed_though_its_images_do() {
     assert_eq!(lab.api.caches["a"].status.as_ref().unwrap().node_failure, None);
     assert_eq!(lab.shows("nope"), "ErrImagePull 0/1");
     assert_eq!(lab.message("nope"), "a: image not found");
+}
+
+#[test]
+fn an_image_that_is_never_pulled_does_not_fail_where_its_twin_does() {
+    for (fails, watched) in [("a", "b"), ("b", "a")] {
+        let mut lab = nodes(1);
+        lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
+        lab.image(fails, "nope:1");
+        lab.image_with(watched, "nope:1", |spec| spec.image_pull_policy = ImagePullPolicy::Never);
+        lab.run(secs(60.0));
+        let status = lab.status(watched);
+        assert_eq!((status.ready.as_deref(), status.nodes_failed, status.failures.len()), (Some("0/1"), 0, 0));
+        let status = lab.status(fails);
+        assert_eq!((status.nodes_failed, status.failures.len()), (1, 1));
+        let failed = lab.api.caches["a"].status.as_ref().map(|status| status.images_failed);
+        assert_eq!(failed, Some(1), "the NodeCache counts the image, whichever CachedImage comes last");
+    }
 }

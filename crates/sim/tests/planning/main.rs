@@ -15,6 +15,7 @@ mod lookups;
 mod nodes;
 mod policies;
 mod questions;
+mod reasons;
 mod registries;
 mod reports;
 mod requests;
@@ -74,8 +75,8 @@ fn publishes(effect: &Effect) -> bool {
     matches!(effect, Effect::PatchImage { .. })
 }
 
-/// The reasons of what people were told of a CachedImage.
-fn told(lab: &Lab, image: &str) -> Vec<String> {
-    let told = lab.record.told.iter().filter(|(_, notice)| &*notice.name == image);
+/// The reasons of what people were told of an object.
+fn told(lab: &Lab, object: &str) -> Vec<String> {
+    let told = lab.record.told.iter().filter(|(_, notice)| &*notice.name == object);
     told.map(|(_, notice)| notice.reason.clone()).collect()
 }

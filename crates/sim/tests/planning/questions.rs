@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::common::{Lab, duration};
 use crate::nodes;
-use drop_sim::{Outcome, Trouble, secs, under};
+use drop_sim::{Kubelet, Outcome, Trouble, secs, under};
 
 const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
@@ -71,4 +71,29 @@ fn the_image_that_was_not_asked_about_for_longest_comes_first() {
     // A question takes some fourteen seconds: a thousand in four hours, ten for each image.
     let (least, most) = (asked.values().min().unwrap(), asked.values().max().unwrap());
     assert!(*least >= 5 && *most <= 2 * least, "{asked:?}");
+}
+
+#[test]
+fn a_question_whose_pod_tells_nothing_of_the_image_backs_off_for_the_image_too() {
+    let rejects = Kubelet::Rejects(("OutOfpods", "too many Pods").into());
+    for kubelet in [rejects, Kubelet::NoSandbox, Kubelet::Silent] {
+        let mut lab = followed(20);
+        lab.title = format!("{kubelet:?}");
+        for number in 0..20 {
+            lab.knobs.kubelets.insert(format!("n{number:02}"), kubelet.clone());
+        }
+        let before = lab.record.pods.len();
+        lab.run(secs(7200.0));
+        let asked = lab.record.pods.len() - before;
+        assert!((1..=35).contains(&asked), "{}: {asked} questions in two hours", lab.title);
+        assert_eq!(lab.shows("app"), "Cached 20/20");
+        assert!(lab.message("app").contains("could not ask for a newer one"), "{}: {}", lab.title, lab.message("app"));
+        lab.repair();
+        lab.push("r.example/app:1", NEW);
+        lab.run(secs(3600.0));
+        assert_eq!((lab.shows("app"), lab.message("app").contains("could not")), ("Cached 20/20".to_owned(), false));
+        let caches = lab.api.caches.values().filter_map(|cache| cache.status.as_ref());
+        let digests: Vec<_> = caches.map(|status| status.images[0].digest.clone().unwrap_or_default()).collect();
+        assert_eq!(digests, [NEW; 20], "{}: {:?}", lab.title, lab.starts());
+    }
 }

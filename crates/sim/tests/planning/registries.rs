@@ -3,6 +3,8 @@
 use crate::common::{Lab, duration};
 use crate::nodes;
 use drop_api::CachedImageSpec;
+use drop_api::scheduling::TaintEffect;
+use drop_core::node::Taint;
 use drop_sim::{Outcome, Trouble, secs};
 
 const IMAGES: [&str; 3] = ["x", "y", "z"];
@@ -114,4 +116,49 @@ fn a_whole_registry_that_answers_nonsense_for_a_time_is_served_again_soon_after(
             assert_eq!(lab.shows(name), "Cached 3/3", "{}: {:#?}", lab.title, lab.starts());
         }
     }
+}
+
+/// Creates fifty images of one registry.
+fn create_fifty(lab: &mut Lab) {
+    (0..50).for_each(|number| lab.image(&format!("i{number:02}"), &format!("r.example/i{number:02}:1")));
+}
+
+/// Checks that one Pod at a time asks the registry of [`create_fifty`], which answers nobody.
+fn is_asked_seldom(lab: &mut Lab) {
+    let before = lab.record.pods.len();
+    lab.run(secs(7200.0));
+    let tries = lab.record.pods.len() - before;
+    // Three until it is paused, then after 30 s, 1, 2, 4 and every 5 minutes, less a tenth.
+    assert!((10..=35).contains(&tries), "{}: {tries} Pods in two hours", lab.title);
+}
+
+#[test]
+fn one_node_pauses_a_registry_where_no_other_is_a_target() {
+    let mut lab = nodes(2);
+    let key = "node-role.kubernetes.io/control-plane".to_owned();
+    let taint = Taint { key, value: String::new(), effect: TaintEffect::NoSchedule };
+    lab.edit_node("a", |node| node.taints.push(taint));
+    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Status(503)));
+    create_fifty(&mut lab);
+    is_asked_seldom(&mut lab);
+    // Another target may find out that the fault is the first one's own.
+    lab.node("c");
+    lab.knobs.troubles.clear();
+    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Status(503)).on(&["b"]));
+    lab.run(secs(1800.0));
+    assert!((0..50).all(|number| lab.shows(&format!("i{number:02}")).ends_with("1/2")), "{}", lab.shows("i00"));
+}
+
+#[test]
+fn one_node_pauses_a_registry_where_all_others_have_its_images() {
+    let mut lab = nodes(3);
+    create_fifty(&mut lab);
+    lab.settle();
+    assert_eq!(lab.shows("i49"), "Cached 3/3");
+    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Status(503)));
+    lab.node("joiner");
+    is_asked_seldom(&mut lab);
+    lab.knobs.troubles.clear();
+    lab.run(secs(1800.0));
+    assert!((0..50).all(|number| lab.shows(&format!("i{number:02}")) == "Cached 4/4"), "{}", lab.shows("i00"));
 }

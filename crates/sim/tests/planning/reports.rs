@@ -44,7 +44,7 @@ fn people_are_told_of_changes_once_and_not_node_by_node() {
     lab.knobs.broken_images.clear();
     lab.settle();
     assert_eq!(told(&lab, "bad"), ["ErrImagePull", "Recovered"]);
-    assert_eq!(lab.record.told.last().unwrap().1.message, "on all 3 target nodes");
+    assert_eq!(lab.record.told.last().unwrap().1.message, "cached on 3/3 nodes");
     lab.restart(true);
     lab.settle();
     assert_eq!(lab.record.told.len(), 3, "{:#?}", lab.record.told);

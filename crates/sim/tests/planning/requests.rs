@@ -35,7 +35,7 @@ fn a_pod_that_is_refused_is_tried_again_later_and_the_status_says_so() {
     lab.image_with("alpine", "alpine", under("p"));
     lab.run(secs(5.0));
     assert_eq!(lab.shows("alpine"), "Waiting 0/1");
-    assert_eq!(lab.message("alpine"), "0 of 1 nodes have it; a: the pull Pod was refused: exceeded quota");
+    assert_eq!(lab.message("alpine"), "0/1 nodes cached; a: the pull Pod was refused: exceeded quota");
     lab.settle();
     let tries: Vec<_> = lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::CreatePod(_))).collect();
     let waits: Vec<_> = tries.windows(2).map(|pair| pair[1].0.duration_since(pair[0].0).as_secs_f64()).collect();
@@ -84,7 +84,11 @@ fn a_registry_that_does_not_answer_is_the_reason_until_it_does() {
         let explained = lab.explained();
         let waits = |line: &&String| !line.ends_with("is pulling");
         let mut waiting = explained.iter().filter(waits);
-        assert!(waiting.all(|line| line.contains("registry.bad does not answer")), "{explained:?}");
+        // A probe that is due waits for the delay.
+        let answers = |line: &String| {
+            line.contains("registry.bad does not answer") || line.ends_with("the delay between nodes has not passed")
+        };
+        assert!(waiting.all(answers), "{explained:?}");
     }
 }
 

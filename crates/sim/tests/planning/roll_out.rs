@@ -17,7 +17,7 @@ fn quickstart() {
     let reasons = lab.reasons("alpine");
     assert_eq!((reasons[0].as_str(), reasons.last().unwrap().as_str()), ("Pulling", "Cached"), "{reasons:?}");
     assert_eq!(lab.shows("alpine"), "Cached 2/2");
-    assert_eq!(lab.message("alpine"), "on all 2 target nodes");
+    assert_eq!(lab.message("alpine"), "cached on 2/2 nodes");
     let status = lab.status("alpine");
     assert_eq!((status.nodes_pulling, status.nodes_failed, status.consecutive_failures), (0, 0, 0));
     assert_eq!((status.phase, status.observed_generation), (Some(Phase::Ready), Some(1)));
@@ -36,7 +36,7 @@ fn while_a_node_pulls_the_status_says_where() {
     lab.image("alpine", "alpine:3.20");
     lab.run(secs(30.0));
     assert_eq!(lab.shows("alpine"), "Pulling 0/2");
-    assert_eq!(lab.message("alpine"), "0 of 2 nodes have it; pulling on a");
+    assert_eq!(lab.message("alpine"), "0/2 nodes cached; pulling on a");
     assert_eq!(lab.status("alpine").nodes_pulling, 1);
     assert_eq!(lab.explained()[1], "alpine on b: the built-in pull policy allows 1 nodes at once");
 }
