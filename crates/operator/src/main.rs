@@ -2,14 +2,15 @@
 //!
 //! A module only uses modules of lines above its own, so that each line can be read without those below it:
 //!
-//! 1. `clock`, `cluster`, `leadership`, `metrics`: what time it is, how the API server is reached, whether this process
-//!    may write, and what is counted
-//! 2. `discover`: asks the sources of DiscoveryPolicies
-//! 3. `watch`, `act`, `serve`: what happens in the cluster becomes events, effects become requests, and HTTP requests
+//! 1. `clock`: what time it is
+//! 2. `cluster`, `leadership`, `metrics`: how the API server is reached, whether this process may write, and what is
+//!    counted
+//! 3. `discover`: asks the sources of DiscoveryPolicies
+//! 4. `watch`, `act`, `serve`: what happens in the cluster becomes events, effects become requests, and HTTP requests
 //!    get answers
-//! 4. `engine`: the only loop, which plans
-//! 5. `cli`: flags and environment variables
-//! 6. `operator`: puts the parts together and runs them
+//! 5. `engine`: the only loop, which plans
+//! 6. `cli`: flags and environment variables
+//! 7. `operator`: puts the parts together and runs them
 //!
 //! `tests/layers.rs` reads this list and checks the imports.
 
