@@ -198,7 +198,8 @@ impl Lab {
         // The operator may still remember a node that has just gone.
         let is_known = |at: &Timestamp| planned_at.duration_since(*at) > self.hearsay();
         let is_settled = self.record.changes.last().is_none_or(is_known);
-        let is_one = is_settled && is_recorded_alike && known.clone().all(|(what, it)| has_same_id(&what.0, &it.image_id));
+        let is_one =
+            is_settled && is_recorded_alike && known.clone().all(|(what, it)| has_same_id(&what.0, &it.image_id));
         let answers = known.filter(|(what, _)| is_one || group(&what.0) == group(node_uid));
         let asked_at = answers.map(|(_, it)| it.at).max();
         // Where its clock was set, the operator counts other times than the lab.

@@ -65,8 +65,10 @@ impl<'a> Budget<'a> {
             if usage.beginning.iter().any(|other| other != node) {
                 return Err(Verdict::WaitingForDelay { until: None });
             }
-            // A node does not wait for its own last start. But where others wait, each start would put them off.
-            let others_wait = self.world.line(&policy.name).is_some_and(|line| line.iter().any(|it| it.node != *node));
+            // A node does not wait for its own last start. But where others wait with a fresh pull, each start would put
+            // them off.
+            let fresh = self.world.line(&policy.name).into_iter().flatten().take_while(|it| !it.urgency.is_late());
+            let others_wait = fresh.map(|it| &it.node).any(|other| other != node);
             let own = Some(&**node).filter(|_| !others_wait);
             let starts = self.world.starts(&policy.name);
             let free_at = starts.and_then(|starts| starts.free_at(own, policy.min_delay));

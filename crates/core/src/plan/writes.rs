@@ -87,7 +87,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
         }
         // An answer that is due within seconds decides what to show.
         let answer_due_by = world.lookup_of(entry).and_then(Lookup::holds_until).filter(|at| *at > now);
-        if let Some(at) = answer_due_by.filter(|_| is_progress(&status.conditions)) {
+        if let Some(at) = answer_due_by.filter(|_| entry.tally.there() < entry.tally.targeted()) {
             plan.wake(at);
             plan.looks.push((key.clone(), Look::Deferred(at)));
             continue;
