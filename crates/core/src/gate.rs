@@ -124,22 +124,24 @@ impl<'a> Side<'a> {
 }
 
 impl Side<'_> {
-    /// Whether a fresh pull of an image would begin a turn here, rather than go on with one.
+    /// Whether a pull of an image would begin a turn here, rather than go on with one. A late pull always begins one:
+    /// fresh pulls of other nodes go first.
     ///
     /// A turn goes on for the images that were wanted at most the longest backoff after it began, at most five minutes,
     /// and that were neither pulled nor evicted since. Otherwise a node for which new images keep coming, or which
     /// evicts them again and again, would never let another one begin.
-    pub(crate) fn begins_turn(&self, image: &ImageEntry) -> bool {
+    pub(crate) fn begins_turn(&self, image: &ImageEntry, is_late: bool) -> bool {
         let turn = self.node.turn.as_ref().filter(|turn| turn.policy == self.policy.name);
-        turn.is_none_or(|turn| {
-            let record = self.here.record(&image.image.reference);
-            let changed_at = record.and_then(|record| {
-                let evicted_at = record.eviction.as_ref().map(|eviction| eviction.at);
-                record.pulled.as_ref().map(|pulled| pulled.at).max(evicted_at)
-            });
-            let included = self.policy.backoff.max.min(LONGEST_INCLUSION);
-            image.wanted_since() > after(turn.began_at, included) || changed_at > Some(turn.began_at)
-        })
+        is_late
+            || turn.is_none_or(|turn| {
+                let record = self.here.record(&image.image.reference);
+                let changed_at = record.and_then(|record| {
+                    let evicted_at = record.eviction.as_ref().map(|eviction| eviction.at);
+                    record.pulled.as_ref().map(|pulled| pulled.at).max(evicted_at)
+                });
+                let included = self.policy.backoff.max.min(LONGEST_INCLUSION);
+                image.wanted_since() > after(turn.began_at, included) || changed_at > Some(turn.began_at)
+            })
     }
 }
 
@@ -190,9 +192,8 @@ impl<'a> Pair<'a, '_> {
         if let Some(pod) = budget.busy_with(node) {
             return Err(Rule::NodeIsFree.waits_for(Verdict::NodeBusy { pod }));
         }
-        // A late pull does not continue a turn: fresh pulls of other nodes go first.
         let is_late = purpose == Purpose::Pull && self.urgency().is_late();
-        let begins_turn = is_late || self.side.begins_turn(self.image);
+        let begins_turn = self.side.begins_turn(self.image, is_late);
         let admitted = budget.admit(policy, node, begins_turn, self.side.now);
         admitted.map_err(|verdict| Rule::PolicyAllows.waits_for(verdict))?;
         let of_host = budget.admit_host(policy, self.image.image.reference.host());

@@ -44,8 +44,7 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
         }
         let found = (pair.urgency(), &image.image.name);
         let is_late = found.0.is_late();
-        // A late pull does not continue a turn: fresh pulls of other nodes go first.
-        let begins_turn = is_late || side.begins_turn(image);
+        let begins_turn = side.begins_turn(image, is_late);
         let kept = best.entry((&image.image.policy, is_late, begins_turn)).or_insert(found);
         if found.0.compare(found.1, &kept.0, kept.1).is_lt() {
             *kept = found;

@@ -52,7 +52,7 @@ impl Urgency {
         self.cmp(other).then(by_name)
     }
 
-    /// What counts of it between nodes, and between policies on one node. There a place in a set tells nothing: its
+    /// The part of it that counts between nodes, and between policies on one node. There a place in a set tells nothing: its
     /// first image would go before the second one of all that have waited longer.
     #[must_use]
     pub fn between_nodes(&self) -> Self {

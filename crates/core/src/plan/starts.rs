@@ -36,8 +36,8 @@ use crate::world::{ImageEntry, NodeEntry, World};
 /// every other turn from what was never tried, however long each of them lasts, and fresh pulls that keep coming delay
 /// no retry for ever.
 ///
-/// Whoever waits for a slot of the policy or for the delay between nodes lets nobody pass but nodes that go on with
-/// their turn.
+/// While the first in line waits for a slot of the policy or for the delay between nodes, only nodes that go on with
+/// their turn may pass it.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
     let mut yielding = Vec::new();
@@ -229,7 +229,7 @@ fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
 /// The Pod that `candidate` may start now; `None` where only this node cannot.
 ///
 /// # Errors
-/// What it waits for under its policy.
+/// The limit or delay of its policy that holds it, and the pull itself.
 fn start_turn(
     world: &World,
     policy: &Policy,
@@ -267,27 +267,28 @@ fn batch<'a>(
     let wanted = wanted.filter(|(image, _)| budget.admit_host(policy, image.image.reference.host()).is_ok());
     let pairs = wanted.map(|(image, standing)| Pair { world, image, side, standing });
     let startable = pairs.filter(|pair| pair.check_alone(Purpose::Pull, budget.tried()).is_ok());
-    let mut images: Vec<(Urgency, &ImageEntry)> = startable.map(|pair| (pair.urgency(), pair.image)).collect();
-    // The node has other places for its other images: whether it goes on, begins a turn, or tries again what failed.
-    let is_of_place = |urgency: &Urgency, image: &ImageEntry| {
+    // The node has other places for its other images: to go on, to begin a turn, or to retry.
+    let is_elsewhere = |urgency: &Urgency, image: &ImageEntry| {
         let is_late = urgency.is_late();
-        is_late == candidate.urgency.is_late() && candidate.begins_turn == (is_late || side.begins_turn(image))
+        is_late != candidate.urgency.is_late() || candidate.begins_turn != side.begins_turn(image, is_late)
     };
-    images.sort_by(|(a, one), (b, other)| {
-        let by_place = is_of_place(b, other).cmp(&is_of_place(a, one));
-        by_place.then_with(|| a.compare(&one.image.name, b, &other.image.name))
+    let urgent = startable.map(|pair| (pair.urgency(), pair.image));
+    let mut images: Vec<(bool, Urgency, &ImageEntry)> =
+        urgent.map(|(urgency, image)| (is_elsewhere(&urgency, image), urgency, image)).collect();
+    images.sort_by(|(elsewhere, a, one), (other_elsewhere, b, other)| {
+        elsewhere.cmp(other_elsewhere).then_with(|| a.compare(&one.image.name, b, &other.image.name))
     });
     if !candidate.begins_turn && claims == Claims::Respected {
         // Of each registry the most urgent image that is wanted here decides for all.
         let is_left =
             |host: &str, urgency| slot_is_claimed(world, policy, host, (urgency, candidate.waiting_since), budget, now);
         let mut left: BTreeMap<&str, bool> = BTreeMap::new();
-        images.retain(|(urgency, image)| {
+        images.retain(|(_, urgency, image)| {
             let host = image.image.reference.host();
             !*left.entry(host).or_insert_with(|| is_left(host, *urgency))
         });
     }
-    if images.first().is_some_and(|(urgency, image)| !is_of_place(urgency, image)) {
+    if images.first().is_some_and(|(is_elsewhere, _, _)| *is_elsewhere) {
         return Vec::new();
     }
     let is_alone = |entry: &ImageEntry| {
@@ -297,8 +298,8 @@ fn batch<'a>(
     };
     let mut batch: Vec<&Image> = Vec::new();
     let mut room = here.room();
-    let is_first_alone = images.first().is_some_and(|(_, first)| is_alone(first));
-    for (_, entry) in images {
+    let is_first_alone = images.first().is_some_and(|(_, _, first)| is_alone(first));
+    for (_, _, entry) in images {
         let image = &entry.image;
         let fits = match batch.first() {
             None => true,
@@ -442,7 +443,7 @@ fn oldest_copy(world: &World, image: &ImageEntry) -> Option<Timestamp> {
 /// The Pod by which some node tries an image; `None` where no node can now.
 ///
 /// # Errors
-/// What it waits for under its policy.
+/// The limit or delay of its policy that holds it, and the pull itself.
 fn start_quest(
     world: &World,
     policy: &Policy,
@@ -495,7 +496,7 @@ fn start_quest(
         }
     }
     let Some((_, node)) = best else { return Ok(None) };
-    let begins_turn = Side::new(world, node, policy, now).begins_turn(image);
+    let begins_turn = Side::new(world, node, policy, now).begins_turn(image, false);
     let first = || First { image: name.clone(), node: node.node.name.clone() };
     budget.admit(policy, &node.node.name, begins_turn, now).map_err(|verdict| (verdict, first()))?;
     if budget.admit_host(policy, reference.host()).is_err() {

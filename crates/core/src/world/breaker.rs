@@ -149,7 +149,7 @@ impl World {
             let Some(registry) = self.registries.get(&host) else { continue };
             let is_paused = registry.should_pause(|node| self.may_others_try(&host, node));
             if is_paused != registry.is_paused {
-                self.registries.entry(host.clone()).or_default().is_paused = is_paused;
+                self.registries.get_mut(&host).into_iter().for_each(|registry| registry.is_paused = is_paused);
                 self.registry_fares_otherwise(&host);
                 is_any_changed = true;
             }
