@@ -197,15 +197,12 @@ pub struct CachedImageStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct LookupStatus {
     /// The digest that the registry serves.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71))]
     pub digest: Option<String>,
     /// Since when Drop has known this digest.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// The reason why Drop got no digest from the registry the last time: the registry has no such image, or could not
     /// be asked, so that nodes find out by pulling. Absent if Drop got one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub message: Option<String>,
 }

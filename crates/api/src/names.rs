@@ -30,6 +30,9 @@ pub const ANNOTATION_POLICY: &str = "drop.corewire.io/policy";
 /// On a pull Pod: the references that its containers were ordered to pull, in their order, separated by
 /// spaces. Admission may rewrite those in the containers, to those of a proxy for one.
 pub const ANNOTATION_IMAGES: &str = "drop.corewire.io/images";
+/// When the turn of its node began that a pull Pod goes on with, so that a restarted operator knows; absent where the
+/// Pod begins a turn.
+pub const ANNOTATION_GOES_ON_SINCE: &str = "drop.corewire.io/goes-on-since";
 /// Tells the cluster autoscaler that a pull Pod does not keep its node.
 pub const ANNOTATION_SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 

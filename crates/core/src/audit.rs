@@ -211,7 +211,7 @@ fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timesta
             }
         }
     }
-    let beginning: Vec<_> = orders.iter().filter(|order| order.begins_turn).collect();
+    let beginning: Vec<_> = orders.iter().filter(|order| order.begins_turn()).collect();
     if limits.min_delay > SignedDuration::ZERO {
         if beginning.len() > 1 {
             violations.push(format!("{} nodes begin at once", beginning.len()));

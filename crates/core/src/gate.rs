@@ -295,7 +295,7 @@ impl<'a> Pair<'a, '_> {
 
     /// How urgent the pull is, once it could begin.
     pub(crate) fn urgency(&self) -> Urgency {
-        self.side.here.urgency(self.image, self.side.policy)
+        self.side.here.urgency(self.image, self.side.policy, self.side.now)
     }
 
     /// The verdict on the image on this node.

@@ -88,7 +88,7 @@ impl Lab {
         if !tries.iter().any(Vec::is_empty) {
             faults.0.extend(tries.into_iter().next().unwrap_or_default());
         }
-        if !order.begins_turn {
+        if !order.begins_turn() {
             let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node == order.node);
             let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
             faults.unless(goes_on, || "a turn goes on that never began".to_owned());
@@ -293,10 +293,10 @@ impl Lab {
         if over(Some(policy.images_per_pod), order.pulls.len()) {
             return Some("too many images in one Pod".to_owned());
         }
-        let begins = self.record.pods.iter().filter(|pod| pod.order.begins_turn && !pod.is_forgotten);
+        let begins = self.record.pods.iter().filter(|pod| pod.order.begins_turn() && !pod.is_forgotten);
         let mut elsewhere = begins.filter(|pod| pod.order.policy == order.policy && pod.order.node != order.node);
         let delay = self.at_least(policy.min_delay_between_pulls.get());
-        let other = elsewhere.find(|pod| self.now.duration_since(pod.at) < delay).filter(|_| order.begins_turn);
+        let other = elsewhere.find(|pod| self.now.duration_since(pod.at) < delay).filter(|_| order.begins_turn());
         other.map(|other| format!("too soon after {other}"))
     }
 

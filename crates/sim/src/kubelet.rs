@@ -193,6 +193,10 @@ impl Lab {
         let Some(live) = self.api.pods.get(name) else { return };
         let (uid, node_uid) = (live.pod.uid.clone().unwrap_or_default(), live.node_uid.clone());
         let node = live.pod.node.clone();
+        if self.evicts(&node, &image) {
+            self.evict_pod(name);
+            return self.pull_for_others(&node_uid);
+        }
         let is_full = !self.has_room(&node_uid, &image);
         let full = || ("ErrImagePull", "failed to extract layer: write: no space left on device").into();
         let failure = failure.or_else(|| is_full.then(full));
@@ -214,6 +218,19 @@ impl Lab {
             }
         }
         self.pull_for_others(&node_uid);
+    }
+
+    /// The kubelet evicts a Pod that has filled the disk.
+    fn evict_pod(&mut self, name: &Name) {
+        let Some(live) = self.api.pods.get_mut(name) else { return };
+        let uid = live.pod.uid.clone().unwrap_or_default();
+        let message = "The node was low on resource: ephemeral-storage.";
+        live.pod.rejection = Some(Rejection { reason: "Evicted".into(), message: message.into() });
+        self.record.settled(&uid, self.now);
+        match self.api.pods.get(name).and_then(|live| live.gone_from) {
+            Some(at) => self.agenda.add(self.now.max(at), Item::Kubelet(uid, Step::Remove)),
+            None => self.show_pod(name),
+        }
     }
 
     /// A kubelet that has become free pulls for the Pods that wait.

@@ -110,6 +110,10 @@ impl Lab {
                 platform: Some(platform),
             }
         };
-        Manifest { platforms: platforms.into_iter().map(variant).collect(), digest: digest.as_str().into() }
+        Manifest {
+            platforms: platforms.into_iter().map(variant).collect(),
+            digest: digest.as_str().into(),
+            detailed_for: inquiry.platforms.clone(),
+        }
     }
 }

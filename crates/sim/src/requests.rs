@@ -11,14 +11,30 @@ use drop_core::image::{Image, ImagePullPolicy};
 use drop_core::reference::Reference;
 use drop_core::{Effect, Event, Name};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::{Map, Value};
 
 use crate::Lab;
-use crate::api::{policy_event, set_event};
+use crate::api::{policy_event, set_event, whole_seconds};
 
 impl Lab {
     /// What is left of an object after its way to the API server.
     fn arrived<T: Clone + serde::Serialize + serde::de::DeserializeOwned>(&self, object: &T) -> serde_json::Result<T> {
         if self.knobs.json { serde_json::from_str(&serde_json::to_string(object)?) } else { Ok(object.clone()) }
+    }
+
+    /// The status of an object whose status was `before`, after a merge patch with this one.
+    fn patched<T: Clone + serde::Serialize + serde::de::DeserializeOwned>(
+        &self,
+        before: Option<&T>,
+        patch: &T,
+    ) -> serde_json::Result<T> {
+        if !self.knobs.json {
+            return Ok(patch.clone());
+        }
+        let mut status = serde_json::to_value(before)?;
+        merge(&mut status, serde_json::to_value(patch)?);
+        serde_json::from_value(status)
     }
 
     /// Refuses a request, except where it has been carried out before.
@@ -55,7 +71,8 @@ impl Lab {
             Effect::CheckPod { .. } => Report::PodGone { uid: None },
             Effect::RecordNode { cache, .. } => self.record_node(*self.arrived(cache)?),
             Effect::PatchImage { image, status } => {
-                let status: CachedImageStatus = *self.arrived(status)?;
+                let before = self.api.images.get(&**image).and_then(|object| object.status.as_ref());
+                let status: CachedImageStatus = self.patched(before, status)?;
                 self.violate_all(self.faults_of_status(image, &status, sent_at));
                 self.record.unwritten.remove(&**image);
                 if let Some(object) = self.api.images.get_mut(&**image)
@@ -94,7 +111,8 @@ impl Lab {
                 Report::Done
             }
             Effect::PatchSet { set, status } => {
-                let status: CachedImageSetStatus = *self.arrived(status)?;
+                let before = self.api.sets.get(&**set).and_then(|object| object.status.as_ref());
+                let status: CachedImageSetStatus = self.patched(before, status)?;
                 if let Some(object) = self.api.sets.get_mut(&**set)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -108,7 +126,8 @@ impl Lab {
             Effect::Discover(order) => self.discover(order),
             Effect::LookUp(inquiry) => Report::LookedUp(self.look_up(inquiry)),
             Effect::PatchDiscovery { policy, status } => {
-                let status: DiscoveryPolicyStatus = *self.arrived(status)?;
+                let before = self.api.discoveries.get(&**policy).and_then(|object| object.status.as_ref());
+                let status: DiscoveryPolicyStatus = self.patched(before, status)?;
                 self.violate_all(self.faults_of_list(policy, &status));
                 if let Some(object) = self.api.discoveries.get_mut(&**policy)
                     && object.status.as_ref() != Some(&status)
@@ -122,7 +141,8 @@ impl Lab {
                 Report::Done
             }
             Effect::PatchPolicy { policy, status } => {
-                let status: PullPolicyStatus = *self.arrived(status)?;
+                let before = self.api.policies.get(&**policy).and_then(|object| object.status.as_ref());
+                let status: PullPolicyStatus = self.patched(before, status)?;
                 if let Some(object) = self.api.policies.get_mut(&**policy)
                     && object.status.as_ref() != Some(&status)
                 {
@@ -149,9 +169,10 @@ impl Lab {
         self.violate_all(faults);
         let images = order.pulls.iter().map(|pull| pull.reference.clone());
         let (node, node_uid) = (order.node.clone(), order.node_uid.clone());
-        let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images, order.host_network);
+        let uid = self.add_pod(order.name.clone(), node, node_uid, order.policy.clone(), images, order.goes_on_since);
         if let Some(live) = self.api.pods.get_mut(&order.name) {
             live.secrets.clone_from(&order.secrets);
+            live.host_network = order.host_network;
         }
         let has_machine = self.api.nodes.get(&*order.node).is_some_and(|node| node.uid == order.node_uid);
         self.record.created(order, uid.clone(), has_machine, self.now);
@@ -195,6 +216,7 @@ impl Lab {
             None => {
                 child.metadata.uid = Some(format!("image-{}", self.api.next_version()));
                 child.metadata.generation = Some(1);
+                child.metadata.creation_timestamp = Some(Time(whole_seconds(self.now)));
                 self.record.created_at.insert(EffectKey::Image(name.as_str().into()), self.now);
                 self.api.images.insert(name.clone(), child.clone());
                 self.record.wanted(self.now);
@@ -241,6 +263,24 @@ impl Lab {
         self.api.node_of_uid(node_uid).is_some_and(|node| {
             images.any(|image| image.reference == *reference && image.placement.selects(node).is_ok())
         })
+    }
+}
+
+/// Merges a patch into `target`: <https://www.rfc-editor.org/rfc/rfc7396#section-2>.
+fn merge(target: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *target = patch;
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Some(target) = target.as_object_mut() else { return };
+    for (name, value) in patch {
+        match value {
+            Value::Null => drop(target.remove(&name)),
+            value => merge(target.entry(name).or_insert(Value::Null), value),
+        }
     }
 }
 

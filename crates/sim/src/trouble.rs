@@ -77,6 +77,8 @@ pub enum Outcome {
     Status(u16),
     /// Something else answers in the registry's place: a page of HTML instead of a manifest.
     Garbage,
+    /// It fills the disk, so that the kubelet evicts its Pod.
+    Evicts,
 }
 
 impl Trouble {
@@ -139,6 +141,7 @@ impl fmt::Display for Trouble {
             Outcome::Eof => "the registry closes connections",
             Outcome::Status(status) => return write!(f, "{subject} cannot be pulled: the registry answers {status}"),
             Outcome::Garbage => "the registry answers with a page of HTML",
+            Outcome::Evicts => "it fills the disk, and its Pod is evicted",
         };
         write!(f, "{subject} cannot be pulled: {why}")
     }
@@ -149,7 +152,7 @@ impl Outcome {
     pub(crate) fn failure(&self, image: &Reference) -> Option<Failure> {
         let url = manifest_url(image);
         let why = match self {
-            Self::Takes(_) => return None,
+            Self::Takes(_) | Self::Evicts => return None,
             Self::Fails(failure) => return Some(failure.clone()),
             Self::NoDns => {
                 let host = image.host();
@@ -230,12 +233,18 @@ impl Lab {
         })
     }
 
+    /// Whether a node evicts the Pods that pull an image.
+    pub(crate) fn evicts(&self, node: &str, image: &Reference) -> bool {
+        let mut troubles = self.knobs.troubles.iter().filter(|trouble| trouble.concerns(node, image));
+        troubles.any(|trouble| trouble.outcome == Outcome::Evicts)
+    }
+
     /// Whether every try to pull an image onto a node fails as things are.
     #[must_use]
     pub fn cannot_pull(&self, node: &str, image: &Reference) -> bool {
         let works = matches!(self.kubelet(node), Kubelet::Works | Kubelet::RejectsNext(_));
         let is_too_large = || self.room_on(node).is_some_and(|room| self.size_of(image) > room);
-        !works || self.failure_of(node, image).is_some() || is_too_large()
+        !works || self.failure_of(node, image).is_some() || self.evicts(node, image) || is_too_large()
     }
 }
 

@@ -11,7 +11,8 @@ use drop_core::node::Node;
 use drop_core::pull_pod::{Container, ContainerState, PullPod};
 use drop_core::reference::Reference;
 use drop_core::{Event, Name};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 
 use crate::api::{policy_event, secret_event, set_event, whole_seconds};
 use crate::{Kubelet, Lab, LivePod};
@@ -36,6 +37,7 @@ impl Lab {
         let mut image = CachedImage::new(name, spec);
         image.metadata.generation = Some(1);
         image.metadata.uid = Some(format!("image-{}", self.api.next_version()));
+        image.metadata.creation_timestamp = Some(Time(whole_seconds(self.now)));
         self.record.created_at.insert(EffectKey::Image(name.into()), self.now);
         self.api.images.insert(name.to_owned(), image);
         self.note(|| format!("CachedImage {name} is created"));
@@ -245,7 +247,7 @@ impl Lab {
             return self.misses("Node", node);
         };
         let images = [Reference::parse(reference)];
-        self.add_pod(name.into(), node.into(), node_uid, "".into(), images, false);
+        self.add_pod(name.into(), node.into(), node_uid, "".into(), images, None);
     }
 
     /// Adds a Pod that pulls these images. Returns its UID.
@@ -256,7 +258,7 @@ impl Lab {
         node_uid: Name,
         policy: Name,
         images: impl IntoIterator<Item = Reference>,
-        host_network: bool,
+        goes_on_since: Option<Timestamp>,
     ) -> Name {
         let uid: Name = format!("pod-{}", self.api.next_version()).into();
         let waiting = || ContainerState::Waiting { reason: "".into(), message: "".into() };
@@ -269,6 +271,7 @@ impl Lab {
             node_uid: node_uid.clone(),
             policy,
             created_at: whole_seconds(self.now),
+            goes_on_since,
             terminating: false,
             acknowledged_at: None,
             sandbox_up_at: None,
@@ -277,7 +280,15 @@ impl Lab {
         };
         self.api.pods.insert(
             name.clone(),
-            LivePod { pod, node_uid, host_network, secrets: Vec::new(), pass: None, failures: 0, gone_from: None },
+            LivePod {
+                pod,
+                node_uid,
+                host_network: false,
+                secrets: Vec::new(),
+                pass: None,
+                failures: 0,
+                gone_from: None,
+            },
         );
         self.show_pod(&name);
         self.kubelet_sees(&uid);

@@ -505,7 +505,7 @@ fn pods_that_should_not_be() {
     assert_says(&each_pod(|order| order.pulls.push(pull("gone", "gone"))), "gone does not exist");
     assert_says(&each_pod(|order| order.pulls.clear()), "a Pod pulls something");
     assert_says(&each_pod(|order| order.name = "Alpine_".into()), "a Pod's name is a DNS label");
-    assert_says(&each_pod(|order| order.begins_turn = false), "a turn goes on that never began");
+    assert_says(&each_pod(|order| order.goes_on_since = Some(jiff::Timestamp::MIN)), "a turn goes on that never began");
     assert_says(&each_pod(|order| order.secrets.clear()), "a Pod pulls without a Secret of its image");
 }
 

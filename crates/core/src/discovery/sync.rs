@@ -15,9 +15,6 @@ use crate::text::shortened;
 /// The most images of a list, those included that stay for sources that fail.
 const MOST_LISTED: usize = 1000;
 
-/// The longest time for which a server is left alone because it asks for it.
-const LONGEST_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
-
 /// An order to run the queries of a DiscoveryPolicy.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -125,11 +122,11 @@ impl SourceOutcome {
 }
 
 impl Discovered {
-    /// How long no source is to be asked, because a server has said so: at most a day, because some say nonsense.
+    /// How long no source is to be asked, because a server has said so.
     #[must_use]
     pub fn retry_after(&self) -> SignedDuration {
         let waits = self.sources.iter().filter_map(SourceOutcome::retry_after);
-        waits.max().unwrap_or_default().min(LONGEST_RETRY_AFTER)
+        waits.max().unwrap_or_default()
     }
 }
 

@@ -116,13 +116,20 @@ impl<'a> Budget<'a> {
         running.or_else(|| self.taken.get(node).cloned())
     }
 
+    /// Whether no Pod of the plan at hand has the node of `order`, or tries what it would try.
+    pub(crate) fn allows(&self, order: &PodOrder) -> bool {
+        let is_same = |one: &Reference, other: &Reference| one == other || order.is_late && one.host() == other.host();
+        let is_tried = order.pulls.iter().any(|pull| self.tried.iter().any(|other| is_same(&pull.reference, other)));
+        !self.taken.contains_key(&order.node) && !is_tried
+    }
+
     /// Counts a Pod that the plan creates.
     pub fn take(&mut self, order: &PodOrder) {
         self.taken.insert(order.node.clone(), order.name.clone());
         self.tried.extend(order.pulls.iter().map(|pull| pull.reference.clone()));
         let usage = self.usage.entry(order.policy.clone()).or_default();
         usage.add(&order.node, order.pulls.iter().map(|pull| pull.reference.host()).collect());
-        if order.begins_turn {
+        if order.begins_turn() {
             usage.beginning.insert(order.node.clone());
         }
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use crate::Name;
 use crate::gate::{Pair, Purpose, Sides};
+use crate::objects::image::ImagePullPolicy;
 use crate::objects::presence::Standing;
 use crate::pace::order::{Candidate, Urgency};
 use crate::world::{NodeEntry, Places, World};
@@ -33,15 +34,20 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
         return places;
     }
     let mut best: BTreeMap<(&Name, bool, bool), (Urgency, &Name)> = BTreeMap::new();
-    let mut wait = |until: Timestamp| places.alarm = Some(places.alarm.map_or(until, |alarm| alarm.min(until)));
+    let alarm = &mut places.alarm;
+    let mut wait = |until: Timestamp| *alarm = Some(alarm.map_or(until, |alarm| alarm.min(until)));
     let (mut sides, nothing) = (Sides::new(world, node, now), BTreeSet::new());
     for (image, standing) in world.images_on(node, Standing::wants_pull) {
+        if image.image.pull != ImagePullPolicy::Never && !places.lacking.contains(&image.image.policy) {
+            places.lacking.insert(image.image.policy.clone());
+        }
         let Some(side) = sides.of(image) else { continue };
         let pair = Pair { world, image, side, standing };
         if let Err(held) = pair.check_alone(Purpose::Pull, &nothing) {
             held.until.into_iter().for_each(&mut wait);
             continue;
         }
+        Some(side.here.ages_at(image)).filter(|at| *at > now).into_iter().for_each(&mut wait);
         let found = (pair.urgency(), &image.image.name);
         let is_late = found.0.is_late();
         let begins_turn = side.begins_turn(image, is_late);
@@ -50,8 +56,8 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
             *kept = found;
         }
     }
-    let waiting_since = node.waiting_since.unwrap_or(now);
     for ((policy, _, begins_turn), (urgency, image)) in best {
+        let waiting_since = node.waiting_since.get(policy).copied().unwrap_or(now);
         places.candidates.push((
             policy.clone(),
             Candidate { begins_turn, urgency, waiting_since, image: image.clone(), node: name.clone() },

@@ -5,6 +5,7 @@ use drop_api::{
     CachedImage, CachedImageSetStatus, CachedImageSpec, CachedImageStatus, DiscoveryPolicyStatus, NodeCache,
     PullPolicyStatus,
 };
+use jiff::Timestamp;
 
 use crate::Name;
 use crate::discovery::Order;
@@ -195,10 +196,18 @@ pub struct PodOrder {
     pub tolerations: Vec<Toleration>,
     /// Whether it uses the node's network.
     pub host_network: bool,
-    /// Whether it begins a turn of its node, rather than going on with one.
-    pub begins_turn: bool,
+    /// When the turn of its node began that it goes on with; `None` if it begins one.
+    pub goes_on_since: Option<Timestamp>,
     /// Whether it is a retry, a probe or a question for a tag.
     pub is_late: bool,
+}
+
+impl PodOrder {
+    /// Whether it begins a turn of its node.
+    #[must_use]
+    pub fn begins_turn(&self) -> bool {
+        self.goes_on_since.is_none()
+    }
 }
 
 /// One image of a [`PodOrder`].

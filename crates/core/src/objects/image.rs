@@ -3,6 +3,7 @@
 use drop_api::CachedImage;
 pub use drop_api::cached_image::ImagePullPolicy;
 use drop_api::names::{LABEL_ORIGIN, ORIGIN_DISCOVERED, ORIGIN_STATIC};
+use jiff::Timestamp;
 
 use crate::Name;
 use crate::objects::placement::Placement;
@@ -18,6 +19,8 @@ pub struct Image {
     pub uid: Name,
     /// `metadata.generation`.
     pub generation: Option<i64>,
+    /// `metadata.creationTimestamp`, in whole seconds.
+    pub created_at: Timestamp,
     /// The full reference.
     pub reference: Reference,
     /// When nodes pull it.
@@ -79,6 +82,7 @@ impl Image {
             name: _,
             uid: _,
             generation: _,
+            created_at: _,
             set: _,
             origin,
             reference,
@@ -112,6 +116,7 @@ impl Image {
             name: meta.name.as_deref()?.into(),
             uid: meta.uid.as_deref().unwrap_or_default().into(),
             generation: meta.generation,
+            created_at: meta.creation_timestamp.as_ref().map_or(Timestamp::MAX, |created| created.0),
             reference: Reference::new(&spec.image, spec.tag.as_deref(), spec.digest.as_deref()),
             pull: spec.image_pull_policy,
             secrets: spec.image_pull_secrets.iter().map(|secret| secret.name.as_str().into()).collect(),

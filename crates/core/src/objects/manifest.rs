@@ -11,6 +11,8 @@ pub struct Manifest {
     pub digest: Name,
     /// What each platform gets; empty if the registry was only asked for the digest.
     pub platforms: Vec<Variant>,
+    /// The platforms of nodes for which configurations and sizes were asked.
+    pub detailed_for: Vec<Name>,
 }
 
 /// What one platform gets.
@@ -107,6 +109,7 @@ mod tests {
             size: Some(size),
         };
         Manifest {
+            detailed_for: Vec::new(),
             digest: format!("sha256:{}", hex("0")).into(),
             platforms: vec![variant("linux/amd64", "1", 7), variant("linux/arm", "2", 0)],
         }

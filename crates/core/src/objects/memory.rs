@@ -149,7 +149,9 @@ impl Memory {
             memory.starts.insert(pod.policy.clone(), at);
         }
         let mut settlements = Vec::new();
-        let mut node_failure = node_trouble(end);
+        let mut node_failure = None;
+        let was_pulling = pod.sandbox_up_at.is_some() && matches!(end, End::Rejected(_));
+        let mut is_of_node = !was_pulling;
         let mut any_pulled = false;
         // Within one Pod images are pulled one after another: each began when the
         // one before it was through.
@@ -198,6 +200,20 @@ impl Memory {
                     let failure = Failure::after(before, cause.scope, reason, cause.message.into(), context.now);
                     record.failure = Some(Box::new(Failure { rounds, ..failure }));
                 }
+                // The kubelet ended the Pod while it pulled this image, which may be the cause: it may fill the disk.
+                None if was_pulling => {
+                    if let Some((_, message)) = node_trouble(end) {
+                        let mut cause = Cause { scope: FailureScope::Node, message };
+                        if self.refutes(&container.image, &cause) {
+                            cause.scope = FailureScope::Unknown;
+                        }
+                        is_of_node |= cause.scope == FailureScope::Node;
+                        let before = record.failure.as_deref();
+                        let reason = "PodEvicted".into();
+                        let failure = Failure::after(before, cause.scope, reason, cause.message.into(), context.now);
+                        record.failure = Some(Box::new(failure));
+                    }
+                }
                 // The image is there, so the Pod was to find out whether its tag has moved. Without a failure the next
                 // node would ask at once, and the one after it.
                 None if record.present_since().is_some() => {
@@ -210,6 +226,7 @@ impl Memory {
                 None => {}
             }
         }
+        let node_failure = node_failure.or_else(|| node_trouble(end).filter(|_| is_of_node));
         memory.node_failure = match (node_failure, any_pulled) {
             (Some((reason, message)), _) => {
                 let before = self.node_failure.as_ref();

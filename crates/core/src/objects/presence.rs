@@ -337,7 +337,7 @@ mod tests {
     fn a_copy_whose_id_cannot_be_compared_is_pulled_once_for_each_digest_of_the_registry() {
         let (image, record, listed) = (image(ImagePullPolicy::Always), pulled(OLD), listed(OLD));
         let serves = |digest: &str, known_since| {
-            let manifest = Manifest { digest: digest.into(), platforms: Vec::new() };
+            let manifest = Manifest { digest: digest.into(), platforms: Vec::new(), detailed_for: Vec::new() };
             let evidence = Evidence {
                 image: &image,
                 record: Some(&record),

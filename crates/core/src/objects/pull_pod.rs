@@ -25,6 +25,8 @@ pub struct PullPod {
     pub policy: Name,
     /// `metadata.creationTimestamp`, in whole seconds, rounded down.
     pub created_at: Timestamp,
+    /// When the turn of its node began that it goes on with; `None` if it began one, or does not tell.
+    pub goes_on_since: Option<Timestamp>,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
     /// `status.startTime`: the kubelet has acknowledged the Pod.
@@ -207,6 +209,11 @@ pub enum End {
 }
 
 impl PullPod {
+    /// When the turn of its node began that it belongs to, as known at `now`.
+    pub(crate) fn turn_began_at(&self, now: Timestamp) -> Timestamp {
+        self.goes_on_since.unwrap_or(self.created_at).min(now)
+    }
+
     /// How the Pod came to its end, as of `now`; `None` while it goes on.
     #[must_use]
     pub fn end(&self, steps: &Steps, expected: &Expectations<'_>, now: Timestamp) -> Option<End> {
@@ -311,6 +318,7 @@ mod tests {
             node_uid: "u".into(),
             policy: "".into(),
             created_at: secs(0),
+            goes_on_since: None,
             terminating: false,
             acknowledged_at: None,
             sandbox_up_at: None,

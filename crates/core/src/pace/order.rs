@@ -17,6 +17,9 @@ pub enum Urgency {
     Fresh {
         /// The image's priority.
         priority: i32,
+        /// Since when it is wanted, if it has waited for longer than an hour; else the last of all times. Otherwise new
+        /// images with other names could go before it for ever.
+        waits_since: Timestamp,
         /// Its place in its set.
         rank: usize,
     },
@@ -57,7 +60,7 @@ impl Urgency {
     #[must_use]
     pub fn between_nodes(&self) -> Self {
         match *self {
-            Self::Fresh { priority, .. } => Self::Fresh { priority, rank: 0 },
+            Self::Fresh { priority, .. } => Self::Fresh { priority, waits_since: Timestamp::MAX, rank: 0 },
             late @ Self::Late { .. } => late,
         }
     }

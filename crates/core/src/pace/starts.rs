@@ -64,11 +64,11 @@ impl Starts {
         self.owes_fresh = !is_fresh;
     }
 
-    /// Whether a retry may go before fresh pulls, where one may in so long a time. It takes no two turns in a row: a
-    /// delay between nodes that is longer than the time would leave no turn to fresh pulls.
+    /// Whether a retry may go before fresh pulls, where one may in so long a time. It takes no two turns in a row while
+    /// fresh pulls wait: a delay between nodes that is longer than the time would leave them no turn.
     #[must_use]
-    pub fn lets_retry_first(&self, once_in: SignedDuration, now: Timestamp) -> bool {
-        !self.owes_fresh && self.retried_at.is_none_or(|at| after(at, once_in) <= now)
+    pub fn lets_retry_first(&self, fresh_wait: bool, once_in: SignedDuration, now: Timestamp) -> bool {
+        !(self.owes_fresh && fresh_wait) && self.retried_at.is_none_or(|at| after(at, once_in) <= now)
     }
 
     /// The last start.

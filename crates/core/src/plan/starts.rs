@@ -40,46 +40,27 @@ use crate::world::{ImageEntry, NodeEntry, World};
 /// their turn may pass it.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     let mut budget = Budget::new(world);
-    let mut yielding = Vec::new();
     let mut quests = quests(world, now, plan);
     let mut lines: Vec<Line<'_>> = world
         .policies()
         .map(|entry| Line::new(world, &entry.policy, quests.remove(&entry.policy.name).unwrap_or_default(), now))
         .collect();
-    // Over all policies the most urgent one goes first, because two of them may want the same node.
-    while let Some((_, first)) = lines.iter_mut().enumerate().filter_map(|(at, line)| Some((line.first()?, at))).min() {
+    loop {
+        lines.iter_mut().for_each(|line| line.find_start(world, &budget, plan));
+        // Over all policies the most urgent start goes first, because two of them may want the same node.
+        let places = lines.iter().enumerate().filter_map(|(at, line)| Some((&line.ready.as_ref()?.place, at)));
+        let Some((_, first)) = places.min() else { break };
         let Some(line) = lines.get_mut(first) else { break };
-        let (policy, is_late) = (line.policy, line.is_late_first());
-        let result = match line.next() {
-            None => break,
-            Some(Next::Node(candidate)) => {
-                let result = start_turn(world, policy, candidate, Claims::Respected, &budget, now);
-                if matches!(result, Ok(None)) && !candidate.begins_turn {
-                    yielding.push((policy, candidate));
-                }
-                result
-            }
-            Some(Next::Quest(quest)) => start_quest(world, policy, &quest, &budget, now, plan),
-        };
-        match result {
-            Ok(None) => {}
-            Ok(Some(order)) => {
-                line.lets_late_first &= !is_late;
-                commit_start(order, &mut budget, plan);
-            }
-            Err((verdict, first)) => {
-                if let Verdict::WaitingForDelay { until: Some(until) } = verdict {
-                    plan.wake(until);
-                }
-                plan.first_in_line.entry(policy.name.clone()).or_insert(first);
-                line.keep_turns();
-            }
-        }
+        let Some(Ready { order, .. }) = line.ready.take() else { break };
+        line.lets_late_first &= !order.is_late;
+        commit_start(order, &mut budget, plan);
     }
     // A node that would have begun its turn with a claimed slot may have been taken by another policy.
-    for (policy, candidate) in yielding {
-        if let Ok(Some(order)) = start_turn(world, policy, candidate, Claims::Ignored, &budget, now) {
-            commit_start(order, &mut budget, plan);
+    for line in lines {
+        for candidate in line.yielding {
+            if let Ok(Some(order)) = start_turn(world, line.policy, candidate, Claims::Ignored, &budget, now) {
+                commit_start(order, &mut budget, plan);
+            }
         }
     }
 }
@@ -102,6 +83,17 @@ struct Line<'a> {
     fresh: Peekable<Candidates<'a>>,
     retries: Peekable<Candidates<'a>>,
     quests: Peekable<std::vec::IntoIter<Quest<'a>>>,
+    /// The first Pod that can begin, as things were when it was found.
+    ready: Option<Ready<'a>>,
+    /// Nodes that go on with their turn, and left their slot to more urgent ones.
+    yielding: Vec<&'a Candidate>,
+}
+
+/// A Pod that can begin.
+struct Ready<'a> {
+    place: Place,
+    entry: Next<'a>,
+    order: PodOrder,
 }
 
 type Candidates<'a> = Box<dyn Iterator<Item = &'a Candidate> + 'a>;
@@ -121,13 +113,14 @@ impl Quest<'_> {
 }
 
 /// The next entry of a line.
+#[derive(Clone)]
 enum Next<'a> {
     Node(&'a Candidate),
     Quest(Quest<'a>),
 }
 
-/// The place of a line's first among those of other lines, which only matters where both want the same node; the
-/// lesser goes first.
+/// The place of a start among those of other lines, which only matters where both want the same node; the lesser goes
+/// first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     /// Whether it is no retry or quest that goes before fresh pulls.
@@ -155,12 +148,43 @@ impl<'a> Line<'a> {
                 Box::new(queue.into_iter().flat_map(move |queue| queue.range(range.clone())));
             candidates.peekable()
         };
-        let fresh = waiting((Bound::Unbounded, Bound::Excluded(first_late.clone())));
+        let mut fresh = waiting((Bound::Unbounded, Bound::Excluded(first_late.clone())));
         let retries = waiting((Bound::Included(first_late), Bound::Unbounded));
         let starts = world.starts(&policy.name);
-        let lets_late_first = starts.is_none_or(|starts| starts.lets_retry_first(policy.backoff.max, now));
+        let fresh_wait = fresh.peek().is_some();
+        let lets_late_first = starts.is_none_or(|starts| starts.lets_retry_first(fresh_wait, policy.backoff.max, now));
         let served_at = starts.and_then(|starts| starts.last()).map(|(_, at)| *at);
-        Self { policy, now, lets_late_first, served_at, fresh, retries, quests: quests.into_iter().peekable() }
+        let quests = quests.into_iter().peekable();
+        Self { policy, now, lets_late_first, served_at, fresh, retries, quests, ready: None, yielding: Vec::new() }
+    }
+
+    /// Goes through the line until a Pod is found that can begin.
+    fn find_start(&mut self, world: &World, budget: &Budget<'_>, plan: &mut Plan) {
+        // One that was found before may have lost its node, or another one tries its image.
+        let mut lost = None;
+        match self.ready.take() {
+            Some(ready) if budget.allows(&ready.order) => self.ready = Some(ready),
+            ready => lost = ready.map(|ready| (ready.place, ready.entry)),
+        }
+        while self.ready.is_none() {
+            let Some((place, entry)) = lost.take().or_else(|| Some((self.first()?, self.next()?))) else { return };
+            let result = match &entry {
+                Next::Node(candidate) => start_turn(world, self.policy, candidate, Claims::Respected, budget, self.now),
+                Next::Quest(quest) => start_quest(world, self.policy, quest, budget, self.now, plan),
+            };
+            match (result, entry) {
+                (Ok(Some(order)), entry) => self.ready = Some(Ready { place, entry, order }),
+                (Ok(None), Next::Node(candidate)) if !candidate.begins_turn => self.yielding.push(candidate),
+                (Ok(None), _) => {}
+                (Err((verdict, first)), _) => {
+                    if let Verdict::WaitingForDelay { until: Some(until) } = verdict {
+                        plan.wake(until);
+                    }
+                    plan.first_in_line.entry(self.policy.name.clone()).or_insert(first);
+                    self.keep_turns();
+                }
+            }
+        }
     }
 
     /// The first retry, and the first quest.
@@ -247,7 +271,8 @@ fn start_turn(
     let Some(node) = world.node(&candidate.node) else { return Ok(None) };
     let side = Side::new(world, node, policy, now);
     let batch = batch(world, &side, policy, candidate, claims, budget, now);
-    Ok(order(world, node, policy, &batch, (candidate.begins_turn, candidate.urgency.is_late())))
+    let turn = node.turn.as_ref().filter(|_| !candidate.begins_turn).map(|turn| turn.began_at);
+    Ok(order(world, node, policy, &batch, turn, candidate.urgency.is_late()))
 }
 
 /// The images for the next Pod on a node: the most urgent one whose registry has
@@ -298,7 +323,8 @@ fn batch<'a>(
     };
     let mut batch: Vec<&Image> = Vec::new();
     let mut room = here.room();
-    let is_first_alone = images.first().is_some_and(|(_, _, first)| is_alone(first));
+    // One image is enough to find out whether a node is still in trouble.
+    let is_first_alone = here.trouble_at().is_some() || images.first().is_some_and(|(_, _, first)| is_alone(first));
     for (_, _, entry) in images {
         let image = &entry.image;
         let fits = match batch.first() {
@@ -344,7 +370,8 @@ fn order(
     node: &NodeEntry,
     policy: &Policy,
     batch: &[&Image],
-    (begins_turn, is_late): (bool, bool),
+    goes_on_since: Option<Timestamp>,
+    is_late: bool,
 ) -> Option<PodOrder> {
     let first = batch.first()?;
     let here = world.on_node(node);
@@ -376,7 +403,7 @@ fn order(
         secrets: world.secrets_for(node, batch),
         tolerations: placement.map(|placement| placement.tolerations.clone()).unwrap_or_default(),
         host_network,
-        begins_turn,
+        goes_on_since,
         is_late,
     })
 }
@@ -416,10 +443,10 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
             let is_shared = || world.wanted_by(reference).nth(1).is_some();
             let last = match purpose {
                 Purpose::Ask if is_shared() => oldest_copy(world, entry),
-                _ => world.last_try(reference),
+                _ => world.last_try(entry),
             };
             let urgency = Urgency::Late {
-                overdue_from: after(due.unwrap_or(now), policy.backoff.max),
+                overdue_from: after(due.unwrap_or_else(|| entry.wanted_since()), policy.backoff.max),
                 tried_at: last,
                 rank: Reverse(entry.rank),
             };
@@ -476,18 +503,17 @@ fn start_quest(
             continue;
         }
         let record = side.here.record(reference);
+        let tried_at = record.and_then(|record| record.failure.as_ref()).map(|failure| failure.at);
         let place = match purpose {
             // The node that has not asked for longest. One that is in trouble has its turn, too: otherwise it may
             // never hear of a move.
-            Purpose::Ask => {
-                let tried_at = record.and_then(|record| record.failure.as_ref()).map(|failure| failure.at);
-                (false, record.and_then(|record| record.present_since()).max(tried_at), false)
-            }
-            // A node that works, that has not tried for longest, and of these one that has pulled from this
-            // registry: where it fails, too, the fault is not a node's.
+            Purpose::Ask => (record.and_then(|record| record.present_since()).max(tried_at), false, false),
+            // The node that has not tried for longest, and of these one that works and has pulled from this registry:
+            // where it fails, too, the fault is not a node's. Trouble of a node counts as a try, because only a Pod
+            // tells that it is over.
             _ => {
-                let tried_at = record.and_then(|record| record.failure.as_ref()).map(|failure| failure.at);
-                (side.here.is_in_trouble(), tried_at, !side.here.has_pulled_from(reference.host()))
+                let trouble_at = side.here.trouble_at();
+                (tried_at.max(trouble_at), trouble_at.is_some(), !side.here.has_pulled_from(reference.host()))
             }
         };
         let place = (place, &node.node.name);
@@ -502,7 +528,8 @@ fn start_quest(
     if budget.admit_host(policy, reference.host()).is_err() {
         return Ok(None);
     }
-    Ok(order(world, node, policy, &[&image.image], (begins_turn, true)))
+    let turn = node.turn.as_ref().filter(|_| !begins_turn).map(|turn| turn.began_at);
+    Ok(order(world, node, policy, &[&image.image], turn, true))
 }
 
 impl World {

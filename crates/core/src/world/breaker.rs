@@ -82,15 +82,22 @@ impl Registry {
         failing.any(|node| node != first) || !others_may_try(first)
     }
 
-    /// When the next pull may try it while it is paused, where the newest try that goes on began at
-    /// `tried_at`. A try that goes on for longer than [`STALL`] holds up none of the others.
+    /// When the next pull of one of these images may try it while it is paused, where the newest try that goes on began
+    /// at `tried_at`. A try that goes on for longer than [`STALL`] holds up none of the others.
     #[must_use]
-    pub fn probe_at(&self, host: &str, backoff: &Backoff, tried_at: Option<Timestamp>) -> Option<Timestamp> {
+    pub fn probe_at(
+        &self,
+        host: &str,
+        backoff: &Backoff,
+        tried_at: Option<Timestamp>,
+        is_among: impl Fn(&Reference) -> bool,
+    ) -> Option<Timestamp> {
         let rounds = self.failing.values().map(|nodes| nodes.values().map(|failing| failing.rounds).max().unwrap_or(0));
         let rounds = rounds.fold(0_u32, u32::saturating_add);
         let excess = u32::try_from(FAILING_IMAGES - 1).unwrap_or(u32::MAX);
         let wait = backoff.delay(rounds.saturating_sub(excess), host);
-        let failed_at = self.failing.values().flat_map(BTreeMap::values).map(|failing| failing.at).max();
+        let failing = self.failing.iter().filter(|(image, _)| is_among(image)).flat_map(|(_, nodes)| nodes.values());
+        let failed_at = failing.map(|failing| failing.at).max();
         let after_try = tried_at.map(|at| after(at, wait.max(STALL)));
         after_try.max(failed_at.map(|at| after(at, wait)))
     }
@@ -102,10 +109,12 @@ impl World {
         self.registries.get(image.host()).is_some_and(|registry| registry.is_paused)
     }
 
-    /// When the next pull may try a paused registry; `None` where all may.
+    /// When the next pull under this policy may try a paused registry; `None` where it may now. Each policy waits after
+    /// its own images: one with short waits would leave no turn to another.
     pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
         let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused)?;
-        registry.probe_at(image.host(), &policy.backoff, self.registry_tried_at(image))
+        let is_of_policy = |other: &Reference| self.wanted_by(other).any(|entry| entry.image.policy == policy.name);
+        registry.probe_at(image.host(), &policy.backoff, self.registry_tried_at(image), is_of_policy)
     }
 
     /// When the newest try of the image's registry that goes on began; `None` where none goes on.

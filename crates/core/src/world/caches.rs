@@ -93,7 +93,7 @@ impl World {
             self.dirty.nodes.insert(node.clone());
         }
         for (reference, record) in &changes {
-            let fails = |world: &Self| (world.open_rounds(reference) > 0, world.doubt(reference).is_some());
+            let fails = |world: &Self| (world.open_rounds(reference) > 0, world.doubted_since(reference).is_some());
             let failing_before = fails(self);
             let health = self.health.entry(reference.clone()).or_default();
             let update = health.update(node, &platform, record.as_ref());

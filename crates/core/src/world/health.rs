@@ -124,10 +124,10 @@ impl Health {
         self.open_failures().any(|(_, open)| open == failure)
     }
 
-    /// When the image last failed with nothing to refute it.
+    /// Since when the image has failed somewhere with nothing to refute it.
     #[must_use]
-    pub fn last_unrefuted_failure(&self) -> Option<Timestamp> {
-        self.unrefuted().map(|(_, failure)| failure.at).max()
+    pub fn doubted_since(&self) -> Option<Timestamp> {
+        self.unrefuted().map(|(_, failure)| failure.since).min()
     }
 
     /// The nodes on which it may be the one of several images that hung, while nobody has pulled it.
@@ -141,16 +141,22 @@ impl Health {
         self.open_failures().map(|(_, failure)| failure.rounds).max().unwrap_or(0)
     }
 
-    /// When the next round of tries may begin, by the backoff alone; `None` where there are no open failures.
+    /// When the next round of tries may begin after those on these nodes, by the backoff alone; `None` where they have no
+    /// open failures.
     #[must_use]
-    pub fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
-        Some(after(self.last_open_failure()?, backoff.delay(self.open_rounds(), image.as_str())))
+    pub fn next_round(
+        &self,
+        image: &Reference,
+        backoff: &Backoff,
+        is_among: impl Fn(&Name) -> bool,
+    ) -> Option<Timestamp> {
+        Some(after(self.last_open_failure(is_among)?, backoff.delay(self.open_rounds(), image.as_str())))
     }
 
-    /// When the last of the open failures was.
+    /// When the last of the open failures on these nodes was.
     #[must_use]
-    pub fn last_open_failure(&self) -> Option<Timestamp> {
-        self.open_failures().map(|(_, failure)| failure.at).max()
+    pub fn last_open_failure(&self, is_among: impl Fn(&Name) -> bool) -> Option<Timestamp> {
+        self.open_failures().filter(|(node, _)| is_among(node)).map(|(_, failure)| failure.at).max()
     }
 }
 
@@ -166,16 +172,24 @@ impl World {
         self.health.get(image).is_some_and(|health| health.is_open(failure))
     }
 
-    /// When an image last failed with nothing to refute it, or may have hung.
-    pub(crate) fn doubt(&self, image: &Reference) -> Option<Timestamp> {
+    /// Since when an image has failed somewhere with nothing to refute it, or may have hung. Later failures change
+    /// nothing: a node that fails again and again would put off all others.
+    pub(crate) fn doubted_since(&self, image: &Reference) -> Option<Timestamp> {
         let health = self.health.get(image)?;
         let hung_at = |node| self.nodes.get(node).and_then(|node| node.hung_at).unwrap_or(Timestamp::UNIX_EPOCH);
-        health.last_unrefuted_failure().max(health.suspicions().map(hung_at).max())
+        health.doubted_since().into_iter().chain(health.suspicions().map(hung_at)).min()
     }
 
-    /// When an image was last tried in vain on any node that has not succeeded since.
-    pub(crate) fn last_try(&self, image: &Reference) -> Option<Timestamp> {
-        self.health.get(image)?.failing.values().map(|failure| failure.at).max()
+    /// Whether a node is a target of a CachedImage. Others may want the same image on other nodes, with other Secrets
+    /// or under other policies.
+    fn is_target(&self, wanted: &ImageEntry, node: &str) -> bool {
+        self.standing_on(node, &wanted.image.name).is_some()
+    }
+
+    /// When a CachedImage was last tried in vain on any of its nodes that has not succeeded since.
+    pub(crate) fn last_try(&self, wanted: &ImageEntry) -> Option<Timestamp> {
+        let failing = &self.health.get(&wanted.image.reference)?.failing;
+        failing.iter().filter(|(node, _)| self.is_target(wanted, node)).map(|(_, failure)| failure.at).max()
     }
 
     /// Why an image fails, in a few words.
@@ -184,12 +198,14 @@ impl World {
         cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone())
     }
 
-    /// When the next node may try an image that fails; `None` where it does not.
+    /// When the next of its nodes may try a CachedImage that fails; `None` where it fails on none of them.
     pub(crate) fn probe_at(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
         let image = &wanted.image.reference;
-        let at = self.next_round(image, &policy.backoff)?;
+        let health = self.health.get(image)?;
+        let is_target = |node: &Name| self.is_target(wanted, node);
+        let at = health.next_round(image, &policy.backoff, is_target)?;
         // An edit may have mended what failed: it is tried at once.
-        let last = self.health.get(image)?.last_open_failure()?;
+        let last = health.last_open_failure(is_target)?;
         Some(wanted.edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
     }
 
@@ -237,7 +253,7 @@ impl World {
     /// Whether a Pod is trying the image. One that began before the image last failed tells
     /// nothing new, however long it takes.
     pub(crate) fn is_tried(&self, image: &Reference) -> bool {
-        self.is_tried_since(image, self.health.get(image).and_then(Health::last_open_failure))
+        self.is_tried_since(image, self.health.get(image).and_then(|health| health.last_open_failure(|_| true)))
     }
 
     pub(super) fn is_tried_since(&self, image: &Reference, at: Option<Timestamp>) -> bool {
@@ -252,7 +268,7 @@ impl World {
 
     /// When an image that fails may be tried again by the backoff alone.
     pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
-        self.health.get(image)?.next_round(image, backoff)
+        self.health.get(image)?.next_round(image, backoff, |_| true)
     }
 
     /// When an image of which a node will remember `record` may be tried again; `None` where it does not fail.
@@ -266,7 +282,11 @@ impl World {
         let failure = record.failure.as_deref()?;
         let mut health = self.health.get(image).cloned().unwrap_or_default();
         health.update(&node.name, &node.platform, Some(record));
-        let of_image = health.next_round(image, backoff).filter(|_| health.is_open(failure));
+        // The CachedImages that want it there have these nodes.
+        let wanting: Vec<&ImageEntry> =
+            self.wanted_by(image).filter(|wanted| self.is_target(wanted, &node.name)).collect();
+        let is_among = |other: &Name| wanting.iter().any(|wanted| self.is_target(wanted, other));
+        let of_image = health.next_round(image, backoff, is_among).filter(|_| health.is_open(failure));
         of_image.or_else(|| Some(failure.due(&node.name, image, backoff)))
     }
 

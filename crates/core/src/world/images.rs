@@ -36,9 +36,10 @@ pub(crate) struct ImageEntry {
 }
 
 impl ImageEntry {
-    /// When its present spec came to be known.
+    /// Since when its present spec is known, by whichever process.
     pub(crate) fn wanted_since(&self) -> Timestamp {
-        self.edited_at.map_or(self.seen_at, |edited_at| edited_at.max(self.seen_at))
+        let created_at = self.image.created_at.min(self.seen_at);
+        self.edited_at.map_or(created_at, |edited_at| edited_at.max(created_at))
     }
 }
 
@@ -59,6 +60,12 @@ impl World {
         if self.images.get(&name).is_some_and(older) {
             return;
         }
+        let status = status.map(|mut status| {
+            // The clock of the leader that wrote it may have been ahead.
+            let since = status.lookup.as_mut().and_then(|lookup| lookup.since.as_mut());
+            since.into_iter().for_each(|since| *since = now.min(*since));
+            status
+        });
         self.outbox.note_image(&name);
         image.set.iter().for_each(|set| self.outbox.note_set(&set.name));
         self.asked_by.get(&name).into_iter().for_each(|set| self.outbox.note_set(set));
@@ -184,7 +191,7 @@ impl World {
             });
             let reference = &entry.image.reference;
             let is_probed = self.open_rounds(reference) > 0 || self.is_registry_paused(reference);
-            let is_doubted = self.doubt(reference).is_some();
+            let is_doubted = self.doubted_since(reference).is_some();
             if let Some(entry) = self.images.get_mut(name) {
                 self.dirty.note_host(&entry.image.reference);
                 entry.placement = placement;

@@ -6,8 +6,6 @@ use jiff::Timestamp;
 
 use super::{Moment, World};
 use crate::Name;
-use crate::objects::image::ImagePullPolicy;
-use crate::objects::presence::Standing;
 use crate::pace::order::Candidate;
 
 /// A node's places in the lines of its policies.
@@ -17,6 +15,8 @@ pub(crate) struct Places {
     pub(crate) candidates: Vec<(Name, Candidate)>,
     /// When to look again, if nothing happens before.
     pub(crate) alarm: Option<Timestamp>,
+    /// The policies of the images that it lacks, whatever holds their pulls.
+    pub(crate) lacking: BTreeSet<Name>,
 }
 
 impl World {
@@ -50,17 +50,15 @@ impl World {
             None => self.agenda.cancel(&moment),
         }
         let is_busy = self.pods_on.contains_key(name);
-        let images = &self.images;
         let Some(entry) = self.nodes.get_mut(name) else { return };
         if !is_busy {
             // A turn that does not go on is over.
             let goes_on = |policy: &Name| places.candidates.iter().any(|(of, it)| of == policy && !it.begins_turn);
             entry.turn = entry.turn.take().filter(|turn| goes_on(&turn.policy));
-            let is_pulled =
-                |name: &Name| images.get(name).is_some_and(|entry| entry.image.pull != ImagePullPolicy::Never);
-            let mut standings = entry.standings.iter();
-            let misses_any = standings.any(|(name, standing)| *standing != Standing::Cached && is_pulled(name));
-            entry.waiting_since = entry.waiting_since.or(Some(now)).filter(|_| misses_any);
+            entry.waiting_since.retain(|policy, _| places.lacking.contains(policy));
+            for policy in places.lacking {
+                entry.waiting_since.entry(policy).or_insert(now);
+            }
         }
         entry.places = places.candidates;
     }

@@ -256,10 +256,13 @@ impl World {
         let lookup = self.lookups.get(image);
         let served = lookup.and_then(|lookup| lookup.served.as_ref());
         let platforms: BTreeSet<&Name> = self.nodes.values().map(|entry| &entry.node.platform).collect();
+        let has_details =
+            |manifest: &Manifest| platforms.iter().all(|platform| manifest.detailed_for.contains(platform));
+        let known = served.map(|served| &served.manifest).filter(|manifest| has_details(manifest));
         Inquiry {
             reference: image.clone(),
             secrets: lookup.map(|lookup| lookup.secrets.clone()).unwrap_or_default(),
-            known: served.map(|served| served.manifest.digest.clone()),
+            known: known.map(|manifest| manifest.digest.clone()),
             platforms: platforms.into_iter().cloned().collect(),
         }
     }
@@ -281,7 +284,9 @@ impl World {
         if matches!(answer, LookedUp::Found(_) | LookedUp::Unchanged) {
             lookup.told_at = Some(now);
         }
-        let failed = lookup.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+        let is_missing = matches!(answer, LookedUp::NotFound { .. });
+        let same = lookup.failure.as_ref().filter(|failure| failure.is_missing == is_missing);
+        let count = same.map_or(0, |failure| failure.count).saturating_add(1);
         lookup.failure = match answer {
             LookedUp::Found(manifest) => {
                 let since = before.served.as_ref().filter(|served| served.manifest.digest == manifest.digest);
@@ -290,12 +295,8 @@ impl World {
                 None
             }
             LookedUp::Unchanged => None,
-            LookedUp::NotFound { message } => {
-                Some(Failure { is_missing: true, message, count: failed, retry_after: None })
-            }
-            LookedUp::Unavailable { message, retry_after } => {
-                Some(Failure { is_missing: false, message, count: failed, retry_after })
-            }
+            LookedUp::NotFound { message } => Some(Failure { is_missing, message, count, retry_after: None }),
+            LookedUp::Unavailable { message, retry_after } => Some(Failure { is_missing, message, count, retry_after }),
         };
         let shown = |lookup: &Lookup| {
             (lookup.is_pending(), lookup.served.clone(), lookup.failure.as_ref().map(|it| it.message.clone()))
@@ -304,6 +305,15 @@ impl World {
             self.lookup_changed(image);
         }
         self.schedule_lookup(image);
+    }
+
+    /// Asks again for images that serve nodes of a new platform, of which nothing but the digest was asked for these.
+    pub(super) fn platform_appeared(&mut self, platform: &Name) {
+        for (image, lookup) in &mut self.lookups {
+            let manifest = lookup.current().map(|served| &served.manifest);
+            lookup.asks_again |= manifest.is_some_and(|it| it.serves(platform) && !it.detailed_for.contains(platform));
+            self.dirty.lookups.insert(image.clone());
+        }
     }
 
     /// Asks again at once where a Secret that has changed may let the registry answer.

@@ -30,8 +30,8 @@ pub(crate) struct NodeEntry {
     /// When the last Pod was gone here whose pulls had not come to their end in time; `None` once a Pod
     /// has pulled all of its images.
     pub(crate) hung_at: Option<Timestamp>,
-    /// Since when it has missed images without a Pod that pulls.
-    pub(crate) waiting_since: Option<Timestamp>,
+    /// Since when it has missed images of each policy without a Pod of that policy.
+    pub(crate) waiting_since: BTreeMap<Name, Timestamp>,
     /// The reason of the last notice about it, until its NodeCache shows what the notice is about: a write that
     /// fails is tried again, and the notice is not.
     pub(crate) told: Option<String>,
@@ -48,12 +48,13 @@ pub(crate) struct Turn {
 }
 
 impl NodeEntry {
-    /// Notes that a Pod pulls under `policy`: it begins a turn, or goes on with one.
-    pub(super) fn pulls(&mut self, policy: &Name, begins_turn: bool, now: Timestamp) {
-        if begins_turn || self.turn.as_ref().is_none_or(|turn| turn.policy != *policy) {
-            self.turn = Some(Turn { policy: policy.clone(), began_at: now });
+    /// Notes that a Pod pulls under `policy`. A Pod that was not known before tells when its turn began.
+    pub(super) fn pulls(&mut self, policy: &Name, began_turn_at: Option<Timestamp>, now: Timestamp) {
+        let is_other = self.turn.as_ref().is_none_or(|turn| turn.policy != *policy);
+        if let Some(began_at) = began_turn_at.or(is_other.then_some(now)) {
+            self.turn = Some(Turn { policy: policy.clone(), began_at });
         }
-        self.waiting_since = None;
+        self.waiting_since.remove(policy);
     }
 }
 
@@ -72,8 +73,7 @@ impl World {
         let full_list = node.inventory.shortest_full_list(before, self.settings.listed_images);
         let is_lost = node.readiness == Readiness::Lost;
         if !self.nodes.values().any(|entry| entry.node.platform == node.platform) {
-            // Images may have none for it.
-            self.dirty.lookups.extend(self.lookups.keys().cloned());
+            self.platform_appeared(&node.platform);
         }
         match self.nodes.get_mut(&name) {
             Some(entry) if entry.node == node => return,
@@ -108,16 +108,28 @@ impl World {
                     standings: BTreeMap::new(),
                     turn: None,
                     hung_at: None,
-                    waiting_since: None,
+                    waiting_since: BTreeMap::new(),
                     told: None,
                     places: Vec::new(),
                 };
                 self.nodes.insert(name.clone(), entry);
+                self.take_up_turns(&name, now);
                 self.end_recorded_pulls(&name, now);
                 self.dirty.caches.insert(name.clone());
             }
         }
         self.dirty.nodes.insert(name);
+    }
+
+    /// Takes in the turns of Pods that were known before their node.
+    fn take_up_turns(&mut self, name: &Name, now: Timestamp) {
+        let pods = self.pods_on.get(name).into_iter().flatten().filter_map(|pod| self.pods.get(pod));
+        let Some(entry) = self.nodes.get_mut(name) else { return };
+        for pod in pods.map(|entry| &entry.pod) {
+            if pod.node_uid == entry.node.uid {
+                entry.pulls(&pod.policy, Some(pod.turn_began_at(now)), now);
+            }
+        }
     }
 
     /// Takes in that a node's pulls wait for another reason than before.

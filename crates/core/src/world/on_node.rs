@@ -3,7 +3,7 @@
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{ImageEntry, Lookup, NodeEntry, World};
 use crate::Name;
@@ -14,6 +14,10 @@ use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::pace::order::Urgency;
 use crate::time::after;
+
+/// A fresh pull that has waited for so long goes before those of its priority that have waited for less, whatever their
+/// names: new images may come without an end.
+const LONG_WAIT: SignedDuration = SignedDuration::from_hours(1);
 
 /// A node with its memory.
 pub(crate) struct OnNode<'a> {
@@ -83,17 +87,25 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &pair(&self.entry.node.name, image))))
     }
 
-    /// How urgent an image is here. All but fresh pulls yield to those for the longest backoff.
-    pub(crate) fn urgency(&self, wanted: &ImageEntry, policy: &Policy) -> Urgency {
+    /// When a fresh pull has waited for so long that its age goes before its place in a set and its name.
+    pub(crate) fn ages_at(&self, wanted: &ImageEntry) -> Timestamp {
+        after(wanted.wanted_since(), LONG_WAIT)
+    }
+
+    /// How urgent an image is here at `now`. All but fresh pulls yield to those for the longest backoff.
+    pub(crate) fn urgency(&self, wanted: &ImageEntry, policy: &Policy, now: Timestamp) -> Urgency {
         let (image, rank, hung_at) = (&wanted.image.reference, wanted.rank, self.entry.hung_at);
         let late = |due: Timestamp, tried_at| Urgency::Late {
             overdue_from: after(due, policy.backoff.max),
             tried_at,
             rank: Reverse(rank),
         };
-        if let Some(failure) = self.failure(wanted) {
+        let of_node = self.backoff(policy).map(|(until, _)| until);
+        // One failure with the node is over with the node's.
+        let is_over = |failure: &Failure| failure.is_of_node() && failure.count == 1 && of_node.is_none();
+        if let Some(failure) = self.failure(wanted).filter(|failure| !is_over(failure)) {
             // A pull that hung goes on until its Pod is gone.
-            let due = Some(failure.due(&self.entry.node.name, image, &policy.backoff)).max(hung_at);
+            let due = Some(failure.due(&self.entry.node.name, image, &policy.backoff)).max(hung_at).max(of_node);
             return late(due.unwrap_or(failure.at), Some(failure.at));
         }
         // Where another node has pulled it since, it was not the one that hung.
@@ -107,15 +119,20 @@ impl<'a> OnNode<'a> {
         } else if is_alone {
             hung_at.or(Some(wanted.seen_at))
         } else if wanted.is_doubted {
-            self.world.doubt(image)
+            self.world.doubted_since(image)
         } else if let Some(due) = self.pulls_in_vain_until(wanted, policy) {
             Some(due)
         } else {
-            self.backoff(policy).map(|(until, _)| until).or(hung_at)
+            of_node.or(hung_at)
         };
         match due {
             Some(due) => late(due, None),
-            None => Urgency::Fresh { priority: wanted.image.priority, rank },
+            None => {
+                let waits_since = wanted.wanted_since();
+                let waits_long = self.ages_at(wanted) <= now;
+                let waits_since = if waits_long { waits_since } else { Timestamp::MAX };
+                Urgency::Fresh { priority: wanted.image.priority, waits_since, rank }
+            }
         }
     }
 
@@ -128,8 +145,8 @@ impl<'a> OnNode<'a> {
         is_in_vain.then(|| pulled_again_at(since, served.since, policy.repull_interval.unwrap_or_default()))
     }
 
-    /// Whether the node as a whole is in trouble, so that a pull here tells little of the image.
-    pub(crate) fn is_in_trouble(&self) -> bool {
-        self.entry.hung_at.is_some() || self.memory.is_some_and(|memory| memory.node_failure.is_some())
+    /// When the node as a whole was last in trouble, while it is: a pull here tells little of the image then.
+    pub(crate) fn trouble_at(&self) -> Option<Timestamp> {
+        self.memory.and_then(Memory::node_failed_at).max(self.entry.hung_at)
     }
 }

@@ -55,7 +55,7 @@ impl World {
             Some(_) => now,
             None => after(pod.created_at, SignedDuration::from_secs(1)).min(now),
         };
-        let begins_turn = known.is_none_or(|known| known.begins_turn);
+        let begins_turn = known.map_or(pod.goes_on_since.is_none(), |known| known.begins_turn);
         let steps = Steps::see(&pod, known.map(|known| &known.steps), now);
         let recorded = known.is_some_and(|known| known.recorded && known.pod.uid == pod.uid);
         let is_late = known.is_some_and(|known| known.is_late);
@@ -82,6 +82,7 @@ impl World {
             node_uid: order.node_uid.clone(),
             policy: order.policy.clone(),
             created_at: now,
+            goes_on_since: order.goes_on_since,
             terminating: false,
             acknowledged_at: None,
             sandbox_up_at: None,
@@ -105,12 +106,15 @@ impl World {
         }
         let steps = Steps::see(&pod, None, now);
         let stage = Stage::Requested(Box::new(order.clone()));
-        let begins_turn = order.begins_turn;
+        let begins_turn = order.begins_turn();
         self.put_pod(PodEntry { pod, stage, started_at: None, begins_turn, steps, recorded: false, is_late }, now);
     }
 
     pub(super) fn put_pod(&mut self, entry: PodEntry, now: Timestamp) {
-        let begins_turn = entry.begins_turn && !self.pods.contains_key(&entry.pod.name);
+        let began_turn_at = match self.pods.contains_key(&entry.pod.name) {
+            true => None,
+            false => Some(entry.pod.turn_began_at(now)),
+        };
         self.take_pod(&entry.pod.name.clone());
         let pod = &entry.pod;
         self.pods_on.entry(pod.node.clone()).or_default().insert(pod.name.clone());
@@ -121,7 +125,7 @@ impl World {
             }
         }
         if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
-            node.pulls(&pod.policy, begins_turn, now);
+            node.pulls(&pod.policy, began_turn_at, now);
         }
         self.touch_pod(&entry.pod);
         self.pods.insert(entry.pod.name.clone(), entry);
@@ -253,7 +257,7 @@ impl World {
         } else {
             self.remove_pod(name, now);
         }
-        if order.begins_turn {
+        if order.begins_turn() {
             // Other nodes would be refused as well, so they are asked for no faster than
             // they may start. It was a start on no node: none is exempt from the delay.
             self.note_start(&order.policy, &"".into(), now);

@@ -27,7 +27,8 @@ pub fn registries_are_asked_so_that_no_pod_is() -> Result<()> {
     let new = registry.push("lookups/app", "1", &ImageSpec::runnable())?;
     ensure!(new != old, "another image has another digest");
     a_tag_that_moves_is_pulled_once_by_each_node(&bed, &new).context("a tag that moves")?;
-    a_typo_is_told_without_a_pod(&bed).context("a typo")
+    a_typo_is_told_without_a_pod(&bed).context("a typo")?;
+    nodes_find_out_where_the_registry_refuses_drop(&bed, &front, registry.address()).context("a refusal")
 }
 
 /// Passes requests of the operator on to a registry, and remembers them.
@@ -115,5 +116,19 @@ spec: {image: docker.io/lookups/app, tag: '9', policyRef: {name: lookups}, nodeS
     })?;
     let pods = bed.pods_of("docker.io/lookups/app:9");
     ensure!(pods.is_empty(), "{pods:?}");
+    Ok(())
+}
+
+fn nodes_find_out_where_the_registry_refuses_drop(bed: &Bed, front: &FakeServer, registry: SocketAddr) -> Result<()> {
+    front.answer("/", Answer::status(403));
+    bed.wait_image("lookups", |status, _| status.lookup.as_ref().is_some_and(|lookup| lookup.message.is_some()))?;
+    bed.wait("a Pod that finds out whether the tag has moved", |sight| {
+        let pods = sight.all_pods.values().filter(|pod| pod.images.iter().any(|image| image == IMAGE));
+        (pods.count() > 2 * NODES).then_some(())
+    })?;
+    front.answer_with("/", move |request| pass_on(registry, request).unwrap_or_else(|_| Answer::status(502)));
+    bed.wait_image("lookups", |status, ready| {
+        ready.reason == "Cached" && status.lookup.as_ref().is_some_and(|lookup| lookup.message.is_none())
+    })?;
     Ok(())
 }

@@ -407,7 +407,7 @@ async fn patch_status<K>(api: &Api<K>, name: &str, status: &impl Serialize) -> R
 where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    // In a merge patch absent values are null, which removes them.
+    // A merge patch keeps what it does not have: in statuses, absent values are null.
     let patch = Patch::Merge(serde_json::json!({ "status": status }));
     let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     api.patch_status(name, &params, &patch).await?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use drop_api::cached_image::ImagePullPolicy;
 use drop_api::names::{
-    ANNOTATION_IMAGES, ANNOTATION_POLICY, ANNOTATION_SAFE_TO_EVICT, LABEL_CACHED_IMAGE, LABEL_IMAGE_SET,
-    LABEL_MANAGED_BY, LABEL_NODE, LABEL_PREFIX_CACHED_IMAGE, MANAGER, label_value,
+    ANNOTATION_GOES_ON_SINCE, ANNOTATION_IMAGES, ANNOTATION_POLICY, ANNOTATION_SAFE_TO_EVICT, LABEL_CACHED_IMAGE,
+    LABEL_IMAGE_SET, LABEL_MANAGED_BY, LABEL_NODE, LABEL_PREFIX_CACHED_IMAGE, MANAGER, label_value,
 };
 use drop_api::scheduling::Toleration;
 use drop_core::effect::{PodOrder, Pull};
@@ -81,6 +81,9 @@ fn metadata(order: &PodOrder, namespace: &str) -> ObjectMeta {
     ]);
     if &*order.policy != BUILT_IN {
         annotations.insert(ANNOTATION_POLICY.to_owned(), order.policy.to_string());
+    }
+    if let Some(at) = order.goes_on_since {
+        annotations.insert(ANNOTATION_GOES_ON_SINCE.to_owned(), at.to_string());
     }
     ObjectMeta {
         name: Some(order.name.to_string()),
@@ -170,7 +173,7 @@ mod tests {
             secrets: vec!["creds".into()],
             tolerations: vec![],
             host_network: false,
-            begins_turn: true,
+            goes_on_since: None,
             is_late: false,
         }
     }

@@ -32,6 +32,7 @@ use super::registry;
 use super::run::{data, get};
 use super::seat::Seat;
 use super::session::Session;
+use crate::clock;
 
 /// How long a registry may take for one look-up, because first pulls wait for it.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -84,21 +85,20 @@ async fn in_turn(
     let slots = of_host(name, |host| host.slots.clone());
     // The semaphore is never closed.
     let _slot = slots.acquire().await.ok();
-    let now = Timestamp::now();
+    let now = clock::now();
     let left_alone = of_host(name, |host| host.left_alone.clone());
     if let Some((failure, until)) = left_alone.filter(|(_, until)| *until > now) {
         return Err(SourceFailure { retry_after: Some(until.duration_since(now)), ..failure });
     }
-    let done = timeout(LIMIT, work).await.unwrap_or_else(|_| {
+    let mut done = timeout(LIMIT, work).await.unwrap_or_else(|_| {
         let message = format!("timeout waiting for {name}");
         Err(SourceFailure::new(SourceReason::Timeout, message))
     });
-    if let Err(failure) = &done {
-        let wait = match failure.reason {
-            SourceReason::DnsError | SourceReason::ConnectionRefused | SourceReason::Timeout => Some(OUT_OF_REACH),
-            _ => failure.retry_after,
-        };
-        if let Some(until) = wait.and_then(|wait| Timestamp::now().checked_add(wait).ok()) {
+    if let Err(failure) = &mut done {
+        if matches!(failure.reason, SourceReason::DnsError | SourceReason::ConnectionRefused | SourceReason::Timeout) {
+            failure.retry_after = Some(OUT_OF_REACH);
+        }
+        if let Some(until) = failure.retry_after.and_then(|wait| clock::now().checked_add(wait).ok()) {
             of_host(name, |host| host.left_alone = Some((failure.clone(), until)));
         }
     }
@@ -274,7 +274,8 @@ async fn ask(
             variants
         }
     };
-    Ok(LookedUp::Found(Box::new(Manifest { digest, platforms })))
+    let detailed_for = inquiry.platforms.clone();
+    Ok(LookedUp::Found(Box::new(Manifest { digest, platforms, detailed_for })))
 }
 
 /// The places of those offers of an index of which details are wanted: for each platform of nodes the first one that is

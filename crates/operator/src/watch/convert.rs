@@ -1,7 +1,7 @@
 //! Converts Kubernetes objects into the parts of them that planning needs. The rest of each object is dropped here,
 //! which bounds the operator's memory.
 
-use drop_api::names::{ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
+use drop_api::names::{ANNOTATION_GOES_ON_SINCE, ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
 use drop_core::interner::{Interner, Texts};
 use drop_core::inventory::{Inventory, Listed, MAX_NAMES};
 use drop_core::node::{self, Node, Taint};
@@ -88,6 +88,7 @@ pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
         node_uid: owner.map(|owner| owner.uid).unwrap_or_default().into(),
         policy: annotations.remove(ANNOTATION_POLICY).map_or_else(|| BUILT_IN.into(), Into::into),
         created_at: meta.creation_timestamp?.0,
+        goes_on_since: annotations.remove(ANNOTATION_GOES_ON_SINCE).and_then(|at| at.parse().ok()),
         terminating: meta.deletion_timestamp.is_some(),
         acknowledged_at,
         sandbox_up_at: sandbox_up_at(status.conditions.unwrap_or_default(), acknowledged_at),

@@ -347,3 +347,50 @@ fn a_restart_writes_no_status_before_the_registry_has_answered() {
     assert_eq!((lab.reasons("nope"), lab.reasons("alpine")), reasons);
     assert_eq!(lab.shows("alpine"), "Cached 2/2");
 }
+
+#[test]
+fn the_message_of_a_failed_question_goes_with_the_next_answer() {
+    let mut lab = asking(&["a", "b"]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    lab.knobs.out_of_reach.insert("docker.io".to_owned());
+    lab.run(secs(700.0));
+    let lookup = lab.status("alpine").lookup.unwrap();
+    assert_eq!(lookup.message.as_deref(), Some("connection refused"));
+    lab.knobs.out_of_reach.clear();
+    lab.run(secs(450.0));
+    let lookup = lab.status("alpine").lookup.unwrap();
+    assert_eq!((lookup.digest.as_deref(), lookup.message), (Some(OLD), None));
+}
+
+#[test]
+fn a_time_that_a_clock_far_ahead_has_written_keeps_no_node_from_asking() {
+    let mut lab = asking(&["a", "b"]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    lab.stop(true);
+    let ahead = lab.now + secs(36_000.0);
+    let status = lab.api.images.get_mut("alpine").and_then(|image| image.status.as_mut());
+    status.and_then(|status| status.lookup.as_mut()).unwrap().since = Some(ahead);
+    lab.knobs.out_of_reach.insert("docker.io".to_owned());
+    let pods = lab.record.pods.len();
+    lab.start();
+    lab.run(secs(900.0));
+    assert!(lab.record.pods.len() > pods, "a node asks in the operator's place");
+}
+
+#[test]
+fn details_are_asked_for_a_platform_that_comes_later() {
+    let mut lab = asking(&["a"]);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(60.0));
+    assert_eq!(questions(&lab), 1);
+    lab.node("b");
+    lab.edit_node("b", |node| node.platform = "linux/arm64".into());
+    lab.run(secs(20.0));
+    assert_eq!(questions(&lab), 2, "only the digest is known for nodes of that platform");
+    lab.node("c");
+    lab.edit_node("c", |node| node.platform = "linux/arm64".into());
+    lab.run(secs(20.0));
+    assert_eq!(questions(&lab), 2);
+}

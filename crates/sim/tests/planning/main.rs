@@ -10,6 +10,7 @@ mod clocks;
 mod edits;
 mod evictions;
 mod failures;
+mod fairness;
 mod lists;
 mod lookups;
 mod nodes;

@@ -105,7 +105,7 @@ fn a_long_turn_does_not_keep_other_nodes_from_beginning() {
         lab.image_with(&format!("x{n}"), &format!("x{n}"), under("p"));
     }
     lab.settle();
-    let begins = lab.record.pods.iter().filter(|pod| pod.order.begins_turn);
+    let begins = lab.record.pods.iter().filter(|pod| pod.order.begins_turn());
     let begins: Vec<_> = begins.map(ToString::to_string).collect();
     assert_eq!(begins, ["0s a: x0", "10s b: x0"], "the delay counts from the beginning of a turn");
 }

@@ -1,0 +1,246 @@
+//! No image waits for ever because of a name, a policy, a restart or what fails beside it.
+
+use drop_core::reference::Reference;
+use drop_sim::{Kubelet, Outcome, Trouble, secs, under};
+
+use crate::common::{Lab, duration};
+use crate::{NOT_FOUND, nodes};
+
+const HOUR: f64 = 3600.0;
+
+/// Has `node` be the only one that has an image.
+fn only_on(lab: &mut Lab, node: &str, image: &str) {
+    lab.edit_node(node, |it| drop(it.labels.insert("host".into(), node.into())));
+    lab.edit_image(image, |spec| spec.node_selector = [("host".to_owned(), node.to_owned())].into());
+}
+
+/// When the first Pod with an image began, in seconds.
+fn first_start(lab: &Lab, reference: &str) -> Option<i64> {
+    lab.pods_of(reference).first().map(|pod| pod.second())
+}
+
+#[test]
+fn one_of_two_cached_images_of_a_reference_is_tried_although_the_other_fails() {
+    for (bad, good) in [("x-a", "x-b"), ("x-b", "x-a")] {
+        let mut lab = nodes(2);
+        lab.secret("good");
+        lab.knobs.private.insert("private.test/x:1".to_owned(), "good".to_owned());
+        lab.image(bad, "private.test/x:1");
+        only_on(&mut lab, "a", bad);
+        lab.run(secs(60.0));
+        lab.image_with(good, "private.test/x:1", |spec| {
+            spec.image_pull_secrets = vec![drop_api::cached_image::LocalObjectReference { name: "good".to_owned() }];
+            spec.node_selector = [("host".to_owned(), "b".to_owned())].into();
+        });
+        only_on(&mut lab, "b", good);
+        lab.run(secs(HOUR));
+        assert_eq!(lab.shows(good), "Cached 1/1", "{:?}", lab.starts());
+    }
+}
+
+#[test]
+fn an_impatient_policy_does_not_keep_a_paused_registry_from_others() {
+    let mut lab = nodes(1);
+    lab.policy("p", |policy| {
+        policy.min_delay_between_pulls = duration("0s");
+        policy.failure_backoff.initial = duration("1s");
+        policy.failure_backoff.max = duration("10s");
+    });
+    lab.knobs.troubles.push(Trouble::new("r.example/proxy", Outcome::Status(500)));
+    for number in 1..=3 {
+        lab.image_with(&format!("b{number}"), &format!("r.example/proxy/b{number}"), under("p"));
+    }
+    lab.run(secs(HOUR));
+    lab.image("good", "r.example/own/good:1");
+    lab.run(secs(HOUR));
+    assert_eq!(lab.shows("good"), "Cached 1/1", "{:?}", lab.starts().len());
+}
+
+#[test]
+fn a_node_that_was_in_trouble_once_tries_what_fails_elsewhere() {
+    let mut lab = nodes(2);
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::RejectsNext(("OutOfpods", "full").into()));
+    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Forbidden).on(&["b"]));
+    lab.image("x", "r.example/x:1");
+    lab.run(secs(HOUR));
+    assert_eq!(lab.status("x").nodes_ready, 1, "{:?}", lab.starts());
+}
+
+#[test]
+fn a_policy_with_retries_alone_gets_its_turn_on_a_node_with_fresh_pulls_of_another() {
+    let mut lab = nodes(1);
+    lab.knobs.pull = secs(60.0);
+    lab.policy("p", |_| {});
+    lab.policy("q", |_| {});
+    lab.knobs.broken_images.insert("docker.io/library/x:1".to_owned(), NOT_FOUND.into());
+    lab.image_with("x", "x:1", under("p"));
+    for number in 0..150 {
+        if number == 20 {
+            lab.knobs.broken_images.clear();
+        }
+        lab.image_with(&format!("q{number}"), &format!("q{number}"), under("q"));
+        lab.run(secs(50.0));
+    }
+    assert_eq!(lab.shows("x"), "Cached 1/1", "{:?}", lab.starts());
+}
+
+#[test]
+fn an_image_whose_pods_are_evicted_takes_no_turn_of_another() {
+    for (huge, small) in [("z-huge", "b-small"), ("a-huge", "b-small")] {
+        let mut lab = nodes(1);
+        lab.knobs.troubles.push(Trouble::new("docker.io/library/huge", Outcome::Evicts));
+        lab.image_with(huge, "huge", |spec| spec.priority = -1);
+        lab.image(small, "small");
+        lab.run(secs(1800.0));
+        assert_eq!(lab.shows(small), "Cached 1/1", "{:?}", lab.starts());
+        for number in 0..20 {
+            lab.image(&format!("c{number}"), &format!("c{number}"));
+            lab.run(secs(60.0));
+        }
+        let tries = lab.pods_of("docker.io/library/huge:latest").len();
+        assert!(tries < 15, "{tries} evictions in 50 minutes");
+        assert!(lab.status(huge).consecutive_failures > 1, "{:?}", lab.status(huge));
+    }
+}
+
+#[test]
+fn a_failure_elsewhere_that_repeats_puts_off_no_doubted_image() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(55.0);
+    lab.policy("p", |policy| {
+        policy.failure_backoff.initial = duration("1s");
+        policy.failure_backoff.max = duration("10s");
+    });
+    lab.policy("q", |_| {});
+    let failure = ("ErrImagePull", "something that nobody has seen before");
+    lab.knobs.troubles.push(Trouble::new("docker.io/library/x", Outcome::Fails(failure.into())).on(&["a"]));
+    lab.image_with("x-a", "x:1", under("p"));
+    only_on(&mut lab, "a", "x-a");
+    lab.run(secs(60.0));
+    lab.image_with("x-b", "x:1", under("q"));
+    only_on(&mut lab, "b", "x-b");
+    for number in 0..100 {
+        let name = format!("q{number}");
+        lab.image_with(&name, &name, under("q"));
+        only_on(&mut lab, "b", &name);
+        lab.run(secs(50.0));
+    }
+    assert_eq!(lab.shows("x-b"), "Cached 1/1", "{:?}", lab.starts());
+}
+
+#[test]
+fn restarts_of_the_operator_renew_no_turn() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(50.0);
+    for number in 0..240 {
+        let name = format!("i{number}");
+        lab.image(&name, &name);
+        only_on(&mut lab, "a", &name);
+        if number == 10 {
+            lab.image("other", "other");
+            only_on(&mut lab, "b", "other");
+        }
+        lab.run(secs(60.0));
+        if number % 4 == 3 {
+            lab.restart(true);
+        }
+    }
+    let began = first_start(&lab, "docker.io/library/other:latest");
+    assert!(began.is_some_and(|second| second < 3600), "{began:?}");
+}
+
+#[test]
+fn an_old_image_goes_before_new_ones_of_its_node_whatever_their_names() {
+    let mut lab = nodes(1);
+    lab.knobs.pull = secs(60.0);
+    lab.policy("p", |_| {});
+    lab.policy("q", |_| {});
+    for number in 0..120 {
+        let name = format!("a{number:03}");
+        lab.image_with(&name, &name, under("p"));
+        if number == 3 {
+            lab.image_with("zeta", "zeta", under("p"));
+        }
+        if number % 2 == 0 {
+            let name = format!("q{number:03}");
+            lab.image_with(&name, &name, |spec| {
+                under("q")(spec);
+                spec.priority = -1;
+            });
+        }
+        lab.run(secs(60.0));
+    }
+    let began = first_start(&lab, "docker.io/library/zeta:latest");
+    assert!(began.is_some_and(|second| second < 4500), "{began:?}");
+}
+
+#[test]
+fn the_age_of_a_wait_under_one_policy_survives_the_pods_of_another() {
+    let mut lab = nodes(3);
+    lab.knobs.pull = secs(60.0);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 1;
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    lab.policy("q", |policy| policy.min_delay_between_pulls = duration("0s"));
+    lab.knobs.pulls.extend((0..120).map(|number| (format!("docker.io/library/q{number}:latest"), secs(5.0))));
+    for number in 0..120 {
+        for node in ["a", "b", "c"] {
+            let name = format!("p{number}-{node}");
+            lab.image_with(&name, &name, under("p"));
+            only_on(&mut lab, node, &name);
+        }
+        let name = format!("q{number}");
+        lab.image_with(&name, &name, under("q"));
+        only_on(&mut lab, "b", &name);
+        lab.run(secs(50.0));
+    }
+    let of_p = |pod: &&drop_sim::Created| pod.order.policy.as_ref() == "p" && pod.order.node.as_ref() == "b";
+    let turns = lab.record.pods.iter().filter(of_p).filter(|pod| pod.order.begins_turn()).count();
+    assert!(turns >= 2, "{turns} turns under p on b: {:?}", lab.starts());
+}
+
+#[test]
+fn a_pull_that_waits_for_its_registry_hides_no_other_of_its_policy() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| {
+        policy.max_concurrent_nodes = 5;
+        policy.max_concurrent_pulls_per_registry = Some(1);
+        policy.min_delay_between_pulls = duration("0s");
+    });
+    lab.policy("q", |policy| policy.min_delay_between_pulls = duration("0s"));
+    lab.node("c");
+    lab.knobs.troubles.push(Trouble::new("h.example/big", Outcome::Takes(duration("1h"))));
+    lab.image_with("big", "h.example/big:1", under("p"));
+    only_on(&mut lab, "c", "big");
+    lab.run(secs(5.0));
+    for image in ["a1", "h.example/a2"] {
+        let name = image.replace(['/', '.'], "-");
+        lab.image_with(&name, image, |spec| {
+            under("p")(spec);
+            spec.priority = 100;
+        });
+        only_on(&mut lab, "a", &name);
+    }
+    lab.run(secs(30.0));
+    lab.knobs.pull = secs(60.0);
+    let mut most = 0;
+    for number in 0..20 {
+        let name = format!("q{number}");
+        lab.image_with(&name, &name, under("q"));
+        only_on(&mut lab, "b", &name);
+        if number == 5 {
+            lab.image_with("urgent", "urgent", |spec| {
+                under("p")(spec);
+                spec.priority = -100;
+            });
+            only_on(&mut lab, "b", "urgent");
+            most = lab.elapsed().as_secs() + 300;
+        }
+        lab.run(secs(50.0));
+    }
+    let began = first_start(&lab, "docker.io/library/urgent:latest");
+    assert!(began.is_some_and(|second| second < most), "{began:?} of {most}: {:?}", lab.starts());
+    let big = Reference::parse("h.example/big:1");
+    assert!(lab.is_on_disk("c", &big) || lab.live("c").is_some());
+}
