@@ -18,8 +18,7 @@ pub struct PullPod {
     pub uid: Option<Name>,
     /// `spec.nodeName`.
     pub node: Name,
-    /// The UID of the Node that owns it: another machine may have its name by now. Empty where
-    /// none does.
+    /// The UID of the Node that owns it; another machine may have the name by now. Empty if no Node owns it.
     pub node_uid: Name,
     /// The PullPolicy that it counts against; empty for the built-in one.
     pub policy: Name,
@@ -53,7 +52,7 @@ pub struct Rejection {
 pub struct Container {
     /// The image that it was ordered to pull.
     pub image: Reference,
-    /// The reference that it pulls instead of `image`, where admission has rewritten that.
+    /// The reference that the kubelet pulls instead of `image`, if admission has rewritten it.
     pub pulled_as: Option<Reference>,
     /// `status.imageID`, where the kubelet has set it.
     pub image_id: Option<Name>,
@@ -90,7 +89,7 @@ pub enum ContainerState {
 pub enum Outcome<'a> {
     /// The image is on the node.
     Pulled {
-        /// When the container was seen to have got past the pull, in whole seconds.
+        /// When the container was seen to be past the pull, in whole seconds.
         at: Option<Timestamp>,
     },
     /// The pull failed, with the kubelet's reason and message.
@@ -103,10 +102,10 @@ pub enum Outcome<'a> {
 }
 
 impl Container {
-    /// How the pull ended; `None` while that is open.
+    /// Returns how the pull ended; `None` while it is open.
     ///
-    /// A container gets an image ID, or into one of the states below, only after
-    /// its image is there: whether it can then run does not matter.
+    /// A container gets an image ID, or enters one of the states below, only after its image is on the node. Whether
+    /// the container can then run does not matter.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome<'_>> {
         match &self.state {
@@ -126,24 +125,22 @@ impl Container {
         }
     }
 
-    /// The ID that the runtime reports for the pulled image, if it reports one.
+    /// Returns the ID that the runtime reports for the pulled image, if it reports one.
     #[must_use]
     pub fn id(&self) -> Option<ImageId> {
         ImageId::parse(self.image_id.as_deref()?)
     }
 }
 
-/// Whether a container's end says nothing about its image: the kubelet lost
-/// sight of it, or ended the whole Pod.
+/// Whether a container's end says nothing about its image: the kubelet lost track of it, or ended the whole Pod.
 fn is_loss(reason: &str) -> bool {
     matches!(reason, "ContainerStatusUnknown" | "")
 }
 
-/// When this process saw a Pod take each step. Of a Pod that was there before the
-/// process was, what the API server and the kubelet say must do.
+/// When this process saw a Pod take each step. For a Pod that existed before the process started, the times of the API
+/// server and the kubelet are used instead.
 ///
-/// The clocks of nodes differ from the operator's, so what they say is not
-/// compared with it otherwise.
+/// The clocks of nodes differ from the operator's, so their times are not compared with it otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steps {
     /// It was created.
@@ -155,13 +152,13 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The steps of `pod` as of `now`, of which `before` had been seen.
+    /// Returns the steps of `pod` as of `now`; `before` are the steps seen before.
     #[must_use]
     pub fn see(pod: &PullPod, before: Option<&Self>, now: Timestamp) -> Self {
         let seen = |before: Option<Option<Timestamp>>, reported: Option<Timestamp>| match (before, reported) {
             (Some(Some(before)), _) => Some(before),
             (Some(None), Some(_)) => Some(now),
-            // At least the creation is told by another clock than the node's.
+            // The creation time does not come from the node's clock.
             (None, Some(reported)) => Some(reported.max(pod.created_at).min(now)),
             (_, None) => None,
         };
@@ -178,23 +175,22 @@ impl Steps {
 pub struct Expectations<'a> {
     /// How long it may pull.
     pub pull_timeout: SignedDuration,
-    /// Whether its kubelet tells, before it pulls, that the sandbox is up. Those
-    /// before 1.36 tell it only afterwards
-    /// (<https://github.com/kubernetes/kubernetes/issues/134460>), so there the
-    /// pull counts from the acknowledgement.
+    /// Whether its kubelet reports that the sandbox is up before it pulls. Kubelets before 1.36 report it only
+    /// afterwards (<https://github.com/kubernetes/kubernetes/issues/134460>), so there the pull counts from the
+    /// acknowledgement.
     pub tells_sandbox: bool,
     /// The other limits.
     pub settings: &'a Settings,
 }
 
-/// How a whole Pod came to its end.
+/// How a whole Pod ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// Every image is pulled or has failed.
     Settled,
     /// The Pod failed as a whole.
     Rejected(Rejection),
-    /// The kubelet has not taken notice of it.
+    /// The kubelet did not acknowledge it in time.
     Unacknowledged,
     /// The kubelet could not create its sandbox.
     SandboxNotUp,
@@ -207,7 +203,7 @@ pub enum End {
 }
 
 impl PullPod {
-    /// How the Pod came to its end, as of `now`; `None` while it goes on.
+    /// Returns how the Pod ended, as of `now`; `None` while it goes on.
     #[must_use]
     pub fn end(&self, steps: &Steps, expected: &Expectations<'_>, now: Timestamp) -> Option<End> {
         if let Some(rejection) = &self.rejection {
@@ -220,7 +216,7 @@ impl PullPod {
         (now >= deadline).then_some(end)
     }
 
-    /// The time until which the Pod may take its next step, and the Pod's end if it has not taken the step by then.
+    /// Returns the time until which the Pod may take its next step, and its end if it has not taken the step by then.
     #[must_use]
     pub fn deadline(steps: &Steps, expected: &Expectations<'_>) -> (Timestamp, End) {
         let settings = expected.settings;
@@ -233,13 +229,13 @@ impl PullPod {
         (after(from, allowed), end)
     }
 
-    /// Whether `image` is one of the Pod's, and its pull has not ended.
+    /// Whether `image` belongs to the Pod, and its pull has not ended.
     #[must_use]
     pub fn is_pulling(&self, image: &Reference) -> bool {
         self.containers.iter().any(|container| container.image == *image && container.outcome().is_none())
     }
 
-    /// The registry hosts of images whose pull has not ended.
+    /// Returns the registry hosts of images whose pull has not ended.
     pub fn busy_hosts(&self) -> impl Iterator<Item = &str> {
         self.containers.iter().filter(|container| container.outcome().is_none()).map(|container| container.image.host())
     }
