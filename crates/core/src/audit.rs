@@ -1,8 +1,7 @@
 //! The invariants that every plan keeps, whatever happened before.
 //!
-//! Tests and the simulator run [`audit`] after every plan, debug builds after
-//! every plan of a running operator. It counts the limits anew from the facts, and
-//! shares no code for that with the budget that it checks.
+//! Tests and the simulator run [`audit`] after every plan, and debug builds after every plan of a running operator. It
+//! counts the limits anew from the facts. For that it shares no code with the budget that it checks.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,9 +71,9 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     violations
 }
 
-/// Nothing could start that the plan does not start: each pull that is wanted and missing, each probe and
-/// each question for a tag is held by a rule of the gate. The one exception: under its policy another
-/// pull goes first, which the plan names, and which waits for a slot of the policy or for the delay between nodes.
+/// Checks that the plan starts every pull that it could start: a rule of the gate holds each other pull that is wanted
+/// and missing, each probe and each question for a tag. There is one exception. Under the policy another pull goes
+/// first, which the plan names, and which waits for a slot of the policy or for the delay between nodes.
 fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let mut budget = Budget::new(world);
     new.iter().for_each(|order| budget.take(order));
@@ -102,7 +101,7 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
     left
 }
 
-/// A status that no plan is to look at again shows the present state.
+/// Checks that a status shows the present state if no plan looks at it again.
 fn audit_statuses(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     let budget = OnceCell::new();
     let is_clean = |key: EffectKey| !world.is_noted(&key);
@@ -128,8 +127,8 @@ fn audit_statuses(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
         let outcome = entry.outcome.as_ref().filter(|_| entry.pipeline.is_ok())?;
         differs(&format!("DiscoveryPolicy {name}"), &entry.published.status, outcome)
     });
-    // One node's turn is it each time: to make a NodeCache costs more than all else, and one that is
-    // wrong stays so.
+    // Each audit checks one node's NodeCache: making one is the most expensive part, and a wrong one stays wrong until
+    // its node's turn.
     let turn = usize::try_from(now.as_microsecond()).unwrap_or(0).checked_rem(world.number_of_nodes());
     let node = turn.and_then(|turn| world.nodes().nth(turn));
     let cache = node.filter(|node| is_clean(EffectKey::Record(node.node.name.clone()))).and_then(|node| {
@@ -147,7 +146,7 @@ fn differs<S: PartialEq + std::fmt::Debug>(object: &str, shown: &S, expected: &S
     (shown != expected).then(|| format!("{object} shows {shown:?}, and should {expected:?}"))
 }
 
-/// A Pod pulls only images that are wanted, allowed and missing.
+/// Checks that a Pod pulls only images that are wanted, allowed and missing.
 fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
     let mut violations = Vec::new();
     let Some(node) = world.node(&order.node) else { return vec!["its node does not exist".to_owned()] };
@@ -180,7 +179,7 @@ fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
     violations
 }
 
-/// The limits of a policy hold with the new Pods.
+/// Checks that the limits of a policy hold with the new Pods.
 fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let Some(limits) = world.policy(policy).map(|entry| &entry.policy) else { return Vec::new() };
     let mut violations = Vec::new();
@@ -229,8 +228,8 @@ fn audit_policy(world: &World, policy: &Name, orders: &[&PodOrder], now: Timesta
     violations
 }
 
-/// A Pod is deleted only when its outcome is recorded, when nobody wants it, or
-/// when it is not known to have come into being.
+/// Checks that a Pod is deleted only after its outcome is recorded, or when no CachedImage wants it, or while it is not
+/// known whether it was created.
 fn audit_deletion(world: &World, name: &Name) -> Option<String> {
     let entry = world.pod(name)?;
     if matches!(entry.stage, Stage::Requested(_)) {

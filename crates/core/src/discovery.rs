@@ -1,9 +1,8 @@
 //! Finds the images that matter: the answers of backends become signals, and signals become a
 //! ranking.
 //!
-//! Nothing here talks to a backend. The operator fetches an [`Answer`] per query
-//! and hands it in; [`Pipeline`] does the rest, the same for both forms of a
-//! DiscoveryPolicy.
+//! Nothing here talks to a backend. The operator fetches an [`Answer`] per query, and [`Pipeline`] does the rest. It is
+//! the same for both forms of a DiscoveryPolicy.
 
 mod aggregate;
 mod answer;
@@ -29,7 +28,7 @@ pub use ranking::Model;
 pub use sync::{Discovered, Order, SourceOutcome, SpecId};
 pub use tags::registry_name;
 
-/// The spec says something that cannot be done: reason `InvalidSpec`.
+/// The spec asks for something impossible: reason `InvalidSpec`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {message}")]
 pub struct InvalidSpec {
@@ -45,7 +44,7 @@ impl InvalidSpec {
     }
 }
 
-/// Compiles a regular expression that stands in the field `path`.
+/// Compiles the regular expression in the field `path`.
 fn regex(path: &str, pattern: &str) -> Result<regex::Regex, InvalidSpec> {
     regex::Regex::new(pattern).map_err(|error| {
         InvalidSpec::new(path, format!("not a regular expression (https://docs.rs/regex/1/regex/#syntax): {error}"))

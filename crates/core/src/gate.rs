@@ -1,9 +1,8 @@
-//! Whether a pull may begin, and if not, why.
+//! Decides whether a pull may begin, and if not, why.
 //!
-//! This is the only place that decides it. Queues, starts, probes, questions for tags, statuses,
-//! metrics, `/debug/plan` and the audit all ask [`Pair::check`], which goes through one ordered list
-//! of rules; the first rule that is not met is the verdict that people read. A new rule is one
-//! [`Rule`], one line in [`Pair::check`] and one [`Verdict`].
+//! No other place decides this. Queues, starts, probes, questions for tags, statuses, metrics, `/debug/plan` and the
+//! audit all ask [`Pair::check`], which checks one ordered list of rules. The first rule that is not met becomes the
+//! verdict that people read. A new rule needs one [`Rule`], one line in [`Pair::check`] and one [`Verdict`].
 
 pub mod budget;
 mod queues;
@@ -26,7 +25,7 @@ use crate::pace::order::Urgency;
 use crate::time::after;
 use crate::world::{ImageEntry, Lookup, NodeEntry, OnNode, World};
 
-/// For how long at most new images become part of a turn that has begun.
+/// For at most this long, new images join a turn that has begun.
 const LONGEST_INCLUSION: SignedDuration = SignedDuration::from_mins(5);
 
 /// The purpose of a pull.
@@ -34,13 +33,13 @@ const LONGEST_INCLUSION: SignedDuration = SignedDuration::from_mins(5);
 pub(crate) enum Purpose {
     /// A node lacks the image, or has an old one.
     Pull,
-    /// The image or its registry fails: one node finds out whether it still does.
+    /// The image or its registry fails: one node tries whether it still does.
     Probe,
-    /// A node has the image: it finds out whether the tag has moved.
+    /// A node has the image: it checks whether the tag has moved.
     Ask,
 }
 
-/// The rules, in the order in which they are asked.
+/// The rules, in the order in which they are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {
     PolicyExists,
@@ -69,9 +68,9 @@ enum Rule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
     rule: Rule,
-    /// From when on that may be different although nothing happens.
+    /// The time from which the answer may differ without an event.
     pub(crate) until: Option<Timestamp>,
-    /// What is in use that the pull waits for.
+    /// The slot or Pod in use that the pull waits for.
     in_use: Option<Verdict>,
 }
 
@@ -84,7 +83,7 @@ impl Rule {
         Err(Held { rule: self, until: Some(until), in_use: None })
     }
 
-    /// Fails for what is in use.
+    /// Fails because of something in use.
     fn waits_for(self, verdict: Verdict) -> Held {
         Held { rule: self, until: verdict.until(), in_use: Some(verdict) }
     }
@@ -108,7 +107,7 @@ impl<'a> Side<'a> {
         Self { here: world.on_node(node), node, policy, now }
     }
 
-    /// Whether the node can run a pull Pod at all.
+    /// Checks whether the node can run a pull Pod at all.
     ///
     /// # Errors
     /// The rule that it does not meet.
@@ -124,12 +123,12 @@ impl<'a> Side<'a> {
 }
 
 impl Side<'_> {
-    /// Whether a pull of an image would begin a turn here, rather than go on with one. A late pull always begins one:
-    /// fresh pulls of other nodes go first.
+    /// Whether a pull of an image would begin a turn here, instead of going on with one. A late pull always begins a
+    /// turn: fresh pulls of other nodes go first.
     ///
-    /// A turn goes on for the images that were wanted at most the longest backoff after it began, at most five minutes,
-    /// and that were neither pulled nor evicted since. Otherwise a node for which new images keep coming, or which
-    /// evicts them again and again, would never let another one begin.
+    /// A turn goes on for images that became wanted within the longest backoff after it began, at most five minutes,
+    /// and that were neither pulled nor evicted since. Without this bound, a node that keeps getting new images, or
+    /// that evicts its images again and again, would never let another node begin.
     pub(crate) fn begins_turn(&self, image: &ImageEntry, is_late: bool) -> bool {
         let turn = self.node.turn.as_ref().filter(|turn| turn.policy == self.policy.name);
         is_late
@@ -150,7 +149,7 @@ pub(crate) struct Sides<'a> {
     world: &'a World,
     node: &'a NodeEntry,
     now: Timestamp,
-    /// By what images call their policies, which are few.
+    /// By the policy name that images give. There are few.
     by_policy: Vec<(&'a Name, Side<'a>)>,
 }
 
@@ -159,8 +158,8 @@ impl<'a> Sides<'a> {
         Self { world, node, now, by_policy: Vec::new() }
     }
 
-    /// The node's side of `image`'s policy; of the built-in one where that is missing, which the first
-    /// rule tells.
+    /// Returns the node's side of `image`'s policy. If the policy is missing, it returns the side of the built-in one;
+    /// the first rule then reports the missing policy.
     pub(crate) fn of(&mut self, image: &'a ImageEntry) -> Option<&Side<'a>> {
         let name = &image.image.policy;
         let known = self.by_policy.iter().position(|(known, _)| *known == name);
@@ -173,7 +172,7 @@ impl<'a> Sides<'a> {
     }
 }
 
-/// An image and a node that is to have it.
+/// An image and one of its target nodes.
 pub(crate) struct Pair<'a, 'b> {
     pub(crate) world: &'a World,
     pub(crate) image: &'a ImageEntry,
@@ -182,7 +181,7 @@ pub(crate) struct Pair<'a, 'b> {
 }
 
 impl<'a> Pair<'a, '_> {
-    /// Whether the pull may begin now, given what is in use.
+    /// Checks whether the pull may begin now, given the slots and Pods in use.
     ///
     /// # Errors
     /// The first rule that is not met.
@@ -200,20 +199,19 @@ impl<'a> Pair<'a, '_> {
         of_host.map_err(|verdict| Rule::RegistrySlot.waits_for(verdict))
     }
 
-    /// Whether the pull could begin now if nobody else wanted to pull. A node waits in a queue from
-    /// then on.
+    /// Checks whether the pull could begin now if no other pull were waiting. From then on the node waits in a queue.
     ///
     /// # Errors
     /// The first rule that is not met.
     pub(crate) fn check_alone(&self, purpose: Purpose, tried: &BTreeSet<Reference>) -> Result<(), Held> {
-        // A side of the built-in policy stands for one that is missing.
+        // If the policy is missing, the side is that of the built-in one.
         let policy = Some(self.side.policy).filter(|policy| policy.name == self.image.image.policy);
         check_image(self.world, self.image, policy, self.side.now)?;
         self.check_here(purpose)?;
         check_trouble(self.world, self.image, self.side.policy, purpose, tried, self.side.now)
     }
 
-    /// Whether this node lets the pull begin.
+    /// Checks whether this node lets the pull begin.
     ///
     /// # Errors
     /// The first rule that is not met.
@@ -231,7 +229,7 @@ impl<'a> Pair<'a, '_> {
         Rule::NodeWorks.holds_before(here.backoff(side.policy).map(|(until, _)| until), now)?;
         Rule::WorksHere.holds_before(here.backoff_of(self.image, side.policy).map(|(until, _)| until), now)?;
         if self.standing == Standing::Evicted {
-            // The eviction has to be recorded first.
+            // The plan has to record the eviction first.
             let Some(until) = here.repair_at(&image.reference) else { return Rule::Repaired.holds() };
             Rule::Repaired.holds_before(Some(until), now)?;
         }
@@ -241,7 +239,7 @@ impl<'a> Pair<'a, '_> {
         Ok(())
     }
 
-    /// The verdict that people read while a rule holds the pull.
+    /// Returns the verdict that people read while a rule holds the pull.
     fn verdict(&self, held: Held) -> Verdict {
         let (world, side) = (self.world, self.side);
         let (image, policy) = (&self.image.image, side.policy);
@@ -293,12 +291,12 @@ impl<'a> Pair<'a, '_> {
         }
     }
 
-    /// How urgent the pull is, once it could begin.
+    /// Returns how urgent the pull is, once it could begin.
     pub(crate) fn urgency(&self) -> Urgency {
         self.side.here.urgency(self.image, self.side.policy, self.side.now)
     }
 
-    /// The verdict on the image on this node.
+    /// Returns the verdict on the image on this node.
     pub(crate) fn explain(&self, budget: &Budget<'_>) -> Verdict {
         if self.standing == Standing::Cached {
             return Verdict::Cached;
@@ -307,7 +305,7 @@ impl<'a> Pair<'a, '_> {
         if let Some(pod) = pod.filter(|entry| entry.pod.is_pulling(&self.image.image.reference)) {
             return Verdict::Pulling { pod: pod.pod.name.clone() };
         }
-        // A probe whose time has come may still wait for others.
+        // A probe that is due may still wait for other pulls.
         let probe = self.image.is_probed.then(|| self.check(Purpose::Probe, budget)).and_then(Result::err);
         let probe = probe.filter(|held| matches!(held.rule, Rule::PolicyAllows | Rule::RegistrySlot));
         match probe.map_or_else(|| self.check(Purpose::Pull, budget), Err) {
@@ -317,7 +315,7 @@ impl<'a> Pair<'a, '_> {
     }
 }
 
-/// Whether the image's policy, if there is one, spec and registry let it be pulled at all.
+/// Checks whether the image's policy, spec and registry allow a pull at all.
 pub(crate) fn check_image(
     world: &World,
     image: &ImageEntry,
@@ -337,7 +335,7 @@ pub(crate) fn check_image(
     }
 }
 
-/// Whether the image, its registry and its set let a pull begin, on whichever node.
+/// Checks whether the image, its registry and its set allow a pull to begin, on whichever node.
 pub(crate) fn check_trouble(
     world: &World,
     image: &ImageEntry,
@@ -376,8 +374,8 @@ pub(crate) fn check_trouble(
     }
 }
 
-/// Why an image that fails for its own or its registry's sake is not pulled on a node, whatever else the node waits
-/// for; `None` where it does not fail.
+/// Returns why an image that fails because of itself or its registry is not pulled on a node, no matter what else the
+/// node waits for; `None` if the image does not fail.
 pub(crate) fn trouble(world: &World, node: &NodeEntry, image: &ImageEntry, now: Timestamp) -> Option<Verdict> {
     let standing = node.standings.get(&image.image.name).copied().filter(|_| image.is_probed)?;
     let mut sides = Sides::new(world, node, now);
@@ -386,7 +384,7 @@ pub(crate) fn trouble(world: &World, node: &NodeEntry, image: &ImageEntry, now: 
     Some(Pair { world, image, side, standing }.verdict(held))
 }
 
-/// The verdict on an image on a node, whether the node is a target or not.
+/// Returns the verdict on an image on a node, whether the node is a target or not.
 pub(crate) fn verdict(
     world: &World,
     node: &NodeEntry,

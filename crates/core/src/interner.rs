@@ -1,17 +1,17 @@
-//! Values that many objects share, each kept once.
+//! Keeps one copy of each value that many objects share.
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The fewest values that are looked through for those that nobody uses any more.
+/// With fewer values than this, unused ones are not looked for.
 const FEW: usize = 1000;
 
-/// Values in use. Five thousand nodes that list or remember the same image hold it once.
+/// The values in use. Five thousand nodes that list or remember the same image share one copy.
 #[derive(Debug)]
 pub struct Interner<T: ?Sized> {
     values: BTreeSet<Arc<T>>,
-    /// How many there were when those that nobody used were last dropped.
+    /// The number of values that were kept when unused ones were last dropped.
     kept: usize,
 }
 
@@ -25,7 +25,7 @@ impl<T: ?Sized> Default for Interner<T> {
 }
 
 impl<T: ?Sized + Ord> Interner<T> {
-    /// The one copy of `value`.
+    /// Returns the one copy of `value`.
     pub fn share<V: Borrow<T> + Into<Arc<T>>>(&mut self, value: V) -> Arc<T> {
         if let Some(known) = self.values.get(value.borrow()) {
             return known.clone();

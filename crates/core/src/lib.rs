@@ -4,12 +4,12 @@
 //! the effects for now, and the time of the next plan. Nothing here does I/O, reads a clock
 //! or draws random numbers: the same events give the same plan.
 //!
-//! [`World::apply`] takes in each event. Then one [`step`](step()) does the rest, always in this order:
+//! [`World::apply`] records each event. Then one [`step`](step()) does the rest, always in this order:
 //!
 //! 1. [`World::settle`] brings up to date the state that is derived from the events,
 //! 2. [`plan`](plan()) decides, changing nothing,
-//! 3. [`audit`](audit::audit) looks for broken promises, in debug builds and tests,
-//! 4. [`World::commit`] takes the plan's effects as done until their reports come.
+//! 3. [`audit`](audit::audit) checks the invariants, in debug builds and tests,
+//! 4. [`World::commit`] treats the plan's effects as done until their reports come.
 
 pub mod audit;
 pub mod discovery;

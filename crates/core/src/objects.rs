@@ -1,4 +1,4 @@
-//! The parts of each kind of object that planning needs.
+//! Reads the fields of each kind of object that planning needs.
 
 pub mod failure;
 pub mod image;

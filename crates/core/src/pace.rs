@@ -1,4 +1,4 @@
-//! The arithmetic of time and order: how long to wait, and which pull comes first.
+//! Computes waits, and the order of pulls.
 
 pub mod backoff;
 pub mod clock;

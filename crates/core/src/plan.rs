@@ -14,11 +14,11 @@ use crate::io::plan::Plan;
 use crate::world::World;
 
 impl Plan {
-    /// Adds `effect`, unless one about the same is under way or waits to be tried again.
+    /// Adds `effect`, unless one with the same subject is under way or waits for a retry.
     fn add(&mut self, world: &World, effect: Effect, now: Timestamp) {
         let key = effect.key();
         if self.keys.contains(&key) {
-            // Two Pods on one node: the other's turn comes with the report.
+            // The plan has a Pod for this node already: a second one is planned after the report on the first.
         } else if world.is_free(&key, now) {
             self.keys.insert(key);
             self.effects.push(effect);
@@ -27,13 +27,13 @@ impl Plan {
         }
     }
 
-    /// Wakes when a failed effect is to be tried again.
+    /// Plans again when a failed effect is due for a retry.
     fn wake_for(&mut self, world: &World, key: &EffectKey) {
         world.retry_at(key).into_iter().for_each(|at| self.wake(at));
     }
 }
 
-/// Decides what to do now. `world` must be settled as of `now`.
+/// Plans the effects for now. `world` must be settled as of `now`.
 #[must_use]
 pub fn plan(world: &World, now: Timestamp) -> Plan {
     let mut plan = Plan::default();

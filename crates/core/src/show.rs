@@ -1,4 +1,4 @@
-//! The views of a [`World`](crate::World) for people and machines.
+//! Views of a [`World`](crate::World) for people and machines.
 
 pub mod explain;
 pub mod status;

@@ -1,4 +1,4 @@
-//! One step of Drop: from the events to the effects.
+//! Performs one step of Drop: from the events to the effects.
 
 use jiff::Timestamp;
 
@@ -7,11 +7,10 @@ use crate::io::plan::Plan;
 use crate::plan::plan;
 use crate::world::World;
 
-/// Settles the world, plans, lets `check` look at the plan, and takes its effects as done until their
-/// reports come. A replica that does not lead only settles, and gets no plan.
+/// Settles the world, plans, lets `check` examine the plan, and treats its effects as done until their reports come. A
+/// replica that does not lead only settles, and gets no plan.
 ///
-/// `check` gets the world and the plan as they are before anything is committed. Its result is
-/// handed out with the plan.
+/// `check` gets the world and the plan before anything is committed. Its result is returned with the plan.
 pub fn step<T>(
     world: &mut World,
     now: Timestamp,
@@ -31,7 +30,7 @@ pub fn step<T>(
     Some((plan, checked))
 }
 
-/// The invariants that a plan violates, in builds that look for them; else none.
+/// Returns the invariants that a plan violates, in builds that check them; otherwise none.
 #[must_use]
 pub fn violations(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
     if cfg!(debug_assertions) { audit(world, plan, now) } else { Vec::new() }

@@ -1,6 +1,6 @@
-//! Texts and numbers as objects and messages have them.
+//! Formats texts and numbers for objects and messages.
 
-/// `text` in at most `max` characters; one that is cut ends with `…`.
+/// Returns `text` with at most `max` characters; a cut text ends with `…`.
 pub(crate) fn shortened(text: &str, max: usize) -> String {
     if text.chars().nth(max).is_none() {
         return text.to_owned();
@@ -9,7 +9,7 @@ pub(crate) fn shortened(text: &str, max: usize) -> String {
     text.chars().take(max.saturating_sub(1)).chain(ellipsis.chars()).collect()
 }
 
-/// A number and its noun, such as `1 node` or `3 nodes`.
+/// Returns a number and its noun, such as `1 node` or `3 nodes`.
 pub(crate) fn plural(count: usize, what: &str) -> String {
     match count {
         1 => format!("1 {what}"),
@@ -17,7 +17,7 @@ pub(crate) fn plural(count: usize, what: &str) -> String {
     }
 }
 
-/// A number as objects have it.
+/// Converts a number to the type that objects use.
 pub(crate) fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }

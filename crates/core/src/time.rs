@@ -1,8 +1,8 @@
-//! Times that do not overflow.
+//! Computes times without overflow.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// `wait` after `at`, or the end of time where that comes first.
+/// Returns the time `wait` after `at`, or the greatest time if that would overflow.
 pub(crate) fn after(at: Timestamp, wait: SignedDuration) -> Timestamp {
     at.checked_add(wait).unwrap_or(Timestamp::MAX)
 }

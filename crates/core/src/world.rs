@@ -1,7 +1,7 @@
 //! The facts that the watches have shown, and the state that is derived from them.
 //!
-//! The facts are kept as they come. [`World::settle`] brings the derived state up to date (which images are on which
-//! nodes, which node is next, how an image fares), for the nodes and images that an event concerns only.
+//! The facts are kept unchanged. [`World::settle`] updates the derived state (which images are on which nodes, which
+//! node is next, how an image fares), only for the nodes and images that an event affects.
 
 mod agenda;
 pub(crate) mod breaker;
@@ -70,33 +70,32 @@ pub struct World {
     images: BTreeMap<Name, ImageEntry>,
     sets: BTreeMap<Name, SetEntry>,
     discoveries: BTreeMap<Name, DiscoveryEntry>,
-    /// Per Secret of the pod namespace its version.
+    /// The version of each Secret of the pod namespace.
     secrets: BTreeMap<Name, Name>,
     policies: BTreeMap<Name, PolicyEntry>,
     nodes: BTreeMap<Name, NodeEntry>,
     caches: BTreeMap<Name, CacheEntry>,
     pods: BTreeMap<Name, PodEntry>,
 
-    /// Per UID of a CachedImageSet the CachedImages that it owns.
+    /// By the UID of a CachedImageSet, the CachedImages that it owns.
     children: BTreeMap<Name, BTreeSet<Name>>,
-    /// Per name of a CachedImage the set that asks for it.
+    /// By the name of a CachedImage, the set that asks for it.
     asked_by: BTreeMap<Name, Name>,
-    /// Per name of a CachedImage the UID of the one that was deleted, until the watch shows that.
+    /// By the name of a CachedImage, the UID of the deleted object, until the watch shows the deletion.
     deleted: BTreeMap<Name, Name>,
     /// Per image the CachedImages that want it.
     wanted: BTreeMap<Reference, BTreeSet<Name>>,
     /// Per node its pull Pods; there is more than one only by accident.
     pods_on: BTreeMap<Name, BTreeSet<Name>>,
-    /// Per image the nodes that are pulling it, or are through with it and that is
-    /// not recorded yet.
+    /// Per image, the nodes that are pulling it, or whose pull has ended and is not recorded yet.
     pulling: BTreeMap<Reference, BTreeSet<Name>>,
-    /// Nodes whose own last failure has not been overcome.
+    /// Nodes that failed as a whole and have not recovered.
     troubled: BTreeMap<Name, Failure>,
     /// Per image how it fares.
     health: BTreeMap<Reference, Health>,
     /// The look-up of each wanted image whose registry is asked.
     lookups: BTreeMap<Reference, Lookup>,
-    /// Whether registries are asked by this replica: it leads, and knows everything.
+    /// Whether this replica asks registries: it leads, and every kind is synced.
     asks: bool,
     /// Per host how its registry fares.
     registries: BTreeMap<Name, Registry>,
@@ -104,19 +103,19 @@ pub struct World {
     sizes: BTreeMap<Reference, BTreeMap<Name, u64>>,
     /// Per policy the nodes that could start a pull now.
     queues: BTreeMap<Name, BTreeSet<Candidate>>,
-    /// Per policy when it last started pulls; kept when it goes, because it may be
-    /// there again before the delay has passed.
+    /// Per policy, when it last started pulls. The entry stays when the policy is deleted, because the policy may be
+    /// created again before the delay has passed.
     starts: BTreeMap<Name, Starts>,
     /// The texts that memories share.
     texts: Texts,
-    /// Sets of which CachedImages were being created when this was last derived.
+    /// Sets whose CachedImages were being created when this was last derived.
     filling: BTreeSet<Name>,
     /// Effects that are under way or failed.
     flights: BTreeMap<EffectKey, Flight>,
 
-    /// The objects that may have to be written again.
+    /// The objects that may need a write.
     outbox: Outbox,
-    /// The objects that the next [`World::settle`] looks at in any case.
+    /// The objects that the next [`World::settle`] must examine.
     dirty: Dirty,
     /// The steps of [`World::settle`] that are due at a certain time.
     agenda: Agenda<Moment>,
@@ -129,37 +128,37 @@ enum Moment {
     Places(Name),
     /// Judges the images on a node.
     Judgement(Name),
-    /// Forgets images of a node that have not been wanted for long.
+    /// Forgets images of a node that have been unwanted for long.
     Forgetting(Name),
-    /// Forgets when policies that are gone last started pulls.
+    /// Forgets when deleted policies last started pulls.
     Starts,
 }
 
-/// The objects that [`World::settle`] has to look at.
+/// The objects that [`World::settle`] has to examine.
 #[derive(Debug, Default)]
 struct Dirty {
-    /// References whose registries may have to be asked, or not any more.
+    /// References whose look-ups may have to begin or end.
     lookups: BTreeSet<Reference>,
-    /// Hosts whose registries may have to be paused, or not any more.
+    /// Hosts whose registries may have to be paused or resumed.
     hosts: BTreeSet<Name>,
-    /// Sets that may ask for other images.
+    /// Sets that may ask for different images.
     sets: BTreeSet<Name>,
     /// Images whose placement, place in the queues and standings may have changed.
     images: BTreeSet<Name>,
-    /// Images of which something is known that may change their standings.
+    /// Images with news that may change their standings.
     standings: BTreeSet<Name>,
-    /// Nodes on which every image is to be judged.
+    /// Nodes on which every image has to be judged.
     nodes: BTreeSet<Name>,
-    /// Per node the images that are to be judged there.
+    /// Per node, the images that have to be judged there.
     pairs: BTreeMap<Name, BTreeSet<Name>>,
     /// Nodes whose places in the queues may have changed.
     places: BTreeSet<Name>,
-    /// Nodes whose NodeCaches may have to be written.
+    /// Nodes whose NodeCaches may need a write.
     caches: BTreeSet<Name>,
 }
 
 impl Dirty {
-    /// Notes that other nodes than before may lack an image of this host.
+    /// Notes that different nodes may now lack an image of this host.
     fn note_host(&mut self, image: &Reference) {
         if !self.hosts.contains(image.host()) {
             self.hosts.insert(image.host().into());
@@ -168,7 +167,7 @@ impl Dirty {
 }
 
 impl World {
-    /// An empty world, in which every kind still has to be listed.
+    /// Makes an empty world, in which every kind still has to be listed.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let built_in = Policy::new(BUILT_IN.into(), None, &settings.built_in_policy);
@@ -218,7 +217,7 @@ impl World {
         self.unsynced.extend(kinds);
     }
 
-    /// Takes in one event.
+    /// Records one event.
     pub fn apply(&mut self, event: Event, now: Timestamp) {
         match event {
             Event::Image(image, _) if self.deleted.get(&image.name) == Some(&image.uid) => {}
@@ -247,7 +246,7 @@ impl World {
         }
     }
 
-    /// The names of every object of a kind that a list of it would show.
+    /// Returns the names of all objects of a kind that a list of it would show.
     fn names(&self, kind: Kind) -> Vec<Name> {
         match kind {
             Kind::Image => self.images.keys().cloned().collect(),
@@ -256,7 +255,7 @@ impl World {
             Kind::Secret => self.secrets.keys().cloned().collect(),
             Kind::Policy => self.policies.keys().filter(|name| &***name != BUILT_IN).cloned().collect(),
             Kind::Node => self.nodes.keys().cloned().collect(),
-            // A Pod that the watch has not shown yet may be younger than the list.
+            // A Pod that the watch has not shown yet may be newer than the list.
             Kind::Pod => self
                 .pods
                 .iter()
@@ -280,7 +279,7 @@ impl World {
         }
     }
 
-    /// Takes the plan's effects as done, until their reports come.
+    /// Treats the plan's effects as done, until their reports come.
     pub fn commit(&mut self, plan: &Plan, now: Timestamp) {
         self.looked_at(&plan.looks, now);
         for key in &plan.dropped {
@@ -331,7 +330,7 @@ impl World {
         }
     }
 
-    /// Brings everything up to date that follows from facts alone, as of `now`.
+    /// Updates the state that follows from facts alone, as of `now`.
     pub(crate) fn derive(&mut self, now: Timestamp) {
         while let Some(moment) = self.agenda.pop_due(now) {
             match moment {
@@ -354,7 +353,7 @@ impl World {
         let before = std::mem::replace(&mut self.filling, filling.clone());
         before.symmetric_difference(&filling).for_each(|set| self.filling_changed(set));
         self.judge_all(now);
-        // Which nodes could try a registry is known only now, and images of one that is paused are judged otherwise.
+        // Only now is it known which nodes could probe a registry. Images of a paused registry are judged differently.
         if self.judge_registries() {
             self.judge_all(now);
         }

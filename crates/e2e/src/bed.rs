@@ -24,8 +24,8 @@ use crate::sight::{Sight, Watched};
 
 /// The namespace of pull Pods.
 const NAMESPACE: &str = "drop-system";
-/// How long anything may take that is waited for: generous, because machines are
-/// slow and no figure is measured here.
+/// How long a test waits for anything. The limit is generous, because machines are slow and these waits measure
+/// nothing.
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// A cluster with an operator.
@@ -34,9 +34,9 @@ pub struct Bed {
     pub cluster: Cluster,
     operator: Mutex<Option<Operator>>,
     binary: PathBuf,
-    /// By this the binary finds the hosts that tests serve.
+    /// The binary finds the hosts that tests serve through this proxy.
     proxy: ForwardProxy,
-    /// The one that the binary trusts.
+    /// The authority that the binary trusts.
     authority: Authority,
     authority_file: PathBuf,
     flags: Vec<String>,
@@ -45,21 +45,20 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// Starts a cluster without nodes, installs the CRDs, and starts the operator
-    /// with these flags.
+    /// Starts a cluster without nodes, installs the CRDs, and starts the operator with these flags.
     ///
     /// # Errors
-    /// If any of it fails.
+    /// If a step fails.
     pub fn start(name: &str, flags: &[&str]) -> Result<Self> {
         let bed = Self::without_operator(name, flags)?;
         bed.start_operator()?;
         Ok(bed)
     }
 
-    /// The same but for the start of the operator.
+    /// Starts the cluster in the same way, but without the operator.
     ///
     /// # Errors
-    /// If any of it fails.
+    /// If a step fails.
     pub fn without_operator(name: &str, flags: &[&str]) -> Result<Self> {
         let binary = operator::binary()?;
         let cluster = Cluster::start(ClusterOptions::new(name), &|line| eprintln!("[{name}] {line}"))?;
@@ -93,8 +92,8 @@ impl Bed {
         self.start_replica_as(self.cluster.kubeconfig(), &[])
     }
 
-    /// Starts one more operator, which reaches the API server by this kubeconfig and has more
-    /// `flags` than the others.
+    /// Starts one more operator. It reaches the API server by this kubeconfig, and has `flags` in addition to those of
+    /// the others.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -106,7 +105,7 @@ impl Bed {
         self.cluster.kubeconfig().with_file_name("operator.log")
     }
 
-    /// What operators have logged so far.
+    /// Returns the log of all operators so far.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -114,7 +113,7 @@ impl Bed {
         Ok(fs::read_to_string(self.log_file())?)
     }
 
-    /// The binary, which finds the hosts of [`Bed::serve`] and trusts them.
+    /// Returns the command for the binary, which finds the hosts of [`Bed::serve`] and trusts them.
     pub fn drop_command(&self) -> Command {
         let mut command = Command::new(&self.binary);
         command
@@ -125,8 +124,8 @@ impl Bed {
         command
     }
 
-    /// Serves `https://HOST` by the HTTP server at `upstream`, as long as the value that is
-    /// returned lives; until then there is no such host.
+    /// Serves `https://HOST` by the HTTP server at `upstream`, as long as the returned value lives. Until then the host
+    /// does not exist.
     ///
     /// # Errors
     /// If it is not the name of a host.
@@ -157,20 +156,20 @@ impl Bed {
     /// Applies manifests.
     ///
     /// # Errors
-    /// If the API server refuses one.
+    /// If the API server denies one.
     pub fn apply(&self, manifests: &str) -> Result<()> {
         self.cluster.apply(manifests)
     }
 
-    /// What is seen now.
+    /// Returns the objects as the watches show them now.
     pub fn look(&self) -> MutexGuard<'_, Sight> {
         self.watched.look()
     }
 
-    /// Waits until `find` finds something.
+    /// Waits until `find` returns a value.
     ///
     /// # Errors
-    /// If it does not in time; names `what` was waited for.
+    /// If it does not in time; the error names `what` the test waited for.
     pub fn wait<T>(&self, what: &str, find: impl Fn(&Sight) -> Option<T>) -> Result<T> {
         self.runtime.block_on(async {
             let mut changes = self.watched.changes();
@@ -190,10 +189,10 @@ impl Bed {
         })
     }
 
-    /// Waits until the CachedImage `name` is as `is_so` wants it.
+    /// Waits until `is_so` holds for the CachedImage `name`.
     ///
     /// # Errors
-    /// If it is not in time; shows its status then.
+    /// If it does not in time; the error shows the status.
     pub fn wait_image(
         &self,
         name: &str,
@@ -230,7 +229,7 @@ impl Bed {
         })
     }
 
-    /// Waits until no pull Pod with `image` is there.
+    /// Waits until no pull Pod with `image` exists.
     ///
     /// # Errors
     /// If one stays.
@@ -241,17 +240,17 @@ impl Bed {
         })
     }
 
-    /// The names of all Pods that ever pulled `image`.
+    /// Returns the names of all Pods that ever pulled `image`.
     pub fn pods_of(&self, image: &str) -> Vec<String> {
         let sight = self.look();
         let pods = sight.all_pods.iter().filter(|(_, pod)| pod.images.iter().any(|other| other == image));
         pods.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Applies a manifest that must be refused, and returns the reason.
+    /// Applies a manifest that the API server must deny, and returns the reason.
     ///
     /// # Errors
-    /// If it is accepted.
+    /// If the API server accepts it.
     pub fn refused(&self, manifest: &str) -> Result<String> {
         match self.cluster.apply(manifest) {
             Ok(()) => bail!("accepted:\n{manifest}"),
@@ -259,11 +258,10 @@ impl Bed {
         }
     }
 
-    /// Waits until these are the Events about the CachedImage `name`, each as its reason and how
-    /// often it came.
+    /// Waits until the CachedImage `name` has exactly these Events, each given as its reason and its count.
     ///
     /// # Errors
-    /// If they are not in time.
+    /// If it does not in time.
     pub fn wait_events(&self, name: &str, events: &[(&str, usize)]) -> Result<()> {
         let of_image = |sight: &Sight| {
             let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -277,7 +275,7 @@ impl Bed {
         found.with_context(|| format!("{name}: {:?}, not {expected:?}", of_image(&self.look())))
     }
 
-    /// The requests that the operator has sent, in order.
+    /// Returns the requests that the operator has sent, in order.
     ///
     /// # Errors
     /// If the audit log cannot be read.
@@ -288,11 +286,11 @@ impl Bed {
         Ok(events)
     }
 
-    /// Waits until the operator has sent a request that `is_it`, and returns the first such one. The API server logs a
-    /// request after others have seen what it changed.
+    /// Waits until the operator has sent a request for which `is_it` holds, and returns the first one. The API server
+    /// logs a request after other clients have seen the change.
     ///
     /// # Errors
-    /// If it sends none in time; names `what` was waited for.
+    /// If it sends none in time; the error names `what` the test waited for.
     pub fn wait_request(&self, what: &str, is_it: impl Fn(&AuditEvent) -> bool) -> Result<AuditEvent> {
         let end = Instant::now() + LIMIT;
         loop {
@@ -312,7 +310,7 @@ fn images(pod: &Pod) -> impl Iterator<Item = &str> {
 }
 
 async fn client(kubeconfig: &Path) -> Result<Client> {
-    // Another bed may have installed it before.
+    // Another bed may have installed the provider before.
     drop(rustls::crypto::ring::default_provider().install_default());
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;

@@ -9,16 +9,15 @@ use crate::bed::Bed;
 use crate::requests::{self, Life};
 use crate::sight::SeenPod;
 
-/// Images `docker.io/NAME/app-0:1` and so on, wanted by CachedImages `NAME-0` and
-/// so on, under a PullPolicy `NAME`.
+/// Images `docker.io/NAME/app-0:1` and so on, wanted by CachedImages `NAME-0` and so on, under a PullPolicy `NAME`.
 pub struct Fleet<'a> {
-    /// The name of all that.
+    /// The name of the images and objects.
     pub name: &'a str,
-    /// How many images.
+    /// The number of images.
     pub images: usize,
     /// The PullPolicy's spec, as YAML on one line.
     pub policy: &'a str,
-    /// The nodes that are selected, as YAML on one line.
+    /// The node selector, as YAML on one line.
     pub selector: &'a str,
 }
 
@@ -31,7 +30,7 @@ impl Fleet<'_> {
     /// Pushes the images.
     ///
     /// # Errors
-    /// If the registry refuses one.
+    /// If the registry denies one.
     pub fn push(&self, bed: &Bed) -> Result<()> {
         for image in 0..self.images {
             bed.cluster.registry().push(&self.repository(image), "1", &ImageSpec::runnable().layer(1 << 20))?;
@@ -42,7 +41,7 @@ impl Fleet<'_> {
     /// Applies the policy and all CachedImages at once.
     ///
     /// # Errors
-    /// If the API server refuses one.
+    /// If the API server denies one.
     pub fn apply(&self, bed: &Bed) -> Result<()> {
         let Self { name, policy, selector, .. } = self;
         let mut manifests = format!(
@@ -65,7 +64,7 @@ spec: {{image: docker.io/{repository}, tag: '1', policyRef: {{name: {name}}}, no
     /// Waits until every image is on `nodes` nodes and no Pod is left.
     ///
     /// # Errors
-    /// If that does not come about.
+    /// If this does not happen in time.
     pub fn wait_cached(&self, bed: &Bed, nodes: usize) -> Result<()> {
         for image in 0..self.images {
             bed.wait_cached(&format!("{}-{image}", self.name), nodes)?;
@@ -74,14 +73,14 @@ spec: {{image: docker.io/{repository}, tag: '1', policyRef: {{name: {name}}}, no
         Ok(())
     }
 
-    /// Every Pod that ever pulled one of the images.
+    /// Returns every Pod that ever pulled one of the images.
     pub fn pods(&self, bed: &Bed) -> BTreeMap<String, SeenPod> {
         let repositories = format!("docker.io/{}/", self.name);
         let is_ours = |image: &String| image.starts_with(&repositories);
         bed.look().all_pods.clone().into_iter().filter(|(_, pod)| pod.images.iter().any(is_ours)).collect()
     }
 
-    /// The lives of those Pods, of which there was one for each image and node.
+    /// Returns the lives of those Pods, one for each image and node.
     ///
     /// # Errors
     /// If there were more or fewer, or the audit log cannot be read.

@@ -13,17 +13,17 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error};
 
-/// Someone who trusts an authority alone, and finds every host at one address.
+/// A client that trusts one authority only, and finds every host at one address.
 #[derive(Debug)]
 pub struct Scraper {
     agent: Agent,
 }
 
 impl Scraper {
-    /// Trusts `authority`, and asks at `address`.
+    /// Makes a client that trusts `authority`, and sends its requests to `address`.
     ///
     /// # Errors
-    /// If the authority's certificate is none.
+    /// If the authority's certificate is not valid.
     pub fn new(authority: &Authority, address: SocketAddr) -> Result<Self> {
         let root = Certificate::from_pem(authority.certificate().as_bytes())?;
         let tls = TlsConfig::builder()
@@ -35,10 +35,10 @@ impl Scraper {
         Ok(Self { agent: Agent::with_parts(config, DefaultConnector::new(), At(address)) })
     }
 
-    /// The status and the text with which `url` is answered to somebody with this token.
+    /// Returns the status and the text of the answer to a request for `url` with this token.
     ///
     /// # Errors
-    /// If nobody answers, or nobody whom the authority knows.
+    /// If no server answers, or if the authority did not sign its certificate.
     pub fn get(&self, url: &str, token: Option<&str>) -> Result<(u16, String)> {
         let mut request = self.agent.get(url);
         if let Some(token) = token {
@@ -49,7 +49,7 @@ impl Scraper {
     }
 }
 
-/// Finds every host at this address.
+/// Resolves every host to this address.
 #[derive(Debug)]
 struct At(SocketAddr);
 

@@ -1,5 +1,5 @@
-//! What the tests against a real cluster share: a [`Bed`] is a cluster with an
-//! operator, and everything that was ever seen in it.
+//! Shared code of the tests against a real cluster. A [`Bed`] is a cluster with an operator, and a record of all
+//! objects that were ever seen in it.
 
 mod bed;
 mod fleet;

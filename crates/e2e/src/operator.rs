@@ -13,14 +13,15 @@ use rustix::process::{Pid, Signal, kill_process};
 #[derive(Debug)]
 pub struct Operator {
     child: Child,
-    /// Where it serves `/metrics` and the like.
+    /// The address of `/metrics` and the other endpoints.
     pub address: String,
 }
 
 /// The environment variable with the path of a binary that was built before the tests.
 const BINARY: &str = "DROP_BINARY";
 
-/// The path of the operator's binary: that in `DROP_BINARY`, which `cargo xtask test` sets, or one that is built here.
+/// Returns the path of the operator's binary: the one in `DROP_BINARY`, which `cargo xtask test` sets, or one that is
+/// built here.
 ///
 /// # Errors
 /// If it does not build.
@@ -50,7 +51,7 @@ impl Operator {
         Ok(Self { child, address })
     }
 
-    /// Ends it at once, as a crash would.
+    /// Ends it at once, like a crash.
     ///
     /// # Errors
     /// If it has ended already.
@@ -61,7 +62,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Asks it to end and waits until it has; whether it ended well.
+    /// Asks it to end, waits until it has, and returns whether it ended without an error.
     ///
     /// # Errors
     /// If it has ended already.
@@ -71,7 +72,7 @@ impl Operator {
         Ok(self.child.wait()?.success())
     }
 
-    /// Waits until it says that it is ready, or that it is not.
+    /// Waits until it reports that it is ready, or that it is not.
     ///
     /// # Errors
     /// If it does not within a few minutes.
@@ -79,7 +80,7 @@ impl Operator {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().into();
         let asked_at = Instant::now();
         while asked_at.elapsed() < Duration::from_secs(180) {
-            // One that has only just started does not listen yet.
+            // A process that has just started does not listen yet.
             let answer = agent.get(format!("http://{}/readyz", self.address)).call();
             if answer.is_ok_and(|answer| answer.status().is_success() == ready) {
                 return Ok(());

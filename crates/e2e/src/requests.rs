@@ -1,4 +1,4 @@
-//! What the audit log proves about pull Pods.
+//! Reads the lives of pull Pods from the audit log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +14,16 @@ pub struct Life {
     pub pod: String,
     /// Its node.
     pub node: String,
-    /// When its creation was asked for.
+    /// The time of the request that created it.
     pub from: Timestamp,
-    /// When its first deletion was asked for. Drop does so when it has recorded the outcome.
+    /// The time of the first request to delete it. Drop sends it after it has recorded the outcome.
     pub recorded: Option<Timestamp>,
-    /// When its last deletion was asked for: the kubelet's, when all is over, or the
-    /// only one, if it was over already. `None` while it lives.
+    /// The time of the last request to delete it. It is the kubelet's, after the Pod has ended, or the only request if
+    /// the Pod had ended before. `None` while it lives.
     pub until: Option<Timestamp>,
 }
 
-/// The lives of the Pods in `pods`, by creation. Those that are over must be gone.
+/// Returns the lives of the Pods in `pods`, by creation. Pods that have ended must be gone.
 #[must_use]
 pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life> {
     let mut lives: Vec<Life> = pods
@@ -31,8 +31,8 @@ pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life
         .filter_map(|(name, pod)| {
             let events = || audit.iter().filter(|event| event.resource == "pods" && event.subresource.is_empty());
             let created = events().find(|event| event.verb == "create" && event.code == 201 && event.name == *name)?;
-            // A deletion whose client went away before the answer is logged as a failure of the server, but may have
-            // been carried out.
+            // If the client of a deletion goes away before the answer, the log shows an error of the server, but the
+            // server may have carried out the deletion.
             let deletions = || {
                 let deleted = events().filter(|event| event.verb == "delete" && !matches!(event.code, 400..499));
                 deleted.filter(|event| event.name == *name).map(|event| event.request_received)
@@ -50,14 +50,14 @@ pub fn lives(audit: &[AuditEvent], pods: &BTreeMap<String, SeenPod>) -> Vec<Life
     lives
 }
 
-/// The most nodes that had a live Pod at the same instant.
+/// Returns the largest number of nodes that had a live Pod at the same time.
 #[must_use]
 pub fn most_nodes_at_once(lives: &[Life]) -> usize {
     most_at_once(lives, |life| life.until)
 }
 
-/// The most nodes that tried at the same instant. A try is over when its outcome is recorded, although the kubelet may
-/// take a while until the Pod is gone.
+/// Returns the largest number of nodes that tried at the same time. A try ends when its outcome is recorded, although
+/// the kubelet may take longer to remove the Pod.
 #[must_use]
 pub fn most_tries_at_once(lives: &[Life]) -> usize {
     most_at_once(lives, |life| life.recorded)
@@ -71,15 +71,14 @@ fn most_at_once(lives: &[Life], end: impl Fn(&Life) -> Option<Timestamp>) -> usi
     lives.iter().map(|life| at(life.from)).max().unwrap_or_default()
 }
 
-/// The first Pod of each node, by creation: where each turn began, if every node
-/// had one turn.
+/// Returns the first Pod of each node, by creation. If every node had one turn, these are the beginnings of the turns.
 #[must_use]
 pub fn first_on_each_node(lives: &[Life]) -> Vec<&Life> {
     let mut seen = BTreeSet::new();
     lives.iter().filter(|life| seen.insert(&life.node)).collect()
 }
 
-/// The shortest time between one of `lives` and the next.
+/// Returns the shortest time between one of `lives` and the next.
 #[must_use]
 pub fn shortest_gap(lives: &[&Life]) -> SignedDuration {
     let gaps = lives.iter().zip(lives.iter().skip(1)).map(|(one, next)| next.from.duration_since(one.from));

@@ -1,4 +1,4 @@
-//! Everything that was ever seen in a cluster, as its watches tell.
+//! Records all objects that the watches of a cluster have shown.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -15,24 +15,24 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// What is there, and what was.
+/// The existing objects, and a record of earlier ones.
 #[derive(Debug, Default)]
 pub struct Sight {
-    /// CachedImages that are there.
+    /// The existing CachedImages.
     pub images: BTreeMap<String, CachedImage>,
-    /// CachedImageSets that are there.
+    /// The existing CachedImageSets.
     pub sets: BTreeMap<String, CachedImageSet>,
-    /// DiscoveryPolicies that are there.
+    /// The existing DiscoveryPolicies.
     pub discoveries: BTreeMap<String, DiscoveryPolicy>,
-    /// PullPolicies that are there.
+    /// The existing PullPolicies.
     pub policies: BTreeMap<String, PullPolicy>,
-    /// NodeCaches that are there.
+    /// The existing NodeCaches.
     pub caches: BTreeMap<String, NodeCache>,
-    /// Nodes that are there.
+    /// The existing nodes.
     pub nodes: BTreeMap<String, Node>,
-    /// Pull Pods that are there.
+    /// The existing pull Pods.
     pub pods: BTreeMap<String, Pod>,
-    /// Every pull Pod that ever was.
+    /// Every pull Pod that ever existed.
     pub all_pods: BTreeMap<String, SeenPod>,
     /// Events about Drop's objects.
     pub events: BTreeMap<String, SeenEvent>,
@@ -43,9 +43,9 @@ pub struct Sight {
 /// An Event that was seen.
 #[derive(Clone, Debug)]
 pub struct SeenEvent {
-    /// What it is about.
+    /// The object that it is about.
     pub object: String,
-    /// What happened.
+    /// Its reason.
     pub reason: String,
 }
 
@@ -58,7 +58,7 @@ pub struct SeenPod {
     pub images: Vec<String>,
 }
 
-/// A [`Sight`] that is kept up to date.
+/// A [`Sight`] that the watches keep up to date.
 #[derive(Clone, Debug)]
 pub(crate) struct Watched {
     sight: Arc<Mutex<Sight>>,
@@ -116,12 +116,12 @@ impl Watched {
         watched
     }
 
-    /// What is seen now.
+    /// Returns the objects as the watches show them now.
     pub(crate) fn look(&self) -> MutexGuard<'_, Sight> {
         self.sight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells of every change from now on.
+    /// Returns a receiver that is notified of every change from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
@@ -137,7 +137,7 @@ impl Watched {
                     (object.name_any(), Some(object))
                 }
                 Ok(watcher::Event::Delete(object)) => (object.name_any(), None),
-                // The cluster may be stopping; a watch that is cut is resumed.
+                // The cluster may be stopping. An interrupted watch resumes by itself.
                 Ok(watcher::Event::Init | watcher::Event::InitDone) | Err(_) => return std::future::ready(()),
             };
             take(&mut watched.look(), name, object);

@@ -1,6 +1,6 @@
 //! The charts as Helm renders them, without a cluster.
 //!
-//! `BLESS=1 cargo test --package drop-e2e --test charts` writes anew what is compared with.
+//! `BLESS=1 cargo test --package drop-e2e --test charts` writes the expected files anew.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,14 +19,14 @@ use serde_json::{Value, json};
 
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::built(&["helm", "prometheus"]).unwrap());
 
-/// What a tool prints; `Err` holds what it complains of.
+/// Returns the output of a tool; `Err` holds its error messages.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(TOOLS.path(tool)).args(arguments).current_dir(root()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// What the chart `drop` makes of a file of values.
+/// Renders the chart `drop` with a file of values.
 fn render(values: &str) -> String {
     let values = format!("crates/e2e/tests/charts/{values}.yaml");
     run("helm", &["template", "drop", "charts/drop", "--namespace", "drop-system", "--values", &values]).unwrap()
@@ -41,7 +41,7 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The paths of all that is in `given` and is lost when it is read as a `T`.
+/// Returns the paths of all fields of `given` that are lost when it is read as a `T`.
 fn lost<T: DeserializeOwned + Serialize>(given: &Value) -> Vec<String> {
     let read: T = serde_json::from_value(given.clone()).unwrap_or_else(|error| panic!("{error}:\n{given:#}"));
     let mut lost = Vec::new();
@@ -66,8 +66,8 @@ fn compare(given: &Value, read: &Value, path: &str, lost: &mut Vec<String>) {
     }
 }
 
-/// What Kubernetes would not know of the object; kinds of others are judged by a cluster that has them, in the
-/// scenario `docs`.
+/// Returns the fields of the object that Kubernetes does not know. A cluster with the other kinds validates those, in
+/// the scenario `docs`.
 fn unknown_fields(object: &Value) -> Vec<String> {
     match text(object, "/kind") {
         "ClusterRole" => lost::<rbac::ClusterRole>(object),
@@ -157,7 +157,7 @@ fn bad_values_are_refused_with_a_remedy() {
     }
 }
 
-/// Who upgrades from the Go operator's chart with `--reuse-values` has the value.
+/// An upgrade from the Go operator's chart with `--reuse-values` keeps the value.
 #[test]
 fn the_definitions_cannot_be_switched_off_in_their_own_chart() {
     let template = |install: &str| run("helm", &["template", "drop-crds", "charts/drop-crds", "--set", install]);
@@ -173,7 +173,7 @@ fn names_follow_the_release() {
     }
 }
 
-/// The only object of a kind.
+/// Returns the only object of a kind.
 fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     let mut found = objects.iter().filter(|object| object["kind"] == kind);
     let object = found.next().unwrap_or_else(|| panic!("no {kind}"));
@@ -181,13 +181,13 @@ fn one<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     object
 }
 
-/// Whether an object with these labels is selected.
+/// Whether the selector selects an object with these labels.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let selector = selector.as_object().unwrap();
     !selector.is_empty() && selector.iter().all(|(key, value)| labels[key] == *value)
 }
 
-/// The names of a list of objects, each of which must be there once.
+/// Returns the names in a list of objects. Each name must occur once.
 fn names(list: &Value) -> BTreeSet<&str> {
     let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
     let names: BTreeSet<&str> = list.iter().map(|item| text(item, "/name")).collect();
@@ -195,7 +195,7 @@ fn names(list: &Value) -> BTreeSet<&str> {
     names
 }
 
-/// What one object says of another must be true.
+/// Checks that the references between objects match.
 fn check_consistency(objects: &[Value]) {
     let key = |object| ["/kind", "/metadata/namespace", "/metadata/name"].map(|pointer| text(object, pointer));
     let keys: BTreeSet<_> = objects.iter().map(key).collect();
@@ -287,7 +287,7 @@ fn the_dashboard_reaches_grafana_as_it_is() {
     assert_eq!(text(map, "/data/drop.json"), file);
 }
 
-/// The alerts of a rendered PrometheusRule, by their names.
+/// Returns the alerts of a rendered PrometheusRule, by name.
 fn alerts(set: &str) -> BTreeMap<String, Value> {
     let set = format!("prometheusRule.enabled=true,{set}");
     let show = ["--show-only", "templates/prometheusrule.yaml", "--set", &set];

@@ -1,4 +1,4 @@
-//! The commands and values of the documentation, judged by Helm and kubectl themselves, without a cluster.
+//! Checks the commands and values of the documentation with Helm and kubectl, without a cluster.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 use std::collections::BTreeMap;
@@ -11,14 +11,14 @@ use drop_docs::{blocks, commands, root};
 use drop_testbed::Tools;
 use serde_json::Value;
 
-/// Where charts are published; in the tests they come from the repository.
+/// The address of published charts; the tests use those of the repository instead.
 const PUBLISHED: &str = "oci://ghcr.io/corewire/";
-/// Verbs whose objects have options of their own.
+/// Verbs whose options depend on the object.
 const WITH_OBJECT: [&str; 2] = ["create", "rollout"];
 
 static TOOLS: LazyLock<Tools> = LazyLock::new(|| Tools::built(&["helm", "kubernetes"]).unwrap());
 
-/// What a tool prints; `Err` holds what it complains of.
+/// Returns the output of a tool; `Err` holds its error messages.
 fn run(tool: &str, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(TOOLS.path(tool)).args(arguments).current_dir(root()).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -31,7 +31,7 @@ fn has_option(help: &str, option: &str) -> bool {
     words.any(|word| word == option)
 }
 
-/// The verb of a command, and its object where that has options of its own. Options may stand before it.
+/// Returns the verb of a command, and its object if the object has options of its own. Options may precede the verb.
 fn verb<'a>(tool: &str, arguments: &'a [String]) -> Vec<&'a str> {
     static HELP: LazyLock<BTreeMap<&str, String>> =
         LazyLock::new(|| ["helm", "kubectl"].map(|tool| (tool, run(tool, &["--help"]).unwrap())).into());
@@ -104,7 +104,7 @@ fn charts_render_with_the_values_of_argo_cd_and_flux() {
     assert_eq!(rendered, ["charts/drop-crds", "charts/drop", "charts/drop-crds", "charts/drop"]);
 }
 
-/// What Helm makes of a chart with these values.
+/// Renders a chart with these values.
 fn template(release: &str, chart: &str, values: &str) -> Result<String, String> {
     let file =
         std::env::temp_dir().join(format!("drop-docs-{}-{}.yaml", std::process::id(), short_hash(values.as_bytes())));

@@ -1,8 +1,8 @@
 //! The charts on a real cluster: install, work, upgrade, uninstall.
 //!
-//! The operator's image is made of the binary that the other tests use, because that costs no build.
-//! With DROP_IMAGE it is the one in an OCI archive: `cargo xtask image && DROP_IMAGE=target/drop-image.tar
-//! cargo test -p drop-e2e --test install`, with a path from the repository's root.
+//! The operator's image contains the binary of the other tests, because that needs no build. With DROP_IMAGE, the image
+//! comes from an OCI archive: `cargo xtask image && DROP_IMAGE=target/drop-image.tar cargo test -p drop-e2e --test
+//! install`, with a path from the repository's root.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,7 +20,7 @@ const NAMESPACE: &str = "drop-system";
 const ACCOUNT: &str = "system:serviceaccount:drop-system:drop";
 const QUICKSTART: &str = include_str!("../../../examples/quickstart.yaml");
 
-/// Makes the operator use what its roles grant.
+/// Makes the operator use the permissions of its roles.
 const WORK: &str = r#"
 apiVersion: v1
 kind: Secret
@@ -49,7 +49,7 @@ spec:
     - {image: docker.io/library/node, tag: "20"}
 "#;
 
-/// What is granted although a run without mishaps does not show it in the audit log, and why.
+/// Permissions that an undisturbed run does not show in the audit log, and the reason for each.
 const UNSEEN: [(&str, &str, &str); 4] = [
     ("cachedimagesets/finalizers", "update", "an admission plugin asks for it"),
     ("nodecaches", "create", "an apply that creates is logged as a patch"),
@@ -57,7 +57,7 @@ const UNSEEN: [(&str, &str, &str); 4] = [
     ("cachedimages", "get", "after a creation whose answer was lost"),
 ];
 
-/// Two who ask for metrics, of whom one may.
+/// Two clients that ask for metrics. One of them has the permission.
 const READERS: &str = "
 apiVersion: v1
 kind: Namespace
@@ -71,7 +71,7 @@ apiVersion: v1
 kind: ServiceAccount
 metadata: {name: somebody, namespace: monitoring}
 ";
-/// The values by which metrics are for the first of them, under the certificate in [`TLS_SECRET`].
+/// The values that allow the first client to read metrics, with the certificate in [`TLS_SECRET`].
 const GUARDED: &str = "metrics.tls.secret=metrics-tls,metrics.auth.enabled=true,\
     metrics.auth.readers[0].namespace=monitoring,metrics.auth.readers[0].name=prometheus";
 const TLS_SECRET: &str = "metrics-tls";
@@ -116,7 +116,7 @@ fn the_charts_install_the_operator_which_needs_what_its_roles_grant_and_no_more(
     }
 }
 
-/// A cluster with two nodes, and a registry that has the operator's image.
+/// Starts a cluster with two nodes, and a registry that has the operator's image.
 fn start() -> Result<Cluster> {
     let options = ClusterOptions { api_for_pods: true, ..ClusterOptions::new("e2e-install") };
     let cluster = Cluster::start(options, &|line| eprintln!("[e2e-install] {line}"))?;
@@ -143,7 +143,7 @@ fn helm(cluster: &Cluster, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The seed's commands, in a namespace under Pod Security "restricted".
+/// Runs the seed's commands, in a namespace under Pod Security "restricted".
 fn install(cluster: &Cluster) -> Result<()> {
     helm(cluster, &["install", "drop-crds", "charts/drop-crds"])?;
     cluster.kubectl(&["create", "namespace", NAMESPACE])?;
@@ -154,8 +154,8 @@ fn install(cluster: &Cluster) -> Result<()> {
     roll_out(cluster)
 }
 
-/// The API server would take what the charts' other tests render, but for the Prometheus operator's kinds, which it does
-/// not know here.
+/// Checks that the API server accepts the objects that the charts' other tests render, except for the Prometheus
+/// operator's kinds, which it does not know here.
 fn other_values_are_accepted(cluster: &Cluster) -> Result<()> {
     for values in ["minimal", "everything"] {
         let values = format!("crates/e2e/tests/charts/{values}.yaml");
@@ -191,7 +191,7 @@ fn work(cluster: &Cluster) -> Result<()> {
     cluster.apply(WORK)?;
     wait(cluster, "condition=Ready", "cachedimageset/tools")?;
     wait(cluster, "jsonpath={.status.conditions[0].reason}=ConnectionRefused", "discoverypolicy/nobody-answers")?;
-    // Children change with their set, and go with their images.
+    // Children change with their set, and are deleted with their images.
     let patch = r#"{"spec": {"priority": 7, "images": [{"image": "docker.io/library/node", "tag": "20"}]}}"#;
     cluster.kubectl(&["patch", "cachedimageset", "tools", "--type=merge", "--patch", patch])?;
     wait(cluster, "jsonpath={.status.imagesManaged}=1", "cachedimageset/tools")?;
@@ -211,7 +211,7 @@ fn foreign_secrets_are_out_of_reach(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A leader hands over, and nothing is pulled again. From then on metrics are guarded.
+/// Checks that a leader hands over, and that no image is pulled again. From then on metrics require a token.
 fn upgrade(cluster: &Cluster) -> Result<()> {
     let authority = Authority::new()?;
     let issued = authority.issue(&[SERVICE])?;
@@ -226,7 +226,7 @@ fn upgrade(cluster: &Cluster) -> Result<()> {
     let arguments = ["upgrade", "drop", "charts/drop", "--namespace", NAMESPACE, "--set", "crds.install=false"];
     helm(cluster, &[&arguments[..], &["--set", "log.level=debug", "--set", GUARDED]].concat())?;
     roll_out(cluster)?;
-    // The new leader answers for what is new.
+    // The new leader answers requests about new objects.
     cluster.kubectl(&["patch", "pullpolicy", "quick", "--type=merge", "--patch", r#"{"spec": {"paused": true}}"#])?;
     cluster.kubectl(&["delete", "cachedimageset", "tools"])?;
     wait(cluster, "jsonpath={.status.observedGeneration}=2", "pullpolicy/quick")?;
@@ -255,7 +255,7 @@ fn metrics_are_told_to_who_may_read_them(cluster: &Cluster, authority: &Authorit
         let scraper = Scraper::new(authority, (pod, 8080).into())?;
         let scrape = |token| scraper.get(&format!("https://{SERVICE}:8080/metrics"), token);
         for (token, expected) in [(None, 401), (Some(somebody.as_str()), 403), (Some(prometheus.as_str()), 200)] {
-            // The Pods before have only just gone: for a while the network of a node may lead to nobody.
+            // The previous Pods have just ended: for a while the network of a node may lead to none.
             let what = format!("{pod} to answer, where {expected} is right");
             let (status, text) = wait_for(&what, Duration::from_secs(120), || match scrape(token) {
                 Ok(answer) => Ok(Some(answer)),
@@ -306,7 +306,7 @@ fn needed(event: &AuditEvent) -> Permission {
     }
 }
 
-/// What the release's roles grant.
+/// Returns the permissions that the release's roles grant.
 fn granted(cluster: &Cluster) -> Result<BTreeSet<Permission>> {
     let selector = "app.kubernetes.io/instance=drop";
     let roles = cluster.kubectl(&["get", "clusterroles,roles", "-A", "-l", selector, "-o", "json"])?;
@@ -332,7 +332,7 @@ fn granted(cluster: &Cluster) -> Result<BTreeSet<Permission>> {
     Ok(granted)
 }
 
-/// What users have made stays; the operator and all that is its goes.
+/// Checks that objects of users stay, and that the operator and its own objects are deleted.
 fn uninstall(cluster: &Cluster) -> Result<()> {
     helm(cluster, &["uninstall", "drop", "--namespace", NAMESPACE, "--wait"])?;
     helm(cluster, &["uninstall", "drop-crds"])?;
@@ -343,7 +343,7 @@ fn uninstall(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The seed's second quick start, after its first: the definitions that stayed are another release's.
+/// Runs the seed's second quick start after its first: the remaining definitions belong to another release.
 fn install_again(cluster: &Cluster) -> Result<()> {
     let arguments = ["install", "drop", "charts/drop", "--namespace", NAMESPACE, "--create-namespace"];
     let refused =
@@ -356,8 +356,9 @@ fn install_again(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// From a chart that brought the definitions and did not say that they are to stay, as that of the Go operator did: as
-/// the page says, with the release that goes on with them, and with one that gives them up.
+/// Upgrades from a chart that brought the definitions without a policy to keep them, as the chart of the Go operator
+/// did. It follows the page, once with the release that continues with the definitions, and once with one that gives
+/// them up.
 fn migrate(cluster: &Cluster) -> Result<()> {
     let chart = cluster.kubeconfig().with_file_name("older");
     let templates = chart.join("templates");

@@ -1,7 +1,7 @@
 //! Pages of the documentation, followed from top to bottom on a real cluster.
 //!
-//! What a reader does elsewhere is done here before: nodes are labelled, registries have the images, and the
-//! operator's own among them, made of the binary that the other tests use.
+//! The test first prepares the environment of a reader: it labels nodes, and fills registries with the images. One of
+//! these is the operator's own, made of the binary that the other tests use.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "this is a test")]
 
 use std::path::{Path, PathBuf};
@@ -13,11 +13,11 @@ use drop_docs::Block;
 use drop_e2e::root;
 use drop_testbed::{Cluster, ClusterOptions, ImageSpec, NodeOptions, Tools, wait_for};
 
-/// In an order in which each finds what it needs. Those of discovery are left out, because their sources are
-/// nowhere, and so is what needs another operator or another cluster. The last one uninstalls.
+/// The pages, in an order in which each finds its prerequisites. Pages about discovery are left out, because their
+/// sources do not exist, and so are pages that need another operator or another cluster. The last page uninstalls.
 const PAGES: [&str; 8] =
     ["one-image", "toolchain", "private-registry", "pacing", "alerts", "security", "troubleshooting", "upgrade"];
-/// What the pages pull.
+/// The images in the pages.
 const IMAGES: [(&str, &str); 5] = [
     ("library/alpine", "3.19"),
     ("library/alpine", "3.20"),
@@ -25,14 +25,14 @@ const IMAGES: [(&str, &str); 5] = [
     ("library/node", "20-alpine"),
     ("ci/builder", "v3.1.0"),
 ];
-/// Hosts in the pages whose images the cluster's registry has.
+/// The host in the pages whose images are in the cluster's registry.
 const REGISTRY: &str = "registry.example.com";
-/// Where charts are published.
+/// The address of published charts.
 const PUBLISHED: &str = "oci://ghcr.io/corewire/";
-/// Ends what a block leaves behind, and leaves out what makes the operator's image.
+/// Ends the background jobs of a block, and leaves out the commands that build the operator's image.
 const PRELUDE: &str = "set -euo pipefail; trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n\
                        cargo() { :; }; skopeo() { :; }\n";
-/// How long what a page shows may take to be seen.
+/// How long the output of a page may take to appear.
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
@@ -49,7 +49,7 @@ fn pages_hold_what_they_promise_to_whoever_follows_them() {
 struct Reader {
     cluster: Cluster,
     tools: Tools,
-    /// Where `drop` is.
+    /// The path of `drop`.
     operator: PathBuf,
     blocks: Vec<Block>,
 }
@@ -79,14 +79,14 @@ impl Reader {
         self.blocks.iter().filter(move |block| block.page == path)
     }
 
-    /// Follows the quickstart to its end, at which nothing is left, and installs once more.
+    /// Follows the quickstart to its end, where nothing is left, and installs once more.
     fn quickstart(&self) -> Result<()> {
         self.follow("quickstart")?;
         let install = self.page("quickstart").find(|block| block.language == "bash").context("a block of commands")?;
         self.run(install, &install.text).map(drop)
     }
 
-    /// Does what the page says, and waits for what is to be cached then.
+    /// Follows the page, and waits for the images that are cached then.
     fn follow(&self, page: &str) -> Result<()> {
         eprintln!("[e2e-pages] {page}");
         for block in self.page(page).filter(|block| !block.is("values")) {
@@ -104,7 +104,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What a shell prints.
+    /// Returns the output of a shell.
     fn run(&self, block: &Block, script: &str) -> Result<String> {
         let path = std::env::var("PATH").unwrap_or_default();
         let bin = self.tools.path("kubectl");
@@ -122,7 +122,7 @@ impl Reader {
         Ok(told)
     }
 
-    /// Runs what stands behind a prompt, until it prints the table that the page shows, but for ages.
+    /// Runs the command behind a prompt, until it prints the table of the page, except for ages.
     fn see(&self, block: &Block) -> Result<()> {
         let (command, table) = block.text.split_once('\n').context("a command and what it prints")?;
         let command = command.strip_prefix("$ ").with_context(|| format!("{block} has no prompt"))?;
@@ -136,12 +136,12 @@ impl Reader {
     }
 }
 
-/// The words of each row of a table.
+/// Returns the words of each row of a table.
 fn rows(table: &str) -> Vec<Vec<&str>> {
     table.lines().map(but_the_age).collect()
 }
 
-/// The words of a row whose last column tells an age.
+/// Returns the words of a row whose last column is an age, without the age.
 fn but_the_age(row: &str) -> Vec<&str> {
     let mut words: Vec<&str> = row.split_whitespace().collect();
     words.pop();

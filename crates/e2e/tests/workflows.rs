@@ -1,4 +1,4 @@
-//! The GitHub workflows, without GitHub.
+//! Checks the GitHub workflows, without GitHub.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
 use std::fs;
@@ -17,7 +17,7 @@ fn workflow(name: &str) -> Value {
 #[test]
 fn the_workflows_have_no_errors() {
     let tools = Tools::built(&["actionlint"]).unwrap();
-    // Without linters of other languages, which some machines have.
+    // Without linters of other languages, which only some machines have.
     let arguments = ["-no-color", "-shellcheck=", "-pyflakes="];
     let workflows = ["test", "release", "book"].map(|name| format!(".github/workflows/{name}.yml"));
     let output = Command::new(tools.path("actionlint")).args(arguments).args(workflows).current_dir(root()).output();
@@ -25,7 +25,7 @@ fn the_workflows_have_no_errors() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// Somebody else could move a tag of an action to other code.
+/// A third party could move a tag of an action to other code.
 #[test]
 fn actions_are_pinned_to_commits() {
     for name in ["test", "release", "book"] {
@@ -49,7 +49,7 @@ fn a_release_is_refused_where_any_file_names_another_version() {
     let script = steps[1]["run"].as_str().unwrap().to_owned();
     let home = std::env::temp_dir().join(format!("drop-release-{}", std::process::id()));
     let passes = |tree: &Path| {
-        // As GitHub runs it.
+        // Runs it as GitHub does.
         let mut shell = Command::new("bash");
         shell.args(["--noprofile", "--norc", "-e", "-c", &script]).env("TAG", format!("v{version}"));
         shell.current_dir(tree).output().unwrap().status.success()
@@ -70,7 +70,7 @@ fn a_release_is_refused_where_any_file_names_another_version() {
         let text = released(file);
         for (at, _) in text.match_indices(version) {
             let (before, after) = text.split_at(at);
-            // Versions of other things may happen to be the same.
+            // Versions of other software may be equal by chance.
             if before.ends_with("drop:") || before.ends_with("ersion: ") || before.ends_with("ersion: \"") {
                 write(file, &format!("{before}9{after}"));
                 assert!(!passes(&home), "{file}: {}", after.lines().next().unwrap());

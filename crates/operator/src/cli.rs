@@ -13,24 +13,24 @@ use crate::discover::Limits;
 use crate::discover::command::DiscoverArgs;
 use crate::serve::tls::Certificate;
 
-/// For how many slow requests the time of a query is to last.
+/// A query has the time of this many slow requests.
 const REQUESTS_PER_QUERY: u32 = 5;
 
 /// Pre-pulls container images onto Kubernetes nodes.
 #[derive(Debug, Parser)]
 #[command(version, name = "drop")]
 pub struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What the binary can do.
+/// The subcommands of the binary.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the operator, with the kubeconfig or service account that is at hand
+    /// Run the operator, with the kubeconfig or the service account of its environment
     Operator(Box<OperatorArgs>),
-    /// Run DiscoveryPolicies from files once, against their real sources, and print what they find
+    /// Run DiscoveryPolicies from files once, against their real sources, and print the images that they find
     ///
     /// No cluster is needed. Fails if no source of a policy answers.
     Discover(Box<DiscoverArgs>),
@@ -41,37 +41,36 @@ pub enum Command {
     Demo(Box<drop_demo::Args>),
 }
 
-/// The options of `drop operator`. Each has an environment variable, too.
+/// The options of `drop operator`. Each also has an environment variable.
 #[derive(Debug, Args)]
 pub struct OperatorArgs {
     /// Namespace in which pull Pods run and from which Secrets are read
     #[arg(long, env = "DROP_POD_NAMESPACE", default_value = "drop-system")]
     pub pod_namespace: String,
-    /// Address for /healthz, /readyz, /metrics and /debug/plan; of several the first that there is. The default is all
-    /// of the machine, or those of IPv4 where there is no IPv6
+    /// Addresses for /healthz, /readyz, /metrics and /debug/plan; the operator uses the first one that works. The
+    /// default is every address of the machine, or every IPv4 address if the machine has no IPv6
     #[arg(long, env = "DROP_LISTEN", value_delimiter = ',', default_value = "[::]:8080,0.0.0.0:8080")]
     pub listen: Vec<SocketAddr>,
     /// Priority class of pull Pods
     #[arg(long, env = "DROP_POD_PRIORITY_CLASS")]
     pub pod_priority_class: Option<String>,
-    /// Let one of several replicas work, by the Lease `drop` in the pod namespace
+    /// Elect one of several replicas as the leader, with the Lease `drop` in the pod namespace
     #[arg(long, env = "DROP_LEADER_ELECTION", default_value_t = true, action = ArgAction::Set)]
     pub leader_election: bool,
-    /// Ask registries for the digests, platforms and sizes of wanted images, where a PullPolicy does not say
-    /// `lookup: Never`
+    /// Ask registries for the digests, platforms and sizes of wanted images, unless a PullPolicy sets `lookup: Never`
     #[arg(long, env = "DROP_LOOKUP", default_value_t = false, action = ArgAction::Set)]
     pub lookup: bool,
-    /// How long a standby waits for a silent leader before it takes over, at least 3s. Where there has never been a
-    /// Lease, the first replica waits as long
+    /// How long a standby waits for a silent leader before it takes over, at least 3s. If there has never been a Lease,
+    /// the first replica waits equally long
     #[arg(long, env = "DROP_LEASE_DURATION", default_value = "15s")]
     pub lease_duration: GoDuration,
     /// Format of the log on standard error
     #[arg(long, env = "DROP_LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
-    /// What to log: a level, or directives such as `info,drop=debug`
+    /// Log level, or directives such as `info,drop=debug`
     #[arg(long, env = "DROP_LOG_LEVEL", default_value = "info")]
     pub log_level: String,
-    /// How it is served.
+    /// The options for the HTTP server.
     #[command(flatten)]
     pub serving: Serving,
     #[command(flatten)]
@@ -80,36 +79,36 @@ pub struct OperatorArgs {
     timing: Timing,
 }
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// One JSON object per line.
     Json,
-    /// For people.
+    /// Lines of text for people.
     Text,
 }
 
-/// What protects what is served.
+/// The options that protect the HTTP server.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Serving")]
 pub struct Serving {
-    /// Certificate in PEM: everything is served by TLS then. It is read again when it is renewed
+    /// Certificate in PEM; with it, all endpoints use TLS. The operator reads it again after a renewal
     #[arg(long, env = "DROP_TLS_CERT_FILE", value_name = "FILE", requires = "tls_key_file")]
     tls_cert_file: Option<PathBuf>,
     /// Private key of the certificate in PEM
     #[arg(long, env = "DROP_TLS_KEY_FILE", value_name = "FILE", requires = "tls_cert_file")]
     tls_key_file: Option<PathBuf>,
-    /// Answer /metrics and /debug/plan to those only whose token the API server knows and whom a
-    /// ClusterRole lets `get` these nonResourceURLs. It takes TLS, because tokens are secret
+    /// Require a token for /metrics and /debug/plan: the API server must know it, and a ClusterRole must allow its user
+    /// to `get` these nonResourceURLs. Requires TLS, because tokens are secret
     #[arg(long, env = "DROP_METRICS_AUTH", default_value_t = false, action = ArgAction::Set, requires_if("true", "tls_cert_file"))]
     pub metrics_auth: bool,
 }
 
 impl Serving {
-    /// The certificate to serve with, if any.
+    /// Returns the serving certificate, if any.
     ///
     /// # Errors
-    /// If it cannot be used.
+    /// If it is not usable.
     pub fn certificate(&self) -> anyhow::Result<Option<Certificate>> {
         let files = self.tls_cert_file.clone().zip(self.tls_key_file.clone());
         files.map(|(chain, key)| Certificate::open(chain, key)).transpose()
@@ -120,10 +119,10 @@ impl Serving {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Policy of images without a policyRef")]
 struct DefaultPolicy {
-    /// On how many nodes images may be pulled at once
+    /// How many nodes may pull images at once
     #[arg(long, env = "DROP_MAX_CONCURRENT_NODES", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100_000))]
     max_concurrent_nodes: i32,
-    /// Least time between starting on one node and starting on another
+    /// Least time between a start on one node and a start on another
     #[arg(long, env = "DROP_MIN_DELAY_BETWEEN_PULLS", default_value = "10s")]
     min_delay_between_pulls: GoDuration,
     /// Wait after the first failure
@@ -132,10 +131,10 @@ struct DefaultPolicy {
     /// Longest wait after failures
     #[arg(long, env = "DROP_FAILURE_BACKOFF_MAX", default_value = "5m")]
     failure_backoff_max: GoDuration,
-    /// How long a pull Pod may take from the moment its node starts on it
+    /// How long a pull Pod may take, from the moment its node starts it
     #[arg(long, env = "DROP_PULL_TIMEOUT", default_value = "1h")]
     pull_timeout: GoDuration,
-    /// How many images of one set are pulled by one Pod
+    /// How many images of one set one Pod pulls
     #[arg(long, env = "DROP_IMAGES_PER_POD", default_value_t = 10, value_parser = clap::value_parser!(i32).range(1..=50))]
     images_per_pod: i32,
 }
@@ -150,7 +149,7 @@ struct Timing {
     /// How long a kubelet may take to bring up a pull Pod's sandbox
     #[arg(long, env = "DROP_SANDBOX_WITHIN", default_value = "2m")]
     sandbox_within: GoDuration,
-    /// How long after a kubelet was declared lost its pull Pods are deleted by force
+    /// How long after a kubelet was declared lost Drop deletes its pull Pods by force
     #[arg(long, env = "DROP_LOST_WITHIN", default_value = "2m")]
     lost_within: GoDuration,
     /// Least time between two writes of one object's status
@@ -162,35 +161,35 @@ struct Timing {
     /// How long after a pull a node may not list the image yet
     #[arg(long, env = "DROP_LISTED_WITHIN", default_value = "2m")]
     listed_within: GoDuration,
-    /// The smallest nodeStatusMaxImages of any kubelet, -1 if none has a limit, 0 if that is not known: a node's
-    /// list of images that is shorter is complete. Of other lists, Drop learns it from earlier ones of the node
+    /// Smallest nodeStatusMaxImages of any kubelet, -1 if no kubelet has a limit, 0 if unknown. A node's list with
+    /// fewer images is complete. For other lists, Drop learns the limit from earlier lists of the node
     #[arg(long, env = "DROP_NODE_STATUS_MAX_IMAGES", default_value_t = 0, allow_negative_numbers = true,
         value_parser = clap::value_parser!(i32).range(-1..))]
     node_status_max_images: i32,
-    /// Wait before sources of a DiscoveryPolicy that failed are asked again
+    /// Wait before Drop asks failed sources of a DiscoveryPolicy again
     #[arg(long, env = "DROP_DISCOVERY_RETRY", default_value = "30s")]
     discovery_retry: GoDuration,
-    /// How long a source of a DiscoveryPolicy may take to answer a request. For all requests of a query it has
+    /// How long a source of a DiscoveryPolicy may take to answer a request. All requests of a query together may take
     /// five times as long, and at least 5m
     #[arg(long, env = "DROP_DISCOVERY_TIMEOUT", default_value = "60s")]
     discovery_timeout: GoDuration,
-    /// Wait before an image that was removed from a node is pulled again
+    /// Wait before Drop pulls an evicted image again
     #[arg(long, env = "DROP_REPAIR_INITIAL", default_value = "1m")]
     repair_initial: GoDuration,
-    /// Longest such wait
+    /// Longest wait before Drop pulls an evicted image again
     #[arg(long, env = "DROP_REPAIR_MAX", default_value = "6h")]
     repair_max: GoDuration,
-    /// How long a NodeCache may lag behind while no pull's outcome is at stake
+    /// How long a NodeCache may be out of date while no pull's outcome could be lost
     #[arg(long, env = "DROP_RECORD_WITHIN", default_value = "10s")]
     record_within: GoDuration,
-    /// How long a watch may be silent before it is resumed on a new connection. That costs one
-    /// request: an API server is silent, too, while no object of the kind changes
+    /// How long a watch may be silent before Drop resumes it on a new connection, at the cost of one request. An API
+    /// server is also silent while no object of the kind changes
     #[arg(long, env = "DROP_MAX_SILENCE", default_value = "90s")]
     max_silence: GoDuration,
 }
 
 impl OperatorArgs {
-    /// What planning needs of the options.
+    /// Returns the settings that planning needs.
     pub fn settings(&self) -> Settings {
         let (policy, timing) = (&self.policy, &self.timing);
         Settings {
@@ -221,12 +220,12 @@ impl OperatorArgs {
         }
     }
 
-    /// How long the API server may be silent, at least a second.
+    /// Returns how long the API server may be silent, at least a second.
     pub fn max_silence(&self) -> Duration {
         self.timing.max_silence.get().unsigned_abs().max(Duration::from_secs(1))
     }
 
-    /// How long sources may take to answer.
+    /// Returns how long sources may take to answer.
     pub fn limits(&self) -> Limits {
         let limits = Limits::default();
         // A duration is never negative.

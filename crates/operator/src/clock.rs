@@ -1,4 +1,4 @@
-//! The time by which this process decides.
+//! The clock of this process's decisions.
 
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,27 +10,27 @@ use tokio::time::Instant;
 
 static CLOCK: LazyLock<Mutex<Clock>> = LazyLock::new(|| Mutex::new(Clock::new(Timestamp::now(), uptime())));
 
-/// The time. It goes on evenly although somebody sets the system's clock.
+/// Returns the time. It goes on evenly even if the system's clock is set.
 pub fn now() -> Timestamp {
     CLOCK.lock().unwrap_or_else(PoisonError::into_inner).now(Timestamp::now(), uptime())
 }
 
-/// A moment by which the Lease is held or not. It has passed when either clock says so: tokio's does not count the time
-/// for which the machine sleeps, while another replica may take the Lease.
+/// A deadline for the Lease. It has passed when either clock says so: tokio's clock does not count the time for which
+/// the machine sleeps, while another replica may take the Lease.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
-    /// By the clock of timers.
+    /// By the clock of tokio's timers.
     pub instant: Instant,
     uptime: SignedDuration,
 }
 
 impl Deadline {
-    /// This moment.
+    /// Returns the current time as a deadline.
     pub fn now() -> Self {
         Self { instant: Instant::now(), uptime: uptime() }
     }
 
-    /// So much later.
+    /// Returns the deadline this much later.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
         let uptime = SignedDuration::try_from(span).unwrap_or(SignedDuration::MAX);
@@ -43,7 +43,7 @@ impl Deadline {
     }
 }
 
-/// The time since the machine started, sleep included, which nobody can set.
+/// Returns the time since the machine started, including sleep. This clock cannot be set.
 fn uptime() -> SignedDuration {
     #[cfg(target_os = "linux")]
     let clock = ClockId::Boottime;
@@ -62,7 +62,7 @@ mod tests {
         let (now, minute) = (Deadline::now(), Duration::from_secs(60));
         let ahead = now.after(minute);
         assert!(!ahead.has_passed() && now.has_passed());
-        // While the machine slept for an hour only one of the clocks went on.
+        // While the machine slept for an hour, only one of the clocks went on.
         let slept = Deadline { uptime: ahead.uptime - SignedDuration::from_hours(1), ..ahead };
         assert!(slept.has_passed());
     }

@@ -1,4 +1,4 @@
-//! How the API server is reached, and what is read of its objects.
+//! Connects to the API server, and reads its objects.
 
 pub mod client;
 pub mod container_name;

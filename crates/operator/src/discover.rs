@@ -1,5 +1,5 @@
-//! Discovery's network side: asks Prometheus, Loki and registries. What their answers
-//! mean is for `drop_core::discovery` to say.
+//! The network side of discovery: asks Prometheus, Loki and registries. `drop_core::discovery` interprets their
+//! answers.
 
 mod at_most;
 mod challenge;
@@ -37,19 +37,19 @@ pub use lookup::look_up;
 pub use run::run;
 pub use seat::Seat;
 
-/// How long a name may be, in bytes: longer ones are no images, and no labels that matter.
+/// The longest name, in bytes. A longer text is no image, and no label that matters.
 const MAX_NAME: usize = 1024;
-/// What a name takes while it is looked at, besides its own bytes, roughly.
+/// The approximate memory that a name takes while it is processed, besides its own bytes.
 const PER_NAME: usize = 256;
-/// How long a message may be, in characters: as much as the status takes.
+/// The longest message, in characters; the status allows as much.
 const MAX_MESSAGE: usize = 1024;
 
-/// What a backend says.
+/// The answer of a backend.
 #[derive(Debug)]
 pub struct Fetched {
     /// The data.
     pub answer: Answer,
-    /// What people should know about it, such as warnings of the backend.
+    /// A note for people, such as warnings of the backend.
     pub note: Option<String>,
 }
 
@@ -61,10 +61,10 @@ impl Fetched {
     }
 }
 
-/// Asks one backend for what there is up to `now`.
+/// Asks one backend for its data up to `now`.
 ///
 /// # Errors
-/// With the reason and a message that names the host and no secret.
+/// The reason, and a message that names the host and no secret.
 pub async fn fetch(
     backend: &Backend,
     credentials: &Credentials,
@@ -90,7 +90,7 @@ pub async fn fetch(
         }
     };
     answer.map_err(|failure| {
-        // What is secret goes before a cut, which might leave a part of it.
+        // Secrets are removed before the message is cut, because a cut might leave a part of one.
         let message = credentials.redact(&failure.message, &[]).chars().take(MAX_MESSAGE).collect();
         SourceFailure { message, ..failure }
     })
@@ -133,7 +133,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_query_of_many_refusals_ends_in_time() {
-        // Each repository has one request; no answer of them has content.
+        // Each repository has one request; none of the answers has content.
         let backend = Fake::start(|_| reply(404, &[], r#"{"errors":[{"code":"NAME_UNKNOWN"}]}"#)).await;
         let repositories = (0..20_000).map(|at| format!("r{at}")).collect();
         let query = RegistryQuery { url: backend.url.clone(), repositories, max_scan: 10, ..RegistryQuery::default() };
@@ -175,7 +175,7 @@ mod tests {
             let query = json!({"endpoint": endpoint, "query": "up", "queryType": "instant"});
             Backend::Prometheus(serde_json::from_value(query).unwrap())
         };
-        // The beginning of an answer whose rest never comes.
+        // The beginning of an answer, whose rest never comes.
         let head = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{";
         let hosts = [raw(head, false).await, raw(head, false).await, raw(head, false).await];
         let slow = hosts.map(|host| prometheus(format!("http://{host}")));

@@ -31,13 +31,13 @@ pub struct Engine<'a> {
     /// Set once every watch has synced.
     ready: Arc<AtomicBool>,
     leadership: Leadership,
-    /// Asks the watches to list what leaders write.
+    /// Asks the watches to list again the kinds that leaders write.
     relist: watch::Sender<()>,
 }
 
 impl<'a> Engine<'a> {
-    /// An engine that plans while the Lease is held, sets `ready` once every watch has
-    /// synced, and asks for lists through `relist`.
+    /// Makes an engine that plans while the Lease is held, sets `ready` once every watch has synced, and requests lists
+    /// through `relist`.
     pub fn new(
         settings: Settings,
         events: mpsc::Receiver<Event>,
@@ -54,8 +54,8 @@ impl<'a> Engine<'a> {
 
     /// Runs until the leadership is lost, or the events end.
     ///
-    /// Effects that have no report by then may or may not have happened, so another engine has to start from the state
-    /// of the API server.
+    /// Effects without a report by then may or may not have happened, so another engine has to start from the state of
+    /// the API server.
     pub async fn run(mut self) {
         let mut wake_at = None;
         let mut planned_at = tokio::time::Instant::now();
@@ -68,7 +68,7 @@ impl<'a> Engine<'a> {
                 () = &mut lost => return,
                 () = leadership.gained(), if !leads => {
                     leads = true;
-                    // The last writes of the leader before may not have come through the watches yet.
+                    // The watches may not have shown the last writes of the previous leader yet.
                     while let Ok(event) = self.events.try_recv() {
                         self.world.apply(event, clock::now());
                     }

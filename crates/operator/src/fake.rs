@@ -1,4 +1,4 @@
-//! A backend on loopback for tests: answers by script and records what it got.
+//! A backend on loopback for tests: it answers by script and records its requests.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ pub struct Fake {
     got: Arc<Mutex<Vec<Got>>>,
 }
 
-/// What it got.
+/// A request that it got.
 #[derive(Clone, Debug)]
 pub struct Got {
     pub method: String,
@@ -102,7 +102,7 @@ impl Fake {
         Self { url: format!("{scheme}://{address}"), host: address.to_string(), got }
     }
 
-    /// What it got so far.
+    /// Returns the requests so far.
     pub fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
     }
@@ -117,15 +117,14 @@ pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Re
     response.body(body.into()).unwrap()
 }
 
-/// `bytes` as they travel with `content-encoding: gzip`.
+/// Returns `bytes` as sent with `content-encoding: gzip`.
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-/// A server that does not get as far as HTTP: it writes `bytes` to whoever connects,
-/// and then closes the connection, or leaves it open.
+/// Starts a server without HTTP: it writes `bytes` to each client, and then closes the connection, or leaves it open.
 pub async fn raw(bytes: &'static [u8], closes: bool) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! Whether this process may write. The Lease decides it; the engine and each request ask for it.
+//! Whether this process may write. The Lease decides it; the engine and each request check it.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Leadership {
         was_held
     }
 
-    /// Lets this process write until `until`, and returns whether that is news.
+    /// Lets this process write until `until`, and returns whether it could not before.
     pub fn extend(&self, until: Deadline) -> bool {
         self.until.send_replace(Some(until)).is_none()
     }
@@ -54,7 +54,7 @@ impl Leadership {
         drop(self.until.subscribe().wait_for(Option::is_some).await);
     }
 
-    /// Waits until this process may no longer write, although it could.
+    /// Waits until this process may no longer write, after it could.
     pub async fn lost(&self) {
         let mut changes = self.until.subscribe();
         drop(changes.wait_for(Option::is_some).await);
@@ -67,7 +67,7 @@ impl Leadership {
         }
     }
 
-    /// Ends the leadership if its time is up. Nobody has extended it meanwhile.
+    /// Ends the leadership if its time is up and has not been extended meanwhile.
     fn lapse(&self) {
         self.until.send_if_modified(|until| until.take_if(|until| until.has_passed()).is_some());
     }

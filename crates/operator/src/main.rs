@@ -2,12 +2,12 @@
 //!
 //! A module only uses modules of lines above its own, so that each line can be read without those below it:
 //!
-//! 1. `clock`: what time it is
-//! 2. `cluster`, `leadership`, `metrics`: how the API server is reached, whether this process may write, and what is
-//!    counted
+//! 1. `clock`: the clock of this process's decisions
+//! 2. `cluster`, `leadership`, `metrics`: connects to the API server, holds whether this process may write, and counts
+//!    events
 //! 3. `discover`: asks the sources of DiscoveryPolicies
-//! 4. `watch`, `act`, `serve`: what happens in the cluster becomes events, effects become requests, and HTTP requests
-//!    get answers
+//! 4. `watch`, `act`, `serve`: turns changes in the cluster into events, carries out effects as requests, and answers
+//!    HTTP requests
 //! 5. `engine`: the only loop, which plans
 //! 6. `cli`: flags and environment variables
 //! 7. `operator`: puts the parts together and runs them

@@ -1,4 +1,4 @@
-//! What Prometheus sees.
+//! The operator's metrics for Prometheus.
 
 mod process;
 
@@ -47,12 +47,12 @@ fn labels<const N: usize>(pairs: [(&'static str, &str); N]) -> Labels {
 pub struct Metrics {
     registry: Registry,
     pulls: Family<Labels, Counter>,
-    /// The policies that `pulls` has series of.
+    /// The policies for which `pulls` has series.
     pulled_under: Mutex<BTreeSet<Name>>,
     pull_errors: Family<Labels, Counter>,
     pull_duration: Histogram,
     pull_bytes: Counter,
-    /// Pulls whose image no node has listed yet, so that their size is not known.
+    /// Pulls whose image no node has listed yet, so that their size is unknown.
     unweighed: Mutex<BTreeMap<Reference, u64>>,
     evictions: Counter,
     plan_duration: Histogram,
@@ -68,14 +68,14 @@ pub struct Metrics {
     source_health: Family<Labels, Gauge<i64>>,
     discovery_images: Family<Labels, Gauge<i64>>,
     discovery_latency: Family<Labels, Histogram>,
-    /// The policies and sources that `discovery_latency` has series of.
+    /// The policies and sources for which `discovery_latency` has series.
     asked: Mutex<BTreeSet<(Name, Name)>>,
-    /// How much may be known of images, policies and sources before it is looked what of it has gone.
+    /// The number of known images, policies and sources at which deleted ones are looked for.
     room: AtomicUsize,
     leading: Gauge<i64>,
 }
 
-/// How much is known of images, policies and sources that have gone, at least, before that is forgotten.
+/// The least number of deleted images, policies and sources that are known before they are forgotten.
 const ROOM: usize = 1000;
 
 fn len<T>(known: &Mutex<T>, len: fn(&T) -> usize) -> usize {
@@ -83,9 +83,9 @@ fn len<T>(known: &Mutex<T>, len: fn(&T) -> usize) -> usize {
 }
 
 impl Metrics {
-    /// All metrics, at zero.
+    /// Makes all metrics, at zero.
     pub fn new() -> Self {
-        // Seconds: images take from one to thousands of them, plans fractions.
+        // In seconds: images take from one to thousands of them, plans fractions.
         let pull_buckets = [1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0];
         let plan_buckets = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0];
         let mut metrics = Self {
@@ -204,18 +204,18 @@ impl Metrics {
         self.pulls_under(&settlement.policy, result).inc();
     }
 
-    /// The counter of a policy's pulls that ended so.
+    /// Returns the counter of a policy's pulls with this result.
     fn pulls_under(&self, policy: &Name, result: &'static str) -> impl Deref<Target = Counter> {
         self.pulled_under.lock().unwrap_or_else(PoisonError::into_inner).insert(policy.clone());
         self.pulls.get_or_create(&pull_labels(policy, result))
     }
 
-    /// Counts images that were removed from nodes.
+    /// Counts evicted images.
     pub fn evicted(&self, evictions: usize) {
         self.evictions.inc_by(u64::try_from(evictions).unwrap_or(u64::MAX));
     }
 
-    /// Notes how long a plan took.
+    /// Records how long a plan took.
     pub fn planned(&self, elapsed: Duration) {
         self.plan_duration.observe(elapsed.as_secs_f64());
     }
@@ -226,15 +226,15 @@ impl Metrics {
         self.api_requests.get_or_create(&labels([("verb", verb), ("resource", resource)])).inc();
     }
 
-    /// Notes how long a source took to answer.
+    /// Records how long a source took to answer.
     pub fn answered(&self, policy: &Name, source: &str, elapsed: SignedDuration) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.insert((policy.clone(), source.into()));
         self.discovery_latency.get_or_create(&source_labels(policy, source)).observe(elapsed.as_secs_f64());
     }
 
-    /// All metrics in the text format, with gauges as of `summary` and of whether this
-    /// replica leads. A standby leaves out what only a leader knows.
+    /// Encodes all metrics in the text format, with gauges as of `summary`, and whether this replica leads. A standby
+    /// leaves out the metrics that only a leader knows.
     ///
     /// # Errors
     /// None in practice: text is written to memory.
@@ -253,12 +253,12 @@ impl Metrics {
             &self.source_health,
             &self.discovery_images,
         ] {
-            // Series go with their objects.
+            // A series ends with its object.
             family.clear();
         }
         for (policy, active) in &summary.active {
             self.active_pulls.get_or_create(&labels([("policy", policy_label(policy))])).set(gauge(*active));
-            // What has not happened yet has happened zero times: rates need a start.
+            // An event that has not happened yet counts zero: rates need a start.
             for result in [SUCCESS, FAILURE] {
                 self.pulls_under(policy, result).inc_by(0);
             }
@@ -289,7 +289,7 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Whether so much is known that some of it may have gone, although nobody asks for it.
+    /// Whether so many are known that some may be deleted, although no client asks for metrics.
     pub fn is_full(&self) -> bool {
         self.known() > self.room.load(Ordering::Relaxed)
     }
@@ -298,17 +298,16 @@ impl Metrics {
         len(&self.unweighed, BTreeMap::len) + len(&self.asked, BTreeSet::len) + len(&self.pulled_under, BTreeSet::len)
     }
 
-    /// Forgets images, policies and sources that have gone.
+    /// Forgets images, policies and sources that were deleted.
     pub fn forget(&self, summary: &Summary) {
         self.weigh(summary);
         self.forget_sources(summary);
         self.forget_policies(summary);
-        // What stays is not looked at again before there is as much once more.
+        // The remaining ones are not checked again before twice as many are known.
         self.room.store(2 * self.known() + ROOM, Ordering::Relaxed);
     }
 
-    /// Counts the bytes of pulls whose image is listed by now, and forgets those whose
-    /// image nobody wants any more.
+    /// Counts the bytes of pulls whose image is listed by now, and forgets those whose image is no longer wanted.
     fn weigh(&self, summary: &Summary) {
         let mut unweighed = self.unweighed.lock().unwrap_or_else(PoisonError::into_inner);
         unweighed.retain(|image, pulls| match summary.sizes.get(image) {
@@ -320,7 +319,7 @@ impl Metrics {
         });
     }
 
-    /// Ends the series of sources that are gone.
+    /// Ends the series of deleted sources.
     fn forget_sources(&self, summary: &Summary) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         asked.retain(|(policy, source)| {
@@ -332,7 +331,7 @@ impl Metrics {
         });
     }
 
-    /// Ends the series of policies that are gone.
+    /// Ends the series of deleted policies.
     fn forget_policies(&self, summary: &Summary) {
         let mut policies = self.pulled_under.lock().unwrap_or_else(PoisonError::into_inner);
         policies.retain(|policy| {
@@ -351,7 +350,7 @@ impl Metrics {
 const SUCCESS: &str = "success";
 const FAILURE: &str = "failure";
 
-/// In seconds: from a registry nearby to a query over weeks.
+/// In seconds: from a nearby registry to a query over weeks.
 fn latency() -> Histogram {
     Histogram::new([0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0])
 }
@@ -372,7 +371,7 @@ fn policy_label(policy: &str) -> &str {
     if policy == BUILT_IN { "built-in" } else { policy }
 }
 
-/// The Kubernetes verb and resource of a request; see
+/// Returns the Kubernetes verb and resource of a request; see
 /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-uris>.
 fn verb_and_resource<'a>(method: &http::Method, uri: &'a http::Uri) -> (&'static str, &'a str) {
     let mut segments = uri.path().trim_matches('/').split('/').peekable();
@@ -493,7 +492,7 @@ mod tests {
         assert_eq!(bytes(Some(7)), 21);
     }
 
-    /// Everything that there is to tell, told once.
+    /// Encodes metrics in which everything has happened once.
     fn eventful() -> String {
         let metrics = Metrics::new();
         let image = Reference::parse("alpine:3.20");
@@ -559,8 +558,8 @@ mod tests {
         pairs.map(|pair| pair.split_once('=').unwrap().0).collect()
     }
 
-    /// Labels with the names of objects, which end with them; all others have words of the code
-    /// or of Kubernetes.
+    /// Labels whose values are names of objects, and which end with these. The values of all others are words of the
+    /// code or of Kubernetes.
     const OF_OBJECTS: [&str; 4] = ["cachedimage", "policy", "set", "source"];
     const OF_WORDS: [&str; 6] = ["le", "reason", "resource", "result", "verb", "version"];
 
@@ -569,7 +568,7 @@ mod tests {
         for sample in samples() {
             let labels = labels_of(&sample);
             assert!(labels.iter().all(|label| OF_OBJECTS.contains(label) || OF_WORDS.contains(label)), "{sample}");
-            // Pairs of objects would grow with their product; a source is a part of its policy.
+            // Series for pairs of objects would grow with their product; a source is a part of its policy.
             let objects = labels.iter().filter(|label| ["cachedimage", "policy", "set"].contains(label)).count();
             assert!(objects <= 1, "{sample}");
         }

@@ -27,7 +27,7 @@ use crate::watch::observe;
 
 /// How long the operator may take, after SIGTERM, to finish its requests and to release the Lease.
 const GRACE: Duration = Duration::from_secs(8);
-/// The most events that wait for the engine. When they are that many, the watches wait.
+/// The most events that wait for the engine. With more, the watches wait.
 const EVENTS: usize = 1024;
 
 /// Runs the operator until SIGTERM or SIGINT.
@@ -40,7 +40,7 @@ pub fn run(args: &OperatorArgs) -> anyhow::Result<()> {
 }
 
 fn init_log(args: &OperatorArgs) -> anyhow::Result<()> {
-    // The senders of failed requests log them; the client would log them a second time.
+    // The callers log failed requests; the client would log them a second time.
     let directives = format!("kube_client=off,{}", args.log_level);
     let filter = EnvFilter::try_new(directives)
         .with_context(|| format!("--log-level {:?}: write a level such as info or debug", args.log_level))?;
@@ -98,7 +98,7 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
         Some(ended) = others.join_next() => ended?,
         stopped = stop_signal() => stopped?,
     }
-    // No request begins any more, and those under way end before another replica may lead.
+    // No new request begins, and those under way end before another replica may lead.
     others.shutdown().await;
     let led = leadership.resign();
     let released = async {
@@ -113,8 +113,8 @@ async fn serve(args: &OperatorArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Follows the cluster, and works on it while this process leads. When it loses the Lease it forgets everything and
-/// starts over, because another replica may have gone on from there.
+/// Follows the cluster, and works on it while this process leads. When it loses the Lease, it forgets its state and
+/// starts over, because another replica may have continued from there.
 async fn lead(
     args: &OperatorArgs,
     resources: &Resources,
@@ -138,7 +138,7 @@ async fn lead(
     }
 }
 
-/// A name for this process that no other process has, not even a later one in the same Pod.
+/// Returns a name for this process that no other process has, not even a later one in the same Pod.
 fn identity() -> String {
     format!("{}_{}_{}", pod_name(), std::process::id(), jiff::Timestamp::now().as_nanosecond())
 }

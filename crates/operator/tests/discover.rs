@@ -1,4 +1,4 @@
-//! `drop discover` as a process: its exit code, and what it takes from the environment.
+//! `drop discover` as a process: its exit code, and its environment variables.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -82,7 +82,7 @@ fn authorities_that_are_named_and_missing_are_an_error_and_not_replaced_by_other
     std::fs::remove_file(&empty).unwrap();
 }
 
-/// Reports of users of programs like this one, as cases with stubs, where a folder beside the project has them.
+/// Cases from bug reports about similar programs, with stubs, if a folder beside the project has them.
 #[test]
 fn cases_beside_the_project_hold() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/cases");

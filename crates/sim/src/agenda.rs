@@ -1,4 +1,4 @@
-//! Virtual time: what is going to happen, and letting it.
+//! Virtual time: the future events, and the steps that let them happen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,21 +11,21 @@ use crate::kubelet::Step;
 use crate::lab::KEPT;
 use crate::{Fate, Lab, secs};
 
-/// How long the executor waits for an answer. Nothing arrives later, so the next leader
-/// waits for so long after the last one may write no more.
+/// How long the executor waits for an answer. No request arrives later, so the next leader waits this long after the
+/// last moment at which the previous one may write.
 pub(crate) const TIME_LIMIT: SignedDuration = SignedDuration::from_secs(10);
-/// For how long things may go on happening.
+/// The longest time for which events may go on happening.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
-/// Who does nothing for so long is at rest: it is more than what is repaired last waits for.
+/// An operator that does nothing for this long is at rest: no repair waits longer.
 const QUIET: SignedDuration = SignedDuration::from_hours(12);
 
-/// Something that is going to happen. Numbers are those of the operator's processes.
+/// A future event. The numbers are those of the operator's processes.
 pub(crate) enum Item {
-    /// A request that was sent then reaches the API server.
+    /// A request, sent at this time, reaches the API server.
     Request(u64, Timestamp, Box<Effect>, Fate),
     /// The operator gets an answer.
     Answer(u64, EffectKey, Report),
-    /// The watch of a kind shows something.
+    /// The watch of a kind shows an event.
     Watch(u64, Kind, Event),
     /// A process that was a standby may write.
     Lead(u64),
@@ -37,17 +37,17 @@ pub(crate) enum Item {
     List(Name),
     /// The kubelet of the node of this UID looks after its disk.
     CleanDisk(Name),
-    /// Kubernetes collects what the node or set of this UID owned.
+    /// Kubernetes collects the dependents of the node or set of this UID.
     Collect(Name),
 }
 
 impl Item {
-    /// Whether it ends with the operator's process.
+    /// Whether the item ends with the operator's process.
     pub(crate) fn is_operators(&self) -> bool {
         matches!(self, Self::Request(..) | Self::Lead(_) | Self::Retire(_)) || self.is_heard_by(None)
     }
 
-    /// Whether it tells something to this process, or to any.
+    /// Whether the item informs this process, or any process if none is given.
     pub(crate) fn is_heard_by(&self, process: Option<u64>) -> bool {
         match self {
             Self::Answer(id, ..) | Self::Watch(id, ..) => process.is_none_or(|process| process == *id),
@@ -56,7 +56,7 @@ impl Item {
     }
 }
 
-/// What is going to happen, and when; at the same time what was added first comes first.
+/// Future events and their times. Of events at the same time, the one that was added first comes first.
 #[derive(Default)]
 pub(crate) struct Agenda {
     items: BTreeMap<(Timestamp, u64), Item>,
@@ -64,7 +64,7 @@ pub(crate) struct Agenda {
 }
 
 impl Agenda {
-    /// A number that nothing else has.
+    /// Returns a number that no other item has.
     pub(crate) fn number(&mut self) -> u64 {
         self.last += 1;
         self.last
@@ -75,7 +75,7 @@ impl Agenda {
         self.items.insert((at, number), item);
     }
 
-    /// Takes out what is not to happen any more.
+    /// Removes and returns the items for which `is_meant` holds.
     pub(crate) fn take(&mut self, is_meant: impl Fn(&Item) -> bool) -> Vec<Item> {
         let (taken, rest) = std::mem::take(&mut self.items).into_iter().partition(|(_, item)| is_meant(item));
         self.items = rest;
@@ -86,7 +86,7 @@ impl Agenda {
         self.items.first_key_value().map(|((at, _), _)| *at)
     }
 
-    /// The next item whose time has come.
+    /// Returns the next item that is due.
     fn due(&mut self, now: Timestamp) -> Option<Item> {
         let entry = self.items.first_entry().filter(|entry| entry.key().0 <= now)?;
         Some(entry.remove())
@@ -94,7 +94,7 @@ impl Agenda {
 }
 
 impl Lab {
-    /// `usual`, or a random time around it.
+    /// Returns `usual`, or a random time around it.
     pub(crate) fn jittered(&mut self, usual: SignedDuration) -> SignedDuration {
         match &mut self.knobs.jitter {
             Some(rng) => secs(usual.as_secs_f64() * rng.below(40) as f64 / 10.0),
@@ -102,14 +102,14 @@ impl Lab {
         }
     }
 
-    /// When the next thing happens; `None` where nothing is left to happen.
+    /// Returns the time of the next event; `None` if there is none.
     #[must_use]
     pub fn next_at(&self) -> Option<Timestamp> {
         let wakes = self.processes.iter().filter_map(|process| process.wake_at);
         self.agenda.next_at().into_iter().chain(wakes).min()
     }
 
-    /// Lets the next thing happen; `false` where nothing is left to happen.
+    /// Lets the next event happen; `false` if there is none.
     pub fn step(&mut self) -> bool {
         let Some(at) = self.next_at() else { return false };
         self.now = self.now.max(at);
@@ -125,7 +125,7 @@ impl Lab {
         true
     }
 
-    /// Lets an item happen. Returns the process that heard of something.
+    /// Lets an item happen. Returns the process that it informs, if any.
     fn happen(&mut self, item: Item) -> Option<u64> {
         match item {
             Item::Request(id, sent_at, effect, fate) => {
@@ -189,7 +189,7 @@ impl Lab {
         self.now = until;
     }
 
-    /// Runs until nothing is left to happen for half a day, and checks that the operator agrees.
+    /// Runs until no event is left for half a day, and checks that the operator agrees.
     pub fn settle(&mut self) {
         let limit = self.now + LONGEST;
         while self.next_at().is_some_and(|at| at.duration_since(self.now) < QUIET) {

@@ -1,4 +1,4 @@
-//! What the simulated API server has, and how watches show it.
+//! The objects of the simulated API server, and the watches that show them.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::agenda::Item;
 use crate::{Lab, Pass};
 
-/// How long Kubernetes takes to collect what a deleted object owned.
+/// How long Kubernetes takes to collect the dependents of a deleted object.
 const COLLECTION: SignedDuration = SignedDuration::from_secs(4);
 
 /// The API server's objects, by name.
@@ -59,7 +59,7 @@ impl Api {
     }
 }
 
-/// A Pod and what its kubelet is doing with it.
+/// A Pod and its kubelet's progress with it.
 #[derive(Clone, Debug)]
 pub struct LivePod {
     /// The Pod, as the API server has it.
@@ -70,16 +70,16 @@ pub struct LivePod {
     pub host_network: bool,
     /// The Secrets that it pulls with.
     pub secrets: Vec<Name>,
-    /// The pulls at hand.
+    /// The pass that its kubelet is working on.
     pub pass: Option<Pass>,
     /// Passes in which a pull failed.
     pub failures: u32,
-    /// From when on it may be gone, if it is being deleted.
+    /// The earliest time at which it is gone, if it is being deleted.
     pub gone_from: Option<Timestamp>,
 }
 
 impl Lab {
-    /// Lets every watch show something.
+    /// Lets every watch show an event.
     pub(crate) fn show(&mut self, kind: Kind, event: &Event) {
         if let Some(history) = &mut self.record.history {
             history.push((kind, event.clone()));
@@ -89,8 +89,8 @@ impl Lab {
         }
     }
 
-    /// Lets the watch of a process show events together: in order for each kind, and
-    /// after what it has shown before.
+    /// Lets the watch of a process show events together: in order for each kind, and after the events that it showed
+    /// before.
     pub(crate) fn show_to(&mut self, id: u64, kind: Kind, events: impl IntoIterator<Item = Event>) {
         let at = self.now + self.jittered(self.knobs.watch);
         let Some(process) = self.process(id) else { return };
@@ -117,7 +117,7 @@ impl Lab {
         }
     }
 
-    /// Lets Kubernetes collect what an object owned that is gone.
+    /// Lets Kubernetes collect the dependents of an object that is gone.
     pub(crate) fn collect_soon(&mut self, owner_uid: Name) {
         self.agenda.add(self.now + COLLECTION, Item::Collect(owner_uid));
     }
@@ -161,7 +161,7 @@ pub(crate) fn policy_event(object: &PullPolicy) -> Option<Event> {
     Some(Event::Policy(Box::new(policy), Box::new(object.status.clone().unwrap_or_default())))
 }
 
-/// What the API server keeps of a timestamp of Kubernetes' own.
+/// Rounds a time as the API server does for Kubernetes' own timestamps.
 pub(crate) fn whole_seconds(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second()).unwrap_or(at)
 }

@@ -1,4 +1,4 @@
-//! What an onlooker asks of a lab.
+//! Queries of the state of a lab.
 
 use drop_api::CachedImageStatus;
 use drop_api::condition;
@@ -9,19 +9,19 @@ use crate::lab::EPOCH;
 use crate::{Created, Lab, LivePod};
 
 impl Lab {
-    /// How much virtual time has passed.
+    /// Returns how much virtual time has passed.
     #[must_use]
     pub fn elapsed(&self) -> SignedDuration {
         self.now.duration_since(EPOCH)
     }
 
-    /// The status of a CachedImage, as the API server has it.
+    /// Returns the status of a CachedImage, as the API server has it.
     #[must_use]
     pub fn status(&self, image: &str) -> CachedImageStatus {
         self.api.images.get(image).and_then(|image| image.status.clone()).unwrap_or_default()
     }
 
-    /// The reason of a CachedImage's Ready condition, and how many nodes have it.
+    /// Returns the reason of a CachedImage's Ready condition, and how many nodes have the image.
     #[must_use]
     pub fn shows(&self, image: &str) -> String {
         let status = self.status(image);
@@ -30,14 +30,14 @@ impl Lab {
         format!("{reason} {}", status.ready.unwrap_or_default())
     }
 
-    /// The message of a CachedImage's Ready condition.
+    /// Returns the message of a CachedImage's Ready condition.
     #[must_use]
     pub fn message(&self, image: &str) -> String {
         let status = self.status(image);
         condition::ready(&status.conditions).map(|ready| ready.message.clone()).unwrap_or_default()
     }
 
-    /// The reasons that a CachedImage's Ready condition has had, one after another.
+    /// Returns the reasons that a CachedImage's Ready condition has had, one after another.
     #[must_use]
     pub fn reasons(&self, image: &str) -> Vec<String> {
         let statuses = self.record.statuses.get(image).into_iter().flatten();
@@ -47,22 +47,21 @@ impl Lab {
         reasons
     }
 
-    /// When Pods were created, in whole seconds, where, and of which CachedImages:
-    /// `10s b: alpine`.
+    /// Returns the creation of each Pod as the time in whole seconds, the node, and the CachedImages: `10s b: alpine`.
     #[must_use]
     pub fn starts(&self) -> Vec<String> {
         self.record.pods.iter().map(Created::to_string).collect()
     }
 
-    /// The Pods that there ever were with this image.
+    /// Returns all Pods that ever existed with this image.
     #[must_use]
     pub fn pods_of(&self, reference: &str) -> Vec<&Created> {
         let reference = Reference::parse(reference);
         self.record.pods.iter().filter(|pod| pod.pulls(&reference)).collect()
     }
 
-    /// Pods that were created later than `within` after `since`, although nothing held them
-    /// back: none of their images had been evicted, which makes Drop wait for hours.
+    /// Returns the Pods that were created later than `within` after `since` without a reason: none of their images had
+    /// been evicted, which makes Drop wait for hours.
     #[must_use]
     pub fn late_starts(&self, since: Timestamp, within: SignedDuration) -> Vec<String> {
         let late = self.record.pods.iter().filter(|pod| pod.at.duration_since(since) > within);
@@ -74,7 +73,7 @@ impl Lab {
         late.filter(|pod| !was_evicted(pod)).map(Created::to_string).collect()
     }
 
-    /// The pull Pod on a node.
+    /// Returns the pull Pod on a node.
     #[must_use]
     pub fn live(&self, node: &str) -> Option<&LivePod> {
         self.api.pods.values().find(|live| &*live.pod.node == node)

@@ -1,6 +1,6 @@
-//! What the specification promises, checked against the lab's own record.
+//! Checks the promises of the specification against the lab's own record.
 //!
-//! Every function here returns what is wrong, as sentences; none if all is well.
+//! Every function here returns the faults as sentences; none if all is well.
 
 use std::collections::BTreeSet;
 
@@ -18,13 +18,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{Lab, secs};
 
-/// How long after a change the operator may not know of it, if no watch lags more than usual.
+/// How long after a change the operator may not know of it, unless a watch lags more than usual.
 const HEARSAY: SignedDuration = SignedDuration::from_secs(2);
 
-/// Within this time so many requests about one thing are too many.
+/// More requests than this about one object within this time are too many.
 const BUSY: (SignedDuration, usize) = (SignedDuration::from_secs(30), 30);
 
-/// What does not hold.
+/// The faults that a check has found.
 #[derive(Default)]
 pub(crate) struct Faults(Vec<String>);
 
@@ -35,7 +35,7 @@ impl Faults {
         }
     }
 
-    /// What is wrong, and where.
+    /// Returns the faults, each with its place.
     pub(crate) fn at(self, place: impl FnOnce() -> String) -> Vec<String> {
         if self.0.is_empty() {
             return Vec::new();
@@ -46,7 +46,7 @@ impl Faults {
 }
 
 impl Lab {
-    /// A Pod that was asked for then is about to come into being: may it?
+    /// Checks a Pod that is about to be created, and was requested at `sent_at`.
     pub(crate) fn faults_of_start(&self, order: &PodOrder, sent_at: Timestamp) -> Vec<String> {
         let mut faults = Faults::default();
         let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -61,7 +61,7 @@ impl Lab {
         let policies = self.policies_in_force(&order.policy, sent_at);
         let is_open = policies.iter().any(|policy| !policy.paused);
         faults.unless(is_open, || "the policy is paused or missing".to_owned());
-        // A request that was lost is made again under the limits of its first time.
+        // A request that was lost is repeated under the limits of its first time.
         let key = EffectKey::CreatePod(order.name.clone());
         let first = self.record.requests.iter().find(|(_, other)| *other == key).map(|(at, _)| *at);
         let planned_at = first.unwrap_or(sent_at);
@@ -117,9 +117,9 @@ impl Lab {
         })
     }
 
-    /// What is tried again too soon after it failed or was removed, as NodeCaches tell: the least waits of the
-    /// specification, whatever the planner makes of the failures. Times are the operator's, so nothing is known
-    /// where its clock was set.
+    /// Checks that no image is tried too soon after it failed or was removed, according to the NodeCaches: against the
+    /// least waits of the specification, whatever the planner makes of the failures. Times are the operator's, so after
+    /// its clock was set nothing can be checked.
     fn faults_of_haste(&self, order: &PodOrder, policy: &PullPolicySpec, planned_at: Timestamp) -> Vec<String> {
         let mut faults = Faults::default();
         let cache = self.api.caches.get(&*order.node).filter(|cache| *cache.spec.node_uid == *order.node_uid);
@@ -127,7 +127,7 @@ impl Lab {
         else {
             return faults.0;
         };
-        // Waits vary by ten percent, and NodeCaches that came later were not known.
+        // Waits vary by ten percent, and the operator did not know NodeCaches that came later.
         let is_early = |at: Timestamp, wait: SignedDuration| {
             at <= planned_at && planned_at.duration_since(at).as_secs_f64() < 0.89 * wait.as_secs_f64()
         };
@@ -140,13 +140,13 @@ impl Lab {
         for pull in &order.pulls {
             let record = status.images.iter().find(|image| *image.image == *pull.reference.as_str());
             let (failure, eviction) = (record.and_then(|it| it.failure.as_ref()), record.and_then(|it| it.eviction));
-            // An edit may have mended it.
+            // An edit may have fixed the failure.
             let edited_at = self.record.wants_changed_at;
             let failure = failure.filter(|failure| edited_at.is_none_or(|at| at + self.hearsay() < failure.at));
             let is_hasty = failure.is_some_and(|failure| is_early(failure.at, initial.min(throttled(failure))));
             faults.unless(!is_hasty, || format!("{} is tried too soon after it failed", pull.reference));
             let is_gone = record.is_some_and(|record| record.pulled_at.is_none() && record.found_at.is_none());
-            // What failed since waits for that.
+            // A failed image waits for its backoff instead.
             let has_failed = record.is_some_and(|record| record.failure.is_some());
             let evicted_at = eviction.filter(|_| is_gone && !has_failed).map(|eviction| eviction.at);
             let is_hasty = evicted_at.is_some_and(|at| is_early(at, self.settings.repair_initial));
@@ -155,12 +155,11 @@ impl Lab {
         faults.0
     }
 
-    /// Whether there is a reason to pull an image onto the node of this UID under this policy,
-    /// although it may have been done: its interval has passed, and somebody has to ask whether the
-    /// tag has moved, or it has.
+    /// Whether there is a reason to pull an image again onto the node of this UID under this policy: its interval has
+    /// passed and a node has to ask whether the tag has moved, or the tag has moved.
     fn may_be_pulled(&self, pull: &Pull, node_uid: &Name, policy: &PullPolicySpec, planned_at: Timestamp) -> bool {
         let done = self.record.successes.get(&(node_uid.clone(), pull.reference.clone()));
-        // That the machine is gone may be shown later than that its NodeCache is.
+        // The watch may show that the machine is gone later than it shows that its NodeCache is.
         let is_there = |node_uid: &Name| self.api.node_of_uid(node_uid).is_some();
         let Some(own) = done.filter(|_| is_there(node_uid)) else { return true };
         let node = self.api.node_of_uid(node_uid).map(|node| node.name.clone()).unwrap_or_default();
@@ -170,7 +169,7 @@ impl Lab {
         let mirrors = self.knobs.digests_on.get(&*node);
         let lags = mirrors.is_some_and(|mirrors| mirrors.contains_key(pull.reference.as_str()));
         if asks && (is_behind || is_older || lags) {
-            // The registry told that the tag has moved.
+            // The registry answered that the tag has moved.
             return true;
         }
         let Some(interval) = policy.repull_interval.as_ref().filter(|_| pull.policy == ImagePullPolicy::Always) else {
@@ -178,18 +177,18 @@ impl Lab {
         };
         let of_it = |what: &(Name, Reference)| what.1 == pull.reference;
         let mut pulled = self.record.pulled.iter().filter(|(what, _)| of_it(what)).map(|(_, it)| it);
-        // What was pulled a little earlier may have been recorded later, and then it is the newest.
+        // An earlier pull may have been recorded later, and then it counts as the newest.
         let slack = self.hearsay() + self.settings.retry_max;
         let has_moved = pulled.any(|it| it.image_id != own.image_id && own.at.duration_since(it.at) <= slack);
         let known = self.record.successes.iter().filter(|(what, _)| of_it(what) && is_there(&what.0));
-        // Where image IDs differ, only nodes of the same platform and kind of ID answer for this one.
+        // If image IDs differ, only nodes of the same platform and kind of ID answer for this one.
         let reports_bare_ids =
             |node: &Name| self.knobs.machines.get(&**node).is_some_and(|machine| machine.bare_image_ids);
         let group =
             |node_uid: &Name| self.api.node_of_uid(node_uid).map(|node| (&node.platform, reports_bare_ids(&node.name)));
         let is_bare = |node_uid: &Name| group(node_uid).map(|(_, is_bare)| is_bare);
         let has_same_id = |other: &Name, id: &Name| *id == own.image_id && is_bare(other) == is_bare(node_uid);
-        // A record counts until its NodeCache says that nobody wants the image there any more.
+        // A record counts until its NodeCache says that the image is not wanted there any more.
         let statuses = self.api.caches.values().filter_map(|cache| cache.status.as_ref());
         let records = statuses.flat_map(|status| &status.images).filter(|record| record.unwanted_since.is_none());
         let mut ids = records.filter(|record| *record.image == *pull.reference.as_str());
@@ -202,14 +201,14 @@ impl Lab {
             is_settled && is_recorded_alike && known.clone().all(|(what, it)| has_same_id(&what.0, &it.image_id));
         let answers = known.filter(|(what, _)| is_one || group(&what.0) == group(node_uid));
         let asked_at = answers.map(|(_, it)| it.at).max();
-        // Where its clock was set, the operator counts other times than the lab.
+        // After its clock was set, the operator measures other times than the lab.
         let is_due = |at: Timestamp| {
             self.record.clocks_were_set || at > planned_at || planned_at.duration_since(at) >= interval.get()
         };
         is_due(own.at) && (has_moved || asked_at.is_none_or(is_due))
     }
 
-    /// Whether the operator may have given up on a Pod before it hears of its end.
+    /// Whether the operator may have given up on a Pod before it learns of the Pod's end.
     pub(crate) fn is_given_up(&self, pod: &PullPod) -> bool {
         let cache = self.api.caches.get(&*pod.node).and_then(|cache| cache.status.as_ref());
         if cache.is_some_and(|status| status.last_pod_uid.as_deref() == pod.uid.as_deref()) {
@@ -228,7 +227,7 @@ impl Lab {
             settings: &self.settings,
         };
         let now = self.now + self.hearsay();
-        // The operator goes by its own clock, and may not have seen the latest steps.
+        // The operator uses its own clock, and may not have seen the latest steps.
         let mut seen = pod.clone();
         for step in [&mut seen.acknowledged_at, &mut seen.sandbox_up_at] {
             *step = step.map(|at| at - self.knobs.kubelet_clock);
@@ -240,18 +239,18 @@ impl Lab {
         [seen, unseen].iter().any(|pod| pod.end(&Steps::see(pod, None, now), &expected, now).is_some())
     }
 
-    /// The least time that passes while an operator waits for so long. Where its clock was set, it comes closer to
-    /// the lab's by one part in a thousand.
+    /// Returns the least time that passes while an operator waits for `wait`. After its clock was set, the clock
+    /// approaches the lab's by one part in a thousand.
     pub(crate) fn at_least(&self, wait: SignedDuration) -> SignedDuration {
         if self.record.clocks_were_set { secs(0.998 * wait.as_secs_f64()) } else { wait }
     }
 
-    /// How long after a change the operator may not know of it.
+    /// Returns how long after a change the operator may not know of it.
     pub(crate) fn hearsay(&self) -> SignedDuration {
         HEARSAY + self.longest_lag
     }
 
-    /// What the policy says, or has said since a moment before `at`.
+    /// Returns the specs that the policy has, or has had since a moment before `at`.
     fn policies_in_force(&self, name: &str, at: Timestamp) -> Vec<PullPolicySpec> {
         if name.is_empty() {
             return vec![self.settings.built_in_policy.clone()];
@@ -267,7 +266,7 @@ impl Lab {
         in_force
     }
 
-    /// Why a policy does not allow a Pod beside those that are there, if so.
+    /// Returns why a policy does not allow a Pod in addition to the existing ones, if it does not.
     fn refuses(&self, policy: &PullPolicySpec, order: &PodOrder) -> Option<String> {
         let over = |limit: Option<i32>, count: usize| {
             limit.is_some_and(|limit| usize::try_from(limit).is_ok_and(|limit| count > limit))
@@ -300,7 +299,7 @@ impl Lab {
         other.map(|other| format!("too soon after {other}"))
     }
 
-    /// A NodeCache is about to be written: is it true?
+    /// Checks a NodeCache that is about to be written against the facts.
     pub(crate) fn faults_of_cache(&self, cache: &NodeCache) -> Vec<String> {
         let name = cache.metadata.name.as_deref().unwrap_or_default();
         let images = cache.status.iter().flat_map(|status| &status.images);
@@ -312,7 +311,7 @@ impl Lab {
         untrue.map(|image| format!("{} was never pulled onto {name}", image.image)).collect()
     }
 
-    /// A status that was sent then is about to be written: does it make sense?
+    /// Checks a status that is about to be written, and was sent at `sent_at`.
     pub(crate) fn faults_of_status(&self, image: &str, status: &CachedImageStatus, sent_at: Timestamp) -> Vec<String> {
         let mut faults = Faults::default();
         faults.unless(status.nodes_ready <= status.nodes_targeted, || "more nodes are ready than targeted".to_owned());
@@ -330,8 +329,7 @@ impl Lab {
         faults.unless(!ready.message.is_empty(), || "Ready has no message".to_owned());
         let object = self.api.images.get(image).and_then(|object| object.status.as_ref());
         let before = object.and_then(|status| condition::ready(&status.conditions));
-        // A status that was lost, or that was meant for what was there under the name before, may have changed it in
-        // between.
+        // A lost status, or one for a previous object of the same name, may have changed the object in between.
         let created_at = self.record.created_at.get(&EffectKey::Image(image.into()));
         let is_new = created_at.is_some_and(|at| sent_at.duration_since(*at) <= self.hearsay());
         let is_known = !is_new && !self.record.unwritten.contains(image);
@@ -341,8 +339,8 @@ impl Lab {
         faults.at(|| format!("{image}: {status:#?}"))
     }
 
-    /// One object's status is written at most once a second, and nothing is asked for again
-    /// and again.
+    /// Checks that one object's status is written at most once a second, and that no request is repeated again and
+    /// again.
     pub(crate) fn faults_of_pace(&self, effect: &Effect) -> Vec<String> {
         let key = effect.key();
         let recent = self.record.requests.iter().rev().take_while(|(at, _)| self.now.duration_since(*at) < BUSY.0);
@@ -356,13 +354,13 @@ impl Lab {
             let is_gone = matches!(effect, Effect::PatchImage { image, .. } if !self.api.images.contains_key(&**image));
             let created_at = self.record.created_at.get(&key).copied();
             let written = || self.record.requests.iter().rev().filter(|(_, other)| *other == key).map(|(at, _)| *at);
-            // A write of a moment ago may have been meant for what was there under the name before.
+            // A recent write may have been for a previous object of the same name.
             let had_another = created_at.is_some_and(|created_at| written().any(|at| at < created_at));
             let created_at = created_at.map(|at| if had_another { at + HEARSAY } else { at });
             let since = self.record.restarted_at.max(created_at);
             let last = written().next().filter(|at| since.is_none_or(|since| since < *at));
             let is_early = last.is_some_and(|at| self.now.duration_since(at) < self.at_least(secs(1.0)));
-            // What is gone comes back for a moment where a watch is behind the answer to its deletion.
+            // A deleted object comes back for a moment if a watch lags behind the answer to its deletion.
             faults.unless(!is_early || is_gone, || format!("{key:?} is written too often"));
         }
         faults.0

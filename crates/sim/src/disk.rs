@@ -1,4 +1,4 @@
-//! What is on nodes' disks, and what they list of it.
+//! The disks of nodes, and the images that nodes list.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -14,29 +14,29 @@ use crate::agenda::Item;
 
 /// How often a kubelet lists its images.
 const EVERY: SignedDuration = SignedDuration::from_secs(30);
-/// How often a kubelet looks whether images are to be removed (`ImageGCPeriod`).
+/// How often a kubelet checks whether to remove images (`ImageGCPeriod`).
 const COLLECTION: SignedDuration = SignedDuration::from_mins(5);
 /// The least age of an image that is removed (`imageMinimumGCAge`).
 const LEAST_AGE: SignedDuration = SignedDuration::from_mins(2);
-/// How many images a kubelet lists unless it is configured otherwise.
+/// How many images a kubelet lists by default.
 const USUALLY_LISTED: usize = 50;
-/// How many images every kubelet lists, whatever its administrator says.
+/// How many images every kubelet lists at least, whatever its administrator configures.
 const LEAST_LISTED: usize = 3;
-/// In percent of the disk: above the first (`imageGCHighThresholdPercent`) images are removed
-/// until no more than the second is used (`imageGCLowThresholdPercent`).
+/// In percent of the disk: above the first (`imageGCHighThresholdPercent`), the kubelet removes images until at most
+/// the second is used (`imageGCLowThresholdPercent`).
 const THRESHOLDS: (u64, u64) = (85, 80);
 
 /// One node's disk.
 #[derive(Default)]
 pub(crate) struct Disk {
     images: BTreeMap<Reference, Stored>,
-    /// Whether the kubelet is going to look whether images are to be removed.
+    /// Whether a check of the kubelet is scheduled.
     is_watched: bool,
 }
 
 /// An image on a disk.
 struct Stored {
-    /// What the runtime calls it: its repository and digest.
+    /// The ID that the runtime gives it: its repository and digest.
     id: Name,
     /// In bytes.
     size: u64,
@@ -59,12 +59,12 @@ impl Lab {
         self.room_on(&node).is_none_or(|capacity| others + self.size_of(image) <= capacity)
     }
 
-    /// How much room a node has for images, in bytes, if that is limited.
+    /// Returns how much room a node has for images, in bytes, if that is limited.
     pub(crate) fn room_on(&self, node: &str) -> Option<u64> {
         self.knobs.machines.get(node).and_then(|machine| machine.disk).or(self.knobs.disk)
     }
 
-    /// How many images a node lists at most (`nodeStatusMaxImages`).
+    /// Returns how many images a node lists at most (`nodeStatusMaxImages`).
     fn listed_images_on(&self, node: &str) -> usize {
         match self.knobs.machines.get(node).and_then(|machine| machine.listed_images) {
             None if self.settings.listed_images == 0 => USUALLY_LISTED,
@@ -74,7 +74,7 @@ impl Lab {
         }
     }
 
-    /// An image came onto the disk of the node of this UID, under this ID.
+    /// Stores an image under this ID on the disk of the node of this UID.
     pub(crate) fn stored(&mut self, node_uid: &Name, image: &Reference, id: Name) {
         let stored = Stored { id, size: self.size_of(image), used_at: self.now };
         self.disks.entry(node_uid.clone()).or_default().images.insert(image.clone(), stored);
@@ -82,7 +82,7 @@ impl Lab {
         self.watch_disk(node_uid);
     }
 
-    /// Lets the kubelet look after its disk, if that is rather full.
+    /// Schedules the kubelet's check of its disk, if the disk is rather full.
     fn watch_disk(&mut self, node_uid: &Name) {
         let Some(node) = self.api.node_of_uid(node_uid).map(|node| node.name.clone()) else { return };
         let (Some(capacity), Some(disk)) = (self.room_on(&node), self.disks.get_mut(node_uid)) else { return };
@@ -92,8 +92,8 @@ impl Lab {
         }
     }
 
-    /// The kubelet of the node of this UID removes images until enough is free: those first
-    /// that have not been used for longest.
+    /// Lets the kubelet of the node of this UID remove images until enough is free. Images that have not been used for
+    /// longest go first.
     pub(crate) fn clean_disk(&mut self, node_uid: &Name) {
         let room = self.api.node_of_uid(node_uid).and_then(|node| self.room_on(&node.name));
         let Some(disk) = self.disks.get_mut(node_uid) else { return };
@@ -121,14 +121,14 @@ impl Lab {
         node.and_then(|node| self.disks.get(&node.uid)).is_some_and(|disk| disk.images.contains_key(image))
     }
 
-    /// What the runtime of the node of this UID calls an image: its repository and digest.
+    /// Returns the ID of an image on the node of this UID: its repository and digest.
     #[must_use]
     pub fn id_on_disk(&self, node_uid: &str, image: &Reference) -> Option<&Name> {
         self.disks.get(node_uid)?.images.get(image).map(|stored| &stored.id)
     }
 
-    /// Whether the node's list would show the image if it were there: it is complete, or the
-    /// image is known to be large enough.
+    /// Whether the node's list would show the image if the node had it: the list is complete, or the image is known to
+    /// be large enough.
     #[must_use]
     pub fn would_list(&self, node: &str, image: &Reference) -> bool {
         let Some(node) = self.api.nodes.get(node) else { return false };
@@ -137,15 +137,15 @@ impl Lab {
         sizes.sort_unstable();
         let most = self.listed_images_on(&node.name);
         let smallest_listed = sizes.iter().rev().nth(most.saturating_sub(1));
-        // Where no length is configured, only a list of less than three is known to be complete.
+        // Without a configured length, only a list of less than three is known to be complete.
         let complete_below = if self.settings.listed_images == 0 { most.min(LEAST_LISTED) } else { most };
         sizes.len() + 1 < complete_below
             || (self.record.listed.contains(&(node.platform.clone(), image.clone()))
                 && smallest_listed.is_some_and(|smallest| self.size_of(image) > *smallest))
     }
 
-    /// The node's garbage collector removes an image. Returns whether it was there, and was not
-    /// being pulled.
+    /// Lets the node's garbage collector remove an image. Returns whether the node had the image, and was not pulling
+    /// it.
     pub fn evict(&mut self, node: &str, image: &Reference) -> bool {
         let Some(uid) = self.api.nodes.get(node).map(|node| node.uid.clone()) else {
             self.misses("Node", node);
@@ -175,10 +175,10 @@ impl Lab {
         }
     }
 
-    /// The kubelet of the node of this UID lists its images, the largest ones.
+    /// Lets the kubelet of the node of this UID list its images, the largest ones.
     pub(crate) fn list_images(&mut self, node_uid: &Name) {
         let Some(name) = self.api.node_of_uid(node_uid).map(|node| node.name.clone()) else { return };
-        // Something else is always there: an empty list would tell nothing.
+        // Every node has another image too: an empty list would prove nothing.
         let pause = Listed { names: [Reference::parse("registry.k8s.io/pause:3.10")].into(), is_cut: false, size: 1 };
         let stored = self.disks.get(node_uid).into_iter().flat_map(|disk| &disk.images);
         let mut images: Vec<Listed> = stored

@@ -1,8 +1,8 @@
-//! Whether anybody starves: counts how often a pull loses to others.
+//! Checks that no pull starves: counts how often a pull loses to others.
 //!
-//! It shares nothing with the planner. A pull counts as waiting while the lab's own objects show nothing that
-//! holds it but the pace of its policy: it was never tried on its node, fails nowhere, and its node is free.
-//! Then at most [`most`] other Pods may begin under its policy before it.
+//! It shares no code with the planner. A pull counts as waiting while the lab's own objects show no reason for the wait
+//! but the pace of its policy: it was never tried on its node, fails nowhere, and its node is free. Then at most
+//! [`most`] other Pods may begin under its policy before it.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use jiff::SignedDuration;
 
 use crate::{Kubelet, Lab};
 
-/// What was refused is put off for at most so long.
+/// A denied request is put off for at most this long.
 const REFUSED_FOR: SignedDuration = SignedDuration::from_mins(30);
 
-/// The losses of each pull that waits, by the node's UID and the CachedImage.
+/// The losses of each waiting pull, by the node's UID and the CachedImage.
 #[derive(Debug, Default)]
 pub struct Fairness {
     losses: BTreeMap<(Name, Name), Losses>,
@@ -28,33 +28,33 @@ pub struct Fairness {
 /// How often one pull has lost.
 #[derive(Debug)]
 struct Losses {
-    /// So many pulls were wanted under its policy when it first lost.
+    /// The number of pulls that were wanted under its policy when it first lost.
     wanted: usize,
-    /// So many Pods began before it.
+    /// The number of Pods that began before it.
     pods: usize,
     /// Whether some of their nodes failed as a whole.
     has_node_trouble: bool,
 }
 
-/// How many Pods may begin before a pull that waits for nothing but its policy's pace, where so many pulls are wanted
-/// under that.
+/// Returns how many Pods may begin before a pull that waits only for its policy's pace, if this many pulls are wanted
+/// under the policy.
 ///
-/// A fresh pull begins once until it succeeds or fails for its own sake, so at most `wanted` fresh ones begin before. One
-/// that fails with its node is fresh again once another pull has succeeded there: that is at most once more for each
-/// success and for each node. Between two Pods that go before fresh pulls one with a fresh pull begins, so there is one
-/// of these for each fresh one, and one. Ten are for what is under way.
+/// A fresh pull begins once until it succeeds or fails because of the image, so at most `wanted` fresh ones begin
+/// before. A pull that fails with its node is fresh again once another pull has succeeded there: at most once more for
+/// each success and for each node. Between two Pods that go before fresh pulls, one Pod with a fresh pull begins, so
+/// there is one of these for each fresh one, and one more. Ten are for Pods under way.
 fn most(wanted: usize, has_node_trouble: bool) -> usize {
     let fresh = if has_node_trouble { 3 * wanted } else { wanted };
     2 * fresh + 10
 }
 
 impl Lab {
-    /// Counts from now on how often pulls lose to others.
+    /// Begins to count how often pulls lose to others.
     pub fn watch_fairness(&mut self) {
         self.record.fairness.get_or_insert_default();
     }
 
-    /// A Pod is about to come into being: which pulls has it left behind, and which of these too often?
+    /// Counts the pulls that a Pod is about to pass, and returns those that were passed too often.
     pub(crate) fn faults_of_fairness(&mut self, order: &PodOrder) -> Vec<String> {
         let Some(mut fairness) = self.record.fairness.take() else { return Vec::new() };
         let is_quiet = self.is_quiet();
@@ -84,7 +84,7 @@ impl Lab {
         faults
     }
 
-    /// Whether nothing has changed for so long that the operator must know it.
+    /// Whether the operator must know of all changes by now.
     fn is_quiet(&self) -> bool {
         let is_known = |at: &jiff::Timestamp| self.now.duration_since(*at) > self.hearsay();
         let refused_at = self.record.refused_at.filter(|at| self.now.duration_since(*at) <= REFUSED_FOR);
@@ -96,12 +96,12 @@ impl Lab {
             && refused_at.is_none()
     }
 
-    /// Whether a Pod is gone of which nobody knows what became of all its images.
+    /// Whether a Pod is gone although the outcome of one of its images is unknown.
     fn has_hung(&self) -> bool {
         self.record.pods.iter().any(|pod| pod.gone_at.is_some() && pod.settled_at.is_none())
     }
 
-    /// The pulls under the policy of `order` that nothing but its pace holds, and how many are wanted under it.
+    /// Returns the pulls under the policy of `order` that only its pace holds, and the number of pulls wanted under it.
     fn waiting_beside(&self, order: &PodOrder) -> BTreeMap<(Name, Name), usize> {
         let named = self.record.policies.get(&*order.policy).and_then(|history| history.last()?.1.as_ref());
         let built_in = Some(&self.settings.built_in_policy).filter(|_| order.policy.is_empty());
@@ -123,11 +123,11 @@ impl Lab {
         waiting.map(|(node, image)| ((node.uid.clone(), image.name.clone()), wanted)).collect()
     }
 
-    /// Whether nothing but the pace of its policy holds a pull.
+    /// Whether only the pace of its policy holds a pull.
     fn waits(&self, node: &Node, image: &Image, policy: &PullPolicySpec) -> bool {
         let works = node.readiness == Readiness::Ready && self.kubelet(&node.name) == Kubelet::Works;
         let is_free = self.record.live().all(|pod| pod.order.node_uid != node.uid);
-        // What became of all images of its last Pod is known, so that none of them hangs there.
+        // The outcomes of all images of its last Pod are known, so none of them hangs there.
         let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node_uid == node.uid);
         let is_settled = of_node.is_none_or(|pod| pod.settled_at.is_some());
         let is_new = !self.record.pulled.contains_key(&(node.uid.clone(), image.reference.clone()));
@@ -148,7 +148,7 @@ impl Lab {
     }
 }
 
-/// Whether a node's memory tells of nothing that puts off the first pull of an image: on this node, or anywhere.
+/// Whether a node's memory has no reason to put off the first pull of an image, on this node or anywhere.
 fn is_well(cache: &NodeCacheStatus, image: &Image, is_here: bool) -> bool {
     let here = cache.node_failure.is_none();
     let of_image = cache.images.iter().all(|record| {

@@ -1,4 +1,4 @@
-//! How long things take in a lab, and what goes wrong.
+//! The settings of a lab: durations and faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,102 +9,102 @@ use serde::Deserialize;
 
 use crate::{Bandwidth, Failure, Kubelet, Registry, Rng, Trouble, secs};
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is carried out, and answered.
+    /// The API server carries it out, and answers.
     Answered,
-    /// The API server refuses it.
+    /// The API server denies it.
     Refused(&'static str),
-    /// The API server refuses it, even where an earlier one like it was carried out:
-    /// admission comes before the look whether the object exists.
+    /// The API server denies it, even if it carried out an equal request before: admission comes before the check
+    /// whether the object exists.
     RefusedAnyway(&'static str),
-    /// It is carried out, but the answer is lost.
+    /// The API server carries it out, but the answer is lost.
     AnswerLost,
     /// It never arrives.
     RequestLost,
-    /// It arrives only after so long, at most after the executor's time limit, and the answer
-    /// takes as long again: it may come too late.
+    /// It arrives after this time, at most after the executor's time limit. The answer takes as long again, so it may
+    /// come too late.
     Late(SignedDuration),
 }
 
-/// What distinguishes a machine from the others, besides what its Node says.
+/// The properties in which a machine differs from the others, besides those of its Node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Machine {
-    /// How much room it has for images, in bytes, if not as much as all others.
+    /// Its room for images in bytes, if different from the others.
     pub disk: Option<u64>,
-    /// The kubelet's `nodeStatusMaxImages`, if not that of the cluster; -1: no limit.
+    /// The kubelet's `nodeStatusMaxImages`, if different from the cluster's; -1: no limit.
     pub listed_images: Option<i32>,
-    /// Whether its runtime reports the bare ID of an image (`sha256:…`) as a container's `imageID`, as CRI-O
-    /// does. The node lists the digest all the same.
+    /// Whether its runtime reports the bare ID of an image (`sha256:…`) as a container's `imageID`, as CRI-O does. The
+    /// node still lists the digest.
     pub bare_image_ids: bool,
 }
 
-/// How long things take, and what goes wrong.
+/// The durations and faults of a lab.
 pub struct Knobs {
     /// From the plan until a request takes effect.
     pub request: SignedDuration,
-    /// From there until its answer arrives.
+    /// From then until its answer arrives.
     pub reply: SignedDuration,
     /// From a change until a watch shows it.
     pub watch: SignedDuration,
     /// How long a pull takes.
     pub pull: SignedDuration,
-    /// How long a pull takes of these references.
+    /// How long a pull of each of these references takes.
     pub pulls: BTreeMap<String, SignedDuration>,
-    /// References that cannot be pulled, and why.
+    /// References that no node can pull, and the failure.
     pub broken_images: BTreeMap<String, Failure>,
-    /// Pulls that do not go as usual, by image and node; of two the first one counts.
+    /// Unusual pulls, by image and node. If two match, the first one counts.
     pub troubles: Vec<Trouble>,
-    /// How fast images come, if that follows from their sizes and from who pulls beside them,
+    /// Shared bandwidth. If set, the duration of a pull follows from the image's size and from concurrent pulls,
     /// instead of `pull` and `pulls`.
     pub bandwidth: Option<Bandwidth>,
     /// Sizes of references, in bytes, if not 100 MB.
     pub sizes: BTreeMap<String, u64>,
-    /// How much room nodes have for images, in bytes, if that is limited.
+    /// The room for images on each node in bytes, if limited.
     pub disk: Option<u64>,
     /// Machines that differ from the others, by the names of their nodes.
     pub machines: BTreeMap<String, Machine>,
-    /// What registries allow, by host.
+    /// The limits of registries, by host.
     pub registries: BTreeMap<String, Registry>,
-    /// What runtimes tell of references, if it is not a sha256 digest.
+    /// The IDs that runtimes report for references, if not a sha256 digest.
     pub digests: BTreeMap<String, String>,
-    /// References whose digests differ by platform, because runtimes tell that of the manifest for
-    /// their platform instead of that of the index.
+    /// References whose digests differ by platform, because runtimes report the digest of the manifest for their
+    /// platform instead of that of the index.
     pub digests_by_platform: BTreeSet<String>,
-    /// What runtimes of some nodes tell instead, by node and reference: their mirrors lag behind.
+    /// The IDs that runtimes of some nodes report instead, by node and reference: their mirrors lag behind.
     pub digests_on: BTreeMap<String, BTreeMap<String, String>>,
     /// The platforms for which registries have references, if not for all.
     pub platforms: BTreeMap<String, Vec<String>>,
-    /// Registries that nodes reach and the operator does not, by host.
+    /// Registries that nodes can reach, but the operator cannot, by host.
     pub out_of_reach: BTreeSet<String>,
-    /// What sources answer, by their addresses.
+    /// The answers of sources, by address.
     pub sources: BTreeMap<String, Result<Answer, SourceFailure>>,
-    /// What sources answer every other time, by their addresses: it takes turns with what is in `sources`.
+    /// The answers that alternate with those in `sources`, by address.
     pub alternates: BTreeMap<String, Result<Answer, SourceFailure>>,
     /// How long sources take to answer.
     pub asking: SignedDuration,
-    /// References that are pulled only with the Secret of this name.
+    /// References that need the Secret of this name for a pull.
     pub private: BTreeMap<String, String>,
-    /// Secrets that nobody accepts.
+    /// Secrets that no registry accepts.
     pub wrong_secrets: BTreeSet<String>,
     /// By how much the kubelets' clocks are ahead.
     pub kubelet_clock: SignedDuration,
-    /// Nodes whose kubelets do not work as they should.
+    /// Nodes with faulty kubelets.
     pub kubelets: BTreeMap<String, Kubelet>,
-    /// Whether objects go to the API server as JSON, and are checked against the CRDs' schemas
-    /// there, which takes half of a lab's time.
+    /// Whether objects are sent to the API server as JSON and checked against the CRDs' schemas, which takes half of a
+    /// lab's time.
     pub json: bool,
     /// Whether nodes list their images.
     pub lists: bool,
-    /// What becomes of each request.
+    /// Decides the fate of each request.
     pub fate: Box<dyn FnMut(&Effect) -> Fate>,
-    /// What a broken planner would make of each plan, to see that it is noticed.
+    /// Changes each plan as a broken planner would, to test that the lab notices.
     pub tamper: Box<dyn FnMut(&mut Plan)>,
-    /// What a broken planner would understand of each event, to see that it is noticed.
+    /// Changes each event as a broken planner would misread it, to test that the lab notices.
     pub mishear: Box<dyn FnMut(&mut Event)>,
-    /// Delays and fates of requests are drawn from this, if set.
+    /// The source of random delays and fates of requests, if set.
     pub jitter: Option<Rng>,
 }
 

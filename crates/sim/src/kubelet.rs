@@ -1,4 +1,4 @@
-//! What kubelets do with pull Pods.
+//! Simulates kubelets that run pull Pods.
 
 use std::fmt;
 
@@ -21,24 +21,24 @@ use crate::{Failure, Lab, Outcome, secs};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kubelet {
-    /// It does what it should.
+    /// It works.
     #[default]
     Works,
-    /// It takes no notice of new Pods, for as long as it is so.
+    /// It ignores new Pods while it is in this state.
     Silent,
-    /// It acknowledges Pods, and cannot start them.
+    /// It acknowledges Pods, but cannot start them.
     NoSandbox,
-    /// It refuses Pods, for this reason.
+    /// It rejects Pods, for this reason.
     Rejects(Failure),
-    /// It refuses the next Pod, for this reason, and works then.
+    /// It rejects the next Pod, for this reason, and then works.
     RejectsNext(Failure),
     /// No image can be pulled here, for this reason.
     CannotPull(Failure),
-    /// Nobody hears of it, and it hears of nobody: what it does shows when it is back.
+    /// It is disconnected: its actions become visible when it is back.
     Lost,
 }
 
-/// How it behaves, as a predicate for people.
+/// Formats the behaviour as a predicate for people.
 impl fmt::Display for Kubelet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -53,30 +53,30 @@ impl fmt::Display for Kubelet {
     }
 }
 
-/// What is next in a Pod's life.
+/// The next step in a Pod's life.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Acknowledge,
     StartSandbox,
-    /// The next image is to be pulled.
+    /// Begins to pull the next image.
     Pull,
-    /// The pull of this number may be through.
+    /// Ends the pull of this number, if it is done.
     Pulled(u64),
-    /// What failed is shown to wait.
+    /// Shows that the failed pulls wait.
     BackOff,
-    /// What failed is tried again.
+    /// Retries the failed pulls.
     Retry,
     Remove,
 }
 
-/// One pass over a Pod's containers: they are pulled one after another, except those that
-/// have been.
+/// One pass over a Pod's containers. The kubelet pulls their images one after another, except for those that it has
+/// pulled.
 #[derive(Clone, Debug, Default)]
 pub struct Pass {
-    /// When the pull of each container ended, in their order, and with which failure, if any;
-    /// `None` for a container that was through before.
+    /// The end of each container's pull, in order, with its failure, if any; `None` for a container that was done
+    /// before.
     pub pulls: Vec<Option<(Timestamp, Option<Failure>)>>,
-    /// Whether the kubelet is through with it.
+    /// Whether the kubelet has finished the pass.
     pub is_over: bool,
 }
 
@@ -84,7 +84,7 @@ const ACKNOWLEDGEMENT: SignedDuration = SignedDuration::from_millis(200);
 const SANDBOX: SignedDuration = SignedDuration::from_millis(300);
 /// `terminationGracePeriodSeconds`.
 const GRACE: SignedDuration = SignedDuration::from_secs(1);
-/// How long a kubelet that takes no notice of a Pod leaves it Terminating.
+/// How long a kubelet that ignores a Pod leaves it Terminating.
 const SILENCE: SignedDuration = SignedDuration::from_secs(30);
 /// How long after a failed pull the kubelet looks at the Pod again.
 const SYNC: SignedDuration = SignedDuration::from_secs(2);
@@ -93,11 +93,11 @@ const SYNC: SignedDuration = SignedDuration::from_secs(2);
 const BACK_OFF: (SignedDuration, SignedDuration) = (SignedDuration::from_secs(10), SignedDuration::from_secs(300));
 /// The taint of nodes that are not ready.
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
-/// A kubelet that is restarted takes so long.
+/// How long a restart of a kubelet takes.
 const RESTART: SignedDuration = SignedDuration::from_secs(3);
 
 impl Lab {
-    /// A Pod was created.
+    /// Handles the creation of a Pod.
     pub(crate) fn kubelet_sees(&mut self, uid: &Name) {
         self.agenda.add(self.now + ACKNOWLEDGEMENT, Item::Kubelet(uid.clone(), Step::Acknowledge));
     }
@@ -106,7 +106,7 @@ impl Lab {
         self.knobs.kubelets.get(node).cloned().unwrap_or_default()
     }
 
-    /// A kubelet takes a step with one of its Pods.
+    /// Takes one step with a Pod.
     pub(crate) fn kubelet_step(&mut self, uid: &Name, step: Step) {
         let now = self.now;
         let Some(live) = self.api.pod_of_uid(uid) else { return };
@@ -157,12 +157,12 @@ impl Lab {
         self.show_pod(&name);
     }
 
-    /// A time by the kubelets' clocks, in whole seconds.
+    /// Returns a time by the kubelets' clocks, in whole seconds.
     fn kubelet_time(&self, at: Timestamp) -> Timestamp {
         whole_seconds(at + self.knobs.kubelet_clock)
     }
 
-    /// The kubelet begins to pull the next image of a Pod, if there is one.
+    /// Begins to pull the next image of a Pod, if there is one.
     fn pull_next(&mut self, name: &Name) {
         let Some(live) = self.api.pods.get_mut(name) else { return };
         let Some(pass) = live.pass.as_mut().filter(|pass| !pass.is_over) else { return };
@@ -179,7 +179,7 @@ impl Lab {
         self.pull(&uid, &node_uid, &image, failure);
     }
 
-    /// Why an image cannot be pulled with these Secrets, in the words of containerd, if so.
+    /// Returns why an image cannot be pulled with these Secrets, in the words of containerd, if it cannot.
     pub(crate) fn lacks_secret(&self, secrets: &[Name], image: &Reference) -> Option<Failure> {
         let secret = self.knobs.private.get(image.as_str())?;
         let is_known = self.api.secrets.contains_key(secret) && !self.knobs.wrong_secrets.contains(secret);
@@ -187,7 +187,7 @@ impl Lab {
         Outcome::Unauthorized.failure(image).filter(|_| !is_known || !is_given)
     }
 
-    /// The pull of this number may be through.
+    /// Ends the pull of this number, if it is done.
     fn pulled(&mut self, name: &Name, number: u64) {
         let Some((image, failure)) = self.end_pull(number) else { return };
         let Some(live) = self.api.pods.get(name) else { return };
@@ -242,7 +242,7 @@ impl Lab {
         }
     }
 
-    /// The kubelet is through with a Pod's containers, and shows what became of them.
+    /// Ends a pass over a Pod's containers, and shows the outcomes.
     fn end_pass(&mut self, name: &Name) {
         let Some(live) = self.api.pods.get(name) else { return };
         let given_up = self.is_given_up(&live.pod);
@@ -278,7 +278,7 @@ impl Lab {
         self.show_pod(name);
     }
 
-    /// The kubelet shows that it waits before it tries again what failed.
+    /// Shows that the kubelet waits before it retries the failed pulls.
     fn back_off(&mut self, name: &Name) {
         let Some(live) = self.api.pods.get_mut(name) else { return };
         for container in &mut live.pod.containers {
@@ -291,7 +291,7 @@ impl Lab {
         }
     }
 
-    /// Restarts a kubelet. The pulls at hand end, and begin anew when it is back.
+    /// Restarts a kubelet. Its current pulls end, and begin anew when it is back.
     pub fn restart_kubelet(&mut self, node: &str) {
         let Some(node_uid) = self.api.nodes.get(node).map(|node| node.uid.clone()) else {
             return self.misses("Node", node);
@@ -306,20 +306,20 @@ impl Lab {
         }
     }
 
-    /// Nobody hears of a node any more, and the control plane says so.
+    /// Disconnects a node; the control plane reports that.
     pub fn lose(&mut self, node: &str) {
         self.note(|| format!("node {node} is lost"));
         self.knobs.kubelets.insert(node.to_owned(), Kubelet::Lost);
         self.edit_node(node, |node| node.readiness = Readiness::Lost);
     }
 
-    /// The network of a node is not up any more, and the control plane says so.
+    /// Takes the network of a node down; the control plane reports that.
     pub fn disconnect(&mut self, node: &str) {
         self.note(|| format!("node {node} has no network"));
         self.edit_node(node, lacks_network);
     }
 
-    /// A node is ready.
+    /// Makes a node ready.
     pub fn ready(&mut self, node: &str) {
         self.note(|| format!("node {node} is ready"));
         self.edit_node(node, |node| {
@@ -328,7 +328,7 @@ impl Lab {
         });
     }
 
-    /// Every node that was lost, or had no network, is ready again.
+    /// Makes every node that was lost, or had no network, ready again.
     pub fn regain(&mut self) {
         let others = self.api.nodes.values().filter(|node| node.readiness != Readiness::Ready);
         for node in others.map(|node| node.name.clone()).collect::<Vec<_>>() {
@@ -337,7 +337,7 @@ impl Lab {
         self.knobs.kubelets.retain(|_, kubelet| *kubelet != Kubelet::Lost);
     }
 
-    /// Deletes a Pod; it goes when its kubelet is through with the pull at hand.
+    /// Deletes a Pod. It goes when its kubelet has finished the current pull.
     pub(crate) fn terminate(&mut self, name: &Name) {
         let now = self.now;
         let Some(live) = self.api.pods.get_mut(name).filter(|live| !live.pod.terminating) else { return };
@@ -368,7 +368,7 @@ impl Lab {
         self.pull_for_others(&live.node_uid);
     }
 
-    /// Lets every kubelet work, and every image be there.
+    /// Makes every kubelet work, and every image available.
     pub fn repair(&mut self) {
         self.regain();
         let pressed = self.api.nodes.values().filter(|node| node.disk_pressure).map(|node| node.name.clone());
@@ -391,7 +391,7 @@ impl Lab {
     }
 }
 
-/// What the control plane shows of a node whose network is not up.
+/// Sets the conditions that the control plane shows for a node whose network is not up.
 pub(crate) fn lacks_network(node: &mut Node) {
     node.readiness = Readiness::NotReady { network: false };
     let taint = |effect| Taint { key: NOT_READY.to_owned(), value: String::new(), effect };
@@ -399,34 +399,34 @@ pub(crate) fn lacks_network(node: &mut Node) {
     node.taints.extend([taint(TaintEffect::NoSchedule), taint(TaintEffect::NoExecute)]);
 }
 
-/// The ID of an image whose digest is in `id`: that of its configuration, which is another one.
+/// Returns the ID of an image whose digest is in `id`: the digest of its configuration, which differs.
 pub(crate) fn bare_id(id: &str) -> Name {
     format!("sha256:{}", hex(id.as_bytes())).into()
 }
 
-/// The digest of the manifest for one platform, of an index with this digest.
+/// Returns the digest of the manifest for one platform, of an index with this digest.
 pub(crate) fn platform_digest(digest: &str, platform: &str) -> String {
     format!("sha256:{}", hex(format!("{digest} {platform}").as_bytes()))
 }
 
-/// Sixty-four hexadecimal digits that stand for `bytes`.
+/// Returns sixty-four hexadecimal digits derived from `bytes`.
 fn hex(bytes: &[u8]) -> String {
     format!("{:064x}", stable_hash(bytes))
 }
 
-/// The repository of an image, as it is written.
+/// Returns the repository of an image, as it is written.
 pub(crate) fn repository(image: &Reference) -> &str {
     image.as_str().split([':', '@']).next().unwrap_or_default()
 }
 
 impl Lab {
-    /// The digest under which the registry of an image serves its tag.
+    /// Returns the digest under which the registry of an image serves its tag.
     pub(crate) fn served_digest(&self, image: &Reference) -> String {
         let usual = || format!("sha256:{:064x}", 7);
         self.knobs.digests.get(image.as_str()).cloned().unwrap_or_else(usual)
     }
 
-    /// What the runtime of a node calls an image that it pulls now: its repository and digest.
+    /// Returns the ID that the runtime of a node reports for an image that it pulls now: its repository and digest.
     #[must_use]
     pub fn newest_id(&self, node: &str, image: &Reference) -> Name {
         let knobs = &self.knobs;

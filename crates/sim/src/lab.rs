@@ -1,4 +1,4 @@
-//! The lab, and what is found wrong in it.
+//! The lab, and the violations found in it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,43 +12,43 @@ use crate::process::Process;
 use crate::pulls::Pulls;
 use crate::{Api, Knobs, Record};
 
-/// When every lab begins. The fraction shows where whole seconds are rounded.
+/// The time at which every lab begins. The fraction reveals rounding to whole seconds.
 pub(crate) const EPOCH: Timestamp = Timestamp::constant(1_767_225_600, 300_000_000);
 
-/// How many violations are kept: the first ones tell most.
+/// How many violations are kept. The first ones are the most useful.
 pub(crate) const KEPT: usize = 20;
 
 /// A small cluster with an operator.
 pub struct Lab {
-    /// What time it is.
+    /// The current time.
     pub now: Timestamp,
-    /// How long things take, and what goes wrong.
+    /// The durations and faults.
     pub knobs: Knobs,
-    /// What the API server has.
+    /// The objects of the API server.
     pub api: Api,
-    /// What happened.
+    /// The record of all events.
     pub record: Record,
-    /// What to call this lab where a check fails.
+    /// The name of this lab in the messages of failed checks.
     pub title: String,
-    /// What should not have happened, in the order in which it did; at most 20.
+    /// The violations, in order; at most 20.
     pub violations: Vec<Violation>,
     pub(crate) settings: Settings,
-    /// Operators that run; the last one was started last.
+    /// The running operators; the one that was started last is the last.
     pub(crate) processes: Vec<Process>,
-    /// The most by which a watch has lagged, besides what is usual.
+    /// The longest lag of a watch beyond the usual.
     pub(crate) longest_lag: SignedDuration,
     pub(crate) agenda: Agenda,
-    /// By the node's UID what is on its disk.
+    /// The disks, by the node's UID.
     pub(crate) disks: BTreeMap<Name, Disk>,
     pub(crate) pulls: Pulls,
 }
 
-/// Something that should not have happened.
+/// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// When it was noticed.
+    /// When the lab noticed it.
     pub at: Timestamp,
-    /// What it is, as a sentence.
+    /// The violation, as a sentence.
     pub what: String,
 }
 
@@ -65,7 +65,7 @@ impl Default for Lab {
 }
 
 impl Lab {
-    /// An empty cluster with a running operator.
+    /// Makes an empty cluster with a running operator.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let mut lab = Self {
@@ -86,7 +86,7 @@ impl Lab {
         lab
     }
 
-    /// Takes down that something happened that should not have.
+    /// Records a violation.
     pub(crate) fn violate(&mut self, what: impl Into<String>) {
         if self.violations.len() < KEPT {
             let what = what.into();
@@ -95,17 +95,17 @@ impl Lab {
         }
     }
 
-    /// Takes down from now on what happens, for [`Record::timeline`].
+    /// Begins to record events for [`Record::timeline`].
     pub fn keep_journal(&mut self) {
         self.record.journal.get_or_insert_default();
     }
 
-    /// Keeps from now on what watches show, in [`Record::history`].
+    /// Begins to keep the events of watches in [`Record::history`].
     pub fn keep_history(&mut self) {
         self.record.history.get_or_insert_default();
     }
 
-    /// Takes down that something happened, where that is asked for.
+    /// Records an event in the journal, if there is one.
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
         if let Some(journal) = &mut self.record.journal {
             journal.push((self.now, what()));
@@ -116,7 +116,7 @@ impl Lab {
         whats.into_iter().for_each(|what| self.violate(what));
     }
 
-    /// Takes down that the script of events names something that is not there.
+    /// Records that the script of events names an object that does not exist.
     pub(crate) fn misses(&mut self, kind: &str, name: &str) {
         self.violate(format!("there is no {kind} {name}"));
     }

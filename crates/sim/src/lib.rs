@@ -1,23 +1,22 @@
 //! A small cluster on virtual time.
 //!
-//! [`Lab`] drives a [`World`](drop_core::World) the way the operator does, against a
-//! simulated API server, kubelets and registries, and keeps its own [`Record`] of what
-//! happened. After every plan it checks the plan (`audit`, the same plan twice, nothing twice, a
-//! wake-up in the future), and at every request it checks, from its own record, what the
-//! specification promises: caps, delays, nothing pulled twice, statuses that make sense.
-//! What does not hold is a [`Violation`], kept in [`Lab::violations`].
+//! [`Lab`] drives a [`World`](drop_core::World) as the operator does, against a simulated API server, kubelets and
+//! registries, and keeps its own [`Record`] of all events. After every plan it checks the plan (`audit`, the same plan
+//! twice, no effect twice, a wake-up in the future). At every request it checks the promises of the specification from
+//! its own record: caps, delays, no repeated pull, consistent statuses. A broken promise is a [`Violation`] in
+//! [`Lab::violations`].
 //!
-//! What is independent of the planner: the lab's API server, kubelets, disks, network and
-//! registries; the checks of caps, delays and repetitions at each creation (`check.rs`),
-//! which recount from the record alone, except that they take the planner's word for which
-//! Pods begin a turn, and its code for which registries a Pod is still pulling from and when
-//! a Pod is given up; the recount of pacing (`pacing.rs`) and of who loses to whom (`fairness.rs`), which take nobody's
-//! word; the lists of
-//! DiscoveryPolicies (`sources.rs`), made anew from what their sources answer; and the look at a
-//! cluster at rest (`rest.rs`), which compares statuses with the simulated disks.
+//! These parts do not depend on the planner:
 //!
-//! There is no clock and no randomness but [`Rng`], so whatever is made from a seed
-//! happens again in the same way.
+//! - the lab's API server, kubelets, disks, network and registries;
+//! - the checks of caps, delays and repetitions at each creation (`check.rs`). They count from the record alone, with
+//!   two exceptions: they trust the planner about which Pods begin a turn, and use its code to find out which
+//!   registries a Pod is still pulling from and when a Pod is given up;
+//! - the recounts of pacing (`pacing.rs`) and of fairness (`fairness.rs`), which trust no other code;
+//! - the lists of DiscoveryPolicies (`sources.rs`), made anew from the answers of their sources;
+//! - the check of a cluster at rest (`rest.rs`), which compares statuses with the simulated disks.
+//!
+//! There is no clock, and no randomness but [`Rng`], so the same seed gives the same events.
 
 mod agenda;
 mod api;
@@ -55,7 +54,7 @@ pub use users::under;
 
 use jiff::SignedDuration;
 
-/// A duration of so many seconds.
+/// Returns a duration of this many seconds.
 #[must_use]
 pub fn secs(secs: f64) -> SignedDuration {
     SignedDuration::from_secs_f64(secs)

@@ -1,4 +1,4 @@
-//! Registries that are asked for images.
+//! Simulates registries that answer look-ups.
 
 use drop_api::GoDuration;
 use drop_core::Name;
@@ -43,11 +43,11 @@ impl Lab {
         LookedUp::Found(Box::new(manifest))
     }
 
-    /// What is wrong with a Pod that pulls although its registry told that it cannot.
+    /// Returns the fault of a pull although its registry answered that the pull cannot succeed.
     pub(crate) fn faults_of_pull(&self, pull: &Pull, node_uid: &Name, planned_at: Timestamp) -> Option<String> {
         let told = self.record.answers.get(&pull.reference).filter(|told| told.at < planned_at)?;
         if self.record.asked_at(&pull.reference) > Some(told.asked_at) {
-            // What was told is not known any more, or may be something else by now.
+            // The answer is no longer known, or may be outdated.
             return None;
         }
         if told.is_missing {
@@ -58,12 +58,19 @@ impl Lab {
         (!served.serves(platform)).then(|| format!("its registry has no {} for {platform}", pull.reference))
     }
 
-    /// What is wrong with a question that is asked now.
+    /// Returns the fault of a look-up that is sent now.
     pub(crate) fn faults_of_question(&self, image: &Reference) -> Option<String> {
         let told = self.record.answers.get(image)?;
         let changed_at = self.record.questions_changed_at;
         if changed_at.is_some_and(|at| told.asked_at <= at + self.hearsay()) {
-            // It was asked for somebody else, or with other Secrets.
+            // The previous look-up was for another CachedImage, or used other Secrets.
+            return None;
+        }
+        let lacks_details = |served: &Manifest| {
+            self.api.nodes.values().any(|node| !served.detailed_for.contains(&node.platform))
+        };
+        if told.served.as_ref().is_some_and(lacks_details) {
+            // A node of another platform has joined since.
             return None;
         }
         let policies = || self.api.policies.values().map(|policy| &policy.spec);
@@ -88,7 +95,7 @@ impl Lab {
 
     fn manifest(&self, image: &Reference, inquiry: &Inquiry) -> Manifest {
         let digest = image.digest().map_or_else(|| self.served_digest(image), str::to_owned);
-        // What no node is of has a platform, too: an index does not know who asks.
+        // A platform without nodes has a manifest too: an index does not depend on the client.
         let all = ["linux/amd64", "linux/arm64"].map(Name::from).into_iter();
         let of_nodes = self.api.nodes.values().map(|node| &node.platform).chain(&inquiry.platforms).cloned();
         let served = self.knobs.platforms.get(image.as_str());

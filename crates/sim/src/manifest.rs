@@ -1,4 +1,4 @@
-//! Objects as users write them: YAML documents, read as strictly as `kubectl apply` does.
+//! Reads objects as users write them: YAML documents, as strictly as `kubectl apply` does.
 
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::{CachedImageSetSpec, CachedImageSpec, PullPolicySpec, strict};
@@ -17,24 +17,24 @@ const API_VERSION: &str = drop_api::names::API_VERSION;
 /// The longest name of an object, in bytes.
 const MAX_NAME: usize = 253;
 
-/// What the API server says of other names (`IsDNS1123Subdomain` of `k8s.io/apimachinery`).
+/// The API server's message about other names (`IsDNS1123Subdomain` of `k8s.io/apimachinery`).
 const NO_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or \
                             '.', must start and end with an alphanumeric character, and has at most 253 characters";
 
-/// Why a manifest cannot be used.
+/// The reasons why a manifest cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum Error {
     /// The text is not YAML.
     #[error("not YAML: {0}")]
     Syntax(String),
-    /// An object is not what its kind asks for.
+    /// An object does not match its kind.
     #[error("{kind} {name:?}: {problem}")]
     Object {
         /// Its kind.
         kind: String,
-        /// Its `metadata.name`; empty where it has none.
+        /// Its `metadata.name`; empty if it has none.
         name: String,
-        /// The field, and what is wrong with it.
+        /// The field, and its fault.
         problem: String,
     },
 }
@@ -44,11 +44,11 @@ pub enum Error {
 pub struct Object {
     /// `metadata.name`.
     pub name: String,
-    /// What it is.
+    /// Its spec.
     pub spec: Spec,
 }
 
-/// What a user writes of an object besides its name.
+/// The part of an object that a user writes, besides its name.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Spec {
     /// Of a CachedImage.
@@ -57,15 +57,14 @@ pub enum Spec {
     CachedImageSet(CachedImageSetSpec),
     /// Of a PullPolicy.
     PullPolicy(PullPolicySpec),
-    /// A whole Node, of which everything counts that says whether images can be pulled there.
+    /// A whole Node. All fields count that decide whether it can pull images.
     Node(Box<k8s::Node>),
 }
 
-/// The documents of a YAML text; those that are `List`s, which `kubectl get -o yaml` prints,
-/// by their items.
+/// Splits a YAML text into its documents. A `List`, which `kubectl get -o yaml` prints, is split into its items.
 ///
 /// # Errors
-/// The text is not YAML.
+/// If the text is not YAML.
 pub fn documents(text: &str) -> Result<Vec<Value>, Error> {
     let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| Error::Syntax(error.to_string()))?;
     let flat = documents.into_iter().flat_map(|mut document| match document.get_mut("items").map(Value::take) {
@@ -76,10 +75,10 @@ pub fn documents(text: &str) -> Result<Vec<Value>, Error> {
 }
 
 impl Object {
-    /// Reads a document; `None` where it is of a kind that labs do not have.
+    /// Reads a document; `None` if labs do not have its kind.
     ///
     /// # Errors
-    /// The field that is wrong, and what to write.
+    /// The field that is wrong, and how to fix it.
     pub fn read(mut document: Value) -> Result<Option<Self>, Error> {
         let text = |pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
@@ -129,7 +128,7 @@ fn is_subdomain(name: &str) -> bool {
     name.len() <= MAX_NAME && name.split('.').all(is_part)
 }
 
-/// Reads the spec of one of Drop's objects; else says what is wrong with which field.
+/// Reads the spec of one of Drop's objects, or returns the field that is wrong.
 fn spec<T: DeserializeOwned>(document: &Value, kind: &str) -> Result<T, String> {
     let spec = document.get("spec").cloned().ok_or("spec: it is missing")?;
     let read = strict::read(spec.clone(), "spec")?;
@@ -141,7 +140,7 @@ fn spec<T: DeserializeOwned>(document: &Value, kind: &str) -> Result<T, String> 
 }
 
 impl Lab {
-    /// Creates an object, or changes what is there of this kind and name.
+    /// Creates an object, or changes the existing one of this kind and name.
     pub fn apply(&mut self, object: &Object) {
         let name = object.name.as_str();
         match &object.spec {
@@ -166,7 +165,7 @@ impl Lab {
                     before.deleting = node.metadata.deletion_timestamp.is_some();
                     before.is_virtual = is_virtual(&before.labels, &taints);
                     before.disk_pressure = has_disk_pressure(&conditions);
-                    // A node that tells nothing of a condition is well, because people leave out what is usual.
+                    // Without a condition Ready the node is ready, because people leave out usual values.
                     let tells = conditions.iter().any(|condition| condition.type_ == "Ready");
                     before.readiness = if tells { readiness(&conditions) } else { Readiness::Ready };
                     if let Some(info) = status.node_info.filter(|info| !info.architecture.is_empty()) {

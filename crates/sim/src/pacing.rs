@@ -1,9 +1,9 @@
-//! A reference model of pacing, simple enough to believe: a recount of what Pods did, from when
-//! they were created, when they showed what became of their images, and when they were gone.
+//! A simple reference model of pacing. It counts the Pods from the times of their creation, their outcomes, and their
+//! end.
 //!
-//! It shares nothing with the planner, not even what a turn is: a Pod goes on with one if the
-//! Pod before it on its node was of the same policy, left something missing there, and was gone
-//! not long ago. It is exact for a policy whose limits were never changed.
+//! It shares no code with the planner, and has its own definition of a turn: a Pod goes on with a turn if the Pod
+//! before it on its node had the same policy, left images missing there, and was gone not long ago. It is exact for a
+//! policy whose limits were never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,26 +13,25 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{Created, Lab, Record};
 
-/// A Pod that comes so long after the last one on its node was gone begins a turn. A turn may
-/// rest between two Pods while a slot or a registry is not free.
+/// A Pod that comes this long after the end of the previous one on its node begins a turn. A turn may rest between two
+/// Pods while no slot or registry is free.
 const REST: SignedDuration = SignedDuration::from_mins(10);
 
-/// What the Pods of one policy did.
+/// The pace of the Pods of one policy.
 #[derive(Default)]
 struct Pace {
     /// The most nodes with a Pod at once.
     nodes: usize,
     /// The most Pods at once.
     pods: usize,
-    /// The most Pods at once with an image of the same registry of which nobody could know yet
-    /// what became of it.
+    /// The most Pods at once with an image of the same registry whose outcome was not known yet.
     pods_per_registry: usize,
-    /// The least time from a beginning on one node to a later one on another.
+    /// The least time from the beginning of a turn on one node to a later one on another.
     delay: Option<SignedDuration>,
 }
 
 impl Lab {
-    /// Where Pods went faster than their policies ever allowed, as sentences.
+    /// Returns the policies whose Pods went faster than the policies ever allowed, as sentences.
     #[must_use]
     pub fn faults_of_pacing(&self) -> Vec<String> {
         let built_in = vec![&self.settings.built_in_policy];
@@ -45,7 +44,7 @@ impl Lab {
 
     fn faults_of_pace_of(&self, policy: &str, specs: &[&PullPolicySpec]) -> Vec<String> {
         let pace = self.record.pace(policy, self.hearsay());
-        // Whatever has no limit allows any number.
+        // Without a limit any number is allowed.
         let most = |limit: fn(&PullPolicySpec) -> Option<i32>| {
             let limits =
                 specs.iter().map(|spec| limit(spec).map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(0)));
@@ -70,8 +69,8 @@ impl Lab {
 }
 
 impl Record {
-    /// What the Pods of a policy did; the built-in one has no name. What changes may not be heard
-    /// of for as long as `hearsay`.
+    /// Returns the pace of the Pods of a policy; the built-in one has no name. The operator may not know of a change
+    /// for as long as `hearsay`.
     fn pace(&self, policy: &str, hearsay: SignedDuration) -> Pace {
         let mut pace = Pace::default();
         let mut beginnings: Vec<&Created> = Vec::new();
@@ -95,7 +94,7 @@ impl Record {
             if before.is_some_and(|before| self.may_go_on(before, pod, hearsay)) {
                 continue;
             }
-            // Nobody could know any more of a Pod that left no trace before a restart.
+            // If a Pod left no trace before a restart, the new operator cannot know of it.
             let known = beginnings.iter().rev().filter(|other| !other.is_forgotten);
             if let Some(other) = known.clone().find(|other| other.order.node != pod.order.node) {
                 let delay = pod.at.duration_since(other.at);
@@ -106,7 +105,7 @@ impl Record {
         pace
     }
 
-    /// Whether a Pod may go on with the turn of the one before it on its node.
+    /// Whether a Pod may go on with the turn of the previous one on its node.
     fn may_go_on(&self, before: &Created, pod: &Created, hearsay: SignedDuration) -> bool {
         let Some(gone_at) = before.gone_at else { return true };
         let is_meanwhile = |at: &Timestamp| (SignedDuration::ZERO..=hearsay).contains(&at.duration_since(gone_at));

@@ -15,31 +15,31 @@ use crate::api::{image_event, policy_event, secret_event, set_event};
 use crate::lab::EPOCH;
 use crate::{Fate, Lab, schema, secs};
 
-/// One operator.
+/// A process of the operator.
 pub(crate) struct Process {
     pub(crate) id: u64,
     pub(crate) world: World,
-    /// When its last plan wanted to be made anew.
+    /// The time at which its last plan asked for the next one.
     pub(crate) wake_at: Option<Timestamp>,
     /// By how much the clock of its machine is ahead.
     clock_ahead: SignedDuration,
-    /// The time by which it decides.
+    /// The clock of its decisions.
     clock: Clock,
-    /// When each of its watches showed, or is to show, what it showed last.
+    /// The time at which each of its watches showed, or will show, its last event.
     pub(crate) shown: BTreeMap<Kind, Timestamp>,
-    /// By how much its watches lag, besides what is usual.
+    /// By how much its watches lag beyond the usual.
     pub(crate) lags: BTreeMap<Kind, SignedDuration>,
-    /// From when until when it may write.
+    /// The time in which it may write.
     pub(crate) leads: Range<Timestamp>,
 }
 
 impl Process {
-    /// What time it is for this process, when it is `now` for everybody else.
+    /// Returns the time of this process, when it is `now` for all others.
     pub(crate) fn time(&mut self, now: Timestamp) -> Timestamp {
         self.clock.now(now + self.clock_ahead, now.duration_since(EPOCH))
     }
 
-    /// Lets it hear of something.
+    /// Passes an event to it.
     pub(crate) fn hear(&mut self, event: Event, now: Timestamp) {
         let time = self.time(now);
         self.world.apply(event, time);
@@ -54,7 +54,7 @@ impl Lab {
         self.processes.iter_mut().for_each(|process| process.clock_ahead += by);
     }
 
-    /// Ends every operator. Requests that are under way arrive, or never do.
+    /// Ends every operator. Requests that are under way arrive, or are lost.
     pub fn stop(&mut self, requests_arrive: bool) {
         self.note(|| "the operator ends".to_owned());
         self.processes.clear();
@@ -69,16 +69,15 @@ impl Lab {
         self.record.restarted(&self.api, self.now);
     }
 
-    /// Starts an operator, which lists everything.
+    /// Starts an operator, which lists all objects.
     pub fn start(&mut self) {
         self.note(|| "an operator starts".to_owned());
         let id = self.begin(self.now..Timestamp::MAX);
         self.plan(id);
     }
 
-    /// Starts another operator, a standby that follows the watches, while the one that leads
-    /// fails to renew its Lease: that one goes on for `rest`, and the other begins once nothing
-    /// of the first can arrive any more.
+    /// Starts another operator as a standby that follows the watches, while the leader fails to renew its Lease. The
+    /// leader goes on for `rest`, and the standby begins once no request of the leader can arrive any more.
     pub fn hand_over(&mut self, rest: SignedDuration) {
         // A standby that never led ends.
         let now = self.now;
@@ -100,7 +99,7 @@ impl Lab {
         self.agenda.add(leads_from, Item::Lead(id));
     }
 
-    /// Starts an operator that may write in this time.
+    /// Starts an operator that may write within this time.
     fn begin(&mut self, leads: Range<Timestamp>) -> u64 {
         let id = self.agenda.number();
         let mut world = World::new(self.settings.clone());
@@ -115,8 +114,8 @@ impl Lab {
         id
     }
 
-    /// A standby begins to lead. What leaders write may not have come through to it yet, so
-    /// it has that listed first.
+    /// Lets a standby begin to lead. It first lists the kinds that leaders write, because it may not have seen the
+    /// latest writes.
     pub(crate) fn lead(&mut self, id: u64) -> Option<u64> {
         self.note(|| "the standby leads".to_owned());
         self.record.restarted(&self.api, self.now);
@@ -131,7 +130,7 @@ impl Lab {
         Some(id)
     }
 
-    /// A process whose time to lead is over ends. Its requests are under way still.
+    /// Ends a process whose time to lead is over. Its requests are still under way.
     pub(crate) fn retire(&mut self, id: u64) {
         let now = self.now;
         self.processes.retain(|process| process.id != id || process.leads.contains(&now));
@@ -147,14 +146,14 @@ impl Lab {
         self.start();
     }
 
-    /// Breaks the watches off; everything is listed anew.
+    /// Breaks the watches off; every kind is listed anew.
     pub fn relist(&mut self) {
         for id in self.ids() {
             Kind::ALL.into_iter().for_each(|kind| self.list_anew(id, kind));
         }
     }
 
-    /// Breaks the watches of one kind off; it is listed anew.
+    /// Breaks the watches of one kind off; the kind is listed anew.
     pub fn relist_kind(&mut self, kind: Kind) {
         self.ids().into_iter().for_each(|id| self.list_anew(id, kind));
     }
@@ -165,8 +164,8 @@ impl Lab {
         self.show_to(id, kind, self.list_of(kind));
     }
 
-    /// Lets the watch of a kind lag by so much from now on, beside what is usual: that of the
-    /// operator which was started last, or of the one before it.
+    /// Lets the watch of a kind lag by this time beyond the usual, for the operator that was started last, or for the
+    /// one before it.
     pub fn lag(&mut self, kind: Kind, by: SignedDuration, of_newest: bool) {
         self.longest_lag = self.longest_lag.max(by);
         let mut processes = self.processes.iter_mut().rev();
@@ -183,13 +182,13 @@ impl Lab {
         self.processes.iter_mut().find(|process| process.id == id)
     }
 
-    /// Everything that there is, as a new process hears of it.
+    /// Returns all objects as a new process lists them.
     #[must_use]
     pub fn list(&self) -> Vec<Event> {
         Kind::ALL.into_iter().flat_map(|kind| self.list_of(kind)).collect()
     }
 
-    /// Everything of one kind.
+    /// Returns all objects of one kind.
     fn list_of(&self, kind: Kind) -> Vec<Event> {
         fn names<'a>(names: impl Iterator<Item = &'a String>) -> BTreeSet<Name> {
             names.map(|name| name.as_str().into()).collect()
@@ -243,14 +242,14 @@ impl Lab {
             plan
         };
         if !first.effects.is_empty() {
-            // What was asked for counts as done.
+            // The requested effects count as done.
             world.settle(time);
             let asked: BTreeSet<EffectKey> = first.effects.iter().map(Effect::key).collect();
             let again = planned(world).effects;
             let twice = again.iter().map(Effect::key).filter(|key| asked.contains(key));
             violations.extend(twice.map(|key| format!("{key:?} is asked for again at once")));
         }
-        // It sleeps for so long, whatever its clock shows meanwhile.
+        // It sleeps for this long, whatever its clock shows meanwhile.
         let longer = if process.clock_ahead.is_zero() { SignedDuration::ZERO } else { secs(0.001) };
         let wake_at = first.wake_at.map(|at| now.checked_add(at.duration_since(time) + longer));
         process.wake_at = wake_at.map(|at| at.unwrap_or(Timestamp::MAX));
@@ -280,8 +279,7 @@ impl Lab {
         }
     }
 
-    /// Why every missing image is missing, as `/debug/plan` shows it: CachedImage,
-    /// node and sentence.
+    /// Returns why each missing image is missing, as `/debug/plan` shows it: CachedImage, node and sentence.
     pub fn explained(&mut self) -> Vec<String> {
         let now = self.now;
         let Some(process) = self.processes.last_mut() else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! Pulls that are under way, the bandwidth that they share, and registries with limits.
+//! Simulates pulls that share bandwidth, and registries with limits.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -17,13 +17,13 @@ use crate::{Failure, Lab, Outcome, secs};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bandwidth {
-    /// What all pulls of one node share, in bytes per second.
+    /// The bandwidth that all pulls of one node share, in bytes per second.
     pub node: u32,
-    /// What all pulls from one registry share, in bytes per second.
+    /// The bandwidth that all pulls from one registry share, in bytes per second.
     pub registry: u32,
 }
 
-/// What a registry allows.
+/// The limits of a registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Registry {
@@ -31,7 +31,7 @@ pub struct Registry {
     pub at_once: Option<usize>,
     /// The most pulls that begin within a minute.
     pub per_minute: Option<usize>,
-    /// Nobody answers.
+    /// Whether the registry does not answer.
     pub is_down: bool,
 }
 
@@ -55,37 +55,37 @@ impl fmt::Display for Registry {
 #[derive(Clone, Debug)]
 pub(crate) struct Pull {
     number: u64,
-    /// The UID of the Pod that it is for.
+    /// The UID of its Pod.
     pub(crate) pod: Name,
     pub(crate) node_uid: Name,
     image: Reference,
-    /// Known from the beginning.
+    /// Decided when the pull begins.
     failure: Option<Failure>,
-    /// Whether it shares bandwidth with others, which then decides how long it takes.
+    /// Whether it shares bandwidth with others, which then decides its duration.
     is_shared: bool,
-    /// In bytes, as of `Pulls::as_of`, and in bytes per second. Where bandwidth is not shared
-    /// neither counts.
+    /// The remaining bytes as of `Pulls::as_of`, and the rate in bytes per second. Without shared bandwidth neither
+    /// counts.
     left: f64,
     rate: f64,
     ends_at: Timestamp,
 }
 
-/// What is being pulled.
+/// The pulls under way.
 #[derive(Default)]
 pub(crate) struct Pulls {
     under_way: Vec<Pull>,
     as_of: Timestamp,
-    /// UIDs of Pods that wait until their kubelet, which pulls one image at a time, is free.
+    /// Nodes and UIDs of Pods that wait until their kubelet, which pulls one image at a time, is free.
     waiting: VecDeque<(Name, Name)>,
-    /// By host when pulls began, in the last minute.
+    /// The beginnings of pulls in the last minute, by host.
     begun: BTreeMap<String, VecDeque<Timestamp>>,
 }
 
-/// A pull that fails takes so long.
+/// How long a failing pull takes.
 const FAILURE: SignedDuration = SignedDuration::from_secs(1);
 
 impl Lab {
-    /// A kubelet pulls an image for the Pod of this UID, or lets it wait for others.
+    /// Has a kubelet pull an image for the Pod of this UID, now or after others.
     pub(crate) fn pull(&mut self, pod: &Name, node_uid: &Name, image: &Reference, failure: Option<Failure>) {
         if self.pulls.under_way.iter().any(|pull| pull.node_uid == *node_uid) {
             self.pulls.waiting.push_back((node_uid.clone(), pod.clone()));
@@ -118,7 +118,7 @@ impl Lab {
         }
     }
 
-    /// Why the registry does not serve the image now, in the words of containerd, if so.
+    /// Returns why the registry does not serve the image now, in the words of containerd, if it does not.
     fn refused_by_registry(&mut self, image: &Reference) -> Option<Failure> {
         let host = image.host();
         let registry = self.knobs.registries.get(host).copied()?;
@@ -141,8 +141,8 @@ impl Lab {
         None
     }
 
-    /// Divides bandwidth anew among the pulls that share it: each gets an equal part of its
-    /// node's and of its registry's, whichever is less.
+    /// Divides bandwidth anew among the pulls that share it. Each gets an equal part of its node's and of its
+    /// registry's bandwidth, whichever is less.
     fn share_bandwidth(&mut self) {
         let Some(bandwidth) = self.knobs.bandwidth else { return };
         let now = self.now;
@@ -161,15 +161,14 @@ impl Lab {
             pull.left = (pull.left - pull.rate * elapsed).max(0.0);
             if (pull.rate - rate).abs() > f64::EPSILON {
                 pull.rate = rate;
-                // Not a moment too early: what is left then is nothing.
+                // Not a moment too early: the remaining bytes must reach zero.
                 pull.ends_at = now + secs(pull.left / rate) + SignedDuration::from_nanos(1);
                 self.agenda.add(pull.ends_at, Item::Kubelet(pull.pod.clone(), Step::Pulled(pull.number)));
             }
         }
     }
 
-    /// Ends the pull of this number, if its time has come. Returns its image, and why it
-    /// failed, if so.
+    /// Ends the pull of this number, if it is due. Returns its image, and its failure, if any.
     pub(crate) fn end_pull(&mut self, number: u64) -> Option<(Reference, Option<Failure>)> {
         let now = self.now;
         let at = self.pulls.under_way.iter().position(|pull| pull.number == number && pull.ends_at <= now)?;
@@ -180,8 +179,7 @@ impl Lab {
         Some((image, failure))
     }
 
-    /// Ends the pulls at hand on a node, and returns the UIDs of the Pods that they were for,
-    /// and of those that waited there.
+    /// Ends the current pulls of a node. Returns the UIDs of their Pods, and of the Pods that waited there.
     pub(crate) fn abort_pulls(&mut self, node_uid: &Name) -> Vec<Name> {
         let ended = self.pulls.under_way.extract_if(.., |pull| pull.node_uid == *node_uid).map(|pull| pull.pod);
         let mut pods: Vec<Name> = ended.collect();
@@ -197,14 +195,14 @@ impl Lab {
         self.pulls.under_way.iter().any(|pull| pull.pod == *pod)
     }
 
-    /// A Pod is gone, or is not to begin another pull.
+    /// Forgets the pulls of a Pod that is gone, or that must not begin another one.
     pub(crate) fn forget_pulls(&mut self, pod: &Name) {
         self.pulls.waiting.retain(|(_, waiting)| waiting != pod);
         self.pulls.under_way.retain(|pull| pull.pod != *pod);
         self.share_bandwidth();
     }
 
-    /// The UID of the Pod that has waited for longest for a kubelet that is free now.
+    /// Returns the UID of the Pod that has waited longest for a kubelet that is free now.
     pub(crate) fn next_waiting(&mut self, node_uid: &Name) -> Option<Name> {
         if self.pulls.under_way.iter().any(|pull| pull.node_uid == *node_uid) {
             return None;
@@ -213,7 +211,7 @@ impl Lab {
         self.pulls.waiting.remove(at).map(|(_, pod)| pod)
     }
 
-    /// How large an image is, in bytes.
+    /// Returns the size of an image, in bytes.
     pub(crate) fn size_of(&self, image: &Reference) -> u64 {
         self.knobs.sizes.get(image.as_str()).copied().unwrap_or(SIZE)
     }

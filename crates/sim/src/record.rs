@@ -1,4 +1,4 @@
-//! What happened, as an onlooker saw it.
+//! The record of all events in a lab.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,17 +17,16 @@ use crate::Api;
 use crate::fairness::Fairness;
 use crate::lab::EPOCH;
 
-/// Everything that happened in a lab.
+/// All events of a lab.
 #[derive(Default)]
 pub struct Record {
-    /// Every Pod that there ever was.
+    /// Every Pod that ever existed.
     pub pods: Vec<Created>,
-    /// Every request, when it was sent.
+    /// Every request, with the time at which it was sent.
     pub requests: Vec<(Timestamp, EffectKey)>,
-    /// Statuses that CachedImages had, when they got them.
+    /// The statuses that CachedImages had, with the time from which they had them.
     pub statuses: BTreeMap<String, Vec<(Timestamp, CachedImageStatus)>>,
-    /// CachedImages of which a status was lost on its way to the API server, or to the
-    /// operator that leads now.
+    /// CachedImages with a status that was lost on its way to the API server, or to the current leader.
     pub unwritten: BTreeSet<String>,
     /// When each image was last pushed anew.
     pub pushed: BTreeMap<String, Timestamp>,
@@ -35,61 +34,60 @@ pub struct Record {
     pub cache_writes: Vec<(Timestamp, String)>,
     /// Changes of PullPolicies' statuses, by their names.
     pub policy_writes: Vec<(Timestamp, String)>,
-    /// What people were told of.
+    /// The notices that were written as Events.
     pub told: Vec<(Timestamp, Notice)>,
-    /// What each PullPolicy said, since when; `None` while it did not exist.
+    /// The specs of each PullPolicy, with their beginning; `None` while it did not exist.
     pub policies: BTreeMap<String, Vec<(Timestamp, Option<PullPolicySpec>)>>,
-    /// What each DiscoveryPolicy showed or was asked to show, since when; `None` while it did not
+    /// The statuses that each DiscoveryPolicy showed or was to show, with their beginning; `None` while it did not
     /// exist.
     pub lists: BTreeMap<String, Vec<(Timestamp, Option<DiscoveryPolicyStatus>)>>,
     /// When each CachedImageSet was last written.
     pub set_changed_at: BTreeMap<String, Timestamp>,
     /// Pulls that a Pod's status showed as done, by the node's UID; the last ones.
     pub pulled: BTreeMap<(Name, Reference), Success>,
-    /// Those that the operator must know of: these images are not to be pulled again but for a
-    /// tag that is followed.
+    /// The pulls that the operator must know of. It must not pull these images again, except for a tag that is
+    /// followed.
     pub successes: BTreeMap<(Name, Reference), Success>,
     /// Images that some node of a platform has listed, with their sizes.
     pub listed: BTreeSet<(Name, Reference)>,
-    /// When what is wanted where last changed.
+    /// When the wanted images of any node last changed.
     pub wants_changed_at: Option<Timestamp>,
-    /// When anything changed that may let an image be missing, or not, on some node.
+    /// The times of all changes that may let an image be missing, or not, on some node.
     pub changes: Vec<Timestamp>,
     /// When objects with a status were created.
     pub created_at: BTreeMap<EffectKey, Timestamp>,
-    /// When it last changed whether nodes are ready, or of which platform they are, by name.
+    /// When the readiness or platform of each node last changed, by name.
     pub readiness_changed_at: BTreeMap<String, Timestamp>,
     /// When the operator was last restarted.
     pub restarted_at: Option<Timestamp>,
-    /// What registries last told the operator of images.
+    /// The registries' last answers to the operator.
     pub(crate) answers: BTreeMap<Reference, Told>,
-    /// When it last changed for which images, by which Secrets or under which policies registries are asked.
+    /// When the images, Secrets or policies of look-ups last changed.
     pub(crate) questions_changed_at: Option<Timestamp>,
     /// Whether clocks of operators were set.
     pub clocks_were_set: bool,
-    /// When the API server last refused a Pod.
+    /// When the API server last denied a Pod.
     pub refused_at: Option<Timestamp>,
-    /// How often pulls have lost to others; only where that was asked for.
+    /// How often pulls have lost to others, if requested.
     pub fairness: Option<Fairness>,
-    /// What watches have shown, in the order in which it came to be; only where that was
-    /// asked for.
+    /// The events that watches have shown, in their order, if requested.
     pub history: Option<Vec<(Kind, Event)>>,
-    /// What happened, as sentences for people; only where it was asked for.
+    /// The events as sentences for people, if requested.
     pub(crate) journal: Option<Vec<(Timestamp, String)>>,
 }
 
-/// What a registry last told of an image.
+/// A registry's last answers about an image.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
     /// When the operator asked.
     pub(crate) asked_at: Timestamp,
     /// When it heard of the answer.
     pub(crate) at: Timestamp,
-    /// What it last served.
+    /// The manifest that it last served.
     pub(crate) served: Option<Manifest>,
-    /// Whether it told that at the last question.
+    /// Whether its last answer was a manifest.
     pub(crate) works: bool,
-    /// Whether it told at the last question that there is no such image.
+    /// Whether its last answer was that there is no such image.
     pub(crate) is_missing: bool,
 }
 
@@ -98,7 +96,7 @@ pub(crate) struct Told {
 pub struct Success {
     /// When a Pod's status showed it.
     pub at: Timestamp,
-    /// What the image was then, by its digest.
+    /// The image's digest at that time.
     pub image_id: Name,
 }
 
@@ -109,18 +107,17 @@ pub struct Created {
     pub at: Timestamp,
     /// Its UID.
     pub uid: Name,
-    /// What was asked for.
+    /// The order that created it.
     pub order: PodOrder,
-    /// When its deletion was asked for.
+    /// When its deletion was requested.
     pub deleted_at: Option<Timestamp>,
-    /// When it first showed what became of its images.
+    /// When it first showed the outcomes of its images.
     pub settled_at: Option<Timestamp>,
     /// When it was gone.
     pub gone_at: Option<Timestamp>,
     /// Whether its node missed images of its policy when it was gone.
     pub left_some: bool,
-    /// Nothing in the API tells of this Pod any more to an operator that was
-    /// restarted, or its machine was gone before it came.
+    /// Whether an operator that was restarted can no longer find it in the API, or its machine was gone before it came.
     pub is_forgotten: bool,
 }
 
@@ -137,7 +134,7 @@ impl Created {
         self.order.pulls.iter().map(|pull| pull.reference.host()).collect()
     }
 
-    /// When, in whole seconds since the lab began.
+    /// The time of its creation, in whole seconds since the lab began.
     #[must_use]
     pub fn second(&self) -> i64 {
         second(self.at)
@@ -156,14 +153,14 @@ fn second(at: Timestamp) -> i64 {
     at.duration_since(EPOCH).as_secs()
 }
 
-/// A time as the lab counts it.
+/// Formats a time as the lab counts it.
 pub(crate) fn clock(at: Timestamp) -> String {
     format!("{:.2}s", at.duration_since(EPOCH).as_secs_f64())
 }
 
 impl Record {
-    /// What happened, one line each: when, since the lab began, and what. Empty unless
-    /// [`Lab::keep_journal`](crate::Lab::keep_journal) was asked for.
+    /// Returns the events, one per line: the time since the lab began, and the event. Empty unless
+    /// [`Lab::keep_journal`](crate::Lab::keep_journal) was called.
     #[must_use]
     pub fn timeline(&self) -> String {
         let lines = self.journal.iter().flatten().map(|(at, what)| format!("{:>9}  {what}\n", clock(*at)));
@@ -214,20 +211,20 @@ impl Record {
         self.pulled.insert(what, success);
     }
 
-    /// Something is wanted that was not before.
+    /// Records that an image is newly wanted.
     pub(crate) fn wanted(&mut self, at: Timestamp) {
         self.wants_changed_at = Some(at);
         self.questions_changed_at = Some(at);
         self.changes.push(at);
     }
 
-    /// When the operator last asked the registry of an image.
+    /// Returns when the operator last asked the registry of an image.
     pub(crate) fn asked_at(&self, image: &Reference) -> Option<Timestamp> {
         let is_it = |key: &EffectKey| matches!(key, EffectKey::LookUp(asked) if asked == image);
         self.requests.iter().rev().find(|(_, key)| is_it(key)).map(|(at, _)| *at)
     }
 
-    /// A registry's answer reaches the operator.
+    /// Records that a registry's answer reaches the operator.
     pub(crate) fn looked_up(&mut self, image: &Reference, answer: &LookedUp, at: Timestamp) {
         let Some(asked_at) = self.asked_at(image) else { return };
         let told = self.answers.entry(image.clone()).or_default();
@@ -240,7 +237,7 @@ impl Record {
         told.is_missing = matches!(answer, LookedUp::NotFound { .. });
     }
 
-    /// What is wanted where has changed: what was pulled may be pulled again.
+    /// Records that the wanted images of a node have changed: an image that was pulled may be pulled again.
     pub(crate) fn wants_changed(&mut self, at: Timestamp) {
         self.successes.clear();
         self.wanted(at);

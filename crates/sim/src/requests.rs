@@ -1,4 +1,4 @@
-//! How the API server carries out requests.
+//! Carries out requests, as the API server does.
 
 use drop_api::condition::{self, Condition};
 use drop_api::names::LABEL_ORIGIN;
@@ -18,7 +18,7 @@ use crate::Lab;
 use crate::api::{policy_event, set_event, whole_seconds};
 
 impl Lab {
-    /// What is left of an object after its way to the API server.
+    /// Returns an object as it arrives at the API server.
     fn arrived<T: Clone + serde::Serialize + serde::de::DeserializeOwned>(&self, object: &T) -> serde_json::Result<T> {
         if self.knobs.json { serde_json::from_str(&serde_json::to_string(object)?) } else { Ok(object.clone()) }
     }
@@ -45,7 +45,7 @@ impl Lab {
         }
     }
 
-    /// Does what a request asks for that was sent then.
+    /// Carries out a request that was sent at `sent_at`.
     pub(crate) fn carry_out(&mut self, effect: &Effect, sent_at: Timestamp) -> Report {
         self.attempt(effect, sent_at).unwrap_or_else(|error| {
             self.violate(format!("{:?} cannot be read: {error}", effect.key()));
@@ -247,7 +247,7 @@ impl Lab {
         images.any(|image| {
             let what = (node_uid.clone(), image.reference.clone());
             let id = self.id_on_disk(node_uid, &image.reference).filter(|_| self.record.successes.contains_key(&what));
-            // Which of two digests is the newest is told by when they were recorded.
+            // The times of their records decide which of two digests is the newest.
             let pulled = self.record.pulled.iter().filter(|((_, other), _)| *other == image.reference);
             let mut ids = pulled.map(|(_, it)| &*it.image_id);
             let newest = self.newest_id(&node.name, &image.reference);

@@ -1,4 +1,4 @@
-//! What has to hold once nothing is left to happen.
+//! Checks a cluster in which nothing is left to happen.
 
 use std::collections::BTreeSet;
 
@@ -14,14 +14,13 @@ use crate::Lab;
 use crate::check::Faults;
 use crate::sources::is_exhaustive;
 
-/// What a CachedImage, or an entry of a set, without a digest asks for.
+/// Returns the reference that a CachedImage, or an entry of a set, without a digest asks for.
 pub(crate) fn reference_of(image: &str, tag: &Option<String>) -> Reference {
     Reference::new(image, tag.as_deref(), None)
 }
 
 impl Lab {
-    /// What is wrong with a cluster at rest where everything works and nothing is paused, as
-    /// sentences.
+    /// Returns the faults of a cluster at rest in which everything works and nothing is paused, as sentences.
     #[must_use]
     pub fn faults_at_rest(&self) -> Vec<String> {
         let images = self.api.images.iter().flat_map(|(name, object)| match &object.status {
@@ -36,7 +35,7 @@ impl Lab {
         images.chain(policies).chain(sets).collect()
     }
 
-    /// The nodes that an image is to be on, as the image and its PullPolicy say.
+    /// Returns the target nodes of an image, according to the image and its PullPolicy.
     #[must_use]
     pub fn targets_of(&self, image: &Image) -> Vec<&Node> {
         let mut placement = image.placement.clone();
@@ -63,7 +62,7 @@ impl Lab {
         let policy = policy.map(|policy| self.api.discoveries.get(&policy.name).and_then(|it| it.status.as_ref()));
         let found = policy.flatten().into_iter().flat_map(|status| &status.discovered_images);
         asked.extend(found.map(|found| Reference::parse(&found.image)));
-        // What may not have been found again stays.
+        // An image stays if a source may not have been able to find it again.
         let may_have_more = policy.is_some_and(|status| !status.is_some_and(|status| is_exhaustive(status, None)));
         let has_them = owned.iter().eq(&asked) || (may_have_more && asked.iter().all(|image| owned.contains(image)));
         faults.unless(has_them, || format!("it has {owned:?} of {asked:?}"));
@@ -107,7 +106,7 @@ impl Lab {
         faults.unless(left == (0, 0, 0) || is_never, || format!("pulls or failures are left: {left:?}"));
         if self.knobs.lists {
             let targets = self.targets_of(&image);
-            // Of what a list is too short for nobody knows that it is gone.
+            // An eviction from a node is not known if the node's list is too short for the image.
             let count = |is: &dyn Fn(&str) -> bool| targets.iter().filter(|node| is(&node.name)).count();
             let there = count(&|node| self.is_on_disk(node, &image.reference));
             let untold = count(&|node| !self.would_list(node, &image.reference));

@@ -6,13 +6,13 @@
 pub struct Rng(u64);
 
 impl Rng {
-    /// The generator of this seed.
+    /// Makes the generator of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(drop_api::names::stable_hash(&seed.to_le_bytes()) | 1)
     }
 
-    /// A number from zero to just below `bound`; zero where `bound` is zero.
+    /// Returns a number from zero to just below `bound`; zero if `bound` is zero.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -20,22 +20,22 @@ impl Rng {
         (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).checked_rem(bound).unwrap_or(0)
     }
 
-    /// An index into something of this length.
+    /// Returns an index into a sequence of this length.
     pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap_or(0)
     }
 
-    /// True so many times out of a hundred.
+    /// Returns true in this percentage of calls.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
-    /// One of several; `None` where there is none.
+    /// Returns one of several; `None` if there is none.
     pub fn choose<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
         of.get(self.index(of.len()))
     }
 
-    /// One of at least one.
+    /// Returns one of at least one.
     pub fn pick<T: Clone, const N: usize>(&mut self, of: &[T; N]) -> T {
         const { assert!(N > 0, "there is something to pick from") };
         let [first, ..] = of.as_slice() else { unreachable!("the length was checked") };

@@ -1,7 +1,7 @@
-//! Scenarios that are told as data: a cluster, and what happens to it at which time.
+//! Scenarios as data: a cluster, and the events in it with their times.
 //!
-//! A scenario is a YAML file of this shape; only `about` and `until` must be there, and
-//! objects are written as users write them:
+//! A scenario is a YAML file of this shape. Only `about` and `until` are required, and objects are written as users
+//! write them:
 //!
 //! ```yaml
 //! about: A node joins while an image is rolled out.
@@ -31,26 +31,26 @@ use crate::kubelet::lacks_network;
 use crate::manifest::Object;
 use crate::{Bandwidth, Kubelet, Lab, Machine, Registry, Trouble};
 
-/// A cluster, and what happens to it.
+/// A cluster, and the events in it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scenario {
-    /// What it shows, in a sentence.
+    /// Its purpose, in a sentence.
     pub about: String,
-    /// For how long to look.
+    /// How long the lab runs.
     pub until: GoDuration,
-    /// The nodes that are there from the beginning.
+    /// The nodes at the beginning.
     #[serde(default)]
     pub nodes: Vec<NodeSpec>,
-    /// How fast images come.
+    /// The bandwidth of pulls.
     pub network: Option<Bandwidth>,
     /// Sizes of images in bytes, if not 100 MB.
     #[serde(default)]
     pub sizes: BTreeMap<String, u64>,
-    /// References of which runtimes tell another digest on each platform.
+    /// References for which runtimes report another digest on each platform.
     #[serde(default)]
     pub digests_by_platform: BTreeSet<String>,
-    /// What happens, in the order of time.
+    /// The events, in the order of time.
     #[serde(default)]
     pub moments: Vec<Moment>,
 }
@@ -66,41 +66,41 @@ pub struct NodeSpec {
     pub labels: BTreeMap<String, String>,
     /// Operating system and architecture, if not `linux/amd64`.
     pub platform: Option<String>,
-    /// What distinguishes the machine from the others.
+    /// The properties in which the machine differs from the others.
     #[serde(default)]
     pub machine: Machine,
-    /// Its network is not up yet, and it has the taint that tells so.
+    /// Whether its network is not up yet; it then has the taint that reports this.
     #[serde(default)]
     pub not_ready: bool,
 }
 
-/// How clocks are set.
+/// A change of clocks.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Clocks {
-    /// Back by so much.
+    /// Back by this much.
     Back(GoDuration),
-    /// Forward by so much.
+    /// Forward by this much.
     Forward(GoDuration),
 }
 
-/// What happens at one time, in the order of these fields.
+/// The events at one time, in the order of these fields.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Moment {
     /// When, since the beginning.
     pub at: GoDuration,
-    /// What registries allow from then on, by host.
+    /// The limits of registries from then on, by host.
     #[serde(default)]
     pub registries: BTreeMap<String, Registry>,
-    /// Pulls that do not go as usual from then on, instead of those before.
+    /// Unusual pulls from then on, instead of the previous ones.
     pub troubles: Option<Vec<Trouble>>,
     /// How the kubelets of these nodes behave from then on.
     #[serde(default)]
     pub kubelets: BTreeMap<String, Kubelet>,
-    /// How the clocks are set of the machines on which operators run.
+    /// A change of the clocks of the machines on which operators run.
     pub set_clocks: Option<Clocks>,
-    /// Images that are pushed anew: what their digests are from then on.
+    /// Images that are pushed anew, with their digests from then on.
     #[serde(default)]
     pub push: BTreeMap<String, String>,
     /// Nodes that join.
@@ -115,10 +115,10 @@ pub struct Moment {
     /// Objects that are created or changed.
     #[serde(default)]
     pub apply: Vec<Value>,
-    /// Images that are removed from every node where they are.
+    /// Images that are removed from every node that has them.
     #[serde(default)]
     pub evict: Vec<String>,
-    /// Another operator takes over; the one that leads goes on for so long.
+    /// Another operator takes over; the leader goes on for this long.
     pub hand_over: Option<GoDuration>,
 }
 
@@ -126,12 +126,12 @@ impl Scenario {
     /// Reads a scenario.
     ///
     /// # Errors
-    /// What is wrong with the text, and in which line.
+    /// The fault in the text, and its line.
     pub fn from_yaml(text: &str) -> Result<Self, serde_saphyr::Error> {
         serde_saphyr::from_str(text)
     }
 
-    /// Lets everything happen. What cannot be done is a violation in the lab.
+    /// Runs the scenario. A step that is not possible is a violation in the lab.
     #[must_use]
     pub fn run(&self) -> Lab {
         let mut lab = Lab::default();

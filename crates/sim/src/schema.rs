@@ -1,4 +1,4 @@
-//! What the API server refuses: the CRDs' schemas, applied to what Drop writes.
+//! Validates the objects that Drop writes against the CRDs' schemas, as the API server does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
     crds.collect()
 });
 
-/// Why the API server refuses what `effect` writes; none if it accepts it.
+/// Returns the reasons why the API server denies the objects that `effect` writes; none if it accepts them.
 #[must_use]
 pub fn violations_of(effect: &Effect) -> Vec<String> {
     match effect {
@@ -36,7 +36,7 @@ pub fn violations_of(effect: &Effect) -> Vec<String> {
     }
 }
 
-/// Why the API server refuses an object of this kind.
+/// Returns the reasons why the API server denies an object of this kind.
 #[must_use]
 pub fn violations(kind: &str, object: &Value) -> Vec<String> {
     let mut object = object.clone();
@@ -60,12 +60,12 @@ fn schema_of(kind: &str) -> &'static Value {
     SCHEMAS.get(kind).unwrap_or(&Value::Null)
 }
 
-/// An object as it is sent. What cannot be written is not an object, which no schema allows.
+/// Returns an object as it is sent. If it cannot be serialised, the result is no object, which no schema allows.
 fn written(object: &impl serde::Serialize) -> Value {
     serde_json::to_value(object).unwrap_or_else(|error| Value::String(error.to_string()))
 }
 
-/// A field of an object; null where it lacks it.
+/// Returns a field of an object; null if the object lacks it.
 fn field<'a>(object: &'a Value, name: &str) -> &'a Value {
     object.get(name).unwrap_or(&Value::Null)
 }
@@ -74,7 +74,7 @@ fn strings(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
-/// Adds to `found` where and how `value` violates `schema`.
+/// Adds to `found` each place where `value` violates `schema`, with the reason.
 fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
     if value.is_null() {
         if *field(schema, "nullable") != json!(true) {
@@ -129,7 +129,7 @@ fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<String>) {
                 }
                 true
             }
-            // CEL rules concern what users write; the others say nothing about values.
+            // CEL rules are about objects of users; the other keys say nothing about values.
             "x-kubernetes-validations"
             | "x-kubernetes-list-type"
             | "nullable"

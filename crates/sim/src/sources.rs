@@ -1,5 +1,5 @@
-//! What DiscoveryPolicies ask, and whether they tell the truth of it: a reference model of
-//! their lists, for sources with one number per image.
+//! Simulates the sources of DiscoveryPolicies, and checks the lists against a reference model, for sources with one
+//! number per image.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ impl Lab {
                 self.violate(refused.clone());
                 return Report::Refused(refused);
             };
-            // What alternates with it is its next answer.
+            // The next answer is the one that alternates with it.
             if let (Some(now), Some(next)) =
                 (self.knobs.sources.get_mut(address), self.knobs.alternates.get_mut(address))
             {
@@ -47,8 +47,7 @@ impl Lab {
         Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }
 
-    /// What the source at this address says to who comes with this Secret; `None` where there
-    /// is no source.
+    /// Returns the answer of the source at this address to a client with this Secret; `None` if there is no source.
     fn answer_of(&self, address: &str, secret: Option<&str>) -> Option<Result<Answer, SourceFailure>> {
         let fail = |reason, message: &str| Some(Err(SourceFailure::new(reason, message)));
         match secret {
@@ -62,7 +61,7 @@ impl Lab {
         }
     }
 
-    /// What each source of the short form would say now.
+    /// Returns the answers that the sources of the short form would give now.
     fn answers_now(&self, spec: &DiscoveryPolicySpec) -> Vec<Option<Result<Answer, SourceFailure>>> {
         let answers = spec.sources.iter().map(|source| {
             let address = source.prometheus.as_ref().map(|prometheus| &prometheus.endpoint)?;
@@ -71,8 +70,8 @@ impl Lab {
         answers.collect()
     }
 
-    /// What is wrong with the statuses of DiscoveryPolicies, as sentences, if nothing has
-    /// changed for so long that every one has asked its sources since.
+    /// Returns the faults in the statuses of DiscoveryPolicies, as sentences, if every policy must have asked its
+    /// sources since the last change.
     #[must_use]
     pub fn faults_of_discoveries(&self) -> Vec<String> {
         let policies = self.api.discoveries.iter();
@@ -104,7 +103,7 @@ impl Lab {
                     }
                     shown.is_empty() && result.status == QueryStatus::Success
                 }
-                // Whether it named any before decides what that means.
+                // The meaning depends on whether the source named any before.
                 _ => shown.is_empty() || shown == SourceReason::EmptyResult.as_str(),
             };
             is_complete &= shown.is_empty();
@@ -125,7 +124,7 @@ impl Lab {
         faults.at(|| format!("DiscoveryPolicy {name}: {status:#?}"))
     }
 
-    /// The status of a DiscoveryPolicy is about to be written: does it keep what it must?
+    /// Checks that a status of a DiscoveryPolicy, which is about to be written, keeps the images that it must keep.
     pub(crate) fn faults_of_list(&self, policy: &str, status: &DiscoveryPolicyStatus) -> Vec<String> {
         let mut faults = Faults::default();
         let images = &status.discovered_images;
@@ -141,7 +140,7 @@ impl Lab {
             let result = usize::try_from(*by).ok().and_then(|by| status.query_results.get(by));
             result.is_some_and(|result| result.status == QueryStatus::Failed)
         };
-        // Positions are those of one spec.
+        // Positions belong to one spec.
         let is_same_spec = before.observed_generation == status.observed_generation;
         let is_kept = |image: &&DiscoveredImage| is_same_spec && image.found_by.iter().any(failed);
         for image in before.discovered_images.iter().filter(is_kept) {
@@ -151,12 +150,12 @@ impl Lab {
         faults.at(|| format!("DiscoveryPolicy {policy}: {status:#?}, after {before:#?}"))
     }
 
-    /// Takes down what a DiscoveryPolicy shows, or is asked to show.
+    /// Records a status that a DiscoveryPolicy shows, or is to show.
     pub(crate) fn lists(&mut self, policy: &str, status: Option<DiscoveryPolicyStatus>) {
         self.record.lists.entry(policy.to_owned()).or_default().push((self.now, status));
     }
 
-    /// A child of a set is about to be deleted, which was asked for then: may it?
+    /// Checks the deletion of a set's child, which is about to happen and was requested at `sent_at`.
     pub(crate) fn faults_of_deletion(&self, set: &Name, child: &CachedImage, sent_at: Timestamp) -> Vec<String> {
         let mut faults = Faults::default();
         let changed_at = self.record.set_changed_at.get(&**set);
@@ -186,7 +185,7 @@ impl Lab {
         faults.at(|| format!("{} of {set}", image.name))
     }
 
-    /// Takes down what a plan wants a DiscoveryPolicy to show: it counts as shown.
+    /// Records the status that a plan writes to a DiscoveryPolicy: it counts as shown.
     pub(crate) fn note_list(&mut self, effect: &Effect) {
         if let Effect::PatchDiscovery { policy, status } = effect {
             self.lists(policy, Some((**status).clone()));
@@ -194,14 +193,14 @@ impl Lab {
     }
 }
 
-/// Whether a DiscoveryPolicy that shows this has found everything but this image.
+/// Whether a DiscoveryPolicy with this status has found everything but this image.
 pub(crate) fn has_left(status: &DiscoveryPolicyStatus, image: &Reference, pipeline: Option<&Pipeline>) -> bool {
     is_exhaustive(status, pipeline)
         && status.discovered_images.iter().all(|found| Reference::parse(&found.image) != *image)
 }
 
-/// Whether the list of a DiscoveryPolicy that shows this lacks nothing. A query without a part in the scores
-/// can have named nothing.
+/// Whether the list of a DiscoveryPolicy with this status is complete. A query that the scores do not depend on names
+/// no image by itself.
 pub(crate) fn is_exhaustive(status: &DiscoveryPolicyStatus, pipeline: Option<&Pipeline>) -> bool {
     let is_ready = condition::ready(&status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True);
     let counts = |at: usize| pipeline.is_none_or(|pipeline| pipeline.uses(at));

@@ -1,4 +1,4 @@
-//! Pulls that do not go as usual: which ones, what becomes of them, and what runtimes say then.
+//! Simulates unusual pulls: the images and nodes that they affect, their outcomes, and the messages of runtimes.
 
 use std::fmt;
 
@@ -10,17 +10,17 @@ use serde::Deserialize;
 
 use crate::{Kubelet, Lab};
 
-/// Why a kubelet does not pull or start something, in its own words.
+/// A kubelet's reason for not pulling or starting something, in its own words.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "Said")]
 pub struct Failure {
     /// Such as `ErrImagePull`.
     pub reason: Name,
-    /// What the runtime says.
+    /// The message of the runtime.
     pub message: Name,
 }
 
-/// A [`Failure`] as documents have it.
+/// The form of a [`Failure`] in documents.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Said {
@@ -43,59 +43,59 @@ impl From<(&str, &str)> for Failure {
 /// The kubelet's reason for almost every pull that fails.
 const ERR_IMAGE_PULL: &str = "ErrImagePull";
 
-/// Pulls that do not go as usual.
+/// Unusual pulls.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Trouble {
-    /// Which images: a reference, a repository, or the host of a registry; empty: all of them.
+    /// The images: a reference, a repository, or the host of a registry; empty: all of them.
     #[serde(default)]
     pub of: String,
-    /// On which nodes, by name; empty: on all of them.
+    /// The nodes, by name; empty: all of them.
     #[serde(default)]
     pub nodes: Vec<String>,
-    /// What becomes of these pulls.
+    /// The outcome of these pulls.
     pub outcome: Outcome,
 }
 
-/// What becomes of a pull that does not go as usual. The messages are those of containerd.
+/// The outcome of an unusual pull. The messages are those of containerd.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Outcome {
-    /// It takes so long, and succeeds then. A pull that takes longer than anybody waits hangs.
+    /// It takes this long, and then succeeds. If it takes longer than any timeout, it hangs.
     Takes(GoDuration),
-    /// It fails in these words.
+    /// It fails with this message.
     Fails(Failure),
     /// The node's DNS server is broken: no host resolves.
     NoDns,
     /// The registry accepts no credentials of the node (401).
     Unauthorized,
-    /// The registry knows the node and denies it the image (403).
+    /// The registry accepts the node's credentials, and denies it the image (403).
     Forbidden,
     /// The registry closes the connection without an answer.
     Eof,
     /// The registry answers with this HTTP status.
     Status(u16),
-    /// Something else answers in the registry's place: a page of HTML instead of a manifest.
+    /// Another server answers in the registry's place, with an HTML page instead of a manifest.
     Garbage,
     /// It fills the disk, so that the kubelet evicts its Pod.
     Evicts,
 }
 
 impl Trouble {
-    /// Pulls of these images on every node.
+    /// Affects pulls of these images on every node.
     #[must_use]
     pub fn new(of: &str, outcome: Outcome) -> Self {
         Self { of: of.to_owned(), nodes: Vec::new(), outcome }
     }
 
-    /// The same on these nodes alone.
+    /// Limits the effect to these nodes.
     #[must_use]
     pub fn on(mut self, nodes: &[&str]) -> Self {
         self.nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
         self
     }
 
-    /// Whether it concerns the image, wherever it is pulled.
+    /// Whether it affects the image on any node.
     #[must_use]
     pub fn is_of(&self, image: &Reference) -> bool {
         let named = Reference::parse(&self.of);
@@ -112,13 +112,13 @@ impl Trouble {
 }
 
 impl Trouble {
-    /// Which images and nodes it concerns, for people.
+    /// Describes the images and nodes for people.
     fn subject(&self) -> String {
         let of = if self.of.is_empty() { "everything" } else { &self.of };
         if self.nodes.is_empty() { of.to_owned() } else { format!("{of} on {}", self.nodes.join(", ")) }
     }
 
-    /// Its end, as a sentence for people.
+    /// Describes its end, as a sentence for people.
     #[must_use]
     pub fn end(&self) -> String {
         match self.outcome {
@@ -128,7 +128,7 @@ impl Trouble {
     }
 }
 
-/// Its beginning, as a sentence for people.
+/// Describes its beginning, as a sentence for people.
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let subject = self.subject();
@@ -148,7 +148,7 @@ impl fmt::Display for Trouble {
 }
 
 impl Outcome {
-    /// What the kubelet says of the image; `None` where it can be pulled.
+    /// Returns the kubelet's message about the image; `None` if it can be pulled.
     pub(crate) fn failure(&self, image: &Reference) -> Option<Failure> {
         let url = manifest_url(image);
         let why = match self {
@@ -179,20 +179,20 @@ impl Outcome {
     }
 }
 
-/// A failure to resolve an image, in the words of containerd.
+/// Returns a failure to resolve an image, in the words of containerd.
 pub(crate) fn unresolved(image: &Reference, why: &str) -> Failure {
     let message = format!("failed to pull and unpack image \"{image}\": failed to resolve image: {why}");
     (ERR_IMAGE_PULL, message.as_str()).into()
 }
 
-/// Where a registry has an image's manifest.
+/// Returns the URL of an image's manifest in its registry.
 pub(crate) fn manifest_url(image: &Reference) -> String {
     let host = image.host();
     let path = image.repository().strip_prefix(host).unwrap_or_default();
     format!("https://{host}/v2{path}/manifests/{}", image.tag().unwrap_or("latest"))
 }
 
-/// A status code with the words that Go's `net/http` has for it.
+/// Returns a status code with the text of Go's `net/http`.
 fn status_line(status: u16) -> String {
     let words = match status {
         418 => "I'm a teapot",
@@ -207,7 +207,7 @@ fn status_line(status: u16) -> String {
 }
 
 impl Lab {
-    /// Why a node cannot pull an image now, whatever its registry and its disk say, if so.
+    /// Returns why a node cannot pull an image now, if it cannot; not considering its registry and its disk.
     pub(crate) fn failure_of(&self, node: &str, image: &Reference) -> Option<Failure> {
         let of_all = || self.knobs.broken_images.get(image.as_str()).cloned();
         let mut troubles = self.knobs.troubles.iter().filter(|trouble| trouble.concerns(node, image));
@@ -216,7 +216,7 @@ impl Lab {
             .or_else(|| self.lacks_platform(node, image))
     }
 
-    /// Why a node cannot pull an image that its registry has for other platforms alone.
+    /// Returns why a node cannot pull an image that its registry has only for other platforms.
     fn lacks_platform(&self, node: &str, image: &Reference) -> Option<Failure> {
         let served = self.knobs.platforms.get(image.as_str())?;
         let platform = &self.api.nodes.get(node)?.platform;
@@ -224,7 +224,7 @@ impl Lab {
         (!is_served).then(|| unresolved(image, "no match for platform in manifest: not found"))
     }
 
-    /// How long a node takes to pull an image, if it can, and bandwidth does not decide that.
+    /// Returns how long a node takes to pull an image, if it can, and bandwidth does not decide that.
     pub(crate) fn time_of(&self, node: &str, image: &Reference) -> Option<SignedDuration> {
         let mut troubles = self.knobs.troubles.iter().filter(|trouble| trouble.concerns(node, image));
         troubles.find_map(|trouble| match &trouble.outcome {

@@ -1,4 +1,4 @@
-//! What users, administrators and autoscalers do.
+//! Actions of users, administrators and autoscalers.
 
 use drop_api::cached_image::LocalObjectReference;
 use drop_api::{
@@ -17,13 +17,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use crate::api::{policy_event, secret_event, set_event, whole_seconds};
 use crate::{Kubelet, Lab, LivePod};
 
-/// Refers a CachedImage to a policy.
+/// Makes a CachedImage refer to a policy.
 pub fn under(policy: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
     let name = policy.to_owned();
     move |spec| spec.policy_ref = Some(LocalObjectReference { name })
 }
 
-/// An object named here that does not exist is a [`Violation`](crate::Violation) too.
+/// If the named object does not exist, that is a [`Violation`](crate::Violation) too.
 impl Lab {
     /// Creates a CachedImage of this reference under the built-in policy.
     pub fn image(&mut self, name: &str, reference: &str) {
@@ -168,7 +168,7 @@ impl Lab {
         policy.metadata.generation = policy.metadata.generation.map(|generation| generation + 1);
         self.record.policy_changed(name, Some(policy.spec.clone()), self.now);
         let event = policy_event(policy);
-        // A shorter pullTimeout may end a pull of whose success nobody has heard.
+        // A shorter pullTimeout may end a pull whose success the operator does not know yet.
         let (now, hearsay) = (self.now, self.hearsay());
         self.record.successes.retain(|_, success| now.duration_since(success.at) > hearsay);
         self.note(|| format!("PullPolicy {name} is written"));
@@ -219,7 +219,7 @@ impl Lab {
         self.show(Kind::Node, &event);
     }
 
-    /// Pushes an image anew: what its digest is from now on.
+    /// Pushes an image anew, with this digest from now on.
     pub fn push(&mut self, image: &str, digest: &str) {
         self.note(|| format!("{image} is pushed anew"));
         self.knobs.digests.insert(image.to_owned(), digest.to_owned());
@@ -241,7 +241,7 @@ impl Lab {
         self.terminate(name);
     }
 
-    /// Puts a Pod onto a node that nobody asked for, made like Drop's own.
+    /// Adds a Pod like Drop's own to a node, although Drop did not create it.
     pub fn stray_pod(&mut self, name: &str, node: &str, reference: &str) {
         let Some(node_uid) = self.api.nodes.get(node).map(|node| node.uid.clone()) else {
             return self.misses("Node", node);

@@ -1,4 +1,4 @@
-//! The simulated cluster itself: it behaves as Kubernetes does.
+//! Tests of the simulated cluster itself: it behaves as Kubernetes does.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
@@ -12,13 +12,13 @@ use drop_sim::{Bandwidth, Kubelet, Machine, Outcome, Registry, Trouble, secs, un
 
 const MB: u64 = 1_000_000;
 
-/// How many seconds each Pod took from its creation until it was gone.
+/// Returns how many seconds each Pod took from its creation until it was gone.
 fn took(lab: &Lab) -> Vec<i64> {
     let pods = lab.record.pods.iter();
     pods.map(|pod| pod.gone_at.unwrap().duration_since(pod.at).as_secs()).collect()
 }
 
-/// Nodes that begin at once.
+/// Returns a lab whose nodes begin at once.
 fn side_by_side(nodes: &[&str]) -> Lab {
     let mut lab = Lab::with_nodes(nodes);
     lab.policy("all", |policy| {
@@ -34,7 +34,7 @@ fn pulls_share_the_bandwidth_of_their_registry() {
     lab.knobs.bandwidth = Some(Bandwidth { node: 100_000_000, registry: 10_000_000 });
     lab.image_with("alpine", "alpine", under("all"));
     lab.settle();
-    // 100 MB each at 5 MB/s, and 1.6 s for what comes before and after.
+    // 100 MB each at 5 MB/s, and 1.6 s for the steps before and after.
     assert_eq!(took(&lab), [21, 21]);
 }
 
@@ -55,7 +55,7 @@ fn a_pull_is_faster_once_another_has_ended() {
     }
     lab.settle();
     let on_a = lab.record.pods.iter().find(|pod| &*pod.order.node == "a").unwrap();
-    // 4 s at 5 MB/s beside the small one, and then again beside that node's next one.
+    // 4 s at 5 MB/s beside the small image, and then again beside that node's next one.
     let took = on_a.gone_at.unwrap().duration_since(on_a.at);
     assert!(secs(17.0) < took && took < secs(21.0), "{took:?}");
 }
@@ -139,7 +139,7 @@ fn a_kubelet_that_is_restarted_begins_its_pull_anew() {
     lab.run(secs(20.0));
     lab.restart_kubelet("a");
     lab.settle();
-    // 20 s for nothing, 3 s for the restart, and the pull.
+    // 20 s without effect, 3 s for the restart, and the pull.
     assert_eq!((lab.shows("alpine").as_str(), took(&lab)), ("Cached 1/1", vec![54]));
 }
 

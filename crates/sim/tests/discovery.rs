@@ -1,4 +1,4 @@
-//! DiscoveryPolicies on virtual time, and the sets that live on them.
+//! DiscoveryPolicies on virtual time, and the sets that use them.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
@@ -20,12 +20,12 @@ use serde_json::json;
 const ONE: &str = "http://one.example";
 const TWO: &str = "http://two.example";
 
-/// A source at this address, with a Secret of the name `creds`.
+/// Makes a source at this address, with a Secret of the name `creds`.
 fn source(endpoint: &str) -> Source {
     common::source(endpoint, Some("creds"))
 }
 
-/// Lets the source at `endpoint` name these images, with these scores.
+/// Makes the source at `endpoint` name these images, with these scores.
 fn answer(lab: &mut Lab, endpoint: &str, images: &[(&str, f64)]) {
     let at = lab.now;
     let series = images
@@ -39,7 +39,7 @@ fn fail(lab: &mut Lab, endpoint: &str, reason: SourceReason) {
     lab.knobs.sources.insert(endpoint.to_owned(), Err(failure));
 }
 
-/// A lab with a policy `ci` over these sources, and a set `web` of its images.
+/// Makes a lab with a policy `ci` over these sources, and a set `web` of its images.
 fn lab_with(sources: &[&str]) -> Lab {
     let mut lab = Lab::with_nodes(&["a"]);
     lab.secret("creds");
@@ -52,7 +52,7 @@ fn status(lab: &Lab) -> DiscoveryPolicyStatus {
     lab.api.discoveries["ci"].status.clone().unwrap_or_default()
 }
 
-/// The reason of the policy's Ready condition, and its list.
+/// Returns the reason of the policy's Ready condition, and its list.
 fn found(lab: &Lab) -> (String, Vec<String>) {
     let status = status(lab);
     let ready = condition::ready(&status.conditions).map(|ready| ready.reason.clone()).unwrap_or_default();
@@ -66,7 +66,7 @@ fn reason_of_set(lab: &Lab) -> String {
     format!("{ready} {}", status.ready.unwrap_or_default())
 }
 
-/// How often sources were asked.
+/// Returns how often sources were asked.
 fn runs(lab: &Lab) -> usize {
     lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::Discovery(_))).count()
 }
@@ -155,7 +155,7 @@ fn the_images_of_a_source_that_fails_stay_beside_those_of_the_others() {
     lab.run(minutes(5));
     fail(&mut lab, TWO, SourceReason::Timeout);
     answer(&mut lab, ONE, &[("new:1", 7.0)]);
-    // A restart in between: what the failing source found is in the status.
+    // A restart in between: the status has the images of the failing source.
     lab.restart(true);
     lab.run(minutes(35));
     let (reason, images) = found(&lab);
@@ -167,7 +167,7 @@ fn the_images_of_a_source_that_fails_stay_beside_those_of_the_others() {
     assert_eq!(results, [(QueryStatus::Success, 1), (QueryStatus::Failed, 2)]);
 }
 
-/// Lets the registry at [`ONE`] list these tags of each repository, or fail.
+/// Makes the registry at [`ONE`] list these tags of each repository, or fail.
 fn registry(lab: &mut Lab, repositories: &[(&str, Result<&[&str], SourceReason>)]) {
     let repository = |(path, tags): &(&str, Result<&[&str], SourceReason>)| {
         let (tags, end) = match tags {
@@ -216,13 +216,13 @@ fn a_repository_that_fails_keeps_its_images_and_holds_up_no_other() {
     assert_eq!(reason_of_set(&lab), "AllReady 3/3");
     let after = uids(&lab);
     assert!(before.iter().filter(|(image, _)| image.contains("web")).all(|(image, uid)| after.get(image) == Some(uid)));
-    // A repository that has lost all its tags fails, too.
+    // A repository that has lost all its tags counts as failed too.
     registry(&mut lab, &[("app", Ok(&["2", "3"])), ("web", Ok(&[])), deep]);
     lab.run(minutes(35));
     assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), images(&["app:3", "web/deep:7", "web:1"])));
     assert_eq!(status(&lab).query_results[0].reason.as_deref(), Some("EmptyResult"));
     registry(&mut lab, &[("app", Ok(&["2", "3"])), ("web", Err(SourceReason::NotFound)), deep]);
-    // An edit changes nothing about that, and neither does a status that is lost.
+    // Neither an edit nor a lost status changes that.
     lab.discovery("ci", |spec| spec.max_images = 10);
     lab.run(minutes(5));
     assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), images(&["app:3", "web/deep:7", "web:1"])));
@@ -259,7 +259,7 @@ fn the_images_of_sources_that_have_changed_places_stay_while_one_of_them_fails()
     answer(&mut lab, ONE, &[]);
     answer(&mut lab, TWO, &[("x:1", 1.0)]);
     lab.run(minutes(1));
-    // Both fail after the edit, and then the first one answers that is the second one now.
+    // Both fail after the edit. Then the source that is now the second one answers.
     [ONE, TWO].into_iter().for_each(|source| fail(&mut lab, source, SourceReason::Timeout));
     lab.discovery("ci", |spec| spec.sources.reverse());
     lab.run(secs(5.0));
@@ -305,8 +305,8 @@ fn a_watch_that_lags_drops_no_outcome_that_is_not_written_yet() {
     answer(&mut lab, ONE, &[("x:1", 1.0)]);
     lab.run(minutes(1));
     lab.lag(Kind::Discovery, secs(1.5), true);
-    // While the second outcome waits for a second after the first, the watch shows nothing of
-    // either; while the third one does, it shows the first.
+    // While the second outcome waits for a second after the first, the watch shows neither of them. While the third one
+    // waits, the watch shows the first.
     for (image, span) in [("y:1", 0.2), ("z:1", 1.0), ("last:1", 10.0)] {
         answer(&mut lab, ONE, &[(image, 1.0)]);
         lab.secret("creds");
@@ -321,7 +321,7 @@ fn an_edit_drops_no_list_that_the_watch_has_not_shown_yet() {
     answer(&mut lab, ONE, &[("x:1", 1.0)]);
     lab.lag(Kind::Discovery, secs(1.0), true);
     lab.run(secs(0.06));
-    // What is found is about to be written, and the watch will show the edit without it.
+    // The outcome is about to be written, and the watch will show the edit without it.
     lab.discovery("ci", |spec| spec.image_filter = Some("(".to_owned()));
     lab.run(minutes(1));
     assert_eq!(found(&lab), ("InvalidSpec".to_owned(), vec!["docker.io/library/x:1 1".to_owned()]));
@@ -364,7 +364,7 @@ fn a_policy_that_is_deleted_takes_no_child_along() {
     lab.delete_discovery("ci");
     lab.run(minutes(1));
     assert_eq!(reason_of_set(&lab), "DiscoveryPolicyNotFound 2/2");
-    // Another one of the name, which has not found anything yet.
+    // Another policy of the same name, which has found no image yet.
     fail(&mut lab, ONE, SourceReason::Timeout);
     lab.discovery("ci", |spec| spec.sources = vec![source(ONE)]);
     lab.run(minutes(1));
@@ -393,7 +393,7 @@ fn a_ranking_without_a_result_keeps_the_list() {
     let mut lab = lab_with(&[ONE]);
     answer(&mut lab, ONE, &[("x:1", 1.0)]);
     lab.run(minutes(1));
-    // It names an image, but a negative score never ranks.
+    // The source names an image, but a negative score never ranks.
     answer(&mut lab, ONE, &[("y:1", -1.0)]);
     lab.run(minutes(35));
     assert_eq!(found(&lab), ("EmptyResult".to_owned(), vec!["docker.io/library/x:1 1".to_owned()]));

@@ -1,5 +1,5 @@
-//! Each invariant notices the bug that it is for: plans are spoilt as a broken planner
-//! would make them, or it misunderstands what it hears, and the lab has to say what is wrong.
+//! Tests that each invariant notices its bug. They spoil plans as a broken planner would, or the events that the
+//! planner gets, and the lab has to report the fault.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 use drop_api::CachedImageStatus;
@@ -20,7 +20,7 @@ use drop_core::{Effect, Event, Look, Plan};
 use drop_sim::{Fate, Kubelet, Lab, secs, under};
 use jiff::{SignedDuration, Timestamp};
 
-/// Nodes a, b and c, of which c is no target, and a policy that allows one at once.
+/// Makes nodes a, b and c, of which c is not a target, and a policy that allows one node at once.
 fn lab() -> Lab {
     let mut lab = Lab::default();
     for node in ["a", "b", "c"] {
@@ -55,7 +55,7 @@ fn named(name: &str) -> LocalObjectReference {
     LocalObjectReference { name: name.to_owned() }
 }
 
-/// What the lab says of a planner that spoils its plans so.
+/// Returns the violations of a planner whose plans are spoilt with `tamper`.
 fn noticed(tamper: impl FnMut(&mut Plan) + 'static) -> Vec<String> {
     let mut lab = lab();
     lab.knobs.tamper = Box::new(tamper);
@@ -67,14 +67,14 @@ fn told(lab: &Lab) -> Vec<String> {
     lab.violations.iter().map(ToString::to_string).collect()
 }
 
-/// The lab with a planner that understands events so.
+/// Makes the lab with a planner that misreads events with `mishear`.
 fn deaf(mishear: impl FnMut(&mut Event) + 'static) -> Lab {
     let mut lab = lab();
     lab.knobs.mishear = Box::new(mishear);
     lab
 }
 
-/// Spoils every Pod that is asked for.
+/// Spoils every Pod that a plan creates.
 fn each_pod(mut spoil: impl FnMut(&mut PodOrder) + 'static) -> Vec<String> {
     noticed(move |plan| {
         for effect in &mut plan.effects {
@@ -85,7 +85,7 @@ fn each_pod(mut spoil: impl FnMut(&mut PodOrder) + 'static) -> Vec<String> {
     })
 }
 
-/// Asks for another Pod beside each that is asked for.
+/// Adds another Pod to each one that a plan creates.
 fn beside(mut spoil: impl FnMut(&mut PodOrder) + 'static) -> Vec<String> {
     noticed(move |plan| {
         let orders = plan.effects.iter().filter_map(|effect| match effect {
@@ -273,15 +273,15 @@ fn pods_that_nobody_deletes() {
 fn a_request_that_is_made_again_and_again() {
     let mut calls = 0;
     let noticed = noticed(move |plan| {
-        // The lab plans twice, and once more after that was done: then it is not asked for.
+        // The lab plans twice, and again after the effect was carried out: then the plan does not request it.
         calls += 1;
         plan.effects.extend((calls % 3 != 0).then(|| Effect::CheckPod { pod: "any".into() }));
     });
     assert_says(&noticed, "CheckPod(\"any\") is asked for 30 times");
 }
 
-/// What the recount of pacing says where each of five nodes pulls from two registries, under a
-/// policy that the planner understands so.
+/// Returns the result of the recount of pacing if each of five nodes pulls from two registries, under a policy that the
+/// planner misreads with `misread`.
 fn recounted(mut misread: impl FnMut(&mut Policy) + 'static) -> Vec<String> {
     let mut lab = Lab::default();
     lab.knobs.mishear = Box::new(move |event| {
@@ -404,7 +404,7 @@ fn an_image_that_starves() {
     assert!(late.len() == 1 && late[0].ends_with("s b: alpine"), "{late:?}");
 }
 
-/// A planner that hears nothing of this in NodeCaches, as if a rule of its gate were forgotten.
+/// Makes a planner ignore a part of NodeCaches, as if a rule of its gate were missing.
 fn forgets(mut forget: impl FnMut(&mut NodeCacheStatus) + 'static) -> impl FnMut(&mut Event) + 'static {
     move |event| {
         if let Event::Cache(cache) | Event::Report(_, Report::Recorded(cache)) = event {
@@ -452,7 +452,7 @@ fn an_image_that_was_removed_and_is_pulled_again_at_once() {
     assert_says(&told(&lab), "alpine:latest is pulled too soon after it was removed");
 }
 
-/// One node, one Pod at once, and images that fail again and again beside one that could be pulled.
+/// Makes a lab with one node, one Pod at once, and images that fail again and again beside one that could be pulled.
 fn contested() -> Lab {
     let mut lab = Lab::default();
     lab.watch_fairness();
@@ -483,7 +483,7 @@ fn an_image_that_starves_by_its_name() {
     });
     lab.run(secs(600.0));
     assert_says(&told(&lab), "could start, and nobody goes first");
-    // Others take its turns as they come.
+    // Other images take its turns as they come.
     let mut lab = contested();
     lab.knobs.mishear = Box::new(|event| {
         if let Event::Image(image, _) = event
@@ -560,7 +560,7 @@ fn a_deletion_before_the_outcome_is_recorded() {
     assert_says(&noticed, "its outcome is not recorded");
 }
 
-/// Drops effects as if what they write were as it should be.
+/// Drops effects, as if the objects that they write were current.
 fn take_for_clean(plan: &mut Plan, is_dropped: impl Fn(&Effect) -> bool) {
     let dropped: Vec<Effect> = plan.effects.extract_if(.., |effect| is_dropped(effect)).collect();
     plan.looks.extend(dropped.iter().map(|effect| (effect.key(), Look::Clean)));
@@ -594,8 +594,7 @@ fn objects_of_other_kinds_that_are_not_kept_up_to_date() {
 const ONE: &str = "http://one.example";
 const TWO: &str = "http://two.example";
 
-/// A lab with a DiscoveryPolicy `found` over two sources, each of which names one image, and a
-/// set `web` of both.
+/// Makes a lab with a DiscoveryPolicy `found` over two sources, each of which names one image, and a set `web` of both.
 fn discovering() -> Lab {
     let mut lab = lab();
     lab.secret("login");
@@ -626,7 +625,8 @@ fn discovering() -> Lab {
     lab
 }
 
-/// What the lab says of a planner that spoils its plans so, from when one of two sources fails.
+/// Returns the violations of a planner whose plans are spoilt with `tamper` from the time when one of two sources
+/// fails.
 fn spoilt(tamper: impl FnMut(&mut Plan) + 'static) -> Vec<String> {
     let mut lab = discovering();
     lab.knobs.tamper = Box::new(tamper);
@@ -637,7 +637,7 @@ fn spoilt(tamper: impl FnMut(&mut Plan) + 'static) -> Vec<String> {
     told(&lab)
 }
 
-/// Spoils the lists of a DiscoveryPolicy, each after how many others.
+/// Spoils the lists of a DiscoveryPolicy. `spoil` gets the number of earlier lists.
 fn each_list(mut spoil: impl FnMut(usize, &mut Vec<DiscoveredImage>) + 'static) -> Vec<String> {
     let mut number = 0;
     spoilt(move |plan| {
@@ -672,7 +672,7 @@ fn an_outage_that_empties_a_list() {
 
 #[test]
 fn a_child_that_is_deleted_although_its_image_has_not_left_the_list() {
-    /// Asks for the deletion of the first child once it is there.
+    /// Requests the deletion of the first child once it exists.
     fn deleted(lab: &mut Lab) -> Vec<String> {
         lab.run(secs(30.0));
         let (child, image) = lab.api.images.iter().find(|(name, _)| name.starts_with("web-")).unwrap();
@@ -811,7 +811,7 @@ fn statuses_that_make_no_sense() {
     assert_says(&moved, "lastTransitionTime moved");
 }
 
-/// What is wrong with the lab at rest, if the status of its image came out so.
+/// Returns the faults of the lab at rest if the status of its image is spoilt.
 fn at_rest(spoil: fn(&mut CachedImageStatus)) -> Vec<String> {
     let mut lab = lab();
     lab.knobs.lists = true;

@@ -1,4 +1,4 @@
-//! Scenarios: what becomes of pull Pods that an older operator left, that others change or delete, or that hang.
+//! Scenarios: pull Pods that an older operator left behind, that other clients change or delete, or that hang.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
@@ -17,7 +17,7 @@ use drop_core::reference::Reference;
 use drop_sim::{Kubelet, secs, under};
 use jiff::SignedDuration;
 
-/// A Pod of an older operator, which belongs to no machine that is known.
+/// Adds a Pod of an older operator, which belongs to no known machine.
 fn older_pod(lab: &mut Lab, node: &str) {
     lab.stray_pod("old", node, "old:1");
     lab.api.pods.get_mut("old").unwrap().pod.node_uid = "".into();

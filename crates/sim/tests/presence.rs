@@ -1,4 +1,4 @@
-//! Scenarios: what a node's list of images proves.
+//! Scenarios: the conclusions from a node's list of images.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
@@ -16,7 +16,7 @@ use drop_sim::{secs, under};
 
 const DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000007";
 
-/// Lets a node list images of these names and sizes.
+/// Makes a node list images of these names and sizes.
 fn list(lab: &mut Lab, node: &str, images: &[(&[&str], u64)]) {
     let listed = images.iter().map(|(names, size)| {
         let is_cut = names.len() >= MAX_NAMES;
@@ -42,13 +42,13 @@ fn a_tag_beyond_the_names_that_a_kubelet_lists_is_not_evicted() {
     assert_eq!(lab.record.pods.len(), 6, "{:?}", lab.starts());
     let shown: Vec<String> = (0..6).map(|number| lab.shows(&format!("app-{number}"))).collect();
     assert_eq!(shown, ["Cached 1/1"; 6]);
-    // Without an entry that could be it, it is gone.
+    // Without an entry that could be the image, the image is gone.
     list(&mut lab, "a", &[(&names[..4], 100)]);
     lab.run(secs(1.0));
     assert_eq!(lab.shows("app-5"), "Evicted 0/1");
 }
 
-/// A cluster whose kubelets list three images.
+/// Makes a cluster whose kubelets list three images.
 fn with_short_lists() -> Lab {
     Lab::with(Settings { listed_images: 3, ..Settings::default() })
 }
@@ -62,7 +62,7 @@ fn the_size_on_one_platform_proves_nothing_on_another() {
     lab.run(secs(120.0));
     assert_eq!(lab.shows("x"), "Cached 3/3");
     assert!(lab.evict("c", &Reference::parse("x:1")));
-    // What is large on one platform may be too small for the list on the other.
+    // An image that is large on one platform may be too small for the list on the other.
     list(&mut lab, "a", &[(&["x:1"], 500), (&["y:1"], 400), (&["y:2"], 300)]);
     for node in ["b", "c"] {
         list(&mut lab, node, &[(&["y:3"], 1000), (&["y:4"], 900), (&["y:5"], 200)]);
@@ -82,7 +82,7 @@ fn the_order_of_events_does_not_decide_what_a_list_proves() {
         ["a", "b", "c"].iter().for_each(|node| lab.node(node));
         list(&mut lab, "a", &[(&["y:1"], 900), (&["y:2"], 800), (&["x:1"], 500)]);
         list(&mut lab, "b", &[(&["y:1"], 900), (&["y:2"], 800), (&["x:1"], 90)]);
-        // Here it may be as small as on b, and not listed.
+        // Here the image may be as small as on b, and not listed.
         list(&mut lab, "c", &[(&["y:1"], 900), (&["y:2"], 800), (&["y:3"], 200)]);
         if !image_comes_first {
             lab.run(secs(1.0));
@@ -113,7 +113,7 @@ fn a_list_proves_to_be_complete_by_being_shorter_than_another_one_of_its_node() 
         show(&mut lab, &with_small);
         lab.run(secs(12.0 * 3600.0));
         assert_eq!((lab.shows("small").as_str(), lab.record.pods.len()), ("Cached 1/1", 1), "limit {limit}");
-        // Many are removed, and with them the small one.
+        // Many images are removed, among them the small one.
         show(&mut lab, &larger[45..]);
         lab.run(secs(1.0));
         assert_eq!(lab.shows("small"), "Evicted 0/1", "limit {limit}");
@@ -136,7 +136,7 @@ fn a_limit_that_is_lowered_makes_no_evictions() {
 
 // ---- Images that leave a list and come back ---------------------------------
 
-/// Lets the set `s` ask for these images.
+/// Makes the set `s` ask for these images.
 fn ask_for(lab: &mut Lab, images: &[&str]) {
     let entry = |image: &&str| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() };
     lab.set("s", |set| set.images = images.iter().map(entry).collect());
@@ -242,15 +242,15 @@ const OLD_ARM: &str = "sha256:cccccccccccccccccccccccccccccccccccccccccccccccccc
 const NEW_ARM: &str = "sha256:dddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddddd";
 const FOLLOWED: &str = "docker.io/library/followed:1";
 
-/// Lets the runtimes of the ARM nodes report this digest.
+/// Makes the runtimes of the ARM nodes report this digest.
 fn push_for_arm(lab: &mut Lab, digest: &str) {
     for node in ["c", "d", "e"] {
         lab.knobs.digests_on.insert(node.to_owned(), [(FOLLOWED.to_owned(), digest.to_owned())].into());
     }
 }
 
-/// Two nodes, and three ARM nodes whose runtimes report what their platform got; the tag is looked up
-/// every five minutes.
+/// Makes a cluster with two nodes, and three ARM nodes whose runtimes report the digest for their platform. The tag is
+/// looked up every five minutes.
 fn two_platforms() -> Lab {
     let mut lab = Lab::with_nodes(&["a", "b", "c", "d", "e"]);
     for node in ["c", "d", "e"] {
@@ -265,7 +265,7 @@ fn two_platforms() -> Lab {
     lab
 }
 
-/// What the runtimes of these nodes call the image now.
+/// Returns the IDs that the runtimes of these nodes report for the image now.
 fn ids(lab: &Lab, nodes: &[&str]) -> Vec<String> {
     let id = |node: &&str| lab.id_on_disk(&lab.api.nodes[*node].uid, &Reference::parse(FOLLOWED)).unwrap().to_string();
     let digest = |id: String| id.split_once('@').unwrap().1.to_owned();
@@ -299,7 +299,7 @@ fn a_tag_that_moves_reaches_every_platform() {
     }
 }
 
-/// Lets runtimes report an ID of their own instead of the digest.
+/// Makes runtimes report an ID of their own instead of the digest.
 fn report_bare_ids(lab: &mut Lab) {
     lab.knobs.mishear = Box::new(|event| {
         let Event::Pod(pod) = event else { return };

@@ -1,7 +1,7 @@
-//! Random clusters: what holds whatever happens.
+//! Random clusters: properties that always hold.
 //!
-//! Every scenario comes from its number alone. The lab checks what must hold at
-//! every step (`src/check.rs`); what is checked here is where it all ends.
+//! The number of a scenario alone determines it. The lab checks the properties of every step (`src/check.rs`); these
+//! tests check the final state.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test file uses a part of it")]
@@ -44,7 +44,7 @@ const FULL_REFERENCES: [&str; 5] = [
     "quay.io/c/d:2",
     "registry.bad/x:latest",
 ];
-/// What is pulled only with a Secret.
+/// The image that needs a Secret.
 const PRIVATE: &str = FULL_REFERENCES[3];
 const SECRETS: [&str; 2] = ["pull", "login"];
 const DISCOVERIES: [&str; 2] = ["logs", "metrics"];
@@ -65,21 +65,21 @@ const FAILURES: [(&str, &str); 4] = [
 const TROUBLES: [SourceReason; 4] =
     [SourceReason::Timeout, SourceReason::Unauthorized, SourceReason::InvalidResponse, SourceReason::RateLimited];
 
-/// So long after everything was healed every image is being pulled: twice the longest
-/// backoff, and a turn for each node and image.
+/// After this time since everything was repaired, every image is being pulled: twice the longest backoff, and a turn
+/// for each node and image.
 const STARVED: SignedDuration = SignedDuration::from_mins(30);
 
-/// So long after anything changed every DiscoveryPolicy shows what its sources say: that is its
-/// longest interval, and twice the longest time that sources take.
+/// After this time since the last change, every DiscoveryPolicy shows the answers of its sources: its longest interval,
+/// and twice the longest time that sources take.
 const SYNCED: SignedDuration = SignedDuration::from_mins(5);
 
-/// So long after a registry works again, and has images for all platforms, the operator has asked it.
+/// After this time since a registry works again, and has images for all platforms, the operator has asked it.
 const LOOKED_UP: SignedDuration = SignedDuration::from_mins(70);
 
-/// After so many clusters that fail no more are tried.
+/// After this many failing clusters no more are tried.
 const MOST_FAILURES: usize = 5;
 
-/// How many random clusters there are, unless `cargo xtask fuzz` asks for more.
+/// The number of random clusters, unless `cargo xtask fuzz` asks for more.
 const CLUSTERS: u64 = 10_000;
 
 #[test]
@@ -100,7 +100,7 @@ fn random_clusters_keep_every_promise_and_converge() {
             }
             match std::panic::catch_unwind(|| live(seed, count == 1)) {
                 Ok(lived) => drop(seconds.fetch_add(lived.as_secs().unsigned_abs(), Ordering::Relaxed)),
-                // What is wrong stands above; others may show it in a simpler way.
+                // The failure is printed above; other clusters may show it in a simpler way.
                 Err(_) => failed.lock().unwrap().push(seed),
             }
         }
@@ -116,7 +116,7 @@ fn random_clusters_keep_every_promise_and_converge() {
     assert!(failed.is_empty(), "seeds of clusters that broke a promise, see above: {failed:?}");
 }
 
-/// Lets the cluster of this seed live, and checks where it ends. Returns how long it lived.
+/// Runs the cluster of this seed, and checks its final state. Returns how long it ran.
 fn live(seed: u64, is_told: bool) -> SignedDuration {
     let mut lab = disturbed(seed, |lab| {
         if is_told {
@@ -219,7 +219,7 @@ fn the_order_in_which_kinds_are_watched_does_not_matter() {
     }
 }
 
-/// Lets a planner do something wrong.
+/// Makes a planner faulty.
 type Plant = fn(&mut Lab);
 
 #[test]
@@ -288,7 +288,7 @@ fn planted_bugs_about_registries_are_noticed_in_random_clusters() {
     }
 }
 
-/// Whether the lab says so of a planner with this fault in the cluster of this seed.
+/// Whether the lab reports `told` for a planner with this fault in the cluster of this seed.
 fn is_noticed(seed: u64, plant: Plant, told: &str) -> bool {
     let mut lab = disturbed(seed, plant);
     lab.knobs.fate = Box::new(|_| Fate::Answered);
@@ -304,7 +304,7 @@ fn never_start(lab: &mut Lab, name: &'static str) {
     });
 }
 
-/// Takes this image for one of a policy that is not there, so that all others go first.
+/// Makes an image refer to a policy that does not exist, so that all others go first.
 fn starve(lab: &mut Lab, name: &'static str) {
     lab.knobs.mishear = Box::new(move |event| {
         if let Event::Image(image, _) = event
@@ -315,7 +315,7 @@ fn starve(lab: &mut Lab, name: &'static str) {
     });
 }
 
-/// Hears nothing of this in NodeCaches.
+/// Makes the planner ignore a part of NodeCaches.
 fn forget(lab: &mut Lab, forget: fn(&mut NodeCacheStatus)) {
     lab.knobs.mishear = Box::new(move |event| {
         if let Event::Cache(cache) | Event::Report(_, Report::Recorded(cache)) = event {
@@ -324,7 +324,7 @@ fn forget(lab: &mut Lab, forget: fn(&mut NodeCacheStatus)) {
     });
 }
 
-/// Hears something else of registries.
+/// Changes the answers of registries for the planner.
 fn mislead(lab: &mut Lab, mislead: fn(&mut LookedUp)) {
     lab.knobs.mishear = Box::new(move |event| {
         if let Event::Report(_, Report::LookedUp(answer)) = event {
@@ -333,17 +333,17 @@ fn mislead(lab: &mut Lab, mislead: fn(&mut LookedUp)) {
     });
 }
 
-/// Hears of no policy that it is paused.
+/// Hides from the planner that a policy is paused.
 fn go_on(event: &mut Event) {
     if let Event::Policy(policy, _) = event {
         policy.paused = false;
     }
 }
 
-/// A random cluster, after a while of mishaps.
+/// Makes a random cluster, and runs it for a while with faults.
 fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     let mut rng = Rng::new(seed);
-    // A list of three images is always too short. Without a configured length it is learned from the lists.
+    // A list of three images is always too short. Without a configured length, the operator learns it from the lists.
     let listed_images = rng.pick(&[3, 50, 50, 0]);
     let mut lab = Lab::with(Settings { listed_images, looks_up: asks(seed), ..Settings::default() });
     lab.title = format!("seed {seed}: DROP_SEED={seed} cargo test -p drop-sim --test properties");
@@ -411,7 +411,7 @@ fn disturbed(seed: u64, prepare: impl FnOnce(&mut Lab)) -> Lab {
     lab
 }
 
-/// Lets a node join, one of two platforms and now and then a virtual one.
+/// Adds a node, of one of two platforms and sometimes virtual.
 fn join(lab: &mut Lab, rng: &mut Rng, name: &str) {
     lab.node(name);
     let is_virtual = rng.chance(5);
@@ -424,11 +424,11 @@ fn join(lab: &mut Lab, rng: &mut Rng, name: &str) {
     }
 }
 
-/// A machine that differs from the others.
+/// Makes a machine that differs from the others.
 fn machine(rng: &mut Rng, listed_images: usize) -> Machine {
     Machine {
         disk: rng.pick(&[None, Some(150_000_000), Some(250_000_000)]),
-        // Every node lists at least what is configured.
+        // Every node lists at least the configured number.
         listed_images: match listed_images {
             0 => Some(rng.pick(&[3, 20, 200, -1])),
             50 => Some(rng.pick(&[200, -1])),
@@ -438,7 +438,7 @@ fn machine(rng: &mut Rng, listed_images: usize) -> Machine {
     }
 }
 
-/// Pulls that do not go as usual, everywhere or on one node.
+/// Makes unusual pulls, on all nodes or on one.
 fn trouble(rng: &mut Rng, node: &str) -> Trouble {
     let of = match rng.below(3) {
         0 => String::new(),
@@ -458,7 +458,7 @@ fn trouble(rng: &mut Rng, node: &str) -> Trouble {
     Trouble { of, nodes, outcome }
 }
 
-/// Something happens to one node, one registry or one source, which the others do not have.
+/// Disturbs one node, one registry or one source, but not the others.
 fn trouble_one(lab: &mut Lab, rng: &mut Rng, node: &str) {
     let node_is_there = lab.api.nodes.contains_key(node);
     match rng.below(11) {
@@ -531,7 +531,7 @@ fn image_spec(rng: &mut Rng) -> CachedImageSpec {
     }
 }
 
-/// What who wants an image on a node before that is ready says.
+/// Returns the toleration of an image that is wanted on a node before the node is ready.
 fn tolerates_not_ready() -> Toleration {
     Toleration {
         key: Some("node.kubernetes.io/not-ready".to_owned()),
@@ -555,7 +555,7 @@ fn secrets(names: &[&str]) -> Vec<LocalObjectReference> {
     names.iter().map(|name| LocalObjectReference { name: (*name).to_owned() }).collect()
 }
 
-/// Lets a source answer something else.
+/// Makes a source give another answer.
 fn answer(lab: &mut Lab, rng: &mut Rng, source: &str) {
     let at = lab.now;
     let answer = match rng.below(10) {
@@ -620,7 +620,7 @@ fn children(lab: &Lab) -> Vec<String> {
     owned.map(|(name, _)| name.clone()).collect()
 }
 
-/// Whether tags are pushed anew in the end, and all nodes are to follow.
+/// Whether tags are pushed anew at the end, and all nodes have to follow.
 fn follows(seed: u64) -> bool {
     seed.is_multiple_of(8)
 }
@@ -630,7 +630,7 @@ fn asks(seed: u64) -> bool {
     seed % 4 == 2 || seed.is_multiple_of(16)
 }
 
-/// Something happens at a registry, or to what the operator or a node sees of it.
+/// Changes a registry, or the operator's or a node's view of it.
 fn change_registry(lab: &mut Lab, rng: &mut Rng, node: &str) {
     let image = rng.pick(&FULL_REFERENCES);
     match rng.below(10) {
@@ -655,7 +655,7 @@ fn change_registry(lab: &mut Lab, rng: &mut Rng, node: &str) {
     }
 }
 
-/// Lets registries have every image for all platforms. What is for other platforms has another digest.
+/// Makes registries have every image for all platforms. An image for other platforms has another digest.
 fn push_for_all_platforms(lab: &mut Lab, rng: &mut Rng) {
     for image in std::mem::take(&mut lab.knobs.platforms).into_keys() {
         lab.push(&image, &another_digest(rng));
@@ -666,7 +666,8 @@ fn another_digest(rng: &mut Rng) -> String {
     format!("sha256:{:064x}", rng.below(1 << 60))
 }
 
-/// Something happens. In some clusters policies are never edited, so that limits can be recounted exactly.
+/// Changes one thing in the cluster. In some clusters policies are never edited, so that limits can be recounted
+/// exactly.
 fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     let node = rng.pick(&NODES);
     let node_is_there = lab.api.nodes.contains_key(node);
@@ -681,11 +682,11 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     if asks(seed) && rng.chance(25) {
         return change_registry(lab, rng, node);
     }
-    // Sets are in some clusters only, because their images come on top.
+    // Only some clusters have sets, because their images come in addition.
     match rng.below(if has_sets(seed) { 52 } else { 40 }) {
         0 if node_is_there => lab.remove_node(node),
         1 if node_is_there => {
-            // Another machine takes its name before the old one's things are collected.
+            // Another machine takes its name before the old machine's objects are collected.
             lab.remove_node(node);
             join(lab, rng, node);
         }
@@ -756,7 +757,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
         40 | 41 => write_set(lab, rng, set),
         42 if lab.api.sets.contains_key(set) => lab.delete_set(set),
         43 => {
-            // Users delete what belongs to a set, too.
+            // Users also delete objects that belong to a set.
             if let Some(name) = rng.choose(&children(lab)) {
                 lab.delete_image(name);
             }
@@ -772,7 +773,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
         }
         50 => lab.knobs.asking = secs(rng.pick(&[0.01, 2.0, 10.0])),
         51 => {
-            // Users edit what belongs to a set, too.
+            // Users also edit objects that belong to a set.
             let spec = image_spec(rng);
             if let Some(name) = rng.choose(&children(lab)) {
                 lab.edit_image(name, |image| *image = spec);
@@ -791,7 +792,7 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
                 lab.knobs.wrong_secrets.insert(secret.to_owned());
             }
         }
-        // For so long that what was pulled is listed, and what was removed noticed.
+        // Long enough for pulled images to be listed, and for removed ones to be noticed.
         20 => lab.run(secs(600.0)),
         _ => {
             let span = secs(1.0 + rng.below(40) as f64);
@@ -800,12 +801,12 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
     }
 }
 
-/// Ends every mishap, and checks that everything comes to where it should.
+/// Repairs all faults, and checks that the cluster reaches its final state.
 fn converge(lab: &mut Lab, seed: u64) {
     lab.knobs.fate = Box::new(|_| Fate::Answered);
     lab.knobs.alternates.clear();
     if has_sets(seed) && seed.is_multiple_of(2) {
-        // What is wrong is shown as it is.
+        // Faults are reported unchanged.
         lab.run(SYNCED);
         assert_eq!(lab.faults_of_discoveries(), Vec::<String>::new(), "{}", lab.title);
     }
@@ -817,7 +818,7 @@ fn converge(lab: &mut Lab, seed: u64) {
         lab.knobs.out_of_reach.clear();
         lab.knobs.digests_on.clear();
         push_for_all_platforms(lab, &mut Rng::new(seed + 3));
-        // A tag that nobody follows is asked for again for the sake of platforms.
+        // A tag that is not followed is looked up again because of missing platforms.
         lab.run(LOOKED_UP);
     }
     for (n, source) in SOURCES.into_iter().enumerate() {
@@ -841,8 +842,7 @@ fn converge(lab: &mut Lab, seed: u64) {
     assert_eq!(lab.faults_at_rest(), Vec::<String>::new(), "{}: {explained:#?}", lab.title);
 }
 
-/// Pushes every image anew, and checks that all nodes follow, and that nothing seems to be missing
-/// meanwhile.
+/// Pushes every image anew, and checks that all nodes follow, and that no image seems to be missing meanwhile.
 fn follow(lab: &mut Lab) {
     let images: Vec<_> = lab.api.images.values().filter_map(Image::from_api).collect();
     let mut followed = Vec::new();
@@ -876,17 +876,17 @@ fn follow(lab: &mut Lab) {
     assert_eq!(lab.faults_at_rest(), Vec::<String>::new(), "{}", lab.title);
 }
 
-/// Checks that a restart of what is at rest changes nothing.
+/// Checks that a restart of a cluster at rest changes nothing.
 fn rest(lab: &mut Lab) {
     let requests = lab.record.requests.len();
     let (shown, caches) = (statuses(lab), lab.api.caches.clone());
     lab.restart(true);
     lab.settle();
-    // The success that ended a registry's failures may have gone with its node: then only
-    // the process before remembers that they are over.
+    // The success that ended a registry's failures may have gone with its node. Then only the previous process
+    // remembers that they are over.
     let now_shown = statuses(lab);
     let is_more = |key: &EffectKey| match key {
-        // What was told before is not known any more.
+        // The new process does not know the previous answers.
         EffectKey::LookUp(_) => false,
         EffectKey::Image(image) => shown.get(&**image) != now_shown.get(&**image),
         _ => true,
@@ -898,11 +898,11 @@ fn rest(lab: &mut Lab) {
     assert!(new.is_empty(), "{}: a restart of a converged world writes nothing: {new:?}: {differ:#?}", lab.title);
 }
 
-/// What CachedImages show, besides how often they failed and what their registries said.
+/// Returns the statuses of CachedImages, without the number of failures and the answers of registries.
 fn statuses(lab: &Lab) -> BTreeMap<String, CachedImageStatus> {
     let shown = lab.api.images.iter().filter_map(|(name, image)| {
         let status = image.status.clone()?;
-        // What a registry serves by now is asked for at each start.
+        // Every start asks registries again for the digest that they serve now.
         let resolved_digest = status.resolved_digest.clone().filter(|_| status.lookup.is_none());
         let status = CachedImageStatus { consecutive_failures: 0, lookup: None, resolved_digest, ..status };
         Some((name.clone(), status))

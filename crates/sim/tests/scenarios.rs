@@ -1,4 +1,4 @@
-//! The scenarios in `scenarios/`: each goes as the timeline beside it says.
+//! The scenarios in `scenarios/`: each one must produce the timeline in the file beside it.
 //!
 //! `BLESS=1` writes the timelines anew.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]

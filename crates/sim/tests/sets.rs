@@ -20,7 +20,7 @@ fn entries(images: &[&str]) -> Vec<ImageEntry> {
     images.iter().map(|image| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() }).collect()
 }
 
-/// The reason of a set's Ready condition, and how many images are ready.
+/// Returns the reason of a set's Ready condition, and the number of ready images.
 fn shows(lab: &drop_sim::Lab, set: &str) -> String {
     let status = lab.api.sets[set].status.clone().unwrap_or_default();
     let reason = condition::ready(&status.conditions).map(|ready| ready.reason.clone());
@@ -32,7 +32,7 @@ fn message(lab: &Lab, set: &str) -> String {
     condition::ready(&status.conditions).map(|ready| ready.message.clone()).unwrap_or_default()
 }
 
-/// The images of all CachedImages.
+/// Returns the images of all CachedImages.
 fn images(lab: &Lab) -> BTreeSet<String> {
     lab.api.images.values().map(|image| image.spec.image.clone()).collect()
 }
@@ -81,7 +81,7 @@ fn a_late_answer_brings_no_child_back_that_is_gone() {
         _ => Fate::Answered,
     });
     lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
-    // It is there after 4.9 seconds, and the answer comes after 9.8.
+    // The child exists after 4.9 seconds, and the answer comes after 9.8.
     lab.run(secs(6.0));
     let child = lab.api.images.keys().next().unwrap().clone();
     lab.delete_image(&child);
@@ -98,7 +98,7 @@ fn a_late_answer_brings_no_child_of_a_set_back_that_is_gone() {
     });
     lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
     lab.run(secs(1.2));
-    // The child is there after 4.9 seconds, is collected after 5.2, and the answer comes after 9.8.
+    // The child exists after 4.9 seconds, is collected after 5.2, and the answer comes after 9.8.
     lab.delete_set("web");
     lab.settle();
     lab.node("a");
@@ -112,7 +112,7 @@ fn a_watch_that_lags_brings_no_child_back_that_was_deleted() {
     lab.set("web", |spec| spec.images = entries(&["a.example/x:1", "a.example/y:1"]));
     lab.lag(Kind::Image, secs(5.0), true);
     lab.run(secs(8.0));
-    // What it showed of its progress is on its way when it is deleted.
+    // The status with its progress is on its way when it is deleted.
     lab.set("web", |spec| spec.images = entries(&["a.example/x:1"]));
     let before = lab.record.requests.len();
     lab.settle();
@@ -124,7 +124,7 @@ fn a_watch_that_lags_brings_no_child_back_that_was_deleted() {
 #[test]
 fn a_refusal_does_not_outlive_what_was_refused() {
     let mut lab = Lab::with_nodes(&["a"]);
-    // The second request is carried out, but nobody hears of it but by the watch.
+    // The second request is carried out, but only the watch shows that.
     let mut fates = vec![Fate::AnswerLost, Fate::Refused("not now")];
     lab.knobs.fate = Box::new(move |effect| match effect {
         Effect::CreateChild { .. } => fates.pop().unwrap_or(Fate::Answered),

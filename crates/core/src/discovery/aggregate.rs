@@ -1,11 +1,11 @@
-//! Many numbers in one.
+//! Aggregates many numbers to one.
 
 use drop_api::discovery_policy::{AggregationMethod, EventStatistic};
 
-/// `values` in one number; `None` where there are none, or where they overflow.
+/// Returns `values` as one number; `None` if there are none, or if they overflow.
 ///
-/// Only finite values are handed in: one NaN among the points of a series says that
-/// a division had nothing to divide at that time, and nothing about the others.
+/// Callers pass finite values only. A NaN among the points of a series says that a division had nothing to divide at
+/// that time. It says nothing about the other points.
 pub fn aggregate(method: AggregationMethod, values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values = values.filter(|value| value.is_finite());
     let first = values.next()?;
@@ -22,7 +22,7 @@ pub fn aggregate(method: AggregationMethod, values: impl Iterator<Item = f64>) -
     Some(value).filter(|value| value.is_finite())
 }
 
-/// A statistic of `values`, in any order; `None` where there are none.
+/// Returns a statistic of `values`, in any order; `None` if there are none.
 pub fn statistic(statistic: EventStatistic, mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     match statistic {

@@ -33,7 +33,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// One pull, as the kubelet told of it.
+/// One pull, as a kubelet reports it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PullEvent {
     /// When the event was logged.
@@ -64,14 +64,14 @@ pub enum End {
     Whole,
     /// `maxScan` ended it, and the registry has more.
     MaxScan,
-    /// The registry links to more, and does not show it.
+    /// The registry links to another page, but does not show it.
     Stuck,
     /// It could not be read, so there are no tags.
     Failed(SourceFailure),
 }
 
 impl Repository {
-    /// Its path, and why it could not be read, if so.
+    /// Returns its path with the failure, if the repository could not be read.
     #[must_use]
     pub fn failure(&self) -> Option<(&str, &SourceFailure)> {
         match &self.end {
@@ -82,7 +82,7 @@ impl Repository {
 }
 
 impl End {
-    /// Why newer tags may be missing, where the list has an end.
+    /// Returns the reason why newer tags may be missing, if the list was cut.
     #[must_use]
     pub fn why(&self) -> Option<Why> {
         match self {

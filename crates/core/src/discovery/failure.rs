@@ -1,4 +1,4 @@
-//! Why a source brought nothing.
+//! The failures of a source.
 
 use std::fmt;
 
@@ -12,17 +12,17 @@ pub struct SourceFailure {
     pub reason: SourceReason,
     /// The cause, for people. It names the host, and never a credential.
     pub message: String,
-    /// How long the server asks to be left alone, if it does.
+    /// How long the server asks clients to wait, if it does.
     pub retry_after: Option<SignedDuration>,
 }
 
 impl SourceFailure {
-    /// A failure after which the server may be asked again at any time.
+    /// A failure after which Drop may ask the server again at any time.
     pub fn new(reason: SourceReason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), retry_after: None }
     }
 
-    /// The failure as that of a repository, and of as many `others`.
+    /// Returns the failure with the name of a repository, and the number of `others` that failed.
     #[must_use]
     pub fn of_repository(&self, path: &str, others: usize) -> Self {
         let others = match others {
@@ -36,9 +36,9 @@ impl SourceFailure {
 /// Kinds of failures of a source, as the reason of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SourceReason {
-    /// The host's name is not known.
+    /// DNS does not know the host.
     DnsError,
-    /// Nothing listens there, or the connection was cut.
+    /// No process listens there, or the connection was cut.
     ConnectionRefused,
     /// No answer in time.
     Timeout,
@@ -54,11 +54,11 @@ pub enum SourceReason {
     ServerError,
     /// The certificate or the handshake.
     TlsError,
-    /// An answer that cannot be understood, or that is too large.
+    /// The answer is too large, or Drop cannot read it.
     InvalidResponse,
-    /// An answer that names no image, where there were some before.
+    /// The answer names no image, although earlier ones did.
     EmptyResult,
-    /// The Secret is not there, or what it holds cannot be used.
+    /// The Secret does not exist, or its contents are not usable.
     SecretNotFound,
 }
 

@@ -1,4 +1,4 @@
-//! Why an image that a backend named is not in the list.
+//! The reasons why an image that a backend named is not in the list.
 
 use std::fmt;
 
@@ -30,9 +30,9 @@ pub enum Why {
     ImageFilter,
     /// `tagFilter` does not match.
     TagFilter,
-    /// It is a repository of which no more than `maxScan` tags were read.
+    /// `maxScan` ended the list of the repository's tags.
     MaxScan,
-    /// It is a repository of which the registry shows no more tags, although it links to more.
+    /// The registry links to more tags of the repository, but does not show them.
     NoNextPage,
     /// Newer tags of its repository fill `topX`.
     TopX,
@@ -42,7 +42,7 @@ pub enum Why {
     NoSignal(Name),
     /// Its score is not a finite number.
     NotFinite,
-    /// Its score, or what it is derived from, is below 0.
+    /// Its score, or a value that the score is derived from, is below 0.
     Negative,
     /// A signal keeps no more than [`MOST_IMAGES`](super::MOST_IMAGES), the highest first.
     TooMany,

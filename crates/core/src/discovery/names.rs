@@ -1,4 +1,4 @@
-//! From the texts of backends to images.
+//! Turns the texts of backends into images.
 
 use std::collections::BTreeMap;
 
@@ -19,15 +19,15 @@ pub struct Names {
 }
 
 impl Names {
-    /// Of those, `filter` (the spec's `imageFilter`) is to match the full reference.
+    /// Compiles the rule. The full reference has to match `filter` (the spec's `imageFilter`).
     ///
     /// # Errors
-    /// Where `filter` is no regular expression.
+    /// If `filter` is not a regular expression.
     pub fn compile(filter: Option<&str>) -> Result<Self, InvalidSpec> {
         Ok(Self { filter: filter.map(|pattern| regex("imageFilter", pattern)).transpose()? })
     }
 
-    /// The full reference that `text` means, so that all spellings of an image are one.
+    /// Returns the full reference that `text` means. All spellings of an image give the same one.
     pub fn read(&self, text: &str) -> Result<Name, LeftOut> {
         let text = text.trim();
         let left_out = |image: &str, why| Err(LeftOut { image: image.into(), why });
@@ -64,7 +64,7 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The full reference that `text` means; `None` where it is left out.
+    /// Returns the full reference that `text` means; `None` if it is left out.
     pub fn read(&mut self, text: &str) -> Option<Name> {
         if let Some(read) = self.read.get(text) {
             return read.clone().ok();

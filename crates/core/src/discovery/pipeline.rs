@@ -1,4 +1,4 @@
-//! A DiscoveryPolicy, ready to run.
+//! A DiscoveryPolicy, compiled to run.
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -17,8 +17,8 @@ use super::tags::Tags;
 use super::{InvalidSpec, SourceFailure};
 use crate::Name;
 
-/// The most images that a signal keeps, those with the highest values, and the most
-/// that a query names as left out: an answer may name any number of images.
+/// The most images that a signal keeps: those with the highest values. It is also the most that a query names as left
+/// out, because an answer may name any number of images.
 pub const MOST_IMAGES: usize = 5_000;
 
 /// The queries of a DiscoveryPolicy, and the steps from their answers to its list. The short form
@@ -26,7 +26,7 @@ pub const MOST_IMAGES: usize = 5_000;
 #[derive(Clone, Debug)]
 pub struct Pipeline {
     queries: Vec<Query>,
-    /// One per query; of registries only.
+    /// One per query; `Some` for registries only.
     tags: Vec<Option<Tags>>,
     signals: Vec<Signal>,
     ranking: Ranking,
@@ -34,13 +34,13 @@ pub struct Pipeline {
     max_images: usize,
 }
 
-/// The values of an answer: a finite number per signal and image. They are kept of a query's last
-/// success, and mean nothing to another [`Pipeline`] than the one that measured them.
+/// The values of an answer: a finite number per signal and image. Drop keeps those of a query's last success. They mean
+/// nothing to another [`Pipeline`] than the one that measured them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measured {
     /// By the signal's position in [`Pipeline::signals`].
     pub signals: BTreeMap<usize, BTreeMap<Name, f64>>,
-    /// The names in the answer that are no images, or no images that count.
+    /// The names in the answer that are not images, or that the filters leave out.
     pub left_out: Vec<LeftOut>,
     /// A note for people about the answer, such as repositories that were not read to their end.
     pub note: Option<String>,
@@ -48,7 +48,7 @@ pub struct Measured {
     pub failed: Vec<(String, SourceFailure)>,
     /// The repositories without a tag.
     pub empty: Vec<String>,
-    /// The repositories of which only a part of the tags was read, and why.
+    /// The repositories of which only some tags were read, each with the reason.
     pub cut: Vec<(String, Why)>,
 }
 
@@ -57,7 +57,7 @@ pub struct Measured {
 pub struct Ranked {
     /// At most `maxImages`, best first, ties by name.
     pub images: Vec<RankedImage>,
-    /// Everything else that queries named, by name.
+    /// All other images that queries named, by name.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -83,10 +83,10 @@ impl Measured {
 }
 
 impl Pipeline {
-    /// Reads either form of the spec.
+    /// Compiles either form of the spec.
     ///
     /// # Errors
-    /// With the field that is wrong, whether the API server could have seen it or not.
+    /// The field that is wrong, even if the API server validates it too.
     pub fn compile(spec: &DiscoveryPolicySpec) -> Result<Self, InvalidSpec> {
         let queries = query::compile(spec)?;
         let list = if spec.queries.is_empty() { "sources" } else { "queries" };
@@ -112,13 +112,13 @@ impl Pipeline {
         })
     }
 
-    /// Whether a score is made of several signals, so that none can be missing.
+    /// Whether a score combines several signals, so that none can be missing.
     #[must_use]
     pub fn is_ranked(&self) -> bool {
         !matches!(self.ranking, Ranking::Highest)
     }
 
-    /// Whether query number `query` has a part in the scores.
+    /// Whether the scores depend on query number `query`.
     #[must_use]
     pub fn uses(&self, query: usize) -> bool {
         let of_query = self.signals.iter().enumerate().filter(|(_, signal)| signal.query == query);
@@ -132,7 +132,8 @@ impl Pipeline {
         tags.is_none_or(|tags| tags.may_be_of(repository, image))
     }
 
-    /// The newest of `images`, which may be tags of a repository: as many as the policy allows of one.
+    /// Returns the newest of `images`, if they may be tags of a repository: as many as the policy allows per
+    /// repository.
     #[must_use]
     pub fn newest<'a>(&self, query: usize, repository: &str, images: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
         let images = images.filter(|image| self.names.read(image).is_ok());
@@ -205,9 +206,8 @@ impl Pipeline {
         Measured { signals, left_out, note, failed, empty, cut }
     }
 
-    /// The ranking, from what every query measured: now, or when it last answered. One
-    /// that never answered is `None`. `nodes` counts the Ready nodes that a selector
-    /// selects, or all.
+    /// Ranks the images by the values of every query: those of this run, or of the query's last success. A query that
+    /// never answered is `None`. `nodes` counts the Ready nodes that a selector selects, or all Ready nodes.
     #[must_use]
     pub fn rank(&self, measured: &[Option<&Measured>], nodes: impl Fn(Option<&NodeSelector>) -> usize) -> Ranked {
         let none = Values::new();
@@ -230,7 +230,7 @@ impl Pipeline {
         ranked.sort_by(|(left, left_image), (right, right_image)| {
             right.total_cmp(left).then_with(|| left_image.cmp(right_image))
         });
-        // What one query leaves out, another may have ranked.
+        // One query may leave out an image that another one ranks.
         let names: BTreeSet<&Name> = ranked.iter().map(|(_, image)| image).collect();
         let others = (0..self.queries.len()).filter_map(of_query).flat_map(|measured| &measured.left_out);
         left_out.extend(others.filter(|other| !names.contains(&other.image)).cloned());
@@ -251,13 +251,12 @@ impl Pipeline {
     }
 }
 
-/// The samples of each image in the order of time. Those of several series are put
-/// together, and in an order of their own where they are of one time: backends send
-/// series in any order, and a sum of the same numbers is to be the same number.
+/// Returns the samples of each image in the order of time. It merges several series of one image, and sorts samples of
+/// the same time by value: backends send series in any order, but the sum of the same numbers must not depend on it.
 fn samples(reader: &mut Reader, series: impl Iterator<Item = (String, Vec<Sample>)>) -> BTreeMap<Name, Evidence> {
     let mut by_image: BTreeMap<Name, Vec<Sample>> = BTreeMap::new();
     for (image, samples) in series {
-        // There may be millions: none is copied without need.
+        // There may be millions of series, so none is copied without need.
         match reader.read(&image).map(|image| by_image.entry(image)) {
             Some(Entry::Occupied(mut of_image)) => of_image.get_mut().extend(samples),
             Some(Entry::Vacant(none)) => drop(none.insert(samples)),
@@ -271,9 +270,8 @@ fn samples(reader: &mut Reader, series: impl Iterator<Item = (String, Vec<Sample
     by_image.into_iter().map(in_order).collect()
 }
 
-/// The newest tag of each repository is worth 1, the next 1/2, then 1/3: so the newest
-/// of all repositories come first. An image that two repositories make is worth the
-/// more of both.
+/// Values the newest tag of each repository at 1, the next at 1/2, then 1/3, so that the newest tags of all
+/// repositories come first. If two repositories name the same image, the greater value counts.
 fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTreeMap<String, Sample>, Vec<LeftOut>) {
     let mut positions: BTreeMap<String, Sample> = BTreeMap::new();
     let mut left_out: Vec<_> = repositories.iter().filter_map(|repository| tags.beyond(repository)).collect();
@@ -289,7 +287,7 @@ fn positions(tags: &Tags, repositories: &[Repository], now: Timestamp) -> (BTree
     (positions, left_out)
 }
 
-/// Names a repository that was not read to its end.
+/// Returns a note that names the repositories that were not read to their end.
 fn remark(cut: &[(String, Why)]) -> Option<String> {
     let ((path, why), others) = cut.split_first()?;
     Some(match others.len() {
@@ -298,7 +296,7 @@ fn remark(cut: &[(String, Why)]) -> Option<String> {
     })
 }
 
-/// Leaves the [`MOST_IMAGES`] highest of `values`, and returns the others.
+/// Keeps the [`MOST_IMAGES`] highest of `values`, and returns the others.
 fn highest(values: &mut Values) -> Vec<LeftOut> {
     if values.len() <= MOST_IMAGES {
         return Vec::new();

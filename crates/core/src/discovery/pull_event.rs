@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::answer::PullEvent;
 
 impl PullEvent {
-    /// The begin of every message about a pull that succeeded.
+    /// The beginning of every message about a pull that succeeded.
     pub const TEXT: &str = "Successfully pulled image";
 
     /// Reads the message of an event; `None` if it is not about a pull that succeeded.
@@ -20,9 +20,9 @@ impl PullEvent {
     /// Successfully pulled image "X"
     /// ```
     ///
-    /// of 1.30, 1.27, 1.20 and older. The first duration is the pull alone. A size of 0 is one that the runtime does not
-    /// know. Text before the message, such as `(combined from similar events): `, does not matter. An image that was
-    /// there already (`… already present on machine`) was not pulled.
+    /// These are the messages of Kubernetes 1.30, 1.27, 1.20 and older. The first duration is the pull alone. Size 0
+    /// means that the runtime does not know the size. Text before the message, such as `(combined from similar events):
+    /// `, is ignored. An image that was already present (`… already present on machine`) was not pulled.
     #[must_use]
     pub fn from_message(at: Timestamp, message: &str) -> Option<Self> {
         let (_, rest) = message.split_once(Self::TEXT)?;

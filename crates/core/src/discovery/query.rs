@@ -6,7 +6,7 @@ use drop_api::discovery_policy::{
 
 use super::InvalidSpec;
 
-/// The most points of a series that a range query asks for: 30 days at a step of 15 s have 172,800. They take
+/// The most points of a series that a range query asks for. 30 days at a step of 15 s have 172,800 points, which take
 /// 200 requests.
 const MOST_POINTS: i128 = 200_000;
 
@@ -43,7 +43,7 @@ impl Backend {
         }
     }
 
-    /// Checks the values that every backend of the type shares. `path` is the query's.
+    /// Checks the values that all backends of the type share. `path` is that of the query.
     fn check(&self, path: &str) -> Result<(), InvalidSpec> {
         let (field, url) = match self {
             Self::Prometheus(query) => ("prometheus.endpoint", &query.endpoint),
@@ -81,10 +81,10 @@ impl Backend {
     }
 }
 
-/// The queries of either form, in its order.
+/// Compiles the queries of either form, in the order of the spec.
 ///
 /// # Errors
-/// Where there are none, or one is not complete.
+/// If there are none, or if one is not complete.
 pub fn compile(spec: &DiscoveryPolicySpec) -> Result<Vec<Query>, InvalidSpec> {
     if spec.sources.is_empty() == spec.queries.is_empty() {
         let message = "write either sources (the short form) or queries with signals and ranking (the full form)";
@@ -109,7 +109,7 @@ pub fn compile(spec: &DiscoveryPolicySpec) -> Result<Vec<Query>, InvalidSpec> {
     sources.chain(queries).collect()
 }
 
-/// The block that `type_` names.
+/// Returns the block that `type_` names.
 fn backend(
     path: &str,
     type_: BackendType,
@@ -128,7 +128,7 @@ fn backend(
     Ok(backend)
 }
 
-/// The host of an address with its port: `ghcr.io`, `127.0.0.1:5000`.
+/// Returns the host of an address with its port: `ghcr.io`, `127.0.0.1:5000`.
 pub fn host(url: &str) -> Option<&str> {
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"))?;
     rest.split(['/', '?', '#']).next().filter(|host| !host.is_empty() && !host.contains('@'))

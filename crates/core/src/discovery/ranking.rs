@@ -1,4 +1,4 @@
-//! From signals to one score per image.
+//! Combines signals to one score per image.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::Name;
 /// The values of one signal.
 pub type Values = BTreeMap<Name, f64>;
 
-/// How signals make one score. Signals are named by their position.
+/// How signals combine to one score. Their positions name the signals.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ranking {
     /// The highest value of all signals.
@@ -26,22 +26,20 @@ pub enum Ranking {
     Usage { model: Model, nodes: NodeCount, pre: usize, target: usize, pull_time: usize },
 }
 
-/// The model that makes an image's score of its pulls. Each of the N nodes takes a job with the same
-/// probability, so that one that has not run the image after J jobs has the
-/// probability q^J with q = 1 − 1/N. A pull takes p.
+/// The model that turns an image's pulls into a score. Each of the N nodes takes a job with the same probability. So
+/// the probability that a node has not run the image after J jobs is q^J with q = 1 − 1/N. A pull takes p.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Model {
-    /// `J_target · q^J_pre · p`: the pull time of the window's jobs if each found its
-    /// node as the window's first job does. It counts a node that stays cold for
-    /// several jobs several times.
+    /// `J_target · q^J_pre · p`: the pull time of the window's jobs, if each found its node in the state that the
+    /// window's first job found. A node that stays cold for several jobs counts several times.
     Exposure,
-    /// `N · q^J_pre · (1 − q^J_target) · p`: how many nodes are expected to run the image
-    /// within the window and not before, times p. This is what warming it saves.
+    /// `N · q^J_pre · (1 − q^J_target) · p`: the expected number of nodes that run the image within the window and not
+    /// before, times p. This is the time that a warm image saves.
     Savings,
 }
 
 impl Ranking {
-    /// Whether a signal has a part in the score.
+    /// Whether the score depends on a signal.
     #[must_use]
     pub fn uses(&self, signal: usize) -> bool {
         match self {
@@ -52,10 +50,10 @@ impl Ranking {
         }
     }
 
-    /// The ranking of the spec over `signals`.
+    /// Compiles the ranking of the spec over `signals`.
     ///
     /// # Errors
-    /// Where it is not complete, or refers to nothing.
+    /// If it is not complete, or refers to a signal that does not exist.
     pub fn compile(spec: Option<&api::Ranking>, signals: &[Signal]) -> Result<Self, InvalidSpec> {
         let Some(spec) = spec else { return Ok(Self::Highest) };
         let missing = |field: &str| InvalidSpec::new(format!("ranking.{field}"), "it is missing: strategy names it");
@@ -97,9 +95,9 @@ impl Ranking {
         }
     }
 
-    /// The score of each image that `values` names, or why it has none. There is one entry
-    /// per signal; `None` where its query never answered. `nodes` counts the Ready nodes
-    /// that a selector selects, or all.
+    /// Returns the score of each image that `values` names, or the reason why it has none. There is one entry per
+    /// signal; it is `None` if its query never answered. `nodes` counts the Ready nodes that a selector selects, or all
+    /// Ready nodes.
     pub fn scores(
         &self,
         signals: &[Signal],
@@ -136,9 +134,8 @@ impl Ranking {
                 terms.sum()
             }
             Self::Usage { model, pre, target, pull_time, .. } => {
-                // An image that nobody used before the window is cold everywhere, unless
-                // nobody knows. One that nobody used within it, or whose pull time is not
-                // known, has no place.
+                // An image without a job before the window is cold on every node, unless that signal is missing as a
+                // whole. An image without a job within the window, or whose pull time is not known, is not ranked.
                 of_signal(*pre).ok_or_else(|| missing(*pre))?;
                 let pre = of(*pre, image).unwrap_or(0.0);
                 let (target, pull_time) = (needed(*target, image)?, needed(*pull_time, image)?);
@@ -162,13 +159,13 @@ fn rankable(score: f64) -> Result<f64, Why> {
     }
 }
 
-/// `number` with 12 significant digits, as a calculator shows it: arithmetic in `f64` makes 0.5000000000000001 of
-/// what is 0.5, and 0.30000000000000004 of 0.1 + 0.2.
+/// Rounds `number` to 12 significant digits, as a calculator shows it: arithmetic in `f64` gives 0.5000000000000001
+/// instead of 0.5, and 0.30000000000000004 for 0.1 + 0.2.
 pub fn rounded(number: f64) -> f64 {
     format!("{number:.11e}").parse().unwrap_or(number)
 }
 
-/// N. A selector that selects no Ready node gives way to `count`.
+/// Returns N. If a selector selects no Ready node, `count` is used instead.
 fn count_nodes(spec: &NodeCount, nodes: impl Fn(Option<&NodeSelector>) -> usize) -> f64 {
     let count = spec.count.map(f64::from);
     let selected = match (&spec.selector, count) {
@@ -179,17 +176,16 @@ fn count_nodes(spec: &NodeCount, nodes: impl Fn(Option<&NodeSelector>) -> usize)
 }
 
 impl Model {
-    /// The score for N nodes, the numbers of jobs before and within the window, and
-    /// the time that a pull takes, none of them below 0.
+    /// Returns the score for N nodes, the numbers of jobs before and within the window, and the duration of a pull.
+    /// None of them is below 0.
     ///
-    /// Without nodes (N = 0) it is `J_target · p`, to which both models tend as N grows: no
-    /// node is warm then, and every job would wait. So the order of images is still one
-    /// of use and pull time while no node is Ready.
+    /// Without nodes (N = 0) it is `J_target · p`, the limit of both models as N grows: no node is warm, and every job
+    /// would wait. So while no node is Ready, images are still ordered by use and pull time.
     pub fn score(self, nodes: f64, pre: f64, target: f64, pull_time: f64) -> f64 {
         if nodes == 0.0 {
             return target * pull_time;
         }
-        // ln q keeps what 1 − 1/N loses for many nodes, and exp_m1 what 1 − q^J loses for few jobs.
+        // ln_1p keeps the digits that 1 − 1/N loses for many nodes, and exp_m1 those that 1 − q^J loses for few jobs.
         let ln_q = (-1.0 / nodes).ln_1p();
         // For N = 1, ln q is −∞, and 0 · −∞ is NaN; but q^0 = 1 for every q.
         let exponent = |jobs: f64| if jobs == 0.0 { 0.0 } else { jobs * ln_q };

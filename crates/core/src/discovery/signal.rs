@@ -1,4 +1,4 @@
-//! A number per image, from the answer to one query.
+//! Computes a number per image from the answer to one query.
 
 use drop_api::discovery_policy::{
     self as api, AggregationMethod, DiscoveryPolicySpec, EventMetric, EventStatistic, LokiQuery, PrometheusQuery,
@@ -16,7 +16,7 @@ use crate::Name;
 /// A signal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signal {
-    /// How the ranking calls it.
+    /// The name by which the ranking refers to it.
     pub name: Name,
     /// The position of its query.
     pub query: usize,
@@ -31,18 +31,16 @@ enum Rule {
     PullEvents(EventMetric, EventStatistic),
 }
 
-/// All that one answer says of one image.
+/// Everything that one answer says about one image.
 pub enum Evidence {
     /// In the order of time.
     Samples(Vec<Sample>),
-    /// In any order. For an aggregate each is a sample of value 1, so that the sum is
-    /// how often the image was pulled.
+    /// In any order. An aggregate treats each as a sample of value 1, so the sum is the number of pulls.
     Pulls(Vec<PullEvent>),
 }
 
 impl Signal {
-    /// The signal's value for the image that `evidence` is about; `None` where no
-    /// sample counts.
+    /// Returns the signal's value for the image that `evidence` is about; `None` if no sample counts.
     pub fn value(&self, evidence: &Evidence, now: Timestamp) -> Option<f64> {
         match (&self.rule, evidence) {
             (Rule::Aggregate(method, times), Evidence::Samples(samples)) => {
@@ -51,7 +49,7 @@ impl Signal {
             (Rule::Aggregate(method, times), Evidence::Pulls(pulls)) => {
                 aggregate(*method, weighed(times, now, pulls.iter().map(|pull| (pull.at, 1.0))))
             }
-            // A count counts events: even one that does not tell its size is one.
+            // A count counts events, including those without a size.
             (Rule::PullEvents(_, EventStatistic::Count), Evidence::Pulls(pulls)) => Some(pulls.len() as f64),
             (Rule::PullEvents(metric, method), Evidence::Pulls(pulls)) => {
                 statistic(*method, pulls.iter().filter_map(|pull| measure(*metric, pull)).collect())
@@ -61,7 +59,7 @@ impl Signal {
     }
 }
 
-/// The finite values times their weights, without those of weight 0.
+/// Returns the finite values times their weights, without those of weight 0.
 fn weighed(
     times: &Times,
     now: Timestamp,
@@ -73,7 +71,7 @@ fn weighed(
     })
 }
 
-/// In seconds or bytes.
+/// Returns the value in seconds or bytes.
 fn measure(metric: EventMetric, pull: &PullEvent) -> Option<f64> {
     match metric {
         EventMetric::PullTime => pull.pull_time.map(|time| time.as_secs_f64()),
@@ -81,12 +79,11 @@ fn measure(metric: EventMetric, pull: &PullEvent) -> Option<f64> {
     }
 }
 
-/// The signals of either form. Without `signals[]`, each query is one of its own under
-/// its own name: the sum of its samples, unless its source says `aggregationMethod`.
-/// For Loki that is how often each image was pulled.
+/// Compiles the signals of either form. Without `signals[]`, each query makes one signal under its own name: the sum of
+/// its samples, unless its source sets `aggregationMethod`. For Loki that is the number of pulls of each image.
 ///
 /// # Errors
-/// Where a signal is not complete, or refers to nothing.
+/// If a signal is not complete, or refers to a query that does not exist.
 pub fn compile(spec: &DiscoveryPolicySpec, queries: &[Query]) -> Result<Vec<Signal>, InvalidSpec> {
     if spec.signals.is_empty() {
         let signals = queries.iter().enumerate().map(|(at, query)| {
@@ -147,7 +144,7 @@ fn rule(path: &str, signal: &api::Signal, backend: &Backend) -> Result<Rule, Inv
     }
 }
 
-/// How far back the samples go, where they have different times.
+/// Returns how far back the samples go, if they have different times.
 fn lookback(backend: &Backend) -> Option<SignedDuration> {
     match backend {
         Backend::Prometheus(PrometheusQuery { query_type: QueryType::Range, lookback, .. })

@@ -1,4 +1,4 @@
-//! One run of a DiscoveryPolicy, and the new list that follows from it.
+//! One run of a DiscoveryPolicy, and the list that it leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::Name;
 use crate::text::count;
 use crate::text::shortened;
 
-/// The most images of a list, those included that stay for sources that fail.
+/// The most images of a list, including those that stay because their source fails.
 const MOST_LISTED: usize = 1000;
 
 /// An order to run the queries of a DiscoveryPolicy.
@@ -20,7 +20,7 @@ const MOST_LISTED: usize = 1000;
 pub struct Order {
     /// The DiscoveryPolicy.
     pub policy: Name,
-    /// Its UID and generation: a run of another spec counts for nothing.
+    /// Its UID and generation: the result of a run of another spec does not count.
     pub spec: SpecId,
     /// Its queries, and the steps from their answers to its list.
     pub pipeline: Arc<Pipeline>,
@@ -54,7 +54,7 @@ pub struct Discovered {
     pub images: Vec<RankedImage>,
 }
 
-/// How one query fared.
+/// The result of one query.
 #[derive(Clone, Debug)]
 pub struct SourceOutcome {
     /// How long it took.
@@ -72,7 +72,7 @@ pub struct SourceOutcome {
 }
 
 impl SourceOutcome {
-    /// Of a query that measured this.
+    /// The outcome of a query that measured `values`.
     #[must_use]
     pub fn new(elapsed: SignedDuration, measured: &Result<Measured, SourceFailure>) -> Self {
         let result = measured.as_ref().map(Measured::image_count).map_err(SourceFailure::clone);
@@ -81,12 +81,12 @@ impl SourceOutcome {
         Self { elapsed, result, note, failed, empty, cut }
     }
 
-    /// Why it has not brought all, as one failure, if so.
+    /// Returns the reason why its answer is not complete, as one failure; `None` if it is.
     #[must_use]
     pub fn failure(&self) -> Option<SourceFailure> {
         let of_repositories =
             || self.failed.first().map(|(path, failure)| failure.of_repository(path, self.failed.len() - 1));
-        // `maxScan` is what the spec asks for, and no failure.
+        // `maxScan` is a choice of the spec, not a failure.
         let stuck = || {
             let (path, why) = self.cut.iter().find(|(_, why)| *why == Why::NoNextPage)?;
             Some(SourceFailure::new(SourceReason::InvalidResponse, format!("{path}: {why}")))
@@ -114,7 +114,7 @@ impl SourceOutcome {
         }
     }
 
-    /// How long its server asks to be left alone.
+    /// Returns how long its server asks clients to wait.
     fn retry_after(&self) -> Option<SignedDuration> {
         let failures = self.result.as_ref().err().into_iter().chain(self.failed.iter().map(|(_, failure)| failure));
         failures.filter_map(|failure| failure.retry_after).max()
@@ -122,7 +122,7 @@ impl SourceOutcome {
 }
 
 impl Discovered {
-    /// How long no source is to be asked, because a server has said so.
+    /// Returns how long no source is to be asked, because a server has said so.
     #[must_use]
     pub fn retry_after(&self) -> SignedDuration {
         let waits = self.sources.iter().filter_map(SourceOutcome::retry_after);
@@ -130,7 +130,7 @@ impl Discovered {
     }
 }
 
-/// The status of a policy whose spec cannot be run: the list stays.
+/// Returns the status of a policy whose spec is invalid: the list stays.
 pub(crate) fn invalid(
     error: &InvalidSpec,
     spec: &SpecId,
@@ -148,7 +148,7 @@ pub(crate) fn invalid(
     }
 }
 
-/// The status after a run, without the time of the next one.
+/// Returns the status after a run, without the time of the next one.
 pub(crate) fn outcome(
     pipeline: &Pipeline,
     discovered: &Discovered,
@@ -158,7 +158,7 @@ pub(crate) fn outcome(
     let generation = discovered.spec.generation;
     let same_spec = before.observed_generation == generation;
     let sources = emptied(pipeline, &discovered.sources, before, same_spec);
-    // A query without a part in the scores has named no image by itself.
+    // A query that the scores do not depend on has named no image by itself.
     let counting = sources.iter().enumerate().filter(|(query, _)| pipeline.uses(*query));
     let missing = counting.clone().filter_map(|(query, source)| Some((query, Missing::of(source)?))).collect();
     let cut = counting.flat_map(|(query, source)| source.cut.iter().map(move |(path, _)| (query, path.as_str())));
@@ -219,8 +219,8 @@ pub(crate) fn outcome(
     }
 }
 
-/// The outcomes, in which a source or a repository that names no image although it did counts as failed: monitoring that
-/// has just lost its data must not empty a list.
+/// Returns the outcomes, in which a source or a repository counts as failed if it names no image although it did
+/// before: a list must not become empty because monitoring has just lost its data.
 fn emptied(
     pipeline: &Pipeline,
     sources: &[SourceOutcome],
@@ -232,7 +232,7 @@ fn emptied(
         |query: usize| before.discovered_images.iter().any(|image| found_by(image).any(|by| by == query));
     let had_any = |query: usize| match same_spec {
         true => found_before(query),
-        // Positions are those of another spec.
+        // The positions belong to another spec.
         false => nobody_found_any && !before.discovered_images.is_empty(),
     };
     let outcome = |(query, source): (usize, &SourceOutcome)| {
@@ -248,7 +248,7 @@ fn emptied(
         });
         source.failed.extend(emptied.collect::<Vec<_>>());
         let failure = match (&source.result, source.failure()) {
-            // The repositories beside those that failed have nothing to show.
+            // The other repositories are empty, so the failure is the result.
             (Ok(0), Some(failure)) => failure,
             (Ok(0), None) if had_any(query) => {
                 let note = source.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -262,7 +262,7 @@ fn emptied(
     sources.iter().enumerate().map(outcome).collect()
 }
 
-/// The images that a query which failed may not have named.
+/// The images that a failed query may not have named.
 enum Missing<'a> {
     /// Anything.
     All,
@@ -288,8 +288,8 @@ impl<'a> Missing<'a> {
     }
 }
 
-/// The new list: the images that were found, and those that failing sources or repositories found last. `cut` names the
-/// repositories of which a part of the tags was read, with their query.
+/// Merges the new list from the images that were found, and from the images that failing sources or repositories found
+/// last. `cut` names the repositories of which only some tags were read, with their query.
 fn merge(
     pipeline: &Pipeline,
     ranked: &[RankedImage],
@@ -298,11 +298,11 @@ fn merge(
     cut: &[(usize, &str)],
     same_spec: bool,
 ) -> Vec<DiscoveredImage> {
-    // A ranking of some signals only would be another ranking; and one of no image is none.
+    // A ranking by some of the signals would be a different ranking, and an empty one must not replace a list.
     if (ranked.is_empty() || !missing.is_empty() && pipeline.is_ranked()) && !before.discovered_images.is_empty() {
         let mut images = before.discovered_images.clone();
         if !same_spec {
-            // Any of those that fail now may have found it; or any at all.
+            // Any of the queries that fail now may have found the image; if none fails, any query at all.
             let all = 0..pipeline.queries().len();
             let found_by: Vec<_> = all.filter(|by| missing.is_empty() || missing.contains_key(by)).map(count).collect();
             images.iter_mut().for_each(|image| image.found_by.clone_from(&found_by));
@@ -316,7 +316,7 @@ fn merge(
     // These may go over the limit: new images must not crowd out those of a source that fails.
     for image in &before.discovered_images {
         let before: BTreeSet<usize> = found_by(image).collect();
-        // In another spec any of those that fail now may have found it.
+        // Under another spec, any of the queries that fail now may have found the image.
         let may_have = |(by, missing): &(&usize, &Missing)| {
             (!same_spec || before.contains(by)) && missing.has(pipeline, **by, &image.image)
         };
@@ -329,8 +329,9 @@ fn merge(
         *best = best.max(score);
         found_by.extend(kept);
     }
-    // Tags that were not read this time take part as if they had been: a page that a registry cuts short, or new tags
-    // before `maxScan`, are no reason to leave. So neither the list grows, nor does an older tag take a newer one's place.
+    // Tags that were not read this time are ranked as if they had been read. A page that a registry cuts short, or new
+    // tags before `maxScan`, are no reason to remove an image. So the list does not grow, and an older tag takes no
+    // newer one's place.
     for (query, path) in cut {
         let is_known = |image: &&DiscoveredImage| !same_spec || found_by(image).any(|by| by == *query);
         let known = || before.discovered_images.iter().filter(is_known);
@@ -365,26 +366,26 @@ fn merge(
     images.into_iter().enumerate().map(discovered).collect()
 }
 
-/// The positions of the queries that named an image.
+/// Returns the positions of the queries that named an image.
 fn found_by(image: &DiscoveredImage) -> impl Iterator<Item = usize> {
     image.found_by.iter().filter_map(|by| usize::try_from(*by).ok())
 }
 
-/// Why a list may not be complete, as reason and message; `None` where it is.
+/// Returns the reason and message if a list may not be complete; `None` if it is.
 pub(crate) fn trouble(status: &DiscoveryPolicyStatus) -> Option<(&str, &str)> {
     let ready = condition::ready(&status.conditions)?;
     (ready.status != ConditionStatus::True).then_some((&ready.reason, &ready.message))
 }
 
-/// Whether all sources with a part in the scores have answered in full. A query that the ranking does not use makes no
-/// other one wait.
+/// Whether all sources that the scores depend on have answered in full. A failing query that the ranking does not use
+/// delays no other query.
 pub(crate) fn is_well(pipeline: &Pipeline, status: &DiscoveryPolicyStatus) -> bool {
     let mut results = status.query_results.iter().enumerate();
     trouble(status).is_none() && results.all(|(query, result)| result.reason.is_none() || !pipeline.uses(query))
 }
 
-/// Whether an image that is not in the list has left it: not where the list is empty, or
-/// where a source or a repository that may have named it has not answered.
+/// Whether an image has left the list. It has not while the list is empty, or while a source or repository that may
+/// have named it has not answered.
 pub(crate) fn has_left(status: &DiscoveryPolicyStatus, pipeline: Option<&Pipeline>, image: &str) -> bool {
     let counts = |query: usize| pipeline.is_none_or(|pipeline| pipeline.uses(query));
     let may_have_named = |(at, result): (usize, &QueryResult)| {
@@ -437,7 +438,8 @@ mod tests {
         assert_eq!(message, "it named no image, although it did before: 4 of 4 lines tell of no pull");
     }
 
-    /// A policy for the two newest tags of `app`, and the status that it shows after `run` where it had `before`.
+    /// Returns the list, reason and message that a policy for the two newest tags of `app` shows after a run with
+    /// `tags` and `end`, when it listed the tags `before` until then.
     fn registry(before: &[&str], end: &End, tags: &[&str]) -> (Vec<String>, String, String) {
         let registry = json!({"url": "https://r.example", "repositories": ["app"], "topX": 2, "tagFilter": "^[0-9]"});
         let spec: DiscoveryPolicySpec =
@@ -463,7 +465,7 @@ mod tests {
     #[test]
     fn of_a_repository_that_was_not_read_to_its_end_the_newest_known_tags_stay() {
         let cases: [(End, &[&str], &[&str], &str); 8] = [
-            // Tags that came before the others in the list, so that the known ones lie behind its cut.
+            // The registry lists new tags before the known ones, which lie behind the cut.
             (End::MaxScan, &["1"], &["2", "3"], "Synced"),
             (End::MaxScan, &["1", "4"], &["3", "4"], "Synced"),
             (End::MaxScan, &["1", "2", "4", "5"], &["4", "5"], "Synced"),

@@ -14,19 +14,19 @@ use jiff::civil::Date;
 use tokens::{Before, Kind, Token};
 use words::Stage;
 
-/// How new a tag is among those of its list: the greater, the newer. Keys of different lists do not compare.
+/// How new a tag is among the tags of its list: the greater, the newer. Keys of different lists do not compare.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SortKey(Vec<u8>);
 
-/// The properties of a list's tags that help to read each one of them.
+/// The properties of a list's tags that help to read each tag.
 #[derive(Debug, Default)]
 pub struct Neighbours<'a> {
     /// The first numbers of versions with dots: 22 of `22.9.0` and of `release-22.9`.
     leads: BTreeSet<&'a str>,
-    /// Where tags have hashes: the segment and its length. The hash of a commit may have digits alone, as `6028143`
-    /// beside `a41e8f9`.
+    /// The segments of tags that are hashes, with the length of the hash. The hash of a commit may consist of digits
+    /// alone, as `6028143` beside `a41e8f9`.
     hashes: BTreeSet<(usize, usize)>,
-    /// Whether the texts are what a `versionPattern` found, so that each number is a version.
+    /// Whether a `versionPattern` found the texts, so that each number is a version.
     are_versions: bool,
 }
 
@@ -48,7 +48,7 @@ enum Class {
 /// How surely the number at some place is the version of the tag, the surest last.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Strength {
-    /// `release-v5`, or that of what the image is built on: `ubuntu22.04`.
+    /// `release-v5`, or the version of the base image: `ubuntu22.04`.
     Weak,
     Date,
     /// `release1.9`
@@ -69,8 +69,8 @@ struct Version<'a> {
     is_date: bool,
 }
 
-// What a tag has behind its version, by age: a bare tag is newer than one with a word behind it, and older than
-// one with a revision. Hashes and architectures are neither newer nor older than others.
+// The kinds of tokens behind a version, from the oldest to the newest tag. A bare tag (`END`) is newer than a tag with
+// a word behind its version, and older than one with a revision. Hashes and architectures do not affect the order.
 const UNORDERED: u8 = 1;
 const WORD: u8 = 2;
 const END: u8 = 3;
@@ -80,15 +80,15 @@ const REVISION: u8 = 5;
 /// Comes after all pre-releases.
 const RELEASE: u8 = u8::MAX;
 
-/// The shortest number without dots that is a version only beside others like it: `1809` is none beside
-/// `10.0.20348.2227`, and `22` is one beside `20.18.0`.
+/// The shortest number without dots that may be a build instead of a version. `1809` is no version beside
+/// `10.0.20348.2227`, but `22` is one beside `20.18.0`.
 const LONG: usize = 4;
 
-/// The shortest number that tells the time or counts builds wherever it stands: `1552613297`.
+/// The shortest number that is a time or a build count at any place: `1552613297`.
 const LONGEST: usize = 9;
 
 impl<'a> Neighbours<'a> {
-    /// Of the tags of one repository.
+    /// Collects the properties of the tags of one repository.
     pub fn of(tags: impl Iterator<Item = &'a str>) -> Self {
         let mut neighbours = Self::default();
         for tag in tags {
@@ -107,12 +107,12 @@ impl<'a> Neighbours<'a> {
         neighbours
     }
 
-    /// Of the texts that a `versionPattern` found.
+    /// The properties of texts that a `versionPattern` found.
     pub fn of_versions() -> Self {
         Self { are_versions: true, ..Self::default() }
     }
 
-    /// How new `tag` is among these.
+    /// Returns how new `tag` is among these tags.
     pub fn key(&self, tag: &str) -> SortKey {
         let mut tokens = tokens::of(tag);
         for token in &mut tokens {
@@ -130,11 +130,11 @@ impl<'a> Neighbours<'a> {
         }
     }
 
-    /// The version of a tag: the surest number in it, and of equal ones the first.
+    /// Returns the version of a tag: the surest number in it, and the first of equally sure ones.
     fn find<'t>(&self, tokens: &[Token<'t>]) -> Option<(Version<'t>, Strength)> {
         let mut best: Option<(Version<'t>, Strength)> = None;
         for (at, token) in tokens.iter().enumerate().filter(|(_, token)| token.kind == Kind::Number) {
-            // Not in the middle of another one.
+            // A version does not begin in the middle of another one.
             if token.before == Before::Separator('.') && at > 0 && is_number(tokens.get(at - 1)) {
                 continue;
             }
@@ -147,7 +147,7 @@ impl<'a> Neighbours<'a> {
         best
     }
 
-    /// `None` where the number at `at` is no version.
+    /// Returns how surely the number at `at` is the version; `None` if it is no version.
     fn strength(&self, tokens: &[Token<'_>], at: usize, version: &Version<'_>) -> Option<Strength> {
         let first = version.parts.first().copied().unwrap_or_default();
         if begin(tokens) == Some(at) && self.is_version(tokens, version, first) {
@@ -167,8 +167,9 @@ impl<'a> Neighbours<'a> {
         }
     }
 
-    /// Whether a tag that begins with a number begins with a version. `6028143` beside `1.5.0` is the hash of a
-    /// commit or counts builds, `20240923` and `2024-09-23` beside it name snapshots, and so does 89 in `89-1.5`.
+    /// Whether a tag that begins with a number begins with a version. It does not if the number is a commit hash or a
+    /// build count (`6028143` beside `1.5.0`), a snapshot's date (`20240923` or `2024-09-23` beside it), or like 89 in
+    /// `89-1.5`.
     fn is_version(&self, tokens: &[Token<'_>], version: &Version<'_>, first: &str) -> bool {
         let is_one_number = !version.is_dotted && (version.tokens.len() == 1 || version.is_date);
         if !is_one_number || self.are_versions || self.leads.is_empty() || self.leads.contains(first) {
@@ -184,7 +185,7 @@ impl<'a> Neighbours<'a> {
     }
 }
 
-/// Where the number is that a tag begins with, with or without `v`.
+/// Returns the position of the number that a tag begins with, with or without `v`.
 fn begin(tokens: &[Token<'_>]) -> Option<usize> {
     match (tokens.first()?.kind, is_mark(tokens, 1)) {
         (Kind::Number, _) => Some(0),
@@ -204,7 +205,7 @@ fn is_number(token: Option<&Token<'_>>) -> bool {
     token.is_some_and(|token| token.kind == Kind::Number)
 }
 
-/// The version that begins with the number at `at`.
+/// Reads the version that begins with the number at `at`.
 fn version<'a>(tokens: &[Token<'a>], at: usize) -> Option<Version<'a>> {
     let first = tokens.get(at).filter(|token| token.kind == Kind::Number)?;
     if let Some((parts, length)) = date(tokens, at) {
@@ -218,7 +219,7 @@ fn version<'a>(tokens: &[Token<'a>], at: usize) -> Option<Version<'a>> {
             parts.push(next.text);
             end += 1;
         } else if parts.len() == 1 && next.before == Before::Nothing && next.text == "u" {
-            // Java's 8u392 is 8.0.392.
+            // Java's 8u392 means 8.0.392.
             let Some(update) = tokens.get(end + 1).filter(|_| is_number(tokens.get(end + 1))) else { break };
             parts.push(update.text);
             end += 2;
@@ -229,8 +230,8 @@ fn version<'a>(tokens: &[Token<'a>], at: usize) -> Option<Version<'a>> {
     Some(Version { is_dotted: parts.len() > 1, parts, tokens: at..end, is_date: false })
 }
 
-/// The parts of a date, with those of the time behind it, and how many tokens they take: `20250907`,
-/// `20250907161309`, `2025-09-07`, `2025-09-07T16-13-09Z`.
+/// Returns the parts of a date and of the time behind it, and the number of their tokens: `20250907`, `20250907161309`,
+/// `2025-09-07`, `2025-09-07T16-13-09Z`.
 fn date<'a>(tokens: &[Token<'a>], at: usize) -> Option<(Vec<&'a str>, usize)> {
     let texts = |count: usize| tokens.get(at..at + count).map(|tokens| tokens.iter().map(|token| token.text));
     let first = tokens.get(at)?;
@@ -263,7 +264,7 @@ fn date<'a>(tokens: &[Token<'a>], at: usize) -> Option<(Vec<&'a str>, usize)> {
     Some((parts, length))
 }
 
-/// The parts of `20250907`, `202509071613` or `20250907161309`.
+/// Returns the parts of `20250907`, `202509071613` or `20250907161309`.
 fn compact_date(text: &str) -> Option<Vec<&str>> {
     let (day, time) = text.split_at_checked(8)?;
     let is_time =
@@ -272,7 +273,7 @@ fn compact_date(text: &str) -> Option<Vec<&str>> {
     (is_day(day) && is_time).then(|| [year].into_iter().chain(pairs(month_and_day)).chain(pairs(time)).collect())
 }
 
-/// Whether `text` is a day of these times, as `20250907`.
+/// Whether `text` is a plausible day, such as `20250907`.
 fn is_day(text: &str) -> bool {
     let day = text.parse::<i32>().ok().filter(|day| (19900101..=20991231).contains(day));
     let parts = day.map(|day| (day / 10_000, day / 100 % 100, day % 100));
@@ -280,7 +281,7 @@ fn is_day(text: &str) -> bool {
     parts.is_some_and(|(year, month, day)| Date::new(year, month, day).is_ok())
 }
 
-/// `1613` as `16` and `13`.
+/// Splits `1613` into `16` and `13`.
 fn pairs(text: &str) -> impl Iterator<Item = &str> {
     (0..text.len()).step_by(2).filter_map(|at| text.get(at..text.len().min(at + 2)))
 }
@@ -292,7 +293,7 @@ fn with_version(tokens: &[Token<'_>], version: &Version<'_>, strength: Strength)
         Strength::Weak | Strength::Glued | Strength::Dotted | Strength::Marked => Class::Versioned,
     };
     let mut key = SortKey(vec![class as u8]);
-    // What is missing is 0.
+    // A missing part counts as 0.
     let length = version.parts.iter().rposition(|part| part.contains(|c| c != '0')).map_or(0, |last| last + 1);
     for part in version.parts.iter().take(length) {
         key.0.push(NUMBER);
@@ -311,7 +312,7 @@ fn with_version(tokens: &[Token<'_>], version: &Version<'_>, strength: Strength)
         let others = part.filter(is_other).filter_map(|at| Some((at, tokens.get(at)?)));
         key.others(tokens, others, Some(version.tokens.end));
     }
-    // Of 3 and 3.0.0 the shorter one is that which moves on.
+    // Of 3 and 3.0.0, the shorter tag is the one that moves.
     key.0.push(u8::MAX.saturating_sub(u8::try_from(version.parts.len()).unwrap_or(u8::MAX)));
     key
 }
@@ -324,8 +325,8 @@ fn without_version(tokens: &[Token<'_>]) -> SortKey {
     key
 }
 
-/// The pre-release that a tag is, and the tokens that say so: a letter right behind the version (`3.14.0a1`), or
-/// the first word that is known as one (`1.0.0-alpine-rc1`, `beta-5.7.1`).
+/// Returns the pre-release of a tag and its tokens: a letter right behind the version (`3.14.0a1`), or the first known
+/// word for a pre-release (`1.0.0-alpine-rc1`, `beta-5.7.1`).
 fn stage(tokens: &[Token<'_>], version: &Version<'_>) -> Option<(Stage, Range<usize>)> {
     let is_followed = |at: usize| {
         let next = tokens.get(at + 1).filter(|next| next.kind == Kind::Number && next.before == Before::Nothing);
@@ -345,7 +346,7 @@ fn stage(tokens: &[Token<'_>], version: &Version<'_>) -> Option<(Stage, Range<us
         });
         others.filter_map(|(at, token)| Some((words::stage(token.text, is_followed(at))?, at))).next()
     })?;
-    // Its number, and all that dots join to it: rc.1, rc-1, alpha.beta.
+    // The number of the pre-release, and all tokens that dots join to it: rc.1, rc-1, alpha.beta.
     let mut last = at + 1;
     while let Some(next) = tokens.get(last).filter(|_| !version.tokens.contains(&last)) {
         let is_joined = matches!(next.before, Before::Nothing | Before::Separator('.'));
@@ -358,22 +359,22 @@ fn stage(tokens: &[Token<'_>], version: &Version<'_>) -> Option<(Stage, Range<us
 }
 
 impl SortKey {
-    /// Without zeros before it; of two numbers, the one with more digits is the greater.
+    /// Appends a number without leading zeros. Of two numbers, the one with more digits is the greater.
     fn number(&mut self, digits: &str) {
         let digits = digits.trim_start_matches('0');
         self.0.push(u8::try_from(digits.len()).unwrap_or(u8::MAX));
         self.0.extend(digits.bytes());
     }
 
-    /// Code names by their release, other words by the alphabet.
+    /// Appends a word: code names by their release, other words by the alphabet.
     fn word(&mut self, word: &str) {
         self.0.push(words::rank(word));
         self.0.extend(word.bytes().map(|byte| byte.to_ascii_lowercase()));
         self.0.push(0);
     }
 
-    /// By <https://semver.org/#spec-item-11> what is missing comes before numbers, and numbers before words. Python's
-    /// `1.0a1.dev2` comes before `1.0a1`.
+    /// Appends a pre-release. By <https://semver.org/#spec-item-11> a missing part comes before numbers, and numbers
+    /// before words. Python's `1.0a1.dev2` comes before `1.0a1`.
     fn pre_release(&mut self, tokens: &[Token<'_>], stage: Stage, at: Range<usize>) {
         const DEVELOPMENT: u8 = 0;
         const END: u8 = 1;
@@ -434,7 +435,7 @@ impl SortKey {
 mod tests {
     use super::*;
 
-    /// Tags put together at random, some of them of characters that tags do not have.
+    /// Makes random tags; some contain characters that tags cannot have.
     fn random_tags(count: usize) -> Vec<String> {
         const PARTS: [&str; 44] = [
             "1",

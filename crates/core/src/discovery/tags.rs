@@ -16,8 +16,8 @@ use crate::objects::reference::Reference;
 pub struct Tags {
     registry: String,
     grammar: Regex,
-    /// Tags under which signatures and the like are kept: by <https://github.com/sigstore/cosign> with an ending such
-    /// as `.sig`, and by the referrers of the OCI distribution specification without.
+    /// Matches tags that hold signatures and other artifacts. <https://github.com/sigstore/cosign> adds an ending such
+    /// as `.sig`; the referrers tags of the OCI distribution specification have no ending.
     signature: Regex,
     filter: Option<Regex>,
     version: Option<Regex>,
@@ -37,7 +37,7 @@ enum Part {
 /// The longest tag, in bytes.
 const MAX_TAG: usize = 128;
 
-/// Hosts that people write for Docker Hub.
+/// Host names that people write for Docker Hub.
 const DOCKER_HUB: [&str; 7] = [
     "docker.io",
     "hub.docker.com",
@@ -51,10 +51,10 @@ const DOCKER_HUB: [&str; 7] = [
 const DEFAULT_TEMPLATE: &str = "{{.Registry}}/{{.Repository}}:{{.Tag}}";
 
 impl Tags {
-    /// Of the query in the field `path`.
+    /// Compiles the query in the field `path`.
     ///
     /// # Errors
-    /// Where a regular expression or the template cannot be read.
+    /// If a regular expression or the template is not valid.
     pub fn compile(path: &str, query: &RegistryQuery) -> Result<Self, InvalidSpec> {
         let field = |name: &str| format!("{path}.registry.{name}");
         let top = query.top_x.map(|top| usize::try_from(top).ok().filter(|top| *top > 0));
@@ -78,8 +78,8 @@ impl Tags {
         })
     }
 
-    /// The images of a repository, the newest first, and the tags that are none. Of tags
-    /// that are equally new, as hashes are, the registry's last one comes first.
+    /// Returns the images of a repository, the newest first, and the tags that are no images. Of tags that are equally
+    /// new, as hashes are, the last one in the registry's list comes first.
     pub fn images(&self, repository: &Repository) -> (Vec<String>, Vec<LeftOut>) {
         let mut left_out = Vec::new();
         let image = |tag: &str| self.image(&repository.path, tag);
@@ -98,7 +98,7 @@ impl Tags {
         (images, left_out)
     }
 
-    /// Why a tag is not ordered.
+    /// Returns the reason why a tag is not ordered.
     fn why_not(&self, tag: &str) -> Option<Why> {
         if !self.grammar.is_match(tag) || tag.len() > MAX_TAG {
             return Some(Why::NotATag);
@@ -109,7 +109,7 @@ impl Tags {
         self.filter.as_ref().filter(|filter| !filter.is_match(tag)).map(|_| Why::TagFilter)
     }
 
-    /// How new each tag is; `None`, the oldest, where `versionPattern` finds nothing in it.
+    /// Returns how new each tag is; `None`, the oldest, if `versionPattern` finds nothing in it.
     fn keys<'a>(&self, tags: &[&'a str]) -> Vec<(Option<SortKey>, &'a str)> {
         let neighbours = match self.version {
             None => Neighbours::of(tags.iter().copied()),
@@ -122,7 +122,7 @@ impl Tags {
         tags.iter().map(|&tag| (version(tag).map(|version| neighbours.key(version)), tag)).collect()
     }
 
-    /// The reason why a repository may have newer tags that were not read; `None` if it has none.
+    /// Returns the reason why a repository may have newer tags that Drop did not read; `None` if it has none.
     pub fn beyond(&self, repository: &Repository) -> Option<LeftOut> {
         let name = format!("{}/{}", self.registry, repository.path);
         Some(LeftOut { image: name.into(), why: repository.end.why()? })
@@ -133,9 +133,9 @@ impl Tags {
         self.tag_of(repository, image).is_some()
     }
 
-    /// The tag of the repository that `image` may be, a full reference; empty where the template has no tag.
+    /// Returns the tag of the repository that `image`, a full reference, may be; empty if the template has no tag.
     fn tag_of<'a>(&self, repository: &str, image: &'a str) -> Option<&'a str> {
-        /// Stands for any tag; no part of a reference changes its spelling.
+        /// A placeholder for any tag. No part of a reference changes how another part is spelled.
         const ANY: &str = "any-tag-of-it";
         let full = Reference::parse(&self.image(repository, ANY));
         match (full.as_str().split_once(ANY), full.as_str().rsplit_once(ANY)) {
@@ -147,7 +147,8 @@ impl Tags {
         }
     }
 
-    /// The newest of `images` of the repository that the policy still allows: no more than `topX`, and than `most`.
+    /// Returns the newest of `images` of the repository that the policy still allows: at most `topX`, and at most
+    /// `most`.
     pub fn newest<'a>(&self, repository: &str, images: impl Iterator<Item = &'a str>, most: usize) -> Vec<&'a str> {
         let tags = images.filter_map(|image| Some((self.tag_of(repository, image)?, image)));
         let (tags, images): (Vec<_>, Vec<_>) = tags.filter(|(tag, _)| self.why_not(tag).is_none()).unzip();
@@ -168,8 +169,8 @@ impl Tags {
     }
 }
 
-/// How images name the registry at `url`, by its host, and by its port unless that is the one of HTTPS. Docker Hub has
-/// several names.
+/// Returns the name of the registry at `url` in image references: its host, and its port unless that is 443. Docker Hub
+/// has several names.
 #[must_use]
 pub fn registry_name(url: &str) -> &str {
     let host = host(url).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The weights of samples by their time.
+//! Weights samples by their time.
 
 use drop_api::discovery_policy::{DayWindow as ApiWindow, TimeWeightedAggregate, WindowAggregate};
 use jiff::civil::Time;
@@ -12,16 +12,16 @@ use super::InvalidSpec;
 pub enum Times {
     /// All samples count.
     All,
-    /// Those of the last part of the lookback count: later than now − this.
+    /// Samples of the last part of the lookback count: those later than now minus this duration.
     Last(SignedDuration),
-    /// Those within a part of each day count, by the clocks of a zone.
+    /// Samples within a part of each day count, by the local time of a zone.
     Daily(TimeZone, DayWindow),
-    /// Each weighs what the first window that holds it says, or the default.
+    /// Each sample has the weight of the first window that contains it, or the default.
     Weighted(TimeZone, Vec<(DayWindow, f64)>, f64),
 }
 
 impl Times {
-    /// The factor for a sample of `at`. A sample of weight 0 does not count at all.
+    /// Returns the factor for a sample at `at`. A sample of weight 0 does not count at all.
     pub fn weight(&self, at: Timestamp, now: Timestamp) -> f64 {
         match self {
             Self::All => 1.0,
@@ -34,8 +34,7 @@ impl Times {
         }
     }
 
-    /// Of a signal of type windowAggregate in the field `path`, over a query that
-    /// looks back for `lookback`.
+    /// Reads the weights of a windowAggregate signal in the field `path`, over a query that looks back for `lookback`.
     pub fn of_window(
         path: &str,
         spec: &WindowAggregate,
@@ -61,7 +60,7 @@ impl Times {
         }
     }
 
-    /// Of a signal of type timeWeightedAggregate in the field `path`.
+    /// Reads the weights of a timeWeightedAggregate signal in the field `path`.
     pub fn of_weights(path: &str, spec: &TimeWeightedAggregate) -> Result<Self, InvalidSpec> {
         let zone = zone(&format!("{path}.timezone"), &spec.timezone)?;
         let windows = spec.windows.iter().enumerate().map(|(at, window)| {
@@ -80,12 +79,11 @@ impl Times {
     }
 }
 
-/// A part of each day, in minutes since midnight: the start belongs to it, the end
-/// does not. Where the end is not after the start, it is one of the next day; so a
-/// window whose ends are equal is the whole day.
+/// A part of each day, in minutes since midnight. The start belongs to it, the end does not. If the end is not after
+/// the start, the end is on the next day, so a window with equal ends is the whole day.
 ///
-/// Times are those of local clocks. So an hour that they show twice, when daylight
-/// saving time ends, counts twice, and one that they skip does not occur.
+/// Times are local. An hour that clocks show twice, when daylight saving time ends, counts twice. An hour that they
+/// skip does not occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DayWindow {
     start: i32,
@@ -119,17 +117,16 @@ fn minute_of_day(zone: &TimeZone, at: Timestamp) -> i32 {
     minute_of(zone.to_datetime(at).time())
 }
 
-/// `hour` in minutes.
+/// Returns `hour` in minutes.
 fn hour(path: &str, hour: i32, last: i32) -> Result<i32, InvalidSpec> {
     let out_of_range = || InvalidSpec::new(path, format!("{hour} is not an hour from 0 to {last}"));
     hour.checked_mul(60).filter(|_| (0..=last).contains(&hour)).ok_or_else(out_of_range)
 }
 
-/// A time zone by its IANA name.
+/// Returns a time zone by its IANA name.
 ///
-/// It comes from the copy of the time zone database that is part of the binary, not
-/// from the machine: the image of a release holds nothing but the binary, and the
-/// same input is to give the same ranking everywhere.
+/// The binary contains its own copy of the time zone database. The machine's copy is not used: the image of a release
+/// contains only the binary, and the same input must give the same ranking everywhere.
 fn zone(path: &str, name: &str) -> Result<TimeZone, InvalidSpec> {
     let unknown =
         |_| InvalidSpec::new(path, format!("{name:?} is not an IANA time zone: write one such as Europe/Berlin"));

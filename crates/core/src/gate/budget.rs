@@ -1,4 +1,4 @@
-//! The limits of the pull policies, and the slots in use at this instant.
+//! Counts the slots in use now against the limits of the pull policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
 use crate::world::World;
 
-/// The slots in use, including those that the plan at hand takes.
+/// The slots in use, including those that the current plan takes.
 #[derive(Debug)]
 pub struct Budget<'a> {
     world: &'a World,
     usage: BTreeMap<Name, Usage>,
-    /// Nodes that got a Pod from the plan at hand, and the Pod.
+    /// Nodes that get a Pod from the current plan, and the Pod.
     taken: BTreeMap<Name, Name>,
-    /// Images that the plan at hand pulls: a second probe of one, or of its registry, would add no knowledge.
+    /// Images that the current plan pulls: a second probe of one of them, or of its registry, would add no knowledge.
     tried: BTreeSet<Reference>,
 }
 
@@ -31,7 +31,7 @@ struct Usage {
     pulls: usize,
     /// Pods with an open pull, by registry.
     hosts: BTreeMap<Name, usize>,
-    /// Nodes on which a turn was begun but not confirmed.
+    /// Nodes on which a turn was begun, but is not confirmed yet.
     beginning: BTreeSet<Name>,
 }
 
@@ -65,8 +65,8 @@ impl<'a> Budget<'a> {
             if usage.beginning.iter().any(|other| other != node) {
                 return Err(Verdict::WaitingForDelay { until: None });
             }
-            // A node does not wait for its own last start. But where others wait with a fresh pull, each start would put
-            // them off.
+            // A node does not wait for its own last start. But if other nodes wait with a fresh pull, each such start
+            // would delay them.
             let fresh = self.world.line(&policy.name).into_iter().flatten().take_while(|it| !it.urgency.is_late());
             let others_wait = fresh.map(|it| &it.node).any(|other| other != node);
             let own = Some(&**node).filter(|_| !others_wait);
@@ -97,19 +97,19 @@ impl<'a> Budget<'a> {
         }
     }
 
-    /// How many more Pods `policy` lets pull from `host`; `None` where it sets no limit.
+    /// Returns how many more Pods `policy` lets pull from `host`; `None` if it sets no limit.
     pub(crate) fn free_slots(&self, policy: &Policy, host: &str) -> Option<usize> {
         let usage = self.usage.get(&policy.name);
         let in_use = usage.and_then(|usage| usage.hosts.get(host)).copied().unwrap_or(0);
         policy.max_pulls_per_registry.map(|limit| limit.saturating_sub(in_use))
     }
 
-    /// The images that the plan at hand pulls.
+    /// The images that the current plan pulls.
     pub(crate) fn tried(&self) -> &BTreeSet<Reference> {
         &self.tried
     }
 
-    /// The Pod that keeps `node` from starting another, if any.
+    /// Returns the Pod that keeps `node` from starting another, if any.
     #[must_use]
     pub fn busy_with(&self, node: &str) -> Option<Name> {
         let running = self.world.pod_on(node).map(|entry| entry.pod.name.clone());

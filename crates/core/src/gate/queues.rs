@@ -1,4 +1,4 @@
-//! Gives each node that can start a pull its places in the lines of the policies.
+//! Places each node that can start a pull in the queues of the policies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::pace::order::{Candidate, Urgency};
 use crate::world::{NodeEntry, Places, World};
 
 impl World {
-    /// Brings everything that is derived up to date, as of `now`.
+    /// Brings the derived state up to date, as of `now`.
     pub fn settle(&mut self, now: Timestamp) {
         if !self.is_synced() {
             return;
@@ -25,8 +25,9 @@ impl World {
     }
 }
 
-/// A node's places: for each policy under which it could start a pull now one with its most urgent
-/// fresh pull of the turn that goes on, one with its most urgent other fresh pull, and one with its most urgent late one.
+/// Returns a node's places. For each policy under which the node could start a pull now, there is one place for each of
+/// these: its most urgent fresh pull of the turn that goes on, its most urgent other fresh pull, and its most urgent
+/// late pull.
 fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     let mut places = Places::default();
     let name = &node.node.name;

@@ -1,5 +1,4 @@
-//! Why an image is not on a node yet: one vocabulary for conditions, metrics and
-//! `/debug/plan`.
+//! The reasons why an image is not on a node yet: one vocabulary for conditions, metrics and `/debug/plan`.
 
 use std::fmt;
 
@@ -14,32 +13,32 @@ use crate::objects::policy::title;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "camelCase")]
 pub enum Verdict {
-    /// It is there.
+    /// The node has the image.
     Cached,
     /// A Pod is pulling it.
     Pulling {
         /// The Pod.
         pod: Name,
     },
-    /// It will be pulled as soon as this is carried out.
+    /// The pull begins when the operator carries out this plan.
     Next,
-    /// The node is not meant to have it.
+    /// The node is not a target of the image.
     NotATarget {
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// It is not there, and `imagePullPolicy: Never` forbids to pull it.
+    /// The node lacks the image, and `imagePullPolicy: Never` forbids a pull.
     NeverPulled,
-    /// Its registry is being asked for it.
+    /// Drop is asking the registry for the image.
     LookingUp,
     /// Its registry has no such image.
     NotFound {
         /// The registry's message.
         cause: Name,
-        /// When it is asked again.
+        /// When Drop asks again.
         at: Option<Timestamp>,
     },
-    /// Its registry has nothing for the node's platform.
+    /// The image's registry has no image for the node's platform.
     NoImageForPlatform {
         /// The platform.
         platform: Name,
@@ -90,49 +89,49 @@ pub enum Verdict {
     /// The node's network for Pods is not up, and the policy does not allow the
     /// node's own.
     NodeWithoutNetwork,
-    /// The node failed, and is left alone for a while.
+    /// The node failed, and Drop backs off from it.
     NodeBackingOff {
-        /// Until then.
+        /// The end of the backoff.
         until: Timestamp,
         /// The cause of the failure.
         cause: Name,
     },
-    /// The image failed on this node and is left alone for a while.
+    /// The image failed on this node, and Drop backs off from it there.
     BackingOff {
-        /// Until then.
+        /// The end of the backoff.
         until: Timestamp,
         /// The cause of the failure.
         cause: Name,
     },
-    /// The image failed, and one node at a time tries it.
+    /// The image failed, and one node at a time probes it.
     WaitingForProbe {
-        /// The next try; `None` while one is due or under way.
+        /// The next probe; `None` while one is due or under way.
         at: Option<Timestamp>,
         /// The cause of the failure.
         cause: Name,
     },
-    /// It was removed from the node, and is pulled again after a while, so that Drop
-    /// does not fight the kubelet's garbage collector.
+    /// The node's kubelet evicted the image. Drop waits before it pulls the image again, so that it does not fight the
+    /// kubelet's garbage collector.
     Evicted {
-        /// Until then.
+        /// The end of the wait.
         until: Timestamp,
     },
     /// More images are wanted on the node than its NodeCache can hold.
     TooManyImages,
-    /// The registry does not answer, and one pull at a time tries it.
+    /// The registry does not answer, and one pull at a time probes it.
     RegistryPaused {
         /// Its host.
         host: Name,
-        /// The next try; `None` while one is due or under way.
+        /// The next probe; `None` while one is due or under way.
         at: Option<Timestamp>,
     },
-    /// CachedImages of the image's set are being created: its images share Pods, so the first Pod
-    /// waits for all of them.
+    /// CachedImages of the image's set are being created. The images of a set share Pods, so the first Pod waits for
+    /// all of them.
     SetIncomplete {
         /// The CachedImageSet.
         set: Name,
     },
-    /// The API server refuses the pull Pod.
+    /// The API server denies the pull Pod.
     Refused {
         /// The next try.
         until: Timestamp,
@@ -155,7 +154,7 @@ impl Verdict {
         }
     }
 
-    /// The verdict in one CamelCase word.
+    /// Returns the verdict as one CamelCase word.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {

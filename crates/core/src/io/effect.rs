@@ -26,11 +26,11 @@ pub enum Effect {
         pod: Name,
         /// Only if it still has this UID.
         uid: Option<Name>,
-        /// Whether the object goes at once, although the kubelet has not confirmed
-        /// that the Pod is over: only where the kubelet is lost.
+        /// Whether to delete the object at once, before the kubelet has confirmed that the Pod has ended. This happens
+        /// only if the kubelet is lost.
         force: bool,
     },
-    /// Look whether a Pod that was created, but that no watch has shown, is there.
+    /// Check whether a Pod exists that was created, but that no watch has shown.
     CheckPod {
         /// Its name.
         pod: Name,
@@ -68,10 +68,10 @@ pub enum Effect {
         uid: Name,
         /// The whole spec.
         spec: Box<CachedImageSpec>,
-        /// The value for its label of origin, if it is to have one.
+        /// The value of its label of origin, if it gets one.
         origin: Option<Origin>,
     },
-    /// Delete the CachedImage of an image that a set has no more.
+    /// Delete the CachedImage of an image that is no longer in its set.
     DeleteChild {
         /// The set.
         set: Name,
@@ -105,7 +105,7 @@ pub enum Effect {
         /// The whole status.
         status: Box<PullPolicyStatus>,
     },
-    /// Tell people of a change. It is not tried again.
+    /// Report a change as an Event. A failure is not retried.
     Tell(Box<Notice>),
 }
 
@@ -174,11 +174,10 @@ impl Effect {
     }
 }
 
-/// A pull Pod that is to be created.
+/// An order to create a pull Pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodOrder {
-    /// Its name, which is a function of the node's UID, the images and the
-    /// attempt: asking twice creates it once.
+    /// Its name. It is a function of the node's UID, the images and the attempt, so asking twice creates one Pod.
     pub name: Name,
     /// The node that it is bound to.
     pub node: Name,
@@ -217,6 +216,6 @@ pub struct Pull {
     pub cached_image: Name,
     /// The image.
     pub reference: Reference,
-    /// Whether the kubelet asks the registry although the image is there.
+    /// Whether the kubelet asks the registry even if the image is present.
     pub policy: ImagePullPolicy,
 }

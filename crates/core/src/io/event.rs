@@ -14,7 +14,7 @@ use crate::objects::node::Node;
 use crate::objects::policy::Policy;
 use crate::objects::pull_pod::PullPod;
 
-/// A kind of object that is watched.
+/// A kind of watched object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// CachedImages.
@@ -41,58 +41,58 @@ impl Kind {
         [Self::Image, Self::Set, Self::Discovery, Self::Secret, Self::Policy, Self::Node, Self::Pod, Self::Cache];
 }
 
-/// Something that a watch or the executor tells.
+/// A report from a watch or from the executor.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A CachedImage is there, with the status that it has.
+    /// A CachedImage exists, with this status.
     Image(Box<Image>, Box<CachedImageStatus>),
-    /// A CachedImageSet is there, with the status that it has.
+    /// A CachedImageSet exists, with this status.
     Set(Box<ImageSet>, Box<CachedImageSetStatus>),
-    /// A DiscoveryPolicy is there.
+    /// A DiscoveryPolicy exists.
     Discovery(Box<DiscoveryPolicy>),
-    /// A Secret is there, in this version.
+    /// A Secret exists, in this version.
     Secret(Name, Name),
-    /// A PullPolicy is there, with the status that it has.
+    /// A PullPolicy exists, with this status.
     Policy(Box<Policy>, Box<PullPolicyStatus>),
-    /// A node is there.
+    /// A node exists.
     Node(Box<Node>),
-    /// A pull Pod is there.
+    /// A pull Pod exists.
     Pod(Box<PullPod>),
-    /// A NodeCache is there.
+    /// A NodeCache exists.
     Cache(Box<NodeCache>),
     /// An object is gone.
     Gone(Kind, Name),
     /// A kind was listed in full: an object that is not among the names is gone.
     Listed(Kind, BTreeSet<Name>),
-    /// An effect came to its end.
+    /// An effect ended.
     Report(EffectKey, Report),
 }
 
 /// How an effect ended.
 #[derive(Clone, Debug)]
 pub enum Report {
-    /// The Pod was created, or was there already and is Drop's.
+    /// The Pod was created, or existed already and is Drop's.
     PodCreated {
         /// Its UID.
         uid: Name,
     },
-    /// The CachedImage of a set is now this.
+    /// The current state of a set's CachedImage.
     Child(Box<CachedImage>),
     /// The sources were asked.
     Discovered(Box<Discovered>),
     /// The registry was asked.
     LookedUp(LookedUp),
-    /// The NodeCache is now this.
+    /// The current state of the NodeCache.
     Recorded(Box<NodeCache>),
-    /// Done, or needless because the object is gone.
+    /// Done, or not needed because the object is gone.
     Done,
     /// There is no such Pod.
     PodGone {
         /// The UID that was looked for, if one was.
         uid: Option<Name>,
     },
-    /// The API server refused it and has not done it.
+    /// The API server denied the effect, and has not carried it out.
     Refused(String),
-    /// It may have been done or not: no answer came, or one that leaves it open.
+    /// The effect may have been carried out or not: no answer came, or the answer leaves it open.
     Unknown(String),
 }

@@ -13,9 +13,9 @@ pub struct Inquiry {
     pub reference: Reference,
     /// Names of pull secrets in the pod namespace, any of which may have credentials.
     pub secrets: Vec<Name>,
-    /// The digest of what is known already, in full: if it is still the same, nothing else is asked.
+    /// The full digest that Drop knows. If it is unchanged, the look-up asks nothing else.
     pub known: Option<Name>,
-    /// The platforms of the cluster's nodes: details are wanted of these alone.
+    /// The platforms of the cluster's nodes. The look-up asks for details of these only.
     pub platforms: Vec<Name>,
 }
 
@@ -26,16 +26,16 @@ pub enum LookedUp {
     Found(Box<Manifest>),
     /// The registry still serves the known digest.
     Unchanged,
-    /// The registry says that there is no such image, and shows the repository, or the lack of one, to this client.
+    /// The registry says that there is no such image, and lets this client see whether the repository exists.
     NotFound {
         /// In a few words.
         message: Name,
     },
-    /// The registry could not be asked. Nodes may still reach it, or have credentials that Drop has not.
+    /// Drop could not ask the registry. Nodes may still reach it, or have credentials that Drop lacks.
     Unavailable {
         /// Why, in a few words.
         message: Name,
-        /// How long the registry asks to be left alone, if it does.
+        /// How long the registry asks clients to wait, if it does.
         retry_after: Option<SignedDuration>,
     },
 }

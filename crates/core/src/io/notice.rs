@@ -1,7 +1,7 @@
 //! Changes of an object's state that Drop reports as Kubernetes Events, each once.
 //!
-//! For example, that a CachedImage begins to fail. The progress of a roll-out, and which node pulls next, are no such
-//! changes.
+//! For example, a CachedImage begins to fail. The progress of a roll-out, or the choice of the next node, is no such
+//! change.
 
 use std::collections::BTreeSet;
 
@@ -18,11 +18,10 @@ use crate::objects::memory::Failure;
 use crate::objects::node::Node;
 use crate::text::shortened;
 
-/// The longest message of a [`Notice`], in characters: an Event takes 1 kB, and a
-/// character may take four bytes.
+/// The longest message of a [`Notice`], in characters. An Event takes 1 kB, and a character may take four bytes.
 const MAX_MESSAGE: usize = 250;
 
-/// The reason of a [`Notice`] that an image is on all its nodes.
+/// The reason of a [`Notice`] that all nodes of an image have it.
 pub const CACHED: &str = "Cached";
 
 /// The kind of a [`Notice`] about a node.
@@ -52,9 +51,9 @@ enum State {
     Cached,
     /// Nodes pull it, or will soon.
     Progress,
-    /// A node has removed it.
+    /// A node has evicted it.
     Evicted,
-    /// Nothing is pulled, as the specs say: a policy is paused, or no node matches.
+    /// No node pulls it, as the specs say: a policy is paused, or no node matches.
     Idle,
     /// A pull failed.
     Failing,
@@ -67,24 +66,24 @@ impl State {
             None | Some("Waiting" | "Pulling") => Self::Progress,
             Some("Evicted") => Self::Evicted,
             Some("NoMatchingNodes" | "Paused" | "PullPolicyNotFound") => Self::Idle,
-            // What fails with a node is told about the node.
+            // The notice about a failing node covers its images.
             Some(_) if status.phase == Some(Phase::Pending) => Self::Progress,
             Some(_) => Self::Failing,
         }
     }
 }
 
-/// The notice about a CachedImage whose status changes, if the change is worth one.
+/// Returns the notice about a CachedImage whose status changes, if the change is worth one.
 ///
-/// It compares the conditions that the API shows with the new ones. So neither a restart nor another leader
-/// reports a change again.
+/// It compares the conditions that the API shows with the new ones. So neither a restart nor a new leader reports a
+/// change again.
 #[must_use]
 pub fn of_image(image: &Image, before: &CachedImageStatus, after: &CachedImageStatus) -> Option<Notice> {
     let ready = condition::ready(&after.conditions)?;
     let (is_warning, reason) = match (State::of(before), State::of(after)) {
         (State::Failing, State::Failing) => return None,
         (_, State::Failing) => (true, ready.reason.as_str()),
-        // While an evicted image is pulled again, node by node, it changes between these two.
+        // While nodes pull an evicted image again, one after another, the image changes between these two states.
         (State::Cached, State::Evicted) => (true, "Evicted"),
         (State::Failing, State::Cached | State::Progress) => (false, "Recovered"),
         // The notice about a set covers its images.
@@ -101,12 +100,12 @@ pub fn of_image(image: &Image, before: &CachedImageStatus, after: &CachedImageSt
     })
 }
 
-/// The notice about a node that begins to fail as a whole, or works again.
+/// Returns the notice about a node that begins to fail as a whole, or that works again.
 ///
-/// There is one about the node, and none for each image that waits for it.
+/// There is one notice about the node, not one for each image that waits for it.
 #[must_use]
 pub fn of_node(node: &Node, before: Option<&Failure>, after: Option<&Failure>) -> Option<Notice> {
-    // A limit that is over within seconds is no trouble.
+    // A limit that ends within seconds is no failure to report.
     let [before, after] = [before, after].map(|failure| failure.filter(|failure| !failure.is_throttling()));
     let (is_warning, reason, message) = match (before, after) {
         (None, Some(failure)) => {
@@ -119,7 +118,7 @@ pub fn of_node(node: &Node, before: Option<&Failure>, after: Option<&Failure>) -
     Some(Notice { kind: NODE, name, uid, is_warning, reason, message: shortened(&message, MAX_MESSAGE) })
 }
 
-/// The notice about a CachedImageSet whose status changes: it became ready, began to fail, or recovered.
+/// Returns the notice about a CachedImageSet whose status changes: it became ready, began to fail, or recovered.
 #[must_use]
 pub fn of_set(set: &ImageSet, before: &CachedImageSetStatus, after: &CachedImageSetStatus) -> Option<Notice> {
     let ready = condition::ready(&after.conditions)?;
@@ -140,8 +139,8 @@ pub fn of_set(set: &ImageSet, before: &CachedImageSetStatus, after: &CachedImage
     })
 }
 
-/// The notice about a DiscoveryPolicy whose status changes: its list has changed, or its sources began to fail or
-/// recovered.
+/// Returns the notice about a DiscoveryPolicy whose status changes: its list has changed, or its sources began to fail
+/// or recovered.
 #[must_use]
 pub fn of_discovery(
     name: &Name,

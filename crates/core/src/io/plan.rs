@@ -1,4 +1,4 @@
-//! A plan: what is done now, and when to plan again.
+//! A plan: the effects to carry out now, and the time to plan again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,27 +8,27 @@ use super::effect::{Effect, EffectKey};
 use crate::Name;
 use crate::objects::reference::Reference;
 
-/// The decision of one moment: effects, what was found while they were decided, and when to decide again.
+/// The decisions of one moment: effects, findings about objects, and the time of the next plan.
 #[derive(Debug, Default)]
 pub struct Plan {
     /// In the order in which they begin; no effect waits for another.
     pub effects: Vec<Effect>,
-    /// When to plan again although nothing happened.
+    /// When to plan again, even without an event.
     pub wake_at: Option<Timestamp>,
-    /// The findings about objects that may have to be written.
+    /// The findings about objects that may need a write.
     pub looks: Vec<(EffectKey, Look)>,
-    /// Effects that failed, and that the plan does not want any more.
+    /// Effects that failed, and that the plan no longer wants.
     pub(crate) dropped: Vec<EffectKey>,
-    /// By policy the pull that goes first, where it waits for a slot or for the delay between nodes, and all others with
-    /// it.
+    /// Per policy, the pull that goes first while it waits for a slot or for the delay between nodes. All other pulls
+    /// of the policy wait with it.
     pub(crate) first_in_line: BTreeMap<Name, First>,
     /// The keys of the effects.
     pub(crate) keys: BTreeSet<EffectKey>,
-    /// Nodes whose Pods have been pulling for so long that their NodeCaches say so.
+    /// Nodes whose Pods have been pulling long enough for their NodeCaches to show it.
     pub(crate) long_pulls: BTreeSet<Name>,
 }
 
-/// A pull that lets nobody pass.
+/// A pull that no other may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct First {
     /// The CachedImage.
@@ -37,16 +37,17 @@ pub(crate) struct First {
     pub(crate) node: Name,
 }
 
-/// A plan's finding about an object that may have to be written, and when a plan looks at the object again.
+/// A plan's finding about an object that may need a write, and when a plan looks at the object again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// The API shows what it should: not before something changes.
+    /// The API shows the current state: no plan looks at the object before something changes.
     Clean,
-    /// It is written with this plan: not for a moment, whatever changes.
+    /// This plan writes the object: no plan looks at it for a moment, whatever changes.
     Written,
-    /// It differs, but was written too recently: at that time, and not for a moment, whatever changes.
+    /// The object differs, but was written too recently: a plan looks at it at that time, and not for a moment,
+    /// whatever changes.
     Later(Timestamp),
-    /// It need not be written yet: at that time, or when something changes.
+    /// The object needs no write yet: a plan looks at it at that time, or when something changes.
     Deferred(Timestamp),
 }
 
@@ -56,7 +57,7 @@ impl Plan {
         self.wake_at = Some(self.wake_at.map_or(at, |wake_at| wake_at.min(at)));
     }
 
-    /// The images whose pulls it starts, or asks for again.
+    /// Returns the images whose pulls it starts or requests again.
     pub(crate) fn pulls(&self) -> BTreeSet<Reference> {
         let orders = self.effects.iter().filter_map(|effect| match effect {
             Effect::CreatePod(order) => Some(order),

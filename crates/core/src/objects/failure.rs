@@ -1,15 +1,15 @@
-//! Reads a kubelet's failure message: the cause in a few words, and its scope (node, image, registry or unknown).
+//! Reads a kubelet's failure message: a short cause, and its scope (node, image, registry or unknown).
 //!
-//! The stage decides first. What fails while a runtime unpacks, mounts or stores an image is the
-//! node's failure, whatever the words say: `blob not found` of the content store is no missing image.
-//! While an image is resolved and fetched the words decide, from the most specific to the least.
+//! The stage decides first. If a runtime fails to unpack, mount or store an image, it is the node's failure, whatever
+//! the message says: `blob not found` in the content store does not mean a missing image. If it fails to resolve or
+//! fetch the image, the words decide, from the most specific to the least.
 
 pub use drop_api::node_cache::FailureScope;
 use drop_api::node_cache::FailureScope::{Image, Node, Registry, Unknown};
 
 use crate::objects::reference::Reference;
 
-/// A failure, understood.
+/// The scope and the cause of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
     /// The part of the system that caused the failure.
@@ -24,12 +24,12 @@ pub const MAX_MESSAGE: usize = 120;
 /// The short text for an image that does not fit. The node may have room for a smaller image.
 pub const NO_SPACE: &str = "no space left on node";
 
-/// The short text for a kubelet that refuses a pull because there were too many within a second.
-/// It lets the next one begin within seconds.
+/// The short text for a kubelet that denies a pull because of too many pulls within a second. It allows the next pull
+/// within seconds.
 pub const THROTTLED: &str = "pull QPS exceeded: registryPullQPS of the kubelet limits this node";
 
-/// The scope, the message for people, and the words, of which any one is enough. The words are in
-/// lower case and match whole words. `http-404` matches that status, and `http-5xx` any above 499.
+/// The scope, the message for people, and the words. One of the words is enough. The words are in lower case and match
+/// whole words. `http-404` matches that status, and `http-5xx` any above 499.
 type Sign = (FailureScope, &'static str, &'static [&'static str]);
 
 /// Words of the stages that happen on the node: a runtime unpacks, mounts, stores or inspects.
@@ -69,7 +69,7 @@ const ON_THE_NODE: &[&str] = &[
     "image pull intent",
     "image volume",
     "imagevolumemountfailed",
-    // Errors of its files, as Go tells them.
+    // Errors of the node's files, in Go's words.
     "open /",
     "mkdir /",
     "write /",
@@ -104,8 +104,8 @@ const ON_THE_NODE: &[&str] = &[
     "cannot allocate memory",
 ];
 
-/// Signs of a failed connection or a wrong answer, whatever the stage: CRI-O says the first where the connection failed
-/// while it stored a layer, and no store of a node has web pages.
+/// Signs of a failed connection or a wrong answer, whatever the stage. CRI-O reports the first one if the connection
+/// failed while CRI-O stored a layer. The second one is a web page, which no store of a node contains.
 const FROM_THE_NETWORK: &[&str] = &["happened during read", "text/html"];
 
 const FULL: Sign = (
@@ -155,7 +155,8 @@ const CORRUPT: Sign = (
     ],
 );
 
-/// The signs of failures that happen on the node. A failure without any of them has the last one: it is the node's.
+/// The signs of failures that happen on the node. A failure without any of them gets the last one: the scope is the
+/// node.
 const LOCAL: &[Sign] = &[
     FULL,
     NO_RUNTIME,
@@ -173,7 +174,8 @@ const REMOTE: &[Sign] = &[
     (Node, THROTTLED, &["pull qps exceeded"]),
     FULL,
     NO_RUNTIME,
-    // A firewall or an egress policy on the node, or no free port there; what stands behind the network answers or is silent.
+    // A firewall or an egress policy on the node, or no free port there. Beyond the network, a server answers or is
+    // silent.
     (
         Node,
         "the node does not let its runtime connect to {address}",
@@ -263,7 +265,7 @@ const REMOTE: &[Sign] = &[
             "client.timeout",
             "timed out",
             "did not properly respond",
-            // What runtimes say when they gave up because nothing came any more.
+            // Runtimes report this when they gave up because no more data came.
             "context canceled",
         ],
     ),
@@ -325,7 +327,7 @@ const REMOTE: &[Sign] = &[
             "pull access denied",
             "no basic auth credentials",
             "invalid username/password",
-            // Who names no credentials gets 403 from some token servers.
+            // Some token servers answer 403 to a client without credentials.
             "failed to fetch anonymous token",
         ],
     ),
@@ -363,10 +365,10 @@ const REMOTE: &[Sign] = &[
 
 const INVALID_NAME: &str = "invalid image name";
 
-/// Understands why an image could not be pulled.
+/// Reads why a node could not pull an image.
 ///
-/// `reason` and `message` are the kubelet's (a container's `state.waiting`);
-/// `image` is the one that was to be pulled; `platform` is the node's (`linux/arm64`).
+/// `reason` and `message` are the kubelet's (a container's `state.waiting`); `image` is the image to pull; `platform`
+/// is the node's (`linux/arm64`).
 #[must_use]
 pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) -> Cause {
     let cause = |scope, message: &str| Cause { scope, message: within(message, MAX_MESSAGE) };
@@ -386,8 +388,8 @@ pub fn classify(reason: &str, message: &str, image: &Reference, platform: &str) 
     cause(scope, &format!("{proxy}{text}"))
 }
 
-/// The kubelet's reasons for a container that waits because its image could not
-/// be pulled; see `pkg/kubelet/images/types.go` in Kubernetes.
+/// Whether this is a kubelet's reason for a container that waits because its image could not be pulled; see
+/// `pkg/kubelet/images/types.go` in Kubernetes.
 #[must_use]
 pub fn is_pull_failure(reason: &str) -> bool {
     matches!(
@@ -402,7 +404,7 @@ pub fn is_pull_failure(reason: &str) -> bool {
     )
 }
 
-/// `text` with values for the names that it has in braces.
+/// Returns `text` with values in place of its names in braces.
 fn filled_in(text: &str, message: &str, image: &Reference, platform: &str) -> String {
     let Some((before, rest)) = text.split_once('{') else { return text.to_owned() };
     let (name, after) = rest.split_once('}').unwrap_or((rest, ""));
@@ -418,7 +420,7 @@ fn filled_in(text: &str, message: &str, image: &Reference, platform: &str) -> St
     format!("{before}{value}{}", filled_in(after, message, image, platform))
 }
 
-/// The start and the end of texts that wrap the cause in a message.
+/// The start and the end of each text that wraps the cause in a message.
 const WRAPPING: &[(&str, &str)] = &[
     ("Back-off pulling image ", ": "),
     ("ErrImagePull: ", ""),
@@ -448,13 +450,13 @@ const WRAPPING: &[(&str, &str)] = &[
     ("writing blob: ", ""),
 ];
 
-/// A message without the texts that wrap the cause, without secrets and in one line.
+/// Returns a message without the texts that wrap the cause, without secrets, and on one line.
 fn plain(message: &str) -> String {
     let mut rest = message.trim();
     while let Some(inner) = unwrapped(rest) {
         rest = inner;
     }
-    // Some storage takes a signature in the query for a password.
+    // Some storage services take a signature in the query instead of a password.
     let url = |url: &str| {
         let (address, query) = url.split_once('?').map_or((url, ""), |(address, query)| (address, query));
         let (authority, path) = address.split_at(address.find('/').unwrap_or(address.len()));
@@ -465,13 +467,13 @@ fn plain(message: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// `text` without the first thing that wraps it; `None` where nothing does.
+/// Returns `text` without its outermost wrapping; `None` if there is none.
 fn unwrapped(text: &str) -> Option<&str> {
     let inner = |(start, end): &(&str, &str)| Some(text.strip_prefix(start)?.split_once(end)?.1.trim_start());
     WRAPPING.iter().find_map(inner).filter(|inner| !inner.is_empty())
 }
 
-/// `text` in at most `max` characters. A longer text loses its middle, because Go names the cause last.
+/// Returns `text` with at most `max` characters. A longer text loses its middle, because Go names the cause last.
 fn within(text: &str, max: usize) -> String {
     let length = text.chars().count();
     if length <= max {
@@ -482,8 +484,8 @@ fn within(text: &str, max: usize) -> String {
     text.chars().take(head).chain(['…']).chain(text.chars().skip(length - tail)).collect()
 }
 
-/// The server that a message's last URL names. Layers may come from another host than the registry's;
-/// what stands in for the registry (`?ns=`) and hosts below its own have its name.
+/// Returns the server that a message's last URL names. Layers may come from another host than the registry's. A mirror
+/// of the registry (`?ns=`) and hosts below the registry's own are called by the registry's name.
 fn server(message: &str, host: &str) -> String {
     let urls = message.match_indices("://").filter(|(at, _)| {
         let scheme = message.get(..*at).unwrap_or_default();
@@ -500,13 +502,13 @@ fn server(message: &str, host: &str) -> String {
     }
 }
 
-/// The text behind the last of `marks`.
+/// Returns the text behind the last of `marks`.
 fn after_last<'a>(message: &'a str, marks: &[&str]) -> &'a str {
     let start = marks.iter().filter_map(|mark| message.rfind(mark).map(|at| at + mark.len())).max();
     start.and_then(|start| message.get(start..)).unwrap_or(message)
 }
 
-/// The host in Go's `lookup HOST: …` or `lookup HOST on SERVER: …`.
+/// Returns the host in Go's `lookup HOST: …` or `lookup HOST on SERVER: …`.
 fn looked_up(message: &str) -> Option<&str> {
     message.split("lookup ").skip(1).find_map(|tail| {
         let (host, rest) = tail.split_at(tail.find([' ', ':'])?);
@@ -514,7 +516,7 @@ fn looked_up(message: &str) -> Option<&str> {
     })
 }
 
-/// The address in Go's `dial tcp ADDRESS: …`.
+/// Returns the address in Go's `dial tcp ADDRESS: …`.
 fn dialled(message: &str) -> Option<&str> {
     let (_, tail) = message.split_once("dial tcp ")?;
     tail.split([' ']).next().map(|address| address.trim_end_matches(':')).filter(|address| !address.is_empty())
@@ -537,7 +539,7 @@ fn said(message: &str, image: &Reference) -> String {
 /// How many words may stand between `status` and its number, as in `status from GET request to https 503`.
 const STATUS_WITHIN: usize = 8;
 
-/// The HTTP status of an error that a message tells, such as `status code 503` or `HTTP 404`.
+/// Returns the HTTP status of an error in a message, such as `status code 503` or `HTTP 404`.
 fn http_status(text: &str) -> Option<u16> {
     let marks = ["status", "http "].into_iter().flat_map(|mark| text.match_indices(mark));
     let of_servers = marks.filter(|(at, _)| !text.get(..*at).unwrap_or_default().ends_with("exit "));
@@ -550,8 +552,8 @@ fn http_status(text: &str) -> Option<u16> {
     statuses.max()
 }
 
-/// Returns `message`, which is in lower case, without URLs, digests and the image's name. A name may contain
-/// any word by which failures are told apart.
+/// Returns `message`, which is in lower case, without URLs, digests and the image's name. A name may contain any of the
+/// words that distinguish failures.
 fn without_names(message: &str, image: &Reference) -> String {
     let mut text = without_urls(message);
     let image = image.as_str().to_lowercase();
@@ -560,14 +562,14 @@ fn without_names(message: &str, image: &Reference) -> String {
         None => image.rsplit_once(':').map_or((image.as_str(), None), |(name, tag)| (name, Some(tag))),
     };
     let (host, path) = name.split_once('/').unwrap_or(("", name));
-    // Docker's spelling of the images that it makes itself.
+    // Docker's spelling of its official images.
     let short = path.strip_prefix("library/").unwrap_or(path);
     let mut names = vec![image.clone(), name.to_owned()];
     if let Some(tag) = tag {
         let of_tag = [format!("{path}:{tag}"), format!("{short}:{tag}"), format!("manifest {tag} in")];
         names.extend(of_tag.into_iter().chain([format!("manifests {tag}")]));
     }
-    // A path of one word may be just the word that tells the failure.
+    // A path of one word may be the word that describes the failure.
     if path.contains('/') {
         names.push(path.to_owned());
     }
@@ -580,12 +582,12 @@ fn without_names(message: &str, image: &Reference) -> String {
     without_digests(&text)
 }
 
-/// Whether `words` stand in `text`, and not as a part of a longer word. No words stand in any.
+/// Whether `text` contains `words`, and not as a part of a longer word. Empty `words` are in no text.
 fn has_words(text: &str, words: &str) -> bool {
     words.is_empty() || places(text, words).next().is_some()
 }
 
-/// Where `name` begins and ends in `text`, except as a part of a longer word.
+/// Returns where `name` begins and ends in `text`, except as a part of a longer word.
 fn places<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (usize, usize)> {
     let in_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let (starts_word, ends_word) = (name.starts_with(in_word), name.ends_with(in_word));
@@ -596,7 +598,7 @@ fn places<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = (usize, usiz
     })
 }
 
-/// `text` without `name`, except where it is a part of a longer word.
+/// Returns `text` without `name`, except as a part of a longer word.
 fn without_name(text: &str, name: &str) -> String {
     let mut rest = String::with_capacity(text.len());
     let mut end = 0;
@@ -608,18 +610,18 @@ fn without_name(text: &str, name: &str) -> String {
     rest
 }
 
-/// `text` without URLs, up to the space or the quotation mark behind each.
+/// Returns `text` without URLs, up to the space or the quotation mark behind each.
 fn without_urls(text: &str) -> String {
     replaced(text, "://", |c| c.is_whitespace() || c == '"', |_| String::new())
 }
 
-/// `text` without the hexadecimal digits of digests.
+/// Returns `text` without the hexadecimal digits of digests.
 fn without_digests(text: &str) -> String {
     replaced(text, "sha256:", |c| !c.is_ascii_hexdigit(), |_| String::new())
 }
 
-/// `text` in which `start` and what follows it, up to a character that `ends` it, are replaced by
-/// what `by` makes of the latter.
+/// Replaces `start` and the text behind it, up to a character that `ends` it. `by` makes the replacement from the text
+/// behind `start`.
 fn replaced(text: &str, start: &str, ends: impl Fn(char) -> bool, by: impl Fn(&str) -> String) -> String {
     let mut parts = text.split(start);
     let mut rest = parts.next().unwrap_or_default().to_owned();
@@ -635,8 +637,8 @@ fn replaced(text: &str, start: &str, ends: impl Fn(char) -> bool, by: impl Fn(&s
 mod tests {
     use super::*;
 
-    /// Messages of containerd, CRI-O, Docker and Windows as the kubelet shows them, from their sources and from
-    /// public reports: image (`h.example/p:v1` if none), reason, message, whose failure it is, and the cause.
+    /// Messages of containerd, CRI-O, Docker and Windows as the kubelet shows them, from their sources and from public
+    /// reports. The columns are: image (`h.example/p:v1` if none), reason, message, scope and cause.
     const MESSAGES: &str = include_str!("failure/messages.tsv");
 
     struct Row<'a> {
@@ -689,7 +691,7 @@ mod tests {
         }
     }
 
-    /// Where a folder of cases lies beside the project, its messages hold, too.
+    /// If a folder of cases lies beside the project, its messages hold as well.
     #[test]
     fn messages_of_cases_are_understood() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/cases/kubelet-messages.tsv");
@@ -702,7 +704,7 @@ mod tests {
             let platform = if runtime == "docker" { "windows/amd64" } else { "linux/amd64" };
             let cause = classify(reason, message, &image, platform);
             assert!(scope.split('|').any(|scope| scope_of(scope) == cause.scope), "{message}: {cause:?}, not {scope}");
-            // Regular expressions without the looks ahead, which this engine does not know.
+            // Removes the look-aheads of the regular expressions, which this engine does not support.
             let text = text.trim_start_matches("^(?=.{1,120}$).*").trim_start_matches("^(?=.{1,120}$)");
             let is_right = match text.strip_prefix("^(?!").and_then(|text| text.strip_suffix(')')) {
                 Some(other) => !cause.message.starts_with(other),

@@ -1,4 +1,4 @@
-//! The part of a CachedImage that planning needs.
+//! The fields of a CachedImage that planning needs.
 
 use drop_api::CachedImage;
 pub use drop_api::cached_image::ImagePullPolicy;
@@ -33,13 +33,13 @@ pub struct Image {
     pub priority: i32,
     /// The CachedImageSet that owns it; images of one set share Pods.
     pub set: Option<Owner>,
-    /// Where its set has it from, if that is known.
+    /// The part of its set that lists it, if known.
     pub origin: Option<Origin>,
     /// Its PullPolicy; empty for the built-in one.
     pub policy: Name,
 }
 
-/// Where a set has an image from.
+/// The part of a set that lists an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Its list.
@@ -49,7 +49,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// The value of the label that says so.
+    /// Returns the value of the label of origin.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ impl Image {
             priority,
             policy,
         } = self;
-        // One whose label somebody has removed stays as it is.
+        // An image whose label somebody has removed stays unchanged.
         (origin.is_none() || *origin == other.origin)
             && *reference == other.reference
             && *pull == other.pull
@@ -102,8 +102,7 @@ impl Image {
             && *policy == other.policy
     }
 
-    /// Reads a CachedImage; `None` where it has no name or is being deleted, so
-    /// that it wants nothing any more.
+    /// Reads a CachedImage; `None` if it has no name, or is being deleted and so wants nothing any more.
     #[must_use]
     pub fn from_api(object: &CachedImage) -> Option<Self> {
         let meta = &object.metadata;

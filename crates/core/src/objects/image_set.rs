@@ -1,4 +1,4 @@
-//! The part of a CachedImageSet that planning needs, and the CachedImages that it asks for.
+//! The fields of a CachedImageSet that planning needs, and the CachedImages that it asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -43,18 +43,18 @@ pub struct Members {
     pub repeated: Vec<String>,
 }
 
-/// A CachedImage as a set wants it.
+/// A CachedImage that a set asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Child {
     /// The whole object.
     pub object: CachedImage,
-    /// The part of it that planning needs.
+    /// The fields of it that planning needs.
     pub image: Image,
 }
 
 impl Members {
-    /// Lets CachedImages that the set owns under other names, as an older operator gave them,
-    /// be the children for their images.
+    /// Uses CachedImages that the set owns under other names, which an older operator gave them, as the children for
+    /// their images.
     pub fn adopt(&mut self, owned: &[&Image]) {
         let names: BTreeSet<Name> = self.children.iter().map(|child| child.image.name.clone()).collect();
         let strays = owned.iter().filter(|image| !names.contains(&image.name));
@@ -70,8 +70,7 @@ impl Members {
 }
 
 impl ImageSet {
-    /// Reads a CachedImageSet; `None` where it has no name or UID, or is being
-    /// deleted, so that it asks for nothing any more.
+    /// Reads a CachedImageSet; `None` if it has no name or UID, or is being deleted and so asks for nothing any more.
     #[must_use]
     pub fn from_api(object: &CachedImageSet) -> Option<Self> {
         let meta = &object.metadata;
@@ -112,13 +111,13 @@ impl ImageSet {
         members
     }
 
-    /// The CachedImage for an image that is not in the list.
+    /// Returns the CachedImage for an image that is not in the list.
     #[must_use]
     pub fn discovered(&self, reference: &Reference) -> Option<Child> {
         self.child(reference, entry_of(reference), Origin::Discovered)
     }
 
-    /// The CachedImage for one image.
+    /// Returns the CachedImage for one image.
     fn child(&self, reference: &Reference, entry: ImageEntry, origin: Origin) -> Option<Child> {
         let ImageEntry { image, tag, digest } = entry;
         let spec = CachedImageSpec {
@@ -147,18 +146,18 @@ impl ImageSet {
         Some(Child { image: Image::from_api(&child)?, object: child })
     }
 
-    /// `<set>-<last path segment>-<tag>-<hash of the full reference>`: readable, and the
-    /// same for the same image.
+    /// Returns `<set>-<last path segment>-<tag>-<hash of the full reference>`. The name is readable, and the same for
+    /// the same image.
     fn child_name(&self, reference: &Reference) -> String {
         let repository = reference.repository();
         let segment = repository.rsplit('/').next().unwrap_or(repository);
         let version = match reference.digest() {
-            // As much of it as people compare.
+            // Twelve digits, as many as people compare.
             Some(digest) => digest.trim_start_matches("sha256:").chars().take(12).collect(),
             None => reference.tag().unwrap_or_default().to_lowercase(),
         };
         let name = format!("{}-{segment}-{version}", self.name);
-        // A tag may have characters that a name may not, or end with some that it may not end with.
+        // A tag may contain characters that an object's name may not, or end with one that is not allowed at its end.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let name = name.replace("..", "-").replace(".-", "-").replace("-.", "-");
         let hash = short_hash(reference.as_str().as_bytes());
@@ -166,7 +165,7 @@ impl ImageSet {
     }
 }
 
-/// The entry that stands for a reference.
+/// Returns the entry for a reference.
 fn entry_of(reference: &Reference) -> ImageEntry {
     ImageEntry {
         image: reference.repository().to_owned(),

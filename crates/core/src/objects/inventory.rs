@@ -6,8 +6,8 @@
 //! repository, then those by tag. See `Images` in Kubernetes'
 //! `pkg/kubelet/nodestatus/setters.go`. It follows the node within about a minute.
 //!
-//! Nobody tells a kubelet's limit, so a list proves to be complete only by being shorter than
-//! another list of the same node: see [`Inventory::shortest_full_list`].
+//! No kubelet reports its limit. So the only proof that a list is complete is that it is shorter than another list of
+//! the same node: see [`Inventory::shortest_full_list`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::objects::reference::Reference;
 /// The most names of one image that a kubelet lists (`MaxNamesPerImageInNodeStatus`).
 pub const MAX_NAMES: usize = 5;
 
-/// Every kubelet lists at least so many images, unless the administrator says otherwise: nobody is known to set
-/// `nodeStatusMaxImages` to fewer.
+/// Every kubelet lists at least this many images, unless the administrator configures less: no cluster is known to set
+/// `nodeStatusMaxImages` lower.
 const LEAST: usize = 3;
 
-/// An image that a node lists. Nodes that list the same share one value.
+/// An image that a node lists. Nodes that list the same image share one value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Listed {
     /// Its names, by digest and by tag.
@@ -33,8 +33,8 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// Every `sha256:…` under which the image is known in `image`'s repository: there
-    /// may be several, where an index was pushed again with the same content.
+    /// Returns every `sha256:…` under which the image is known in `image`'s repository. There may be several if an
+    /// index was pushed again with the same content.
     pub fn digests<'a>(&'a self, image: &'a Reference) -> impl Iterator<Item = &'a str> {
         self.names.iter().filter(|name| name.repository() == image.repository()).filter_map(Reference::digest)
     }
@@ -42,7 +42,7 @@ impl Listed {
     /// Whether `image`, which is not among the names, may be one that was cut off.
     fn may_be(&self, image: &Reference) -> bool {
         let shows_tags = self.names.iter().any(|name| name.digest().is_none());
-        // Where a tag is listed, so is every digest, and the repository of whatever was pulled.
+        // If a kubelet lists a tag, it lists all digests too, and so the repository of every pull.
         let is_of_repository = || self.names.iter().any(|name| name.repository() == image.repository());
         self.is_cut && (!shows_tags || (image.digest().is_none() && is_of_repository()))
     }
@@ -52,19 +52,19 @@ impl Listed {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory(Vec<Arc<Listed>>);
 
-/// What a node's list shows of an image: that it is there, that it is not, or neither.
+/// The evidence of a node's list about an image: present, absent, or neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sighting<'a> {
-    /// It is there.
+    /// The node has the image.
     Present(&'a Listed),
-    /// It is not: the list is complete, or would show it.
+    /// The node lacks the image: the list is complete, or would show it.
     Absent,
-    /// The list does not tell.
+    /// The list does not show either.
     Unknown,
 }
 
 impl Inventory {
-    /// The inventory of a node that lists these images.
+    /// Makes the inventory of a node that lists these images.
     #[must_use]
     pub fn new(images: Vec<Arc<Listed>>) -> Self {
         Self(images)
@@ -76,11 +76,11 @@ impl Inventory {
         &self.0
     }
 
-    /// How many images the node lists at least, if it has them: a shorter list is complete.
+    /// Returns how many images the node lists at least, if it has them. A shorter list is complete.
     ///
-    /// That is the length of its longest list so far, or `configured` (if not 0) if that is more. `before` is the list
-    /// before this one, with what was known then. A list that only lost images that are no larger than
-    /// the smallest one left may be full as well: the kubelet may have got a lower limit.
+    /// The number is the length of the node's longest list so far, or `configured` (if not 0) if that is greater.
+    /// `before` is the list before this one, with the number known at that time. If a list lost only images that are no
+    /// larger than its smallest one, it may be full as well: the kubelet may have got a lower limit.
     #[must_use]
     pub fn shortest_full_list(&self, before: Option<(&Self, usize)>, configured: usize) -> usize {
         let length = self.0.len();
@@ -89,27 +89,27 @@ impl Inventory {
         known.max(length).max(if configured == 0 { LEAST } else { configured })
     }
 
-    /// Whether every image that is missing beside `before` may be listed no more only for its size.
+    /// Whether every image that `before` has and this list lacks may be missing only because of its size.
     fn may_be_cut_from(&self, before: &Self) -> bool {
         let smallest = self.0.iter().map(|listed| listed.size).min();
         let mut gone = before.0.iter().filter(|listed| !self.0.contains(listed));
-        // A kubelet that has just started, perhaps with another limit, lists nothing at first.
+        // A kubelet that has just started, perhaps with another limit, first lists nothing.
         gone.all(|listed| smallest.is_none_or(|smallest| listed.size <= smallest))
     }
 
-    /// Whether `image` is among them.
+    /// Whether the list contains `image`.
     #[must_use]
     pub fn lists(&self, image: &Reference) -> bool {
         self.find(image).is_some()
     }
 
-    /// The image of this name.
+    /// Returns the image of this name.
     #[must_use]
     pub fn find(&self, image: &Reference) -> Option<&Listed> {
         self.0.iter().map(|listed| &**listed).find(|listed| listed.names.contains(image))
     }
 
-    /// The inventory, prepared for so many questions.
+    /// Prepares the inventory for this many look-ups.
     #[must_use]
     pub fn index(&self, questions: usize) -> Index<'_> {
         let by_name = || self.0.iter().rev().flat_map(|listed| listed.names.iter().map(move |name| (name, &**listed)));
@@ -122,10 +122,10 @@ impl Inventory {
     }
 }
 
-/// For so many questions it takes longer to sort a list than to search it each time.
+/// For fewer look-ups than this, searching the list each time is faster than sorting it.
 const FEW: usize = 8;
 
-/// An [`Inventory`] that is asked for images.
+/// An [`Inventory`] prepared for look-ups.
 #[derive(Debug)]
 pub struct Index<'a> {
     inventory: &'a Inventory,
@@ -137,8 +137,8 @@ pub struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Looks `image` up in the list. `size` is its size in bytes, if that is known.
-    /// A list of `full` images or more may have been cut.
+    /// Looks `image` up in the list. `size` is its size in bytes, if known. A list of `full` images or more may have
+    /// been cut.
     #[must_use]
     pub fn sight(&self, image: &Reference, size: Option<u64>, full: usize) -> Sighting<'a> {
         let listed = match &self.by_name {
@@ -151,13 +151,13 @@ impl<'a> Index<'a> {
         if self.cut.iter().any(|listed| listed.may_be(image)) {
             return Sighting::Unknown;
         }
-        // The largest images are listed: whatever is larger than the smallest of them
-        // would be, too. Of images that are equally large the cut may leave out any.
+        // A kubelet lists the largest images. An image that is larger than the smallest listed one would be listed too.
+        // Of equally large images the cut may leave out any.
         match self.smallest {
             // Virtual kubelets and nodes that have just joined list nothing.
             None => Sighting::Unknown,
             Some(_) if self.inventory.0.len() < full => Sighting::Absent,
-            // A size of zero means that the runtime does not tell.
+            // The runtime reports size zero if it does not know the size.
             Some(smallest) if smallest > 0 && size.is_some_and(|size| size > smallest) => Sighting::Absent,
             Some(_) => Sighting::Unknown,
         }
@@ -211,18 +211,18 @@ mod tests {
     fn a_list_is_full_if_no_longer_one_was_seen() {
         let list =
             |sizes: &[u64]| Inventory::new(sizes.iter().map(|size| listed(&[&format!("x:{size}")], *size)).collect());
-        // Lists of one node, one after another, and how long a list is from then on that may be full.
+        // Successive lists of one node, and the length from which a list may be full afterwards.
         let cases: [(&[&[u64]], usize); 8] = [
             (&[], 3),
             (&[&[9]], 3),
             (&[&[9, 8, 7, 6]], 4),
             (&[&[9, 8, 7], &[9, 8, 7, 6], &[9, 8, 6]], 4),
-            // One is gone, and another one came.
+            // One image is gone, and another one came.
             (&[&[9, 8, 7, 6], &[9, 7, 6, 5]], 4),
             // The kubelet's limit may be three by now.
             (&[&[9, 8, 7, 6, 5], &[9, 8, 7]], 3),
             (&[&[9, 8, 7, 6, 5], &[9, 8, 7], &[9, 8, 7, 6]], 4),
-            // It has just started, and may have another limit.
+            // The kubelet has just started, and may have another limit.
             (&[&[9, 8, 7, 6], &[], &[9, 8]], 3),
         ];
         for (lists, expected) in cases {

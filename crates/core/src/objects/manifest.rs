@@ -1,4 +1,4 @@
-//! What a registry serves under a reference: the digest, and what each platform gets.
+//! The manifest that a registry serves under a reference: its digest, and the variant for each platform.
 
 use crate::Name;
 use crate::objects::newest::ImageId;
@@ -9,29 +9,29 @@ use crate::objects::newest::ImageId;
 pub struct Manifest {
     /// The digest under which the registry serves the reference, `sha256:…`.
     pub digest: Name,
-    /// What each platform gets; empty if the registry was only asked for the digest.
+    /// The variant for each platform; empty if the look-up asked only for the digest.
     pub platforms: Vec<Variant>,
     /// The platforms of nodes for which configurations and sizes were asked.
     pub detailed_for: Vec<Name>,
 }
 
-/// What one platform gets.
+/// The image for one platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// Operating system and architecture, such as `linux/arm64`; without the variant of the architecture and the
+    /// Operating system and architecture, such as `linux/arm64`. It leaves out the variant of the architecture and the
     /// version of the operating system, because nodes do not report theirs. `None` if the reference has one manifest
-    /// and no list, or if its list does not tell: some runtimes pull that whatever its platform is.
+    /// and no list, or if its list names no platform: some runtimes pull such a manifest on every platform.
     pub platform: Option<Name>,
     /// The digest of the platform's manifest, `sha256:…`.
     pub digest: Name,
-    /// The digest of the image's configuration, 64 hexadecimal digits: some runtimes call the image so.
+    /// The digest of the image's configuration, 64 hexadecimal digits. Some runtimes use it as the image's ID.
     pub config: Option<Name>,
     /// The sum of the compressed sizes of its layers, in bytes.
     pub size: Option<u64>,
 }
 
 impl Manifest {
-    /// Whether nodes of this platform can run the image, as far as that is known.
+    /// Whether nodes of this platform can run the image, as far as known.
     #[must_use]
     pub fn serves(&self, platform: &str) -> bool {
         // A node that has not reported its platform yet has "/".
@@ -39,36 +39,37 @@ impl Manifest {
         !is_known || self.of(platform).next().is_some()
     }
 
-    /// How many bytes a node of this platform downloads if it has none of the layers.
+    /// Returns how many bytes a node of this platform downloads if it has none of the layers.
     #[must_use]
     pub fn size(&self, platform: &str) -> Option<u64> {
         self.of(platform).find_map(|variant| variant.size)
     }
 
-    /// Whether an image that a runtime on this platform calls `id` is this one; `None` where that cannot be told.
+    /// Whether the ID `id`, which a runtime on this platform reports, means this image; `None` if unknown.
     #[must_use]
     pub fn is(&self, id: &ImageId, platform: &str) -> Option<bool> {
         if let Some(digest) = id.digest() {
-            // Without the platforms, another digest may be that of one of them.
+            // While the platforms are unknown, another digest may be that of a platform.
             let is_known = !self.platforms.is_empty();
             return self.is_digest(digest).then_some(true).or(is_known.then_some(false));
         }
         if self.platforms.iter().any(|variant| variant.config.is_some() && variant.config.as_deref() == id.bare()) {
             return Some(true);
         }
-        // A configuration that is not known may have this ID.
+        // An unknown configuration may have this ID.
         let mut candidates = self.of(platform).peekable();
         let is_known = candidates.peek().is_some() && candidates.all(|variant| variant.config.is_some());
         is_known.then_some(false)
     }
 
-    /// Whether a digest is that of the index or of the manifest for a platform: runtimes report either.
+    /// Whether a digest is that of the index or of the manifest for a platform. Runtimes report either.
     #[must_use]
     pub fn is_digest(&self, digest: &str) -> bool {
         *self.digest == *digest || self.platforms.iter().any(|variant| *variant.digest == *digest)
     }
 
-    /// What nodes of this platform may pull: what is for the platform itself, or else what some runtimes fall back to.
+    /// Returns the variants that nodes of this platform may pull: those for the platform itself, or else those that
+    /// some runtimes fall back to.
     fn of(&self, platform: &str) -> impl Iterator<Item = &Variant> {
         let is_own = move |variant: &&Variant| variant.platform.as_deref().is_none_or(|other| other == platform);
         let has_own = self.platforms.iter().any(|variant| is_own(&variant));
@@ -79,11 +80,11 @@ impl Manifest {
     }
 }
 
-/// Whether some runtime on a node pulls an image that is for another platform, or its own.
+/// Whether some runtime on a node pulls this image, which is for the node's platform or for another one.
 ///
 /// containerd falls back from `amd64` to `386` and from `arm64` to `arm`
-/// (<https://github.com/containerd/platforms/blob/main/compare.go>). CRI-O does not, but which runtime a node has is not
-/// asked: to deny an image that a node can run is worse than a pull in vain.
+/// (<https://github.com/containerd/platforms/blob/main/compare.go>). CRI-O does not. Drop does not check which runtime
+/// a node has: denying an image that the node can run is worse than a failed pull.
 #[must_use]
 pub fn runs(node: &str, image: &str) -> bool {
     let falls_back = |(node_os, node): (&str, &str), (os, image): (&str, &str)| {

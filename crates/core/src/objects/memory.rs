@@ -1,4 +1,4 @@
-//! The memory of a node: the contents of its NodeCache.
+//! The memory of a node, which its NodeCache stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -19,13 +19,13 @@ use crate::time::after;
 
 /// The most images that a NodeCache holds.
 pub const MAX_IMAGES: usize = 2000;
-/// For how long an image is remembered that no CachedImage wants on the node any more: one that comes back
-/// within that time is not pulled again where it still is.
+/// For how long the memory keeps an image that no CachedImage wants on the node any more. If a CachedImage wants it
+/// again within that time, and the node still has it, the node does not pull it again.
 const UNWANTED_FOR: SignedDuration = SignedDuration::from_hours(24);
-/// The most policies of which a NodeCache knows when they began a turn.
+/// The most policies for which a NodeCache stores when they began a turn.
 const MAX_STARTS: usize = 64;
-/// The first wait after a pull that the kubelet refused because there were too many within a second
-/// (`registryPullQPS`, `registryBurst`). The kubelet lets the next ones begin within seconds.
+/// The first wait after a pull that the kubelet denied because of too many pulls within a second (`registryPullQPS`,
+/// `registryBurst`). The kubelet allows the next pulls within seconds.
 const THROTTLED_FOR: SignedDuration = SignedDuration::from_secs(20);
 /// The longest reason and message of a failure, in characters.
 const MAX_REASON: usize = 128;
@@ -34,29 +34,29 @@ const MAX_MESSAGE: usize = 300;
 /// The pulls, evictions and failures of one node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Memory {
-    /// The last pull Pod whose outcome is in here.
+    /// The last pull Pod whose outcome is recorded here.
     pub last_pod: Option<Name>,
-    /// The node's platform when that was recorded, such as `linux/amd64`.
+    /// The node's platform at that time, such as `linux/amd64`.
     pub platform: Option<Name>,
     /// When each policy last began a turn here.
     pub starts: BTreeMap<Name, Timestamp>,
     /// The node's own failures in a row.
     pub node_failure: Option<Failure>,
-    /// Each image that was tried here, and is wanted here or was until a day ago.
+    /// Each image that was tried here and that a CachedImage wants here, or wanted until a day ago.
     pub images: BTreeMap<Reference, Record>,
 }
 
 /// One image on one node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record {
-    /// The last pull that succeeded, while the image is there.
+    /// The last pull that succeeded, while the node has the image.
     pub pulled: Option<Pulled>,
-    /// Since when it is known to be there without a pull.
+    /// Since when the node is known to have it without a pull.
     pub found_at: Option<Timestamp>,
-    /// The ID that the runtime reported for the pulled image, if it reported one; or the digest that
-    /// was found, where it was the newest of its tag.
+    /// The ID that the runtime reported for the pulled image, if it reported one; or the digest that was found, if it
+    /// was the newest of its tag.
     pub id: Option<ImageId>,
-    /// The reference that was pulled instead, where admission has rewritten it. Boxed, because most have none.
+    /// The reference that the kubelet pulled instead, if admission has rewritten it. Boxed, because most have none.
     pub pulled_as: Option<Box<Reference>>,
     /// The evictions so far. Boxed, because most have none.
     pub eviction: Option<Box<Eviction>>,
@@ -64,7 +64,7 @@ pub struct Record {
     pub size: Option<NonZeroU64>,
     /// Pulls that were tried.
     pub attempts: u32,
-    /// Whether the last one did not end in time, so that the next gets a Pod of its own.
+    /// Whether the last pull did not end in time, so that the next gets a Pod of its own.
     pub alone: bool,
     /// The failures since the last success. Boxed, because most have none.
     pub failure: Option<Box<Failure>>,
@@ -72,10 +72,10 @@ pub struct Record {
     pub unwanted_since: Option<Box<Timestamp>>,
 }
 
-/// An image that was there and was removed.
+/// The evictions of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Eviction {
-    /// The number of evictions, without a long stay of the image in between.
+    /// The number of evictions, not counting those before a long stay of the image.
     pub count: u32,
     /// When Drop last noticed an eviction.
     pub at: Timestamp,
@@ -86,7 +86,7 @@ pub struct Eviction {
 pub struct Pulled {
     /// When.
     pub at: Timestamp,
-    /// How long it took, in seconds, if the Pod's status tells.
+    /// The duration of the pull in seconds, if the Pod's status has it.
     pub seconds: Option<u32>,
 }
 
@@ -101,14 +101,14 @@ pub struct Failure {
     pub message: Name,
     /// How many, on this node.
     pub count: u32,
-    /// How many rounds of failures of the image there have been over all nodes, where it is the image's or
-    /// its registry's failure; nodes that fail side by side are one round.
+    /// The number of rounds of failures over all nodes, if it is the image's or its registry's failure. Nodes that fail
+    /// at the same time are one round.
     pub rounds: u32,
     /// The first one.
     pub since: Timestamp,
     /// The last one.
     pub at: Timestamp,
-    /// The earliest next try, as of then.
+    /// The earliest next try, as of the last failure.
     pub retry_at: Option<Timestamp>,
 }
 
@@ -119,11 +119,11 @@ pub struct Settlement {
     pub image: Reference,
     /// The PullPolicy under which it was pulled.
     pub policy: Name,
-    /// How long the pull took; `Err` holds the failure's reason.
+    /// The duration of the pull; `Err` holds the failure's reason.
     pub result: Result<Option<SignedDuration>, Name>,
 }
 
-/// The data that recording a Pod needs besides the Pod.
+/// The data that recording a Pod needs in addition to the Pod.
 pub struct Context<'a> {
     /// The current time.
     pub now: Timestamp,
@@ -139,7 +139,7 @@ pub struct Context<'a> {
 }
 
 impl Memory {
-    /// This memory with the outcome of `pod`, which came to its end.
+    /// Returns this memory with the outcome of `pod`, which has ended.
     #[must_use]
     pub fn with(&self, pod: &PullPod, end: &End, context: &Context<'_>) -> (Self, Vec<Settlement>) {
         let mut memory = self.clone();
@@ -153,8 +153,7 @@ impl Memory {
         let was_pulling = pod.sandbox_up_at.is_some() && matches!(end, End::Rejected(_));
         let mut is_of_node = !was_pulling;
         let mut any_pulled = false;
-        // Within one Pod images are pulled one after another: each began when the
-        // one before it was through.
+        // Within one Pod images are pulled one after another: each pull began when the one before it ended.
         let mut began_at = pod.sandbox_up_at;
         let open = pod.containers.iter().filter(|container| container.outcome().is_none()).count();
         for container in &pod.containers {
@@ -173,7 +172,7 @@ impl Memory {
                     settlements.push(settled(Ok(duration)));
                     record.failure = None;
                     record.found_at = None;
-                    // By Drop's clock, as failures are, so that the two can be compared.
+                    // By Drop's clock, like the times of failures, so that the two can be compared.
                     let seconds = duration.map(whole_seconds);
                     record.pulled = Some(Pulled { at: context.now, seconds });
                     record.id = container.id();
@@ -185,13 +184,13 @@ impl Memory {
                     if self.refutes(&container.image, &cause) {
                         cause.scope = FailureScope::Unknown;
                     }
-                    // What does not fit may leave room for a smaller image.
+                    // If one image does not fit, there may be room for a smaller one.
                     if cause.scope == FailureScope::Node && cause.message != NO_SPACE {
                         node_failure = Some((reason.into(), cause.message.clone()));
                     }
                     let reason = plain(reason);
                     settlements.push(settled(Err(reason.clone())));
-                    // Nodes that fail side by side are one round.
+                    // Nodes that fail at the same time are one round.
                     let rounds = match (context.rounds)(&container.image) {
                         (rounds, Some(next)) if next > context.now => rounds,
                         (rounds, _) => rounds.saturating_add(1),
@@ -233,7 +232,7 @@ impl Memory {
                 let failure = Failure::after(before, FailureScope::Node, reason, message.into(), context.now);
                 Some(Failure { retry_at: Some(failure.node_due(&pod.node, context.backoff)), ..failure })
             }
-            // The kubelet works: its images are another matter.
+            // The kubelet works. Failures of its images do not count against the node.
             (None, true) => None,
             (None, false) if *end == End::Settled => None,
             (None, false) => self.node_failure.clone(),
@@ -241,8 +240,8 @@ impl Memory {
         (memory, settlements)
     }
 
-    /// Whether a failure of an image is not the node's, whatever the kubelet says: it failed here before, and
-    /// the node has pulled other images since. A limit that is over within seconds proves nothing.
+    /// Whether a failure of an image is not the node's, even if the kubelet says so: the image failed here before, and
+    /// the node has pulled other images since. A limit that ends within seconds proves nothing.
     fn refutes(&self, image: &Reference, cause: &Cause) -> bool {
         let before = self.images.get(image).and_then(|record| record.failure.as_deref());
         let before = before.filter(|failure| matches!(failure.scope, FailureScope::Node | FailureScope::Unknown));
@@ -252,11 +251,11 @@ impl Memory {
         is_of_node && before.is_some_and(|failure| last > Some(failure.since))
     }
 
-    /// Forgets every image that is not there and that `is_wanted` denies, those that are there a day later,
-    /// and every policy that `exists` denies.
+    /// Forgets every image that `is_wanted` denies: at once if the node lacks it, and a day later if the node has it.
+    /// Also forgets every policy that `exists` denies.
     ///
-    /// Where too many are left, these go first: images that have not been wanted for longest, images that
-    /// were never pulled, and policies that began first.
+    /// If too many are left, these go first: images that have not been wanted for longest, images that were never
+    /// pulled, and policies that began first.
     pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool, now: Timestamp) {
         self.images.retain(|image, record| {
             if is_wanted(image) {
@@ -264,7 +263,7 @@ impl Memory {
                 return true;
             }
             let since = **record.unwanted_since.get_or_insert_with(|| Box::new(now));
-            // Nobody tries it any more, so a failure would stand for its registry for ever.
+            // No node tries it any more, so its failure would count against its registry for ever.
             record.failure = None;
             record.alone = false;
             record.present_since().is_some() && now < after(since, UNWANTED_FOR)
@@ -280,12 +279,12 @@ impl Memory {
         }
     }
 
-    /// Forgets so many images that matter least.
+    /// Forgets the `surplus` least important images.
     fn make_room(&mut self, surplus: usize) {
         let since = |record: &Record| record.unwanted_since.as_deref().copied();
         let unwanted = self.images.iter().filter_map(|(image, record)| Some((since(record)?, image.clone())));
         let unwanted = unwanted.collect::<BTreeSet<_>>().into_iter().map(|(_, image)| image);
-        // The node's list tells again of what was only found there.
+        // If an image was only found on the node, the node's list shows it again.
         let is_found = |record: &Record| record.attempts == 0 && record.eviction.is_none();
         let found = self.images.iter().filter(|(_, record)| since(record).is_none() && is_found(record));
         let found = found.map(|(image, _)| image.clone());
@@ -294,30 +293,30 @@ impl Memory {
         }
     }
 
-    /// Whether there is room for another image. Images that nobody wants any more make room.
+    /// Whether there is room for another image. Unwanted images make room.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.images.len() < MAX_IMAGES || self.room() > 0
     }
 
-    /// For how many more images there is room.
+    /// Returns for how many more images there is room.
     #[must_use]
     pub fn room(&self) -> usize {
         let wanted = self.images.values().filter(|record| record.unwanted_since.is_none());
         MAX_IMAGES.saturating_sub(wanted.count())
     }
 
-    /// When it is a day since the last image became unwanted, so that all of these go. Earlier
-    /// ones go with a write that is made anyway.
+    /// Returns the time when all unwanted images have been unwanted for a day and are forgotten. Some are forgotten
+    /// earlier, with a write that happens for another reason.
     #[must_use]
     pub fn forgets_at(&self) -> Option<Timestamp> {
         let last = self.images.values().filter_map(|record| record.unwanted_since.as_deref()).max()?;
         Some(after(*last, UNWANTED_FOR))
     }
 
-    /// Whether it differs from `before`, which the NodeCache holds, in nothing that is worth a write. An image's
-    /// size, which is known a while after its pull, when policies began turns, and which of several unwanted images
-    /// are remembered no longer go with the next write.
+    /// Whether the memory differs from `before`, which the NodeCache holds, only in parts that can wait for the next
+    /// write: the sizes of images, which become known a while after their pull, the times when policies began turns,
+    /// and which unwanted images are forgotten.
     #[must_use]
     pub fn is_not_worth_a_write_after(&self, before: &Self) -> bool {
         let Self { last_pod, platform, starts: _, node_failure, images } = self;
@@ -335,7 +334,7 @@ impl Memory {
             && (images.len() == before.images.len() || before.images.iter().all(may_go))
     }
 
-    /// When the node last failed as a whole, while it does.
+    /// Returns when the node last failed as a whole, while it does.
     #[must_use]
     pub fn node_failed_at(&self) -> Option<Timestamp> {
         self.node_failure.as_ref().map(|failure| failure.at)
@@ -347,7 +346,7 @@ impl Memory {
         *self == Self::default()
     }
 
-    /// Reads a NodeCache's status, sharing its texts with all others.
+    /// Reads a NodeCache's status, and shares its texts with all others.
     #[must_use]
     pub fn from_api(status: &NodeCacheStatus, texts: &mut Texts) -> Self {
         Self {
@@ -374,8 +373,9 @@ impl Memory {
     }
 }
 
-/// Lets no time of a NodeCache lie ahead of `now`. The clock of the leader that wrote it was ahead of this
-/// one's, or this one was set back: what waits from then on would wait longer than it should.
+/// Moves times of a NodeCache that are after `now` to `now`. They are after `now` if the clock of the leader that wrote
+/// them was ahead of this one's, or if this clock was set back. Without this, waits that count from these times would
+/// be too long.
 pub fn clamp_times(status: &mut NodeCacheStatus, now: Timestamp) {
     let starts = status.pull_starts.iter_mut().map(|start| &mut start.at);
     let of_failure = |failure: &'_ mut node_cache::Failure| {
@@ -406,21 +406,20 @@ pub fn forget(status: &mut NodeCacheStatus) {
 }
 
 impl Record {
-    /// Since when the image is known to be there; `None` if it is not.
+    /// Returns since when the node is known to have the image; `None` if it lacks it.
     #[must_use]
     pub fn present_since(&self) -> Option<Timestamp> {
         self.pulled.map(|pulled| pulled.at).or(self.found_at)
     }
 
-    /// Since when the image is known to be there, and to have been the newest of its tag then;
-    /// `None` if it is not.
+    /// Returns since when the node is known to have the image, if the image was the newest of its tag then; `None`
+    /// otherwise.
     #[must_use]
     pub fn current_since(&self) -> Option<Timestamp> {
         self.pulled.map(|pulled| pulled.at).or(self.found_at.filter(|_| self.id.is_some()))
     }
 
-    /// Records an eviction of the image. If the image had stayed for longer than
-    /// `long`, the count starts anew.
+    /// Records an eviction of the image. If the node had kept the image for longer than `long`, the count starts anew.
     pub fn evict(&mut self, now: Timestamp, long: SignedDuration) {
         let stayed = self.present_since().map(|since| now.duration_since(since));
         let before = self.eviction.as_ref().filter(|_| stayed.is_some_and(|stayed| stayed <= long));
@@ -491,31 +490,31 @@ impl Record {
 }
 
 impl Failure {
-    /// Whether it is of the node as a whole, and not of room for this image there.
+    /// Whether the node failed as a whole. A lack of room for this image is no such failure.
     #[must_use]
     pub fn is_of_node(&self) -> bool {
         self.scope == FailureScope::Node && &*self.message != NO_SPACE
     }
 
-    /// Whether the kubelet refused the pull because there were too many within a second.
+    /// Whether the kubelet denied the pull because of too many pulls within a second.
     #[must_use]
     pub fn is_throttling(&self) -> bool {
         self.scope == FailureScope::Node && &*self.message == THROTTLED
     }
 
-    /// When the next try of the image on this node is due, where the failure is the node's own.
+    /// Returns when the next try of the image on this node is due, if the failure is the node's own.
     #[must_use]
     pub fn due(&self, node: &str, image: &Reference, backoff: &Backoff) -> Timestamp {
         after(self.at, self.wait(backoff, &pair(node, image)))
     }
 
-    /// When the node is tried again, where it failed as a whole.
+    /// Returns when the node is tried again, if it failed as a whole.
     #[must_use]
     pub fn node_due(&self, node: &str, backoff: &Backoff) -> Timestamp {
         after(self.at, self.wait(backoff, node))
     }
 
-    /// How long the next try waits after it, under this backoff.
+    /// Returns how long the next try waits after this failure, under this backoff.
     fn wait(&self, backoff: &Backoff, who: &str) -> SignedDuration {
         match self.is_throttling() {
             true => Backoff { initial: backoff.initial.min(THROTTLED_FOR), max: backoff.max }.delay(self.count, who),
@@ -523,7 +522,7 @@ impl Failure {
         }
     }
 
-    /// The next failure in a row, after `before`, if there was one.
+    /// Returns the next failure in a row, after `before`, if there was one.
     fn after(before: Option<&Self>, scope: FailureScope, reason: Name, message: Name, now: Timestamp) -> Self {
         Self {
             scope,
@@ -543,7 +542,7 @@ impl Failure {
             reason: texts.share(failure.reason.as_str()),
             message: texts.share(failure.message.as_str()),
             count: u32::try_from(failure.count).unwrap_or_default(),
-            // An older operator counted rounds and wrote nothing else.
+            // An older operator wrote only the number of rounds.
             rounds: failure.rounds.map_or_else(|| u32::try_from(failure.count), u32::try_from).unwrap_or_default(),
             since: failure.since.unwrap_or(failure.at),
             at: failure.at,
@@ -551,7 +550,7 @@ impl Failure {
         }
     }
 
-    /// As a NodeCache shows it.
+    /// Converts it to the form of a NodeCache.
     #[must_use]
     pub fn to_api(&self) -> node_cache::Failure {
         node_cache::Failure {
@@ -567,13 +566,13 @@ impl Failure {
     }
 }
 
-/// A text that only this pair of node and image has, for jitter.
+/// Returns a text that is unique to this pair of node and image, for jitter.
 #[must_use]
 pub fn pair(node: &str, image: &Reference) -> String {
     format!("{node}/{image}")
 }
 
-/// The node's own failure that a Pod's end proves, as reason and message.
+/// Returns the node's own failure that a Pod's end proves, as reason and message.
 fn node_trouble(end: &End) -> Option<(Name, String)> {
     match end {
         End::Settled | End::TimedOut | End::Deleted => None,
@@ -586,8 +585,8 @@ fn node_trouble(end: &End) -> Option<(Name, String)> {
     }
 }
 
-/// A kubelet's reason, as it is kept. A pull that was first seen while the kubelet
-/// waited to try it again has failed once all the same.
+/// Returns a kubelet's reason as it is stored. If the kubelet already waits to retry the pull when it is first seen,
+/// the pull has failed once.
 fn plain(reason: &str) -> Name {
     match reason {
         "ImagePullBackOff" => "ErrImagePull".into(),
@@ -595,9 +594,9 @@ fn plain(reason: &str) -> Name {
     }
 }
 
-/// The outcome of a pull that was still open, as `open` pulls were, when its Pod came to its end; `None` if the end
-/// says nothing about the pull. A kubelet does not tell how far it has come with a Pod, so where several pulls were
-/// open any of them may be the one that hangs.
+/// Returns the outcome of a pull that was still open, as one of `open` such pulls, when its Pod ended; `None` if the
+/// end says nothing about the pull. A kubelet does not report which image of a Pod it is pulling, so if several pulls
+/// were open, any of them may be the one that hangs.
 fn cut_short(end: &End, open: usize) -> Option<Outcome<'static>> {
     let (reason, message) = match end {
         End::TimedOut if open == 1 => ("PullTimeout", "the pull took longer than pullTimeout"),

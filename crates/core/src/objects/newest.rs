@@ -1,8 +1,8 @@
 //! The newest pulls of an image, which tell whether another node's copy is outdated.
 //!
-//! IDs are compared only where equal content has equal IDs. Some runtimes report the digest of what
-//! their platform got instead of the tag's own, so platforms are kept apart; CRI-O reports an ID that
-//! is no digest of the registry, so the kinds of IDs are kept apart as well.
+//! IDs are compared only where equal content has equal IDs. Some runtimes report the digest of the manifest for their
+//! platform instead of the tag's own digest, so platforms are kept apart. CRI-O reports an ID that is no digest of the
+//! registry, so the kinds of IDs are kept apart as well.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::Name;
 
-/// Whether a text is a digest of the kind that Drop writes: `sha256:` and 64 hexadecimal digits.
+/// Whether a text is a digest in the form that Drop writes: `sha256:` and 64 hexadecimal digits.
 #[must_use]
 pub fn is_sha256(digest: &str) -> bool {
     digest.strip_prefix("sha256:").is_some_and(is_hex)
@@ -21,17 +21,17 @@ fn is_hex(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What a runtime calls an image that it has pulled (`imageID` of a container's status).
+/// The ID that a runtime reports for an image that it has pulled (`imageID` of a container's status).
 ///
-/// containerd and Docker report the digest in the registry (`repo@sha256:…`). CRI-O reports a bare ID,
-/// which is the digest of the image's configuration: it changes with the image, but no node's list
-/// shows it, and it is not what a registry calls the image.
+/// containerd and Docker report the digest in the registry (`repo@sha256:…`). CRI-O reports a bare ID, which is the
+/// digest of the image's configuration. It changes with the image, but no node's list shows it, and the registry does
+/// not use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageId(Name);
 
 impl ImageId {
-    /// Reads an `imageID`. `None` for digests other than sha256, which are too long for what Drop
-    /// writes, and for what is no ID.
+    /// Reads an `imageID`. `None` for digests other than sha256, which are too long for a NodeCache, and for texts that
+    /// are no ID.
     #[must_use]
     pub fn parse(reported: &str) -> Option<Self> {
         if let Some((_, digest)) = reported.split_once('@') {
@@ -69,7 +69,7 @@ impl ImageId {
 /// The newest pulls of one image on all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Newest {
-    /// By platform and by whether the ID is a bare one.
+    /// By platform, and by whether the ID is a bare one.
     pulls: BTreeMap<(Name, bool), Pull>,
 }
 
@@ -82,19 +82,18 @@ struct Pull {
 }
 
 impl Pull {
-    /// Ties go to the node with the lower name, so that the order in which pulls become known
-    /// does not matter.
+    /// Of equal times the node with the lower name wins, so that the order in which pulls become known does not matter.
     fn order(&self) -> (Timestamp, Reverse<&Name>) {
         (self.at, Reverse(&self.node))
     }
 }
 
-/// What follows from a node's record of an image.
+/// The consequences of a node's new record of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Update {
-    /// A pull of this node was among the newest and is not any more: look for these again.
+    /// A pull of this node was among the newest and no longer is: search for these again.
     pub is_stale: bool,
-    /// IDs have changed, which concerns every node.
+    /// IDs have changed, which affects every node.
     pub is_news: bool,
 }
 
@@ -124,10 +123,10 @@ impl Newest {
         update
     }
 
-    /// When the pull was that is to be repeated first, to find out whether the tag has moved; `None` before the first
+    /// Returns the time of the pull to repeat first, to find out whether the tag has moved; `None` before the first
     /// pull that got an ID.
     ///
-    /// Where all got the same ID, the tag's own digest, one answer counts for everybody. Where IDs differ, the answer
+    /// If all pulls got the same ID, the tag's own digest, one answer is valid for all nodes. If IDs differ, the answer
     /// to nodes of one platform and kind of ID tells the others nothing, so each of these groups asks for itself.
     #[must_use]
     pub fn oldest_answer(&self) -> Option<Timestamp> {
@@ -141,13 +140,13 @@ impl Newest {
         ids.next().is_none_or(|first| ids.all(|id| id == first))
     }
 
-    /// What counts for a node.
+    /// Returns the newest pulls that count for a node of this platform.
     #[must_use]
     pub fn seen_from<'a>(&'a self, platform: &'a str) -> View<'a> {
         View { newest: Some(self), platform }
     }
 
-    /// The newest pull of any platform that got this kind of ID.
+    /// Returns the newest pull on any platform that got this kind of ID.
     fn last(&self, is_bare: bool) -> Option<&Pull> {
         let pulls = self.pulls.iter().filter(|((_, kind), _)| *kind == is_bare);
         pulls.map(|(_, pull)| pull).max_by_key(|pull| pull.order())
@@ -162,23 +161,23 @@ pub struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// The digest that the newest pull on the node's platform got. Before anybody of its platform has
-    /// pulled, that of any other: most runtimes report the tag's own digest, which all platforms share.
-    /// Where that is wrong, one pull on the platform corrects it.
+    /// Returns the digest that the newest pull on the node's platform got. Before the first pull on its platform, it is
+    /// the digest of any other platform: most runtimes report the tag's own digest, which all platforms share. If that
+    /// is wrong, one pull on the platform corrects it.
     #[must_use]
     pub fn digest(&self) -> Option<&'a str> {
         let of_any = || self.newest?.last(false);
         self.of_platform(false).or_else(of_any)?.id.digest()
     }
 
-    /// The bare ID that the newest pull on the node's platform got, if its runtime reported one.
+    /// Returns the bare ID that the newest pull on the node's platform got, if its runtime reported one.
     #[must_use]
     pub fn bare(&self) -> Option<&'a str> {
         self.of_platform(true)?.id.bare()
     }
 
-    /// When the newest pull was that answers for a node which has this ID: that of its platform and kind of ID, or any
-    /// where all got the same. `None` before the first one.
+    /// Returns the time of the newest pull whose answer is valid for a node with this ID: a pull on its platform with
+    /// its kind of ID, or any pull if all got the same ID. `None` before the first one.
     #[must_use]
     pub fn answered_at(&self, id: Option<&ImageId>) -> Option<Timestamp> {
         let newest = self.newest?;
@@ -188,7 +187,7 @@ impl<'a> View<'a> {
         self.of_platform(id.is_some_and(ImageId::is_bare)).map(|pull| pull.at)
     }
 
-    /// NodeCaches of earlier versions do not tell their platform: they may be of any.
+    /// NodeCaches of earlier versions do not name their platform, so they may be of any.
     fn of_platform(&self, is_bare: bool) -> Option<&'a Pull> {
         let counts = |platform: &str| platform == self.platform || platform.is_empty();
         let pulls = self.newest?.pulls.iter();
@@ -212,7 +211,7 @@ mod tests {
         ImageId::parse(&digit.repeat(64)).unwrap()
     }
 
-    /// What pulls got, in the order of time.
+    /// Records pulls with these IDs, in the order of time.
     fn pulls(pulls: &[(&str, &str, ImageId)]) -> Newest {
         let mut newest = Newest::default();
         for (second, (node, platform, id)) in (0..).zip(pulls) {

@@ -1,4 +1,4 @@
-//! The part of a Node that planning needs.
+//! The fields of a Node that planning needs.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +19,7 @@ const TAINT_UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 pub struct Node {
     /// `metadata.name`.
     pub name: Name,
-    /// `metadata.uid`; another one means another machine under the same name.
+    /// `metadata.uid`. A different UID means another machine under the same name.
     pub uid: Name,
     /// `metadata.labels`. Nodes share the texts of keys and of most values.
     pub labels: BTreeMap<Name, Name>,
@@ -31,7 +31,7 @@ pub struct Node {
     pub platform: Name,
     /// The images that it lists.
     pub inventory: Inventory,
-    /// Whether its kubelet tells that a Pod's sandbox is up before it pulls.
+    /// Whether its kubelet reports that a Pod's sandbox is up before it pulls.
     pub tells_sandbox: bool,
     /// Cordoned.
     pub unschedulable: bool,
@@ -63,7 +63,7 @@ impl Default for Node {
 }
 
 impl Node {
-    /// Makes an object go when the node does.
+    /// Returns the owner reference that makes an object go with the node.
     #[must_use]
     pub fn owner_reference(&self) -> OwnerReference {
         OwnerReference {
@@ -79,15 +79,14 @@ impl Node {
 /// Whether a node can run Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It can.
+    /// The node can run Pods.
     Ready,
-    /// It says that it cannot.
+    /// The node reports that it cannot.
     NotReady {
-        /// Whether the network for Pods is up; without it only those that use the
-        /// node's network start.
+        /// Whether the network for Pods is up. Without it, only Pods that use the node's network start.
         network: bool,
     },
-    /// The control plane says that its kubelet does not report any more.
+    /// The control plane says that the kubelet no longer reports.
     Lost,
 }
 
@@ -97,7 +96,7 @@ pub fn has_disk_pressure(conditions: &[k8s::NodeCondition]) -> bool {
     conditions.iter().any(|condition| condition.type_ == "DiskPressure" && condition.status == "True")
 }
 
-/// Whether a node can run Pods. One that has not said anything yet has no network.
+/// Whether a node can run Pods. A node that has not reported yet has no network.
 #[must_use]
 pub fn readiness(conditions: &[k8s::NodeCondition]) -> Readiness {
     let find = |type_: &str| conditions.iter().find(|condition| condition.type_ == type_);
@@ -127,8 +126,7 @@ pub struct Taint {
 }
 
 impl Taint {
-    /// Reads a taint; `None` for one that only repeats `spec.unschedulable`, or whose effect
-    /// Kubernetes does not have.
+    /// Reads a taint; `None` if it only repeats `spec.unschedulable`, or if Kubernetes does not have its effect.
     #[must_use]
     pub fn from_api(taint: k8s::Taint) -> Option<Self> {
         let effect = match taint.effect.as_str() {

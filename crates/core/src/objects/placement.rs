@@ -1,4 +1,4 @@
-//! Selects the target nodes of an image, and names the reason why another node is none.
+//! Selects the target nodes of an image, and names the reason why a node is not a target.
 //!
 //! The rules are Kubernetes' own: label selectors, node affinity terms
 //! (alternatives of requirements) and taints, as in
@@ -18,11 +18,11 @@ use crate::objects::node::{Node, Taint};
 /// The requirements of an image and its PullPolicy on a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// Labels that must all be there. Image and policy may ask for different values of one.
+    /// Labels that the node must have. Image and policy may require different values of one label.
     pub labels: Vec<(String, String)>,
     /// Terms of which one must hold.
     pub affinity: Option<NodeSelector>,
-    /// Taints that may be there.
+    /// Taints that the node may have.
     pub tolerations: Vec<Toleration>,
 }
 
@@ -59,13 +59,13 @@ impl fmt::Display for NotATarget<'_> {
     }
 }
 
-/// The taints of nodes that are not Ready, or not heard of. Kubernetes puts each
-/// on a node twice: as NoSchedule and, seconds later, as NoExecute.
+/// The taints of nodes that are not Ready, or that the control plane does not hear from. Kubernetes puts each on a node
+/// twice: as NoSchedule and, seconds later, as NoExecute.
 const TWINS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 impl Placement {
-    /// Tolerates both taints of a node that is not Ready where one is tolerated: the author
-    /// of that toleration means the node, and not one effect of the taint.
+    /// Tolerates both taints of a node that is not Ready if one is tolerated: the author of that toleration means the
+    /// node, and not one effect of the taint.
     pub fn tolerate_twins(&mut self) {
         for key in TWINS {
             let taint = |effect| Taint { key: key.to_owned(), value: String::new(), effect };
@@ -81,8 +81,8 @@ impl Placement {
         }
     }
 
-    /// Whether `node` is chosen by its labels and name. Unlike
-    /// [`Placement::check`] it does not change with the node's health.
+    /// Checks whether the labels and name of `node` match. Unlike [`Placement::check`], the result does not change with
+    /// the node's health.
     ///
     /// # Errors
     /// The first requirement that does not hold.
@@ -100,7 +100,7 @@ impl Placement {
         }
     }
 
-    /// Whether `node` is a target now.
+    /// Checks whether `node` is a target now.
     ///
     /// # Errors
     /// The first reason why it is not.

@@ -1,4 +1,4 @@
-//! The part of a PullPolicy that planning needs.
+//! The fields of a PullPolicy that planning needs.
 
 use drop_api::pull_policy::{HostNetwork, LookupMode};
 use drop_api::scheduling::{NodeLabels, Toleration};
@@ -11,7 +11,7 @@ use crate::pace::backoff::Backoff;
 /// The name under which the built-in policy is kept; no object can have it.
 pub const BUILT_IN: &str = "";
 
-/// How fast the images that refer to it may be pulled.
+/// The limits on pulls of the images that refer to the policy.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// `metadata.name`, or [`BUILT_IN`].
@@ -24,25 +24,25 @@ pub struct Policy {
     pub max_pulls: Option<usize>,
     /// Pull Pods with an open pull from one registry host, if capped.
     pub max_pulls_per_registry: Option<usize>,
-    /// Between starting on one node and starting on another.
+    /// The minimum time between a start on one node and a start on another.
     pub min_delay: SignedDuration,
-    /// After failures.
+    /// The waits after failures.
     pub backoff: Backoff,
-    /// How often a tag that is there already is looked up again, if at all.
+    /// How often a tag that a node already has is looked up again, if at all.
     pub repull_interval: Option<SignedDuration>,
-    /// Whether registries are asked for its images.
+    /// Whether Drop asks registries for its images.
     pub lookup: LookupMode,
     /// How long a Pod may pull.
     pub pull_timeout: SignedDuration,
-    /// Images of one set in one Pod.
+    /// The most images of one set in one Pod.
     pub images_per_pod: usize,
-    /// Whether nothing new is started.
+    /// Whether no new pull starts.
     pub paused: bool,
     /// Whether Pods use the node's network.
     pub host_network: HostNetwork,
-    /// Labels that a node must have too.
+    /// Further labels that a node must have.
     pub labels: NodeLabels,
-    /// Taints that a node may have too.
+    /// Further taints that a node may have.
     pub tolerations: Vec<Toleration>,
 }
 
@@ -81,14 +81,14 @@ impl Policy {
         }
     }
 
-    /// How people know it.
+    /// Returns the name that messages use.
     #[must_use]
     pub fn title(&self) -> String {
         title(&self.name)
     }
 }
 
-/// How people know the policy called `name`.
+/// Returns the name that messages use for the policy called `name`.
 #[must_use]
 pub fn title(name: &str) -> String {
     match name {

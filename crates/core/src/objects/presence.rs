@@ -1,5 +1,4 @@
-//! Whether an image is on a node: what the node lists, and where its list does not
-//! tell, what Drop remembers.
+//! Decides whether an image is on a node: by the node's list, and if the list does not show it, by the node's record.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -13,18 +12,18 @@ use crate::time::after;
 /// The longest wait before a node whose mirror lags pulls again, unless `repullInterval` is longer.
 const MIRROR_MAX: SignedDuration = SignedDuration::from_hours(6);
 
-/// What is known of an image on a node that should have it, the best first.
+/// The standing of an image on a node that should have it, the best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
-    /// It is there.
+    /// The node has it.
     Cached,
-    /// It is there, but its tag has moved on.
+    /// The node has it, but its tag has moved on.
     Outdated,
-    /// It is not, and was not tried or is to be tried again.
+    /// The node lacks it, and did not try it or is to try it again.
     Missing,
-    /// It is not, and the last pull failed.
+    /// The node lacks it, and the last pull failed.
     Failed,
-    /// It was there, and was removed.
+    /// The node had it and evicted it.
     Evicted,
 }
 
@@ -32,35 +31,35 @@ impl Standing {
     /// All of them.
     pub(crate) const ALL: [Self; 5] = [Self::Cached, Self::Outdated, Self::Missing, Self::Failed, Self::Evicted];
 
-    /// Whether a pull is wanted: the image is not there, or an old one is.
+    /// Whether a pull is wanted: the node lacks the image, or has an old one.
     #[must_use]
     pub fn wants_pull(self) -> bool {
         self != Self::Cached
     }
 
-    /// Whether the image is there.
+    /// Whether the node has the image.
     #[must_use]
     pub fn is_there(self) -> bool {
         matches!(self, Self::Cached | Self::Outdated)
     }
 }
 
-/// What an image is judged by.
+/// The facts that decide how an image stands on a node.
 #[derive(Clone, Debug)]
 pub struct Evidence<'a> {
     /// The image.
     pub image: &'a Image,
-    /// What is remembered of it on the node.
+    /// The record of the image on the node.
     pub record: Option<&'a Record>,
-    /// What the node lists.
+    /// The evidence of the node's list.
     pub sighting: Sighting<'a>,
-    /// What the newest pulls got, as far as that counts for the node.
+    /// The newest pulls, as far as they count for the node.
     pub newest: View<'a>,
-    /// What its registry serves, and since when that is known, while the registry answers.
+    /// The manifest that its registry serves, and since when that is known, while the registry answers.
     pub served: Option<(&'a Manifest, Timestamp)>,
     /// The platform of the node.
     pub platform: &'a str,
-    /// After which time its policy has a tag looked up again, if it does.
+    /// The interval after which its policy has a tag looked up again, if it does.
     pub repull_interval: Option<SignedDuration>,
     /// When the node last failed as a whole, while it does.
     pub node_failed_at: Option<Timestamp>,
@@ -68,13 +67,12 @@ pub struct Evidence<'a> {
     pub listed_within: SignedDuration,
 }
 
-/// Judges one image on one node as of `now`; also says when to judge again, if
-/// nothing happens before.
+/// Judges one image on one node as of `now`. Also returns when to judge again, if nothing happens before.
 #[must_use]
 pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Timestamp>) {
     let record = evidence.record.filter(|_| !evidence.was_removed_unwanted(now));
     let since = record.and_then(|record| match evidence.image.pull {
-        // Only a pull says what is new of a tag.
+        // Only a pull shows whether the image is the newest of its tag.
         ImagePullPolicy::Always => record.current_since(),
         ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => record.present_since(),
     });
@@ -92,8 +90,8 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
         (None, Sighting::Present(listed)) if evidence.suffices(listed) => Standing::Cached,
         (None, _) => match record {
             Some(Record { failure: Some(failure), .. }) if evidence.shows(failure) => Standing::Failed,
-            // What another CachedImage found there again is not evicted, although this one wants
-            // it pulled.
+            // An image that another CachedImage found on the node again is not evicted, although this one wants it
+            // pulled.
             Some(record) if record.eviction.is_some() && (is_absent || record.present_since().is_none()) => {
                 Standing::Evicted
             }
@@ -104,16 +102,16 @@ pub fn standing(evidence: &Evidence<'_>, now: Timestamp) -> (Standing, Option<Ti
 }
 
 impl Evidence<'_> {
-    /// Whether a failure of the image counts as its own. What is never pulled does not fail: the failure is that of
-    /// another CachedImage of the same image. While its node fails as a whole, the images that were
-    /// tried last show that; those tried before wait as all others do, so that a retry on a node changes few
+    /// Whether a failure of the image counts as its own. An image with `imagePullPolicy: Never` does not fail: the
+    /// failure belongs to another CachedImage of the same image. While its node fails as a whole, only the images that
+    /// were tried last show the failure. Those tried before wait like all others, so that a retry on a node changes few
     /// statuses.
     fn shows(&self, failure: &Failure) -> bool {
         self.image.pull != ImagePullPolicy::Never
             && self.node_failed_at.is_none_or(|at| !failure.is_of_node() || failure.at >= at)
     }
 
-    /// Whether an image that is there, but that Drop has not pulled, will do.
+    /// Whether an image that the node has, but that Drop has not pulled, is good enough.
     fn suffices(&self, listed: &Listed) -> bool {
         match self.image.pull {
             ImagePullPolicy::IfNotPresent | ImagePullPolicy::Never => true,
@@ -121,8 +119,8 @@ impl Evidence<'_> {
         }
     }
 
-    /// Whether the image was removed from the node while no CachedImage wanted it there. That is no eviction:
-    /// nothing is to be repaired, and the image is missing as on any node that never had it.
+    /// Whether the image was removed from the node while no CachedImage wanted it there. That is no eviction and needs
+    /// no repair: the image is missing, as on any node that never had it.
     #[must_use]
     pub fn was_removed_unwanted(&self, now: Timestamp) -> bool {
         let record = self.record.filter(|record| record.unwanted_since.is_some());
@@ -130,8 +128,8 @@ impl Evidence<'_> {
         since.is_some_and(|since| after(since, self.listed_within) <= now)
     }
 
-    /// The digest for which an image that is listed counts as pulled; `None` where it does not,
-    /// or need not. A digest cannot move; a tag counts as pulled where it is known to be new.
+    /// Returns the digest for which a listed image counts as pulled; `None` if it does not, or need not. A digest
+    /// cannot move. A tag counts as pulled if it is known to be new.
     #[must_use]
     pub fn counts_as_pulled(&self) -> Option<&str> {
         match self.sighting {
@@ -149,9 +147,9 @@ impl Evidence<'_> {
         reference.digest().or_else(|| listed.digests(reference).find(|digest| is_newest(digest)))
     }
 
-    /// From when on the image, which came onto the node at `since`, is outdated, if a pull elsewhere
-    /// got another ID. Not before its own interval has passed: nodes may rightly get different digests, from
-    /// mirrors that lag, and would pull in turns for ever.
+    /// Returns the time from which the image, which came onto the node at `since`, is outdated, if a pull elsewhere got
+    /// another ID. It is never before the node's own interval has passed: nodes may get different digests from mirrors
+    /// that lag, and would pull in turns for ever.
     fn outdated_at(&self, since: Timestamp) -> Option<Timestamp> {
         let reference = &self.image.reference;
         let is_followed = self.image.pull == ImagePullPolicy::Always && reference.digest().is_none();
@@ -171,27 +169,27 @@ impl Evidence<'_> {
             } else if are_newest.contains(&Some(false)) {
                 Some(pulled_again_at(since, known_since, interval))
             } else {
-                // Where IDs cannot be compared, as with a manifest that does not tell its platforms, a copy that is
-                // older than the registry's digest may be another image.
+                // If IDs cannot be compared, as with a manifest that does not name its platforms, a copy that is older
+                // than the registry's digest may be another image.
                 (!are_newest.is_empty() && since < known_since).then_some(known_since)
             };
         }
         let digests = listed.into_iter().flat_map(|listed| listed.digests(reference));
         let digests = digests.chain(pulled.and_then(ImageId::digest)).map(|digest| (digest, self.newest.digest()));
         let bare = pulled.and_then(ImageId::bare).map(|id| (id, self.newest.bare()));
-        // The list lags behind a pull, and some runtimes list other digests than they
-        // report: any ID that is the newest of its kind will do.
+        // The list lags behind a pull, and some runtimes list other digests than they report. So any ID that is the
+        // newest of its kind is enough.
         let mut known = digests.chain(bare).filter_map(|(id, newest)| Some(id == newest?)).peekable();
         let differs = known.peek().is_some() && !known.any(|is_newest| is_newest);
         differs.then(|| after(since, interval))
     }
 }
 
-/// When a node whose copy came at `since` pulls again because the registry serves something else, which is known since
-/// `known_since`.
+/// Returns when a node whose copy came at `since` pulls again because the registry serves a different digest, which is
+/// known since `known_since`.
 ///
-/// A node that got its copy later got it from a mirror that lags. It waits for as long as the newer digest has been
-/// known by then, so each wait is twice the one before.
+/// A node that got its copy later got it from a mirror that lags. It waits for as long as the newer digest had been
+/// known when it pulled, so each wait is twice the one before.
 #[must_use]
 pub fn pulled_again_at(since: Timestamp, known_since: Timestamp, interval: SignedDuration) -> Timestamp {
     if since < known_since {
@@ -220,6 +218,7 @@ mod tests {
             name: "alpine".into(),
             uid: "".into(),
             generation: None,
+            created_at: Timestamp::UNIX_EPOCH,
             reference: Reference::parse("alpine:3.20"),
             pull,
             secrets: Vec::new(),
@@ -278,7 +277,7 @@ mod tests {
         let (was_pulled, evicted) =
             (pulled(OLD), Record { eviction: Some(Box::new(Eviction { count: 1, at: at(0) })), ..Record::default() });
         let brought_back = Record { found_at: Some(at(10)), ..evicted.clone() };
-        // It counted as pulled when it was found.
+        // The image counted as pulled when it was found.
         let found = Record { found_at: Some(at(10)), id: id(OLD), ..Record::default() };
         let cases = [
             // Nothing is remembered.
@@ -302,7 +301,7 @@ mod tests {
             (Always, Some(&found), here.clone(), Some(OLD), Standing::Cached),
             (Always, Some(&found), here.clone(), Some(NEW), Standing::Outdated),
             (Always, Some(&found), Sighting::Absent, Some(OLD), Standing::Evicted),
-            // It was evicted, and somebody else brought it back, or not.
+            // It was evicted, and another client brought it back, or not.
             (IfNotPresent, Some(&evicted), here.clone(), None, Standing::Cached),
             (IfNotPresent, Some(&evicted), Sighting::Absent, None, Standing::Evicted),
             (Always, Some(&evicted), here.clone(), None, Standing::Evicted),
@@ -367,7 +366,7 @@ mod tests {
         assert_eq!(judge(&one, Sighting::Present(&old), &one), Cached);
         assert_eq!(judge(&one, Sighting::Present(&old), &other), Outdated);
         assert_eq!(judge(&one, Sighting::Unknown, &other), Outdated);
-        // What the node lists tells where another runtime reports a digest.
+        // The node's list decides if the newest pull has an ID of another kind.
         assert_eq!(judge(&one, Sighting::Present(&old), NEW), Outdated);
         assert_eq!(judge(&one, Sighting::Present(&new), NEW), Cached);
         assert_eq!(judge(&one, Sighting::Unknown, NEW), Cached);

@@ -18,8 +18,7 @@ pub struct PullPod {
     pub uid: Option<Name>,
     /// `spec.nodeName`.
     pub node: Name,
-    /// The UID of the Node that owns it: another machine may have its name by now. Empty where
-    /// none does.
+    /// The UID of the Node that owns it; another machine may have the name by now. Empty if no Node owns it.
     pub node_uid: Name,
     /// The PullPolicy that it counts against; empty for the built-in one.
     pub policy: Name,
@@ -55,7 +54,7 @@ pub struct Rejection {
 pub struct Container {
     /// The image that it was ordered to pull.
     pub image: Reference,
-    /// The reference that it pulls instead of `image`, where admission has rewritten that.
+    /// The reference that the kubelet pulls instead of `image`, if admission has rewritten it.
     pub pulled_as: Option<Reference>,
     /// `status.imageID`, where the kubelet has set it.
     pub image_id: Option<Name>,
@@ -92,7 +91,7 @@ pub enum ContainerState {
 pub enum Outcome<'a> {
     /// The image is on the node.
     Pulled {
-        /// When the container was seen to have got past the pull, in whole seconds.
+        /// When the container was seen to be past the pull, in whole seconds.
         at: Option<Timestamp>,
     },
     /// The pull failed, with the kubelet's reason and message.
@@ -105,10 +104,10 @@ pub enum Outcome<'a> {
 }
 
 impl Container {
-    /// How the pull ended; `None` while that is open.
+    /// Returns how the pull ended; `None` while it is open.
     ///
-    /// A container gets an image ID, or into one of the states below, only after
-    /// its image is there: whether it can then run does not matter.
+    /// A container gets an image ID, or enters one of the states below, only after its image is on the node. Whether
+    /// the container can then run does not matter.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome<'_>> {
         match &self.state {
@@ -128,24 +127,22 @@ impl Container {
         }
     }
 
-    /// The ID that the runtime reports for the pulled image, if it reports one.
+    /// Returns the ID that the runtime reports for the pulled image, if it reports one.
     #[must_use]
     pub fn id(&self) -> Option<ImageId> {
         ImageId::parse(self.image_id.as_deref()?)
     }
 }
 
-/// Whether a container's end says nothing about its image: the kubelet lost
-/// sight of it, or ended the whole Pod.
+/// Whether a container's end says nothing about its image: the kubelet lost track of it, or ended the whole Pod.
 fn is_loss(reason: &str) -> bool {
     matches!(reason, "ContainerStatusUnknown" | "")
 }
 
-/// When this process saw a Pod take each step. Of a Pod that was there before the
-/// process was, what the API server and the kubelet say must do.
+/// When this process saw a Pod take each step. For a Pod that existed before the process started, the times of the API
+/// server and the kubelet are used instead.
 ///
-/// The clocks of nodes differ from the operator's, so what they say is not
-/// compared with it otherwise.
+/// The clocks of nodes differ from the operator's, so their times are not compared with it otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steps {
     /// It was created.
@@ -157,13 +154,13 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// The steps of `pod` as of `now`, of which `before` had been seen.
+    /// Returns the steps of `pod` as of `now`; `before` are the steps seen before.
     #[must_use]
     pub fn see(pod: &PullPod, before: Option<&Self>, now: Timestamp) -> Self {
         let seen = |before: Option<Option<Timestamp>>, reported: Option<Timestamp>| match (before, reported) {
             (Some(Some(before)), _) => Some(before),
             (Some(None), Some(_)) => Some(now),
-            // At least the creation is told by another clock than the node's.
+            // The creation time does not come from the node's clock.
             (None, Some(reported)) => Some(reported.max(pod.created_at).min(now)),
             (_, None) => None,
         };
@@ -180,23 +177,22 @@ impl Steps {
 pub struct Expectations<'a> {
     /// How long it may pull.
     pub pull_timeout: SignedDuration,
-    /// Whether its kubelet tells, before it pulls, that the sandbox is up. Those
-    /// before 1.36 tell it only afterwards
-    /// (<https://github.com/kubernetes/kubernetes/issues/134460>), so there the
-    /// pull counts from the acknowledgement.
+    /// Whether its kubelet reports that the sandbox is up before it pulls. Kubelets before 1.36 report it only
+    /// afterwards (<https://github.com/kubernetes/kubernetes/issues/134460>), so there the pull counts from the
+    /// acknowledgement.
     pub tells_sandbox: bool,
     /// The other limits.
     pub settings: &'a Settings,
 }
 
-/// How a whole Pod came to its end.
+/// How a whole Pod ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// Every image is pulled or has failed.
     Settled,
     /// The Pod failed as a whole.
     Rejected(Rejection),
-    /// The kubelet has not taken notice of it.
+    /// The kubelet did not acknowledge it in time.
     Unacknowledged,
     /// The kubelet could not create its sandbox.
     SandboxNotUp,
@@ -209,12 +205,12 @@ pub enum End {
 }
 
 impl PullPod {
-    /// When the turn of its node began that it belongs to, as known at `now`.
+    /// Returns when the turn of its node began that it belongs to, as known at `now`.
     pub(crate) fn turn_began_at(&self, now: Timestamp) -> Timestamp {
         self.goes_on_since.unwrap_or(self.created_at).min(now)
     }
 
-    /// How the Pod came to its end, as of `now`; `None` while it goes on.
+    /// Returns how the Pod came to its end, as of `now`; `None` while it goes on.
     #[must_use]
     pub fn end(&self, steps: &Steps, expected: &Expectations<'_>, now: Timestamp) -> Option<End> {
         if let Some(rejection) = &self.rejection {
@@ -227,7 +223,7 @@ impl PullPod {
         (now >= deadline).then_some(end)
     }
 
-    /// The time until which the Pod may take its next step, and the Pod's end if it has not taken the step by then.
+    /// Returns the time until which the Pod may take its next step, and its end if it has not taken the step by then.
     #[must_use]
     pub fn deadline(steps: &Steps, expected: &Expectations<'_>) -> (Timestamp, End) {
         let settings = expected.settings;
@@ -240,13 +236,13 @@ impl PullPod {
         (after(from, allowed), end)
     }
 
-    /// Whether `image` is one of the Pod's, and its pull has not ended.
+    /// Whether `image` belongs to the Pod, and its pull has not ended.
     #[must_use]
     pub fn is_pulling(&self, image: &Reference) -> bool {
         self.containers.iter().any(|container| container.image == *image && container.outcome().is_none())
     }
 
-    /// The registry hosts of images whose pull has not ended.
+    /// Returns the registry hosts of images whose pull has not ended.
     pub fn busy_hosts(&self) -> impl Iterator<Item = &str> {
         self.containers.iter().filter(|container| container.outcome().is_none()).map(|container| container.image.host())
     }

@@ -1,4 +1,4 @@
-//! Image references in one spelling.
+//! Normalises image references to one spelling.
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
@@ -13,19 +13,19 @@ use crate::interner::Texts;
 /// host and with tag or digest, so that `alpine:3.20` and
 /// `docker.io/library/alpine:3.20` compare equal.
 ///
-/// The rules are those of <https://github.com/distribution/reference>. A digest
-/// wins over a tag beside it, because container runtimes then ignore the tag.
+/// The rules are those of <https://github.com/distribution/reference>. A digest takes precedence over a tag beside it,
+/// because container runtimes then ignore the tag.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Reference(Arc<str>);
 
 const DEFAULT_HOST: &str = "docker.io";
 
 impl Reference {
-    /// Puts a reference together from an image name, which may carry its own tag
-    /// or digest, and a separate tag or digest. Neither means `latest`.
+    /// Combines an image name, which may carry its own tag or digest, with a separate tag or digest. Without either,
+    /// the tag is `latest`.
     ///
-    /// Never fails: a text that is no reference stays one that no node can pull,
-    /// and the kubelet says so (`InvalidImageName`).
+    /// Never fails: an invalid text stays a reference that no node can pull, and the kubelet reports that
+    /// (`InvalidImageName`).
     #[must_use]
     pub fn new(image: &str, tag: Option<&str>, digest: Option<&str>) -> Self {
         let (image, own_digest) = match image.split_once('@') {
@@ -49,13 +49,13 @@ impl Reference {
         Self(text.into())
     }
 
-    /// Reads a reference that stands in one piece, as in a container's `image`.
+    /// Reads a reference from one text, such as a container's `image`.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         Self::new(text, None, None)
     }
 
-    /// The same reference, sharing its text with all others of `texts`.
+    /// Returns the same reference, which shares its text with all others of `texts`.
     #[must_use]
     pub fn shared(&self, texts: &mut Texts) -> Self {
         Self(texts.share(&*self.0))
@@ -76,31 +76,31 @@ impl Reference {
         colon.and_then(|colon| name.get(..path_start + colon)).unwrap_or(name)
     }
 
-    /// The digest that pins the image, if one does: `sha256:…`.
+    /// The digest that pins the image, if any: `sha256:…`.
     #[must_use]
     pub fn digest(&self) -> Option<&str> {
         self.0.split_once('@').map(|(_, digest)| digest)
     }
 
-    /// The tag that is followed; `None` where a digest pins the image.
+    /// The tag; `None` if a digest pins the image.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         let rest = self.0.strip_prefix(self.repository())?;
         rest.strip_prefix(':')
     }
 
-    /// The registry host with its port, if any: `docker.io`.
+    /// The registry host with its port, if it has one: `docker.io`.
     #[must_use]
     pub fn host(&self) -> &str {
         self.0.split_once('/').map_or(&self.0, |(host, _)| host)
     }
 }
 
-/// Why container runtimes refuse a text as the name of an image.
+/// The reasons why container runtimes reject a text as the name of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAName {
-    /// It is the ID of an image on a node: 64 hexadecimal digits, with or without `sha256:`. Behind a host, they are a
-    /// name.
+    /// It is the ID of an image on a node: 64 hexadecimal digits, with or without `sha256:`. Behind a host, such digits
+    /// are a name.
     Id,
     /// It has another form.
     Form,
@@ -112,7 +112,7 @@ const MAX_PATH: usize = 255;
 /// Checks that `text` is the name of an image, perhaps with a tag and a digest.
 ///
 /// # Errors
-/// Why it is none.
+/// The reason why it is not.
 pub fn check_name(text: &str) -> Result<(), NotAName> {
     static PATTERNS: LazyLock<[Option<Regex>; 2]> =
         LazyLock::new(|| [IMAGE_ID, IMAGE_NAME].map(|pattern| Regex::new(pattern).ok()));
@@ -122,14 +122,14 @@ pub fn check_name(text: &str) -> Result<(), NotAName> {
         return Err(NotAName::Id);
     }
     let reference = Reference::parse(text);
-    // `[200]` has the form of an IPv6 address, but no colon, so that runtimes take it for a part of the path.
+    // `[200]` has the form of an IPv6 address, but no colon, so runtimes treat it as a part of the path.
     let is_name = is(name, text) && is(name, reference.as_str());
     let path =
         reference.repository().strip_prefix(reference.host()).map_or(0, |path| path.trim_start_matches('/').len());
     if is_name && path <= MAX_PATH { Ok(()) } else { Err(NotAName::Form) }
 }
 
-/// `name` with its registry host, and with `library/` where Docker Hub implies it.
+/// Returns `name` with its registry host, and with `library/` if Docker Hub implies it.
 fn full_name(name: &str) -> String {
     let (host, path) = match name.split_once('/') {
         Some((first, rest)) if is_host(first) => (first, rest),
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!((pinned.repository(), pinned.digest()), ("docker.io/library/alpine", Some("sha256:abc")));
     }
 
-    /// By the tests of <https://github.com/distribution/reference>, and what people wrote into bug reports.
+    /// Cases from the tests of <https://github.com/distribution/reference>, and from bug reports.
     #[test]
     fn names_are_those_that_container_runtimes_accept() {
         let hex = "1a3f5e7d9c1b3a5f7e9d1c3b5a7f9e1d3c5b7a9f1e3d5d7c9b1a3f5e7d9c1b3a";
@@ -290,7 +290,7 @@ mod tests {
         for name in bad.into_iter().chain([sha512.as_str(), &upper, &long_tag, &too_long]) {
             assert_eq!(check_name(name), Err(NotAName::Form), "{name}");
         }
-        // With sha256 as a name and the digits as a tag it would have the form of one.
+        // With sha256 as a name and the digits as a tag, it would have the form of a name.
         for id in [hex.to_owned(), format!("sha256:{hex}"), format!("{hex}:latest"), format!("{hex}@sha256:{hex}")] {
             assert_eq!(check_name(&id), Err(NotAName::Id), "{id}");
         }

@@ -1,5 +1,5 @@
-//! Recognises virtual nodes. A virtual node runs each Pod on another machine, so an image pulled for one Pod is on
-//! no disk of another one, and pull Pods would only cost money.
+//! Recognises virtual nodes. A virtual node runs each Pod on another machine. An image pulled for one Pod is not on the
+//! disk of any other, so pull Pods would only cost money.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Taint;
 
 use crate::Name;
 
-/// Labels and taints of virtual nodes: a key, and the value if others mean something else. Providers set some as a
-/// label, some as a taint and some as both, and users may remove either one. The tests name the source of each.
+/// Labels and taints of virtual nodes: a key, and the value if other values have another meaning. Providers set some as
+/// a label, some as a taint and some as both, and users may remove either. The tests name the source of each.
 const MARKS: [(&str, Option<&str>); 9] = [
     ("type", Some("virtual-kubelet")),
     ("virtual-kubelet.io/provider", None),
@@ -21,7 +21,7 @@ const MARKS: [(&str, Option<&str>); 9] = [
     ("virtual-node.interlink/no-schedule", None),
 ];
 
-/// Whether a node with these labels and taints is a virtual one.
+/// Whether a node with these labels and taints is virtual.
 #[must_use]
 pub fn is_virtual(labels: &BTreeMap<Name, Name>, taints: &[Taint]) -> bool {
     MARKS.iter().any(|(key, value)| {
@@ -35,7 +35,7 @@ pub fn is_virtual(labels: &BTreeMap<Name, Name>, taints: &[Taint]) -> bool {
 mod tests {
     use super::*;
 
-    /// A node with labels and taints, each as `key` or `key=value`.
+    /// Checks a node with these labels and taints, each as `key` or `key=value`.
     fn is_virtual_with(labels: &[&str], taints: &[&str]) -> bool {
         let pair = |mark: &str| -> (Name, Name) {
             let (key, value) = mark.split_once('=').unwrap_or((mark, ""));
@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn each_mark_of_a_virtual_node_is_enough() {
-        // The provider's labels, its taints, and where both are described.
+        // The provider's labels, its taints, and the page that describes them.
         let virtual_nodes: [(&[&str], &[&str], &str); 8] = [
             // AKS virtual nodes: provider=azure; others use their own value. Labels and taint are virtual-kubelet's
             // defaults.

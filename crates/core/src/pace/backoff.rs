@@ -3,8 +3,7 @@
 use drop_api::names::stable_hash;
 use jiff::SignedDuration;
 
-/// How long to wait after failures: `initial`, doubled with each further one, at
-/// most `max`.
+/// The wait after failures: `initial`, doubled with each further failure, at most `max`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The wait after the first failure.
@@ -26,8 +25,8 @@ impl Backoff {
 
     /// The wait after `failures` failures in a row (at least one), ±10 %.
     ///
-    /// The jitter comes from a hash of `who` and `failures`: the same failure
-    /// always waits equally long, and different ones do not retry in step.
+    /// The jitter comes from a hash of `who` and `failures`. The same failure always waits equally long, and different
+    /// ones do not retry at the same time.
     #[must_use]
     pub fn delay(&self, failures: u32, who: &str) -> SignedDuration {
         let nominal = self.nominal(failures);
@@ -37,20 +36,20 @@ impl Backoff {
     }
 }
 
-/// From half of `wait` to all of it, always the same for the same `who`: what concerns
-/// many at once is not done for all of them at one instant.
+/// Returns a time between half of `wait` and all of it, always the same for the same `who`, so that work that is due
+/// for many at once is spread out.
 pub(crate) fn spread(wait: SignedDuration, who: &str) -> SignedDuration {
     scaled(wait, 0.5 + 0.5 * fraction(who.as_bytes()))
 }
 
-/// From nine tenths of `interval` to all of it, always the same for the same `who`: what many do at the same interval
-/// drifts apart.
+/// Returns a time between nine tenths of `interval` and all of it, always the same for the same `who`, so that work of
+/// the same interval drifts apart.
 pub(crate) fn jittered(interval: SignedDuration, who: &str) -> SignedDuration {
     scaled(interval, 0.9 + 0.1 * fraction(who.as_bytes()))
 }
 
-/// From `interval` to a tenth more, always the same for the same `who`: what many do at the same interval drifts apart,
-/// and nobody does it more often.
+/// Returns a time between `interval` and a tenth more, always the same for the same `who`, so that work of the same
+/// interval drifts apart without becoming more frequent.
 pub(crate) fn stretched(interval: SignedDuration, who: &str) -> SignedDuration {
     scaled(interval, 1.0 + 0.1 * fraction(who.as_bytes()))
 }
@@ -59,7 +58,7 @@ fn scaled(wait: SignedDuration, factor: f64) -> SignedDuration {
     SignedDuration::try_from_secs_f64(wait.as_secs_f64() * factor).unwrap_or(SignedDuration::MAX)
 }
 
-/// The upper 53 bits of a hash of `seed`, as a fraction in [0, 1).
+/// Returns the upper 53 bits of a hash of `seed`, as a fraction in [0, 1).
 fn fraction(seed: &[u8]) -> f64 {
     (stable_hash(seed) >> 11) as f64 / (1_u64 << 53) as f64
 }

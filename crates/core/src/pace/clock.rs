@@ -1,17 +1,16 @@
-//! A clock that never jumps, whatever happens to the system's.
+//! A clock that never jumps, even if the system's clock does.
 
 use jiff::{SignedDuration, Timestamp};
 
-/// By what part Drop's clock may run faster or slower than time passes: 1 s in 1000 s. A delay that is
-/// measured by it is wrong by no more than that.
+/// Drop's clock may run faster or slower than real time by one part in this many: 1 s in 1000 s. A delay that it
+/// measures is wrong by no more than that.
 const RATE: i32 = 1000;
 
-/// The time by which Drop decides.
+/// The time that Drop's decisions use.
 ///
-/// The system's clock may be set while Drop runs: 30 minutes back, and every delay would last 30
-/// minutes longer; 30 minutes forward, and every running pull would have timed out. So this clock
-/// counts the time that has passed since its start, and comes closer to the system's clock by
-/// running a little slower or faster. It never goes back.
+/// The system's clock may be set while Drop runs. Set 30 minutes back, it would make every delay last 30 minutes
+/// longer; set 30 minutes forward, it would let every running pull time out. So this clock counts the time that has
+/// passed since its start, and approaches the system's clock by running a little slower or faster. It never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Clock {
     told: Timestamp,
@@ -19,14 +18,14 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// A clock that shows `wall`, the system's time, when a counter that nobody can set, such as
-    /// Linux' `CLOCK_BOOTTIME`, shows `uptime`.
+    /// Starts a clock. `wall` is the system's time, and `uptime` a counter that cannot be set, such as Linux'
+    /// `CLOCK_BOOTTIME`.
     #[must_use]
     pub fn new(wall: Timestamp, uptime: SignedDuration) -> Self {
         Self { told: wall, uptime }
     }
 
-    /// The time, when the system's clock shows `wall` and the counter shows `uptime`.
+    /// Returns the time, when the system's clock shows `wall` and the counter shows `uptime`.
     pub fn now(&mut self, wall: Timestamp, uptime: SignedDuration) -> Timestamp {
         let passed = uptime.saturating_sub(self.uptime).max(SignedDuration::ZERO);
         let steady = self.told.saturating_add(passed).unwrap_or(self.told);

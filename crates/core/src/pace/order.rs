@@ -8,12 +8,12 @@ use crate::Name;
 
 /// How urgent an image is on one node; the lesser goes first.
 ///
-/// Fresh pulls go by priority. All others come after them whatever their priority, so that an image
-/// that fails never delays another, and go by time: the one that has waited longest is next. So no
-/// name or priority lets one failing image take every turn of another.
+/// Fresh pulls go by priority. All others come after them, whatever their priority, so that a failing image never
+/// delays another one. They go by time: the image that has waited longest is next. So no name or priority lets one
+/// failing image take every turn of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// The image was not tried here yet, fails nowhere, and the node works.
+    /// The image was not tried here yet, it fails nowhere, and the node works.
     Fresh {
         /// The image's priority.
         priority: i32,
@@ -23,22 +23,22 @@ pub enum Urgency {
         /// Its place in its set.
         rank: usize,
     },
-    /// It failed here or elsewhere, was refused, or may be the one of several that hung; or the node is in
-    /// trouble, or its mirror lags behind the registry. One class for all, so that none of these kinds takes every
-    /// turn of another.
+    /// The image failed here or elsewhere, was denied, or may be the one of several that hung; or the node fails, or
+    /// its mirror lags behind the registry. All of these are one class, so that none of them takes every turn of
+    /// another.
     Late {
-        /// From when on it no longer yields to fresh pulls.
+        /// The time from which it no longer yields to fresh pulls.
         overdue_from: Timestamp,
-        /// When it last failed; what was not tried yet goes first.
+        /// When it last failed; an image that was not tried yet goes first.
         tried_at: Option<Timestamp>,
-        /// Its place in its set. The kubelet pulls the images of a Pod in this order, so of those
-        /// whose Pod timed out the last one is the least likely to have hung.
+        /// Its place in its set. The kubelet pulls the images of a Pod in this order. If a Pod timed out, its last
+        /// image is the least likely to have hung.
         rank: Reverse<usize>,
     },
 }
 
 impl Urgency {
-    /// The least of all that are not fresh.
+    /// The least urgency that is not fresh.
     pub const FIRST_LATE: Self = Self::Late { overdue_from: Timestamp::MIN, tried_at: None, rank: Reverse(usize::MAX) };
 
     /// Whether it yields to fresh pulls.
@@ -47,16 +47,16 @@ impl Urgency {
         !matches!(self, Self::Fresh { .. })
     }
 
-    /// Compares two images on a node: the lesser goes first. Names decide between equals: of late ones the last
-    /// goes first, as of their ranks.
+    /// Compares two images on a node: the lesser goes first. Of equals, names decide. Of late images the last name goes
+    /// first, as with their ranks.
     #[must_use]
     pub fn compare(&self, image: &Name, other: &Self, other_image: &Name) -> Ordering {
         let by_name = if self.is_late() { other_image.cmp(image) } else { image.cmp(other_image) };
         self.cmp(other).then(by_name)
     }
 
-    /// The part of it that counts between nodes, and between policies on one node. There a place in a set tells nothing: its
-    /// first image would go before the second one of all that have waited longer.
+    /// Returns the part that counts between nodes, and between policies on one node. The place in a set does not count
+    /// there: the first image of a set would go before the second image of every node that has waited longer.
     #[must_use]
     pub fn between_nodes(&self) -> Self {
         match *self {
@@ -75,17 +75,17 @@ impl Urgency {
     }
 }
 
-/// A node that waits for a pull of one policy, with its most urgent fresh pull or its most urgent
-/// retry; the lesser goes first.
+/// A node that waits for a pull of one policy, with its most urgent fresh pull or its most urgent retry; the lesser
+/// goes first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Whether this would begin a turn: a node goes on with its turn first.
+    /// Whether this pull would begin a turn: nodes that go on with their turn come first.
     pub begins_turn: bool,
-    /// How urgent that is.
+    /// How urgent the pull is.
     pub urgency: Urgency,
-    /// Since when it has missed images: between equals the node that has waited longest goes first.
+    /// Since when the node has missed images: of equals, the node that has waited longest goes first.
     pub waiting_since: Timestamp,
-    /// The CachedImage that it is, which only decides between nodes that wait equally long.
+    /// The CachedImage, which only decides between nodes that wait equally long.
     pub image: Name,
     /// The node.
     pub node: Name,

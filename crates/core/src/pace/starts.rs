@@ -1,4 +1,4 @@
-//! When turns began, so that the delay between nodes can be kept.
+//! Records when turns began, for the delay between nodes.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,16 +9,16 @@ use crate::time::after;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Starts {
     last: Option<(Name, Timestamp)>,
-    /// The last start on any other node than `last`'s.
+    /// The last start on a node other than that of `last`.
     other: Option<Timestamp>,
-    /// When a Pod with something else than fresh pulls was last there, as far as this process knows.
+    /// When a Pod with late pulls last existed, as far as this process knows.
     retried_at: Option<Timestamp>,
-    /// Whether no fresh pull has begun since the last Pod with something else did.
+    /// Whether no fresh pull has begun since the last Pod with late pulls began.
     owes_fresh: bool,
 }
 
 impl Starts {
-    /// Takes in a start. The order in which starts come in does not matter.
+    /// Records a start. The order in which starts are recorded does not matter.
     pub fn note(&mut self, node: &Name, at: Timestamp) {
         match &self.last {
             Some((last, last_at)) if (*last_at, last) > (at, node) => {
@@ -37,14 +37,14 @@ impl Starts {
         }
     }
 
-    /// Takes in that another machine has the name `node` from now on, or none.
+    /// Records that another machine has the name `node` from now on, or none.
     pub fn replace(&mut self, node: &str) {
         if let Some((last, _)) = self.last.as_mut().filter(|(last, _)| **last == *node) {
             *last = "".into();
         }
     }
 
-    /// When a node may begin, `delay` after the last start on any other node than `own`, if that is given.
+    /// Returns when a node may begin: `delay` after the last start on any node other than `own`, if that is given.
     #[must_use]
     pub fn free_at(&self, own: Option<&str>, delay: SignedDuration) -> Option<Timestamp> {
         let on_another = match &self.last {
@@ -54,12 +54,12 @@ impl Starts {
         on_another.map(|at| after(at, delay))
     }
 
-    /// Takes in that a Pod with something else than fresh pulls was there at `now`.
+    /// Records that a Pod with late pulls existed at `now`.
     pub fn note_retry(&mut self, now: Timestamp) {
         self.retried_at = self.retried_at.max(Some(now));
     }
 
-    /// Takes in that a Pod begins, with fresh pulls alone or not.
+    /// Records that a Pod begins, with fresh pulls alone or not.
     pub fn begin(&mut self, is_fresh: bool) {
         self.owes_fresh = !is_fresh;
     }

@@ -10,7 +10,7 @@ use crate::io::notice;
 use crate::io::plan::{Look, Plan};
 use crate::world::World;
 
-/// Asks the sources of policies whose time has come, and writes statuses.
+/// Asks the sources of policies that are due, and writes statuses.
 pub(super) fn tend_discoveries(world: &World, now: Timestamp, plan: &mut Plan) {
     for key in world.due(now) {
         match key {

@@ -6,7 +6,7 @@ use crate::io::effect::{Effect, EffectKey};
 use crate::io::plan::Plan;
 use crate::world::World;
 
-/// Asks for the images whose time has come.
+/// Asks registries for the images that are due.
 pub(super) fn look_up(world: &World, now: Timestamp, plan: &mut Plan) {
     for key in world.due(now) {
         if let EffectKey::LookUp(image) = key {

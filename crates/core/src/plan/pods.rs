@@ -14,8 +14,7 @@ use crate::show::status;
 use crate::time::after;
 use crate::world::{NodeEntry, PodEntry, Stage, World};
 
-/// Records Pods that came to their end, deletes them once that is recorded, and
-/// deletes Pods that nobody wants any more.
+/// Records Pods that have ended, deletes them once that is recorded, and deletes Pods that are no longer wanted.
 pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
     for entry in world.pods() {
         let pod = &entry.pod;
@@ -28,7 +27,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
                 continue;
             }
             Stage::Requested(order) => {
-                // Whether it was created is not known before that request ends.
+                // Until the request to create the Pod has ended, it is not known whether the Pod exists.
                 if world.is_free(&EffectKey::CreatePod(order.name.clone()), now) {
                     plan.add(world, Effect::DeletePod { pod: pod.name.clone(), uid: None, force: false }, now);
                 } else {
@@ -47,19 +46,19 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
             Stage::Observed | Stage::Gone => {}
         }
         let is_gone = matches!(entry.stage, Stage::Gone);
-        // The kubelet goes on with a pull that nobody wants any more.
+        // A kubelet completes a pull that is no longer wanted, so its progress is still recorded.
         let shown_at = after(entry.steps.created, world.settings().record_within);
         if shown_at > now {
             plan.wake(shown_at);
         } else if !is_gone && !world.is_recorded(entry) {
             plan.long_pulls.insert(pod.node.clone());
         }
-        // Whichever machine it belongs to, no other kubelet will say that it is over.
+        // Whichever machine it belongs to, no other kubelet will report that it has ended.
         let lost_at = of_name.and_then(|node| world.lost_at(node));
         let is_lost = lost_at.is_some_and(|at| at <= now);
         lost_at.filter(|_| !is_lost).into_iter().for_each(|at| plan.wake(at));
         let Some(node) = node.filter(|_| wanted && !world.is_recorded(entry)) else {
-            // The answer to the deletion of one that is gone says so.
+            // The answer to the deletion of a Pod that is gone says so.
             if !pod.terminating || is_lost || is_gone {
                 let effect = Effect::DeletePod { pod: pod.name.clone(), uid: pod.uid.clone(), force: is_lost };
                 plan.add(world, effect, now);
@@ -74,7 +73,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
         };
         let cut_short = is_gone.then_some(End::Deleted).or(is_lost.then_some(End::Lost));
         match pod.end(&entry.steps, &expected, now).or(cut_short) {
-            // What is under way is not made anew with every plan.
+            // No plan repeats a write that is under way.
             Some(_) if !world.is_free(&EffectKey::Record(pod.node.clone()), now) => {
                 plan.wake_for(world, &EffectKey::Record(pod.node.clone()));
             }
@@ -84,7 +83,7 @@ pub(super) fn tend_pods(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// Writes the NodeCache with the outcome of a Pod, and tells of a node that begins to fail or works again.
+/// Writes the NodeCache with the outcome of a Pod, and a notice about a node that begins to fail or works again.
 fn record_pod(
     world: &World,
     node: &NodeEntry,
@@ -117,7 +116,7 @@ fn record_pod(
     told.into_iter().for_each(|notice| plan.add(world, Effect::Tell(Box::new(notice)), now));
 }
 
-/// A NodeCache as it should be.
+/// A NodeCache in its current state.
 pub(super) struct Draft {
     pub(super) memory: Memory,
     /// The fields that `memory` does not hold.
@@ -126,19 +125,19 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// The NodeCache with this memory, updated from the node's list of images.
+    /// Drafts the NodeCache with this memory, updated from the node's list of images.
     pub(super) fn new(world: &World, node: &NodeEntry, memory: Memory, now: Timestamp) -> Self {
         let (mut memory, evictions) = world.with_sightings(node, memory, now);
         let is_wanted = |image: &Reference| world.is_meant_for(image, &node.node);
         memory.prune(is_wanted, |policy| world.policy(policy).is_some(), now);
         let mut object = status::node_cache(world, node, &memory, now);
-        // Where the object is newer than what is known of it, the write is refused.
+        // If the object is newer than the known state, the API server denies the write.
         let known = world.cache(&node.node.name).map(|entry| &entry.object.metadata);
         object.metadata.resource_version = known.and_then(|known| known.resource_version.clone());
         Self { memory, object, evictions }
     }
 
-    /// The effect that writes it, and tells of these outcomes.
+    /// Returns the effect that writes it with these outcomes.
     pub(super) fn write(mut self, settlements: Vec<Settlement>) -> Effect {
         self.memory.remember(self.object.status.get_or_insert_default());
         Effect::RecordNode { cache: Box::new(self.object), settlements, evictions: self.evictions }
@@ -146,7 +145,7 @@ impl Draft {
 }
 
 impl World {
-    /// Whether a Pod that may not have come into being may be asked for again.
+    /// Whether a Pod that may not exist yet may be requested again.
     fn may_still_start(&self, order: &PodOrder) -> bool {
         let policy = self.policy(&order.policy).map(|entry| &entry.policy);
         let node = self.node(&order.node).map(|entry| &entry.node);

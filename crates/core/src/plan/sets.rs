@@ -1,4 +1,4 @@
-//! The CachedImages of sets, and the sets' statuses.
+//! Plans the CachedImages of sets, and the sets' statuses.
 
 use std::collections::BTreeSet;
 
@@ -15,8 +15,8 @@ use crate::objects::image_set::{Child, ImageSet};
 use crate::show::status;
 use crate::world::{SetEntry, World};
 
-/// Creates, changes and deletes CachedImages so that each set has those that it asks
-/// for, and writes the statuses of sets.
+/// Creates, changes and deletes CachedImages so that each set has those that it asks for, and writes the statuses of
+/// sets.
 pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
     for key in world.due(now) {
         let EffectKey::Set(name) = key else { continue };
@@ -28,7 +28,7 @@ pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
         let status = status::cached_image_set(world, entry, is_current, now);
         let notice = notice::of_set(&entry.set, &entry.published.status, &status);
         let effect = |status| Effect::PatchSet { set: name.clone(), status };
-        // Nothing holds up the CachedImages of a set, so the set itself is never held.
+        // The CachedImages of a set must never wait for its status, so no look at the set is held back.
         match writes::publish(world, &entry.published, status, notice, now, plan, effect) {
             Look::Later(at) if is_current => plan.looks.push((key.clone(), Look::Deferred(at))),
             Look::Clean if is_current => plan.looks.push((key.clone(), Look::Clean)),
@@ -40,7 +40,7 @@ pub(super) fn tend_sets(world: &World, now: Timestamp, plan: &mut Plan) {
 /// Returns whether the set's CachedImages are as it wants them.
 fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Plan) -> bool {
     let set = &entry.set;
-    // What discovery has not named any more, or could not be asked about, is not gone.
+    // An image that is missing only because a source failed has not left the list.
     let has_left = |image: &Image| match world.discovery_of(set) {
         None => true,
         Some(discovery) => discovery.is_some_and(|discovery| {
@@ -52,7 +52,7 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     for child in &entry.members.children {
         match world.image(&child.image.name).map(|entry| &entry.image) {
             None => effects.push(Effect::CreateChild { set: set.name.clone(), child: Box::new(child.object.clone()) }),
-            // It is somebody else's, and stays as it is.
+            // The CachedImage belongs to another owner, and stays unchanged.
             Some(image) if !image.is_owned_by(&set.uid) => {}
             Some(image) => effects.extend(update(set, image, child)),
         }
@@ -69,7 +69,7 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     }
     let is_current = effects.is_empty();
     let keys: BTreeSet<EffectKey> = effects.iter().map(Effect::key).collect();
-    // What was refused is not wanted any more.
+    // The set no longer wants the denied effects.
     let others = world.flights_of(&set.name).filter(|(key, flight)| !keys.contains(key) && !flight.is_under_way());
     plan.dropped.extend(others.map(|(key, _)| key.clone()));
     for effect in effects {
@@ -78,7 +78,7 @@ fn tend_children(world: &World, entry: &SetEntry, now: Timestamp, plan: &mut Pla
     is_current
 }
 
-/// The effect that makes `image` ask for the same as `child`; `None` if it does already.
+/// Returns the effect that makes `image` ask for the same as `child`; `None` if it already does.
 fn update(set: &ImageSet, image: &Image, child: &Child) -> Option<Effect> {
     (!image.asks_for_the_same_as(&child.image)).then(|| Effect::UpdateChild {
         set: set.name.clone(),

@@ -24,17 +24,16 @@ use crate::pace::order::{Candidate, Urgency};
 use crate::time::after;
 use crate::world::{ImageEntry, NodeEntry, World};
 
-/// Starts what the policies allow. Each policy has a line, in which
+/// Starts the pulls that the policies allow. Each policy has a line, in this order:
 ///
-/// 1. nodes come first that go on with their turn,
-/// 2. then nodes with a fresh pull, by priority, rank, and since when they wait,
-/// 3. then retries, probes of images that fail, and questions for tags, by the time since when they
-///    are overdue.
+/// 1. nodes that go on with their turn,
+/// 2. nodes with a fresh pull, by priority, rank, and waiting time,
+/// 3. retries, probes of images that fail, and questions for tags, by the time since they are overdue.
 ///
-/// One of the third kind that is overdue goes before all others, where for the longest backoff no
-/// Pod of the third kind was there, and a fresh pull began since. So failures take at most one turn in that time and
-/// every other turn from what was never tried, however long each of them lasts, and fresh pulls that keep coming delay
-/// no retry for ever.
+/// An overdue entry of the third kind goes before all others if, for the longest backoff, no Pod of the third kind
+/// existed, and a fresh pull began since. So failures take at most one turn in that time, and at most every other turn
+/// from images that were never tried, however long each failure lasts. And a steady supply of fresh pulls delays no
+/// retry for ever.
 ///
 /// While the first in line waits for a slot of the policy or for the delay between nodes, only nodes that go on with
 /// their turn may pass it.
@@ -65,7 +64,7 @@ pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// Whether a node that goes on with its turn leaves slots of registries to more urgent nodes.
+/// Whether a node that goes on with its turn leaves registry slots to more urgent nodes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Claims {
     Respected,
@@ -76,9 +75,9 @@ enum Claims {
 struct Line<'a> {
     policy: &'a Policy,
     now: Timestamp,
-    /// Whether a retry or quest that is overdue goes before fresh pulls.
+    /// Whether an overdue retry or quest goes before fresh pulls.
     lets_late_first: bool,
-    /// When a turn was last begun.
+    /// When a turn last began.
     served_at: Option<Timestamp>,
     fresh: Peekable<Candidates<'a>>,
     retries: Peekable<Candidates<'a>>,
@@ -98,7 +97,7 @@ struct Ready<'a> {
 
 type Candidates<'a> = Box<dyn Iterator<Item = &'a Candidate> + 'a>;
 
-/// A pull that no node waits for by itself: some node is to try an image.
+/// A pull that is not tied to a node: any suitable node is to try an image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Quest<'a> {
     urgency: Urgency,
@@ -123,12 +122,12 @@ enum Next<'a> {
 /// first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    /// Whether it is no retry or quest that goes before fresh pulls.
+    /// False for a retry or quest that goes before fresh pulls.
     yields: bool,
     urgency: Urgency,
     waiting_since: Timestamp,
     begins_turn: bool,
-    /// When its policy last began a turn: of two equals the one goes first that was not served for longest.
+    /// When its policy last began a turn: of two equals, the policy that waited longest goes first.
     served_at: Option<Timestamp>,
     node: Name,
 }
@@ -233,7 +232,7 @@ impl<'a> Line<'a> {
         }
     }
 
-    /// Lets nobody else start but nodes that go on with their turn.
+    /// Keeps only the nodes that go on with their turn.
     fn keep_turns(&mut self) {
         let nobody = || -> Candidates<'a> { Box::new(std::iter::empty()) };
         let fresh = std::mem::replace(&mut self.fresh, nobody().peekable());
@@ -250,7 +249,7 @@ fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
     plan.effects.push(effect);
 }
 
-/// The Pod that `candidate` may start now; `None` where only this node cannot.
+/// Returns the Pod that `candidate` may start now; `None` if only this node cannot start one.
 ///
 /// # Errors
 /// The limit or delay of its policy that holds it, and the pull itself.
@@ -275,8 +274,8 @@ fn start_turn(
     Ok(order(world, node, policy, &batch, turn, candidate.urgency.is_late()))
 }
 
-/// The images for the next Pod on a node: the most urgent one whose registry has
-/// a free slot, and with it others of the same set.
+/// Returns the images for the next Pod on a node: the most urgent image whose registry has a free slot, and others of
+/// the same set.
 fn batch<'a>(
     world: &'a World,
     side: &Side<'a>,
@@ -292,7 +291,7 @@ fn batch<'a>(
     let wanted = wanted.filter(|(image, _)| budget.admit_host(policy, image.image.reference.host()).is_ok());
     let pairs = wanted.map(|(image, standing)| Pair { world, image, side, standing });
     let startable = pairs.filter(|pair| pair.check_alone(Purpose::Pull, budget.tried()).is_ok());
-    // The node has other places for its other images: to go on, to begin a turn, or to retry.
+    // The node has other places for its other images: for going on, for beginning a turn, or for retries.
     let is_elsewhere = |urgency: &Urgency, image: &ImageEntry| {
         let is_late = urgency.is_late();
         is_late != candidate.urgency.is_late() || candidate.begins_turn != side.begins_turn(image, is_late)
@@ -304,7 +303,7 @@ fn batch<'a>(
         elsewhere.cmp(other_elsewhere).then_with(|| a.compare(&one.image.name, b, &other.image.name))
     });
     if !candidate.begins_turn && claims == Claims::Respected {
-        // Of each registry the most urgent image that is wanted here decides for all.
+        // The most urgent image of each registry decides for all images of that registry.
         let is_left =
             |host: &str, urgency| slot_is_claimed(world, policy, host, (urgency, candidate.waiting_since), budget, now);
         let mut left: BTreeMap<&str, bool> = BTreeMap::new();
@@ -342,9 +341,9 @@ fn batch<'a>(
     batch
 }
 
-/// Whether all free slots of a registry are claimed by nodes that would begin their turn with it, and are more urgent
-/// or have waited for longer than a node that goes on. Otherwise a registry with few slots would serve nobody else until
-/// all nodes with a turn are done.
+/// Whether nodes that would begin their turn with a registry claim all of its free slots. They claim a slot if they are
+/// more urgent than a node that goes on, or have waited longer. Without claims, a registry with few slots would serve
+/// no other node until all nodes with a turn are done.
 fn slot_is_claimed(
     world: &World,
     policy: &Policy,
@@ -358,13 +357,13 @@ fn slot_is_claimed(
     let place = (urgency.between_nodes(), waiting_since);
     let before = beginning.take_while(|it| (it.urgency.between_nodes(), it.waiting_since) < place);
     let are_free = before.filter(|it| budget.busy_with(&it.node).is_none());
-    // The first one that has to wait lets nobody behind it pass.
+    // The first node that has to wait lets no node behind it pass.
     let can_begin = are_free.take_while(|it| budget.admit(policy, &it.node, true, now).is_ok());
     let is_of_host = |it: &&Candidate| world.image(&it.image).is_some_and(|it| it.image.reference.host() == host);
     can_begin.filter(is_of_host).take(free).count() == free
 }
 
-/// The Pod that pulls `batch` onto a node; `None` where there is nothing to pull.
+/// Returns the Pod that pulls `batch` onto a node; `None` if there is nothing to pull.
 fn order(
     world: &World,
     node: &NodeEntry,
@@ -408,13 +407,13 @@ fn order(
     })
 }
 
-/// A DNS label: `what`, as far as there is room, and a hash of `identity`.
+/// Returns a DNS label: `what`, cut to the available length, and a hash of `identity`.
 fn pod_name(what: &str, identity: &str) -> Name {
     let prefix: String = what.chars().take(50).map(|c| if c == '.' { '-' } else { c }).collect();
     format!("{}-{}", prefix.trim_end_matches('-'), short_hash(identity.as_bytes())).into()
 }
 
-/// The probes and the questions for tags whose time has come, by policy, the longest overdue first.
+/// Returns the probes and the questions for tags that are due, by policy, the longest overdue first.
 fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a Name, Vec<Quest<'a>>> {
     let mut quests: BTreeMap<&Name, Vec<Quest<'_>>> = BTreeMap::new();
     let nothing = BTreeSet::new();
@@ -458,16 +457,16 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
     quests
 }
 
-/// Since when that node has an image that has had it for longest. Of several CachedImages that want the same
-/// image on different nodes, the one with the oldest copy asks for the tag: else the first would ask
-/// each time, and where its nodes have another runtime than the others, their answers tell these nothing.
+/// Returns since when the node with the oldest copy of an image has had it. If several CachedImages want the same image
+/// on different nodes, the one with the oldest copy asks for the tag. Otherwise the first one would ask each time, and
+/// if its nodes have another runtime than the others, its answers would tell those nothing.
 fn oldest_copy(world: &World, image: &ImageEntry) -> Option<Timestamp> {
     let nodes = world.nodes().filter(|node| node.standings.get(&image.image.name).is_some_and(|it| it.is_there()));
     let records = nodes.filter_map(|node| world.on_node(node).record(&image.image.reference));
     records.filter_map(Record::present_since).min()
 }
 
-/// The Pod by which some node tries an image; `None` where no node can now.
+/// Returns the Pod by which some node tries an image; `None` if no node can now.
 ///
 /// # Errors
 /// The limit or delay of its policy that holds it, and the pull itself.
@@ -533,8 +532,8 @@ fn start_quest(
 }
 
 impl World {
-    /// The secrets of every CachedImage that wants one of these images on the node:
-    /// where two differ, the kubelet tries them all.
+    /// Returns the secrets of every CachedImage that wants one of these images on the node. If two CachedImages name
+    /// different secrets, the kubelet tries all of them.
     fn secrets_for(&self, node: &NodeEntry, batch: &[&Image]) -> Vec<Name> {
         let wanted_by = batch.iter().flat_map(|image| self.wanted_by(&image.reference));
         Self::secrets_of(wanted_by.filter(|entry| node.standings.contains_key(&entry.image.name)))

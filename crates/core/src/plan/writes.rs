@@ -17,7 +17,7 @@ use crate::time::after;
 use crate::world::published::is_progress;
 use crate::world::{CacheEntry, ImageEntry, Lookup, NodeEntry, Published, Status, World};
 
-/// Brings NodeCaches up to date that differ for other reasons than a Pod's outcome.
+/// Updates NodeCaches that differ for other reasons than a Pod's outcome.
 pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
     let long_pulls = std::mem::take(&mut plan.long_pulls);
     let due = world.due(now).filter_map(|key| match key {
@@ -40,13 +40,13 @@ pub(super) fn record_nodes(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// A node's NodeCache as it should be, unless it is.
+/// Returns the write of a node's NodeCache, if that differs from its current state.
 pub(crate) fn differing_cache(world: &World, node: &NodeEntry, has_long_pull: bool, now: Timestamp) -> Option<Effect> {
     let is_its = |cache: &&CacheEntry| *cache.object.spec.node_uid == *node.node.uid;
     let current = world.cache(&node.node.name).filter(is_its);
     let has_any = node.standings.values().any(|standing| standing.is_there());
     if current.is_none() && !has_any && !has_long_pull {
-        // There is nothing to say of a node that has none of what it should have.
+        // A node without any of its images needs no NodeCache.
         return None;
     }
     let memory = world.memory_of(&node.node).cloned().unwrap_or_default();
@@ -67,7 +67,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         };
         if started.contains(&entry.image.reference) {
-            // It is about to be out of date: the report of the creation follows.
+            // The status would be out of date at once: the report of the creation follows.
             continue;
         }
         if !world.is_free(key, now) {
@@ -75,7 +75,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             continue;
         }
         let status = status::cached_image(world, entry, &budget, now);
-        // What a set has only just made has nothing to show yet that its set does not.
+        // A new child of a set shows nothing that its set does not show.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
         if is_new_child && is_progress(&status.conditions) {
             let shown_at = after(entry.seen_at, world.settings().progress_interval);
@@ -85,7 +85,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
                 continue;
             }
         }
-        // An answer that is due within seconds decides what to show.
+        // An answer that is due within seconds decides the status.
         let answer_due_by = world.lookup_of(entry).and_then(Lookup::holds_until).filter(|at| *at > now);
         if let Some(at) = answer_due_by.filter(|_| entry.tally.there() < entry.tally.targeted()) {
             plan.wake(at);
@@ -100,12 +100,12 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// Of so many CachedImages without a set that are cached under one policy within [`ROLL_OUT_WITHIN`] each gets an
-/// Event. Where there are more, it is a roll-out: 30 images would be 30 Events that statuses tell as well.
+/// If at most this many CachedImages without a set are cached under one policy within [`ROLL_OUT_WITHIN`], each gets an
+/// Event. More are a roll-out: 30 images would cause 30 Events with the contents of the statuses.
 const CACHED_AT_ONCE: usize = 3;
 const ROLL_OUT_WITHIN: SignedDuration = SignedDuration::from_mins(10);
 
-/// Whether an image is cached within a roll-out.
+/// Whether an image is cached as part of a roll-out.
 fn is_roll_out(world: &World, image: &ImageEntry, now: Timestamp) -> bool {
     let of_policy = world.images().filter(|other| other.image.policy == image.image.policy);
     let ready = of_policy
@@ -130,8 +130,7 @@ pub(super) fn publish_policies(world: &World, now: Timestamp, plan: &mut Plan) {
     }
 }
 
-/// Writes `status` where it differs, when its time has come, and tells of what has
-/// changed.
+/// Writes `status` if it differs and its time has come, and reports the change.
 pub(super) fn publish<S: Status>(
     world: &World,
     published: &Published<S>,
@@ -163,8 +162,7 @@ pub(super) fn publish<S: Status>(
 impl World {
     /// The earliest time at which a status may be written.
     fn next_write<S>(&self, published: &Published<S>, urgent: bool) -> Option<Timestamp> {
-        // Progress is shown at ever longer intervals: a roll-out that takes hours need
-        // not be followed by the second.
+        // Progress is written at growing intervals: a roll-out of hours needs no update every second.
         let progress =
             Backoff { initial: self.settings().progress_interval, max: self.settings().progress_interval * 6 };
         let interval = match urgent {

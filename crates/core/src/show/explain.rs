@@ -1,4 +1,4 @@
-//! Why each image is where it is, for `/debug/plan`, `/metrics` and statuses.
+//! Explains where each image stands and why, for `/debug/plan`, `/metrics` and statuses.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub struct Which {
     pub node: Option<Name>,
 }
 
-/// Nothing is called so.
+/// No object has this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no {kind} called {name:?}")]
 pub struct Unknown {
@@ -37,7 +37,7 @@ pub struct Explanation {
     pub image: Reference,
     /// Nodes that have it.
     pub cached: usize,
-    /// The other target nodes, as far as they were asked about.
+    /// The other target nodes that `which` selects.
     pub nodes: Vec<NodeVerdict>,
 }
 
@@ -53,9 +53,9 @@ pub struct NodeVerdict {
     pub message: String,
 }
 
-/// Explains why wanted images are missing on nodes, as far as the replica knows: only the replica that asked the API
-/// server knows of a refusal. It explains at most `limit` pairs of image and node. If `which` names an image and
-/// a node, it explains that pair even if the image is there.
+/// Explains why wanted images are missing on nodes, as far as this replica knows: a denial by the API server is known
+/// only to the replica that made the request. It explains at most `limit` pairs of image and node. If `which` names an
+/// image and a node, it explains that pair even if the node has the image.
 ///
 /// # Errors
 /// If the world does not have the CachedImage or node that `which` names.

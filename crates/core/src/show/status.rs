@@ -1,4 +1,4 @@
-//! The statuses that the API shows, as projections of the [`World`].
+//! Derives the statuses that the API shows from the [`World`].
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -25,9 +25,9 @@ use crate::world::health::Health;
 use crate::world::{ImageEntry, Lookup, NodeEntry, PodEntry, SetEntry, Stage, World};
 use crate::{Name, gate};
 
-/// The status of a CachedImage.
+/// Returns the status of a CachedImage.
 ///
-/// `budget` is made when it is first needed, and serves for all images of a plan.
+/// `budget` is made when it is first needed, and is shared by all images of a plan.
 pub(crate) fn cached_image<'a>(
     world: &'a World,
     entry: &ImageEntry,
@@ -40,7 +40,7 @@ pub(crate) fn cached_image<'a>(
     let health = world.health_of(&image.reference).unwrap_or(&nothing);
     let pulling: Vec<_> = world.pulling(&image.reference).filter(|node| is_target(world, node, entry)).collect();
     let mut failures: Vec<(&Name, &Failure)> = failures(world, entry, health).collect();
-    // A failure that may be the image's own goes before a node's failure.
+    // A failure that may be the image's own comes before a node's failure.
     failures.sort_by_key(|(node, failure)| (failure.is_of_node(), std::cmp::Reverse(failure.at), *node));
     let only_nodes_fail = failures.first().is_some_and(|(_, failure)| failure.is_of_node());
 
@@ -49,7 +49,7 @@ pub(crate) fn cached_image<'a>(
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
     let lookup = match world.lookup_of(entry) {
-        // A process that has only just started knows nothing better than what the one before it wrote.
+        // A process that has just started knows nothing better than the status that the previous one wrote.
         Some(lookup) if lookup.is_pending() => entry.published.status.lookup.clone(),
         lookup => lookup.and_then(Lookup::status),
     };
@@ -64,7 +64,7 @@ pub(crate) fn cached_image<'a>(
             "Pulling" => Phase::Pulling,
             "Waiting" | "Paused" | "NoMatchingNodes" => Phase::Pending,
             "PullPolicyNotFound" | "Evicted" => Phase::Degraded,
-            // The image is none the worse for it.
+            // The failure is not the image's.
             _ if only_nodes_fail => Phase::Pending,
             _ => Phase::Degraded,
         }),
@@ -92,7 +92,7 @@ pub(crate) fn cached_image<'a>(
     }
 }
 
-/// The failures of an image on the nodes that lack it for their sake.
+/// Returns the failures of an image on the nodes that lack it because of them.
 fn failures<'a>(
     world: &'a World,
     entry: &'a ImageEntry,
@@ -102,16 +102,16 @@ fn failures<'a>(
     health.failing.iter().filter(move |(node, _)| has_failed(node))
 }
 
-/// The number of an image's failures in a row: on the node with the most of them, or in rounds over all nodes.
+/// Returns the number of an image's failures in a row: on the node with the most failures, or in rounds over all nodes.
 fn consecutive_failures(world: &World, entry: &ImageEntry) -> u32 {
     let Some(health) = world.health_of(&entry.image.reference) else { return 0 };
     let on_nodes = failures(world, entry, health).map(|(_, failure)| failure.count);
     on_nodes.max().unwrap_or(0).max(health.open_rounds())
 }
 
-/// The reason and message of a CachedImage's Ready condition.
+/// Returns the reason and message of a CachedImage's Ready condition.
 ///
-/// The gate decides both. A failure is the reason while the gate's verdict backs off for it.
+/// The gate decides both. A failure is the reason while the gate's verdict is to back off for it.
 fn reason<'a>(
     world: &'a World,
     entry: &ImageEntry,
@@ -134,7 +134,7 @@ fn reason<'a>(
     let progress = format!("{}/{} nodes cached", tally.there(), tally.targeted());
     if tally.there() == tally.targeted() {
         let all = format!("cached on {}/{}", tally.there(), plural(tally.targeted(), "node"));
-        // A tag that cannot be asked for may have moved.
+        // A tag may have moved while Drop cannot ask for it.
         let success = health.success.as_ref().map(|success| success.at);
         let asked_in_vain = health.failing.iter().filter(|(_, failure)| success < Some(failure.at));
         let last = asked_in_vain.max_by_key(|(_, failure)| failure.at);
@@ -145,7 +145,7 @@ fn reason<'a>(
     if policy.paused && pulling.is_empty() {
         return say("Paused", Verdict::Paused { policy: policy.name.clone() }.to_string());
     }
-    // A node that cannot pull at all does not back off. What is the image's fault stays so when a node is lost.
+    // A node that cannot pull at all does not back off. A failure of the image itself remains when a node is lost.
     let backs_off = |(node, failure): &&(&Name, &Failure)| {
         let node = world.node(node).filter(|_| failure.is_of_node());
         node.is_none_or(|node| Side::new(world, node, policy, now).check().is_ok())
@@ -186,13 +186,13 @@ fn reason<'a>(
     say("Waiting", format!("{progress}; {why}"))
 }
 
-/// The pace of a policy under which an image waits.
+/// Describes the pace of a policy under which an image waits.
 fn queued(policy: &Policy) -> String {
     let name = if policy.name.is_empty() { "built-in defaults" } else { &*policy.name };
     format!("queued ({name}: at most {} at once, {:#} apart)", plural(policy.max_nodes, "node"), policy.min_delay)
 }
 
-/// That a message names one of several.
+/// Says that a message names one of several.
 fn and_more(others: usize, what: &str) -> String {
     match others {
         0 => String::new(),
@@ -201,10 +201,11 @@ fn and_more(others: usize, what: &str) -> String {
     }
 }
 
-/// The gate's verdict on an image on a node that lacks it, as a status tells it; `None` while it waits for its turn.
+/// Returns the gate's verdict on an image on a node that lacks it, as a status shows it; `None` while the image waits
+/// for its turn.
 ///
-/// A moment that passes makes no status due. So what failed or was refused is the verdict until it succeeds, also
-/// in the moment in which it is tried again.
+/// No status is written only because time has passed. So a failure or denial stays the verdict until the pull succeeds,
+/// even at the moment of a retry.
 fn why<'a>(
     world: &'a World,
     node: &NodeEntry,
@@ -214,7 +215,7 @@ fn why<'a>(
 ) -> Option<Verdict> {
     let budget = budget.get_or_init(|| Budget::new(world));
     match gate::verdict(world, node, entry, budget, now) {
-        // These change with every Pod and moment.
+        // These verdicts change with every Pod and moment.
         Verdict::Next
         | Verdict::SetIncomplete { .. }
         | Verdict::Refused { .. }
@@ -233,7 +234,7 @@ fn why<'a>(
     if let Some(refused) = &entry.refused {
         return Some(Verdict::Refused { until: refused.until, message: refused.message.clone() });
     }
-    // Trouble of a node that lasts. One rejected Pod is told by an Event about the node.
+    // A lasting failure of the node. A single rejected Pod is reported by an Event about the node.
     if let Some(failure) = world.trouble_of(&node.node.name).filter(|failure| failure.count > 1) {
         let until = failure.retry_at.unwrap_or(failure.at);
         return Some(Verdict::NodeBackingOff { until, cause: failure.message.clone() });
@@ -241,8 +242,8 @@ fn why<'a>(
     gate::trouble(world, node, entry, now)
 }
 
-/// A node that lacks the image, and whose wait tells the most: one whose turn comes rather than one that cannot pull.
-/// `None` where the registry has no image for the platform of any such node.
+/// Returns a node that lacks the image, and whose wait is most informative: preferably one that waits for its turn, not
+/// one that cannot pull. `None` if the registry has no image for the platform of any such node.
 fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Timestamp) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
     let lacks = |node: &&NodeEntry| {
@@ -252,8 +253,8 @@ fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Ti
     let works = |node: &NodeEntry| world.trouble_of(&node.node.name).is_none();
     let can_pull =
         |node: &&NodeEntry| lacks(node) && works(node) && Side::new(world, node, policy, now).check().is_ok();
-    // One that waits in the queue is found soon, however many nodes there are. What is the
-    // image's own trouble is the same on every node, whether it waits there or not.
+    // A node in the queue is found soon, however many nodes there are. The image's own failure is the same on every
+    // node, whether the node waits in the queue or not.
     let is_in_trouble = entry.refused.is_some() || entry.is_probed;
     let queue = world.line(&policy.name).filter(|_| !is_in_trouble).into_iter().flatten();
     let mut waiting = queue.filter_map(|candidate| world.node(&candidate.node)).filter(|node| works(node));
@@ -261,11 +262,11 @@ fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Ti
     waiting.find(lacks).or_else(|| any(&can_pull)).or_else(|| any(&lacks))
 }
 
-/// When an image that failed on a node is tried there again at the earliest; `None` where that is not
-/// known, as while one pull at a time tries its registry.
+/// Returns the earliest time at which an image that failed on a node is tried there again; `None` if it is not known,
+/// for example while one pull at a time probes its registry.
 fn retry_at(world: &World, entry: &ImageEntry, node: &str, now: Timestamp) -> Option<Timestamp> {
     let (node, policy) = (world.node(node)?, world.policy_of(&entry.image)?);
-    // Under a paused policy, for a missing image or on a lost node no time is known.
+    // Under a paused policy, for a missing image or on a lost node the time is not known.
     let is_held = policy.paused || world.lookup_of(entry).and_then(Lookup::missing).is_some();
     if is_held || Side::new(world, node, policy, now).check().is_err() {
         return None;
@@ -279,7 +280,7 @@ fn retry_at(world: &World, entry: &ImageEntry, node: &str, now: Timestamp) -> Op
     of_node.max(of_pair).max(world.probe_at(entry, policy))
 }
 
-/// Why no node is a target, by the example of the first one.
+/// Returns why no node is a target, with the first node as the example.
 fn no_matching_nodes(world: &World, entry: &ImageEntry) -> String {
     let example = world.nodes().find_map(|node| {
         let why = entry.place_on(&node.node).err()?;
@@ -295,8 +296,8 @@ fn is_target(world: &World, node: &str, entry: &ImageEntry) -> bool {
     world.standing_on(node, &entry.image.name).is_some()
 }
 
-/// The status of a CachedImageSet, from what its CachedImages show. `is_current` says
-/// whether they are as the set wants them.
+/// Returns the status of a CachedImageSet, from the statuses of its CachedImages. `is_current` says whether these match
+/// the set.
 pub(crate) fn cached_image_set(
     world: &World,
     entry: &SetEntry,
@@ -322,25 +323,25 @@ pub(crate) fn cached_image_set(
     }
 }
 
-/// Whether a child shows that it is ready as it is now, and not as it was before an edit.
+/// Whether a child shows that it is ready in its current form, and not as it was before an edit.
 fn is_ready(child: &ImageEntry) -> bool {
     let status = &child.published.status;
     status.observed_generation == child.image.generation
         && condition::ready(&status.conditions).is_some_and(|ready| ready.status == ConditionStatus::True)
 }
 
-/// Whether a set can have all of its CachedImages, whatever becomes of these.
+/// Whether a set can have all of its CachedImages, whether or not they become ready.
 pub(crate) fn is_whole(world: &World, entry: &SetEntry) -> bool {
-    // A refusal that is over goes with the plan that finds it so.
+    // The next plan clears a denial that is over.
     !matches!(world.discovery_of(&entry.set), Some(None)) && wrong(world, entry, false).is_empty()
 }
 
-/// A sentence for each of a set's images or CachedImages that it cannot have. `is_current` says whether it asks
-/// for nothing any more, so that a refusal is over.
+/// Returns a sentence for each of a set's images or CachedImages that it cannot have. `is_current` says whether the set
+/// has no more effects to request, so that a denial is over.
 fn wrong(world: &World, entry: &SetEntry, is_current: bool) -> Vec<String> {
     let foreign = entry.members.children.iter().filter_map(|child| {
         let image = &world.image(&child.image.name)?.image;
-        // One of an earlier set of the name is about to go.
+        // A CachedImage of an earlier set of the same name is about to be deleted.
         if image.set.as_ref().is_some_and(|owner| owner.name == entry.set.name && *owner.uid != *entry.set.uid) {
             return None;
         }
@@ -355,7 +356,7 @@ fn wrong(world: &World, entry: &SetEntry, is_current: bool) -> Vec<String> {
     entry.members.invalid.iter().cloned().chain(foreign).chain(refused).collect()
 }
 
-/// The reason and message of a CachedImageSet's Ready condition.
+/// Returns the reason and message of a CachedImageSet's Ready condition.
 fn set_reason(
     world: &World,
     entry: &SetEntry,
@@ -413,7 +414,7 @@ fn set_reason(
     say("Progressing", format!("{progress}{next}{repeated}"))
 }
 
-/// The status of a PullPolicy.
+/// Returns the status of a PullPolicy.
 pub(crate) fn pull_policy(
     world: &World,
     policy: &Policy,
@@ -443,16 +444,16 @@ pub(crate) fn pull_policy(
         conditions: vec![ready],
         nodes_pulling: count(nodes.len()),
         pulls_waiting: count(waiting),
-        // Of a start before the last restart only the second is known.
+        // A start before the last restart is only known to the second.
         last_pull_started_at: last_start.map(whole_seconds).max(before.last_pull_started_at),
     }
 }
 
-/// The NodeCache of a node with this memory, which itself is left out.
+/// Returns the NodeCache of a node with this memory, but without the memory's own fields.
 pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: Timestamp) -> NodeCache {
     let name = &node.node.name;
     let index = node.node.inventory.index(node.standings.len());
-    // Of several CachedImages of one image the worst counts, whichever comes last.
+    // If several CachedImages want one image, the worst standing counts, whichever comes last.
     let mut standings: BTreeMap<&Reference, Standing> = BTreeMap::new();
     for (entry, _) in world.images_on(node, |_| true) {
         let reference = &entry.image.reference;
@@ -464,8 +465,7 @@ pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: 
     }
     let number = |wanted: Standing| standings.values().filter(|standing| **standing == wanted).count();
     let cached = standings.values().filter(|standing| standing.is_there()).count();
-    // A Pod that this memory has recorded pulls nothing any more, and one that has
-    // just begun is not worth a write.
+    // A Pod that this memory has recorded pulls no more, and a Pod that has just begun is not worth a write.
     let is_long = |entry: &PodEntry| {
         let is_there = !matches!(entry.stage, Stage::Requested(_));
         is_there && now.duration_since(entry.steps.created) >= world.settings().record_within

@@ -1,4 +1,4 @@
-//! The numbers behind `/metrics`, and every image that is missing, grouped by verdict.
+//! Computes the numbers behind `/metrics`, and groups every missing image by verdict.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ const EXAMPLES: usize = 3;
 /// The numbers behind the gauges of `/metrics`.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Whether everything that is watched has been listed.
+    /// Whether every watched kind has been listed.
     pub is_synced: bool,
     /// Images being pulled, by policy.
     pub active: BTreeMap<Name, usize>,
@@ -29,40 +29,40 @@ pub struct Summary {
     pub waiting: BTreeMap<(Name, &'static str), usize>,
     /// By CachedImage.
     pub images: BTreeMap<Name, ImageCounts>,
-    /// Per CachedImageSet whether it can have all of its CachedImages.
+    /// Per CachedImageSet, whether it can have all of its CachedImages.
     pub sets: BTreeMap<Name, bool>,
-    /// Every image that is wanted, with its size in bytes once a node lists it.
+    /// Every wanted image, with its size in bytes once a node lists it.
     pub sizes: BTreeMap<Reference, Option<u64>>,
     /// By DiscoveryPolicy.
     pub discoveries: BTreeMap<Name, DiscoveryCounts>,
 }
 
-/// One DiscoveryPolicy's numbers, as its status tells them.
+/// The numbers of one DiscoveryPolicy, from its status.
 #[derive(Debug, Default)]
 pub struct DiscoveryCounts {
     /// Whether it is Ready, or has not run yet.
     pub is_well: bool,
     /// Images that it has found.
     pub images: usize,
-    /// Per source whether its last answer was good.
+    /// Per source, whether its last answer was good.
     pub sources: BTreeMap<Name, bool>,
 }
 
 /// One CachedImage's numbers.
 #[derive(Debug, Default)]
 pub struct ImageCounts {
-    /// Nodes that should have it.
+    /// Target nodes.
     pub targeted: usize,
     /// Nodes that have it.
     pub cached: usize,
-    /// Nodes that do not have it because the last pull there failed.
+    /// Nodes that lack it because the last pull there failed.
     pub failed: usize,
-    /// Rounds of pulls that failed for the image's or its registry's sake, with no success since.
+    /// Rounds of pulls that failed because of the image or its registry, without a success since.
     pub consecutive_failures: usize,
 }
 
 impl Summary {
-    /// All numbers but those of waiting pulls, which a [`Survey`] counts.
+    /// Computes all numbers except those of waiting pulls, which a [`Survey`] counts.
     #[must_use]
     pub fn new(world: &World) -> Self {
         let mut summary = Self { is_synced: world.is_synced(), ..Self::default() };
@@ -100,7 +100,7 @@ impl Summary {
     }
 }
 
-/// All CachedImages, with the verdicts on those that are missing on nodes.
+/// All CachedImages, with the verdicts on the nodes that lack them.
 #[derive(Debug)]
 pub struct Overview {
     /// The numbers.
@@ -131,7 +131,7 @@ pub struct Group {
     pub verdict: Verdict,
     /// The same as a sentence.
     pub message: String,
-    /// On how many nodes.
+    /// The number of nodes.
     pub nodes: usize,
     /// Some of them.
     pub examples: Vec<Name>,
@@ -140,18 +140,17 @@ pub struct Group {
 /// By the verdict's reason.
 type Groups = BTreeMap<&'static str, Group>;
 
-/// Looks at every image that is missing on every node, a part at a time. It may see only a part of
-/// the changes between two steps.
+/// Examines every missing image on every node, some at a time. It may see only some of the changes between two steps.
 #[derive(Debug, Default)]
 pub struct Survey {
     found: BTreeMap<Name, Groups>,
-    /// The last node that was looked at.
+    /// The last node that was examined.
     reached: Option<Name>,
 }
 
 impl Survey {
-    /// Looks at the next nodes, at about so many pairs of an image and a node, which takes about a
-    /// fifth of a microsecond each. Returns the overview once those were the last ones.
+    /// Examines the next nodes, at most about `pairs` pairs of an image and a node. A pair takes about a fifth of a
+    /// microsecond. Returns the overview after the last node.
     pub fn step(&mut self, world: &World, now: Timestamp, pairs: usize) -> Option<Overview> {
         let budget = Budget::new(world);
         let mut found = std::mem::take(&mut self.found);
@@ -160,7 +159,7 @@ impl Survey {
             waiting.map(|entry| (entry, found.remove(&entry.image.name).unwrap_or_default())).collect();
         let reached = self.reached.take();
         let mut nodes = world.nodes_after(reached.as_ref());
-        // Where nothing is missing there is nothing to look for on nodes.
+        // If no image is missing, no node needs to be examined.
         let part = pairs.checked_div(images.len()).map_or(0, |nodes| nodes.max(1));
         for node in nodes.by_ref().take(part) {
             let mut sides = Sides::new(world, node, now);

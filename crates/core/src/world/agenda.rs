@@ -1,10 +1,10 @@
-//! The work that is due at a certain time, without an event.
+//! Schedules the work that is due at a certain time, without an event.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-/// At most one time for each `K`, and the earliest of them at hand.
+/// At most one time for each `K`, with quick access to the earliest.
 #[derive(Debug)]
 pub(crate) struct Agenda<K> {
     times: BTreeMap<K, Timestamp>,
@@ -18,7 +18,7 @@ impl<K> Default for Agenda<K> {
 }
 
 impl<K: Clone + Ord> Agenda<K> {
-    /// Sets the time of `what`, whatever it was.
+    /// Sets the time of `what`, whatever it was before.
     pub(super) fn set(&mut self, what: K, at: Timestamp) {
         self.cancel(&what);
         self.times.insert(what.clone(), at);
@@ -42,12 +42,12 @@ impl<K: Clone + Ord> Agenda<K> {
         self.times.get(what).copied()
     }
 
-    /// The keys that are due at `now`, in order of time.
+    /// Returns the keys that are due at `now`, in order of time.
     pub(super) fn due(&self, now: Timestamp) -> impl Iterator<Item = &K> {
         self.by_time.iter().take_while(move |(at, _)| *at <= now).map(|(_, what)| what)
     }
 
-    /// Takes out the first that is due at `now`.
+    /// Removes and returns the first key that is due at `now`.
     pub(super) fn pop_due(&mut self, now: Timestamp) -> Option<K> {
         self.by_time.first().filter(|(at, _)| *at <= now)?;
         let (_, what) = self.by_time.pop_first()?;
@@ -55,7 +55,7 @@ impl<K: Clone + Ord> Agenda<K> {
         Some(what)
     }
 
-    /// When the first is due that is not due at `now`.
+    /// Returns the earliest time after `now` at which a key is due.
     pub(super) fn next_after(&self, now: Timestamp) -> Option<Timestamp> {
         self.by_time.iter().map(|(at, _)| *at).find(|at| *at > now)
     }

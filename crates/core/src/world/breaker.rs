@@ -1,9 +1,9 @@
-//! Registries that do not answer: a circuit breaker for each host.
+//! Pauses registries that do not answer: a circuit breaker for each host.
 //!
-//! When three different images fail for their registry's sake on two nodes, with no success since
-//! the first of these failures, the host is paused: one pull at a time tries it, at growing
-//! intervals. The first one that succeeds opens it to all. Where only one node lacks images of the
-//! host, so that no other could try, its failures are enough.
+//! A host is paused when three different images fail because of their registry on two nodes, with no success since the
+//! first of these failures. Then one pull at a time tries the host, at growing intervals. The first success resumes it
+//! for all. If only one node lacks images of the host, so that no other node could try, failures on that node are
+//! enough.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +23,8 @@ use crate::world::health::Health;
 /// How many images have to fail before their registry is paused.
 const FAILING_IMAGES: usize = 3;
 
-/// A pull that goes on for so long makes progress, so its registry answers: containerd gives up a
-/// download without progress after five minutes (`image_pull_progress_timeout`).
+/// A pull that goes on for this long makes progress, so its registry answers: containerd gives up a download without
+/// progress after five minutes (`image_pull_progress_timeout`).
 const STALL: SignedDuration = SignedDuration::from_mins(5);
 
 /// How a registry host fares, derived from the health of its images.
@@ -32,13 +32,13 @@ const STALL: SignedDuration = SignedDuration::from_mins(5);
 pub struct Registry {
     /// The newest pull from it that succeeded.
     success: Option<Timestamp>,
-    /// The images that fail for its sake, which no success refutes.
+    /// The images that fail because of the registry, with no success since.
     failing: BTreeMap<Reference, BTreeMap<Name, Failing>>,
     /// Whether only one pull at a time may try it.
     is_paused: bool,
 }
 
-/// How one image of a registry fails on one node for the registry's sake.
+/// How one image fails on one node because of its registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Failing {
     /// Rounds of failures over all nodes.
@@ -50,7 +50,7 @@ struct Failing {
 }
 
 impl Registry {
-    /// Takes in how one of its images fares. Returns whether this is a success after failures.
+    /// Records how one of its images fares. Returns whether this is a success after failures.
     pub fn update(&mut self, image: &Reference, health: &Health) -> bool {
         let success = health.success.as_ref().map(|success| success.at);
         let recovered = success > self.success && !self.failing.is_empty();
@@ -74,15 +74,15 @@ impl Registry {
         self.success
     }
 
-    /// Whether only one pull at a time may try it. `others_may_try` says whether another node than this one
-    /// could tell whose fault its failures are.
+    /// Whether only one pull at a time may try it. `others_may_try` says whether a node other than the given one could
+    /// show whose fault the failures are.
     fn should_pause(&self, others_may_try: impl Fn(&Name) -> bool) -> bool {
         let mut failing = self.failing.values().flat_map(BTreeMap::keys);
         let Some(first) = failing.next().filter(|_| self.failing.len() >= FAILING_IMAGES) else { return false };
         failing.any(|node| node != first) || !others_may_try(first)
     }
 
-    /// When the next pull of one of these images may try it while it is paused, where the newest try that goes on began
+    /// Returns when the next pull of one of these images may try it while it is paused, where the newest try that goes on began
     /// at `tried_at`. A try that goes on for longer than [`STALL`] holds up none of the others.
     #[must_use]
     pub fn probe_at(
@@ -109,7 +109,7 @@ impl World {
         self.registries.get(image.host()).is_some_and(|registry| registry.is_paused)
     }
 
-    /// When the next pull under this policy may try a paused registry; `None` where it may now. Each policy waits after
+    /// Returns when the next pull under this policy may try a paused registry; `None` where it may now. Each policy waits after
     /// its own images: one with short waits would leave no turn to another.
     pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
         let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused)?;
@@ -117,7 +117,7 @@ impl World {
         registry.probe_at(image.host(), &policy.backoff, self.registry_tried_at(image), is_of_policy)
     }
 
-    /// When the newest try of the image's registry that goes on began; `None` where none goes on.
+    /// Returns when the newest try of the image's registry that goes on began; `None` if none goes on.
     pub(crate) fn registry_tried_at(&self, image: &Reference) -> Option<Timestamp> {
         let of_host = self.pulling.iter().filter(|(other, _)| other.host() == image.host());
         let pods = of_host.flat_map(|(_, nodes)| nodes).filter_map(|node| self.pods_on.get(node)).flatten();
@@ -125,7 +125,7 @@ impl World {
         pods.map(|entry| entry.started_at.unwrap_or(entry.steps.created)).max()
     }
 
-    /// Derives anew how a registry fares, of which one image's health has changed.
+    /// Derives anew how the registry of an image fares, after the image's health has changed.
     pub(super) fn registry_changed(&mut self, image: &Reference) {
         let is_of_host = |other: &Reference| other.host() == image.host();
         let nothing = Health::default();
@@ -151,7 +151,7 @@ impl World {
         self.dirty.note_host(image);
     }
 
-    /// Derives anew which registries are paused, where that may have changed. Returns whether it has.
+    /// Derives anew which registries are paused, among those that may have changed. Returns whether any has changed.
     pub(super) fn judge_registries(&mut self) -> bool {
         let mut is_any_changed = false;
         for host in std::mem::take(&mut self.dirty.hosts) {
@@ -177,7 +177,7 @@ impl World {
         })
     }
 
-    /// Takes in that a registry was paused, or serves all again: its images are derived anew.
+    /// Derives the images of a registry anew, after it was paused or resumed.
     fn registry_fares_otherwise(&mut self, host: &str) {
         let success = self.registries.get(host).and_then(Registry::success);
         for (_, health) in self.health.iter_mut().filter(|(other, _)| other.host() == host) {

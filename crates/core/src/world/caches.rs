@@ -1,4 +1,4 @@
-//! NodeCaches: the memory of each node.
+//! NodeCaches, which hold the memory of each node.
 
 use drop_api::NodeCache;
 use jiff::Timestamp;
@@ -18,15 +18,14 @@ pub(crate) struct CacheEntry {
     pub(crate) memory: Memory,
     /// The object as it was last seen or written, without the fields that `memory` holds.
     pub(crate) object: NodeCache,
-    /// Whether the watch has shown it: a list that lacks it then means that it is gone.
+    /// Whether the watch has shown it. If so, a list that lacks it means that it is gone.
     pub(super) seen: bool,
 }
 
 impl World {
     pub(super) fn set_cache(&mut self, mut object: NodeCache, seen: bool, now: Timestamp) {
         let Some(name) = object.metadata.name.as_deref().map(Name::from) else { return };
-        // The answer to a write may come before the watch shows the state that
-        // the write replaced.
+        // The answer to a write may arrive before the watch shows the state that the write replaced.
         let older = |known: &CacheEntry| version(&known.object) > version(&object);
         if self.caches.get(&name).is_some_and(older) {
             return;
@@ -42,12 +41,12 @@ impl World {
         }
         let is_of = |known: &CacheEntry| known.object.spec.node_uid == object.spec.node_uid;
         if !self.caches.get(&name).is_none_or(is_of) {
-            // What another machine under the name had counts no longer.
+            // The memory of another machine under the same name no longer counts.
             self.dirty.nodes.insert(name.clone());
         }
         let seen = seen || self.caches.get(&name).is_some_and(|known| known.seen);
         if self.caches.get(&name).is_none_or(|known| known.object.status != object.status) {
-            // A write whose answer was lost may have been one that is out of date by now.
+            // A write whose answer was lost may be out of date by now.
             self.dirty.caches.insert(name.clone());
         }
         let before = self.caches.insert(name.clone(), CacheEntry { memory, object, seen });
@@ -64,7 +63,7 @@ impl World {
         let nothing = Memory::default();
         let after = self.caches.get(node).map_or(&nothing, |entry| &entry.memory);
         let node_failure = after.node_failure.clone();
-        // NodeCaches of earlier versions do not tell the platform.
+        // NodeCaches of earlier versions do not name the platform.
         let platform = after.platform.clone().unwrap_or_default();
         let is_moved = before.platform != after.platform;
         let forgets_at = after.forgets_at();
@@ -88,7 +87,8 @@ impl World {
             Some(at) => self.agenda.set(Moment::Forgetting(node.clone()), at),
             None => self.agenda.cancel(&Moment::Forgetting(node.clone())),
         }
-        // Before all is synced, every node is judged as a whole; and what fails with its node, with it.
+        // Before everything is synced, every node is judged as a whole. If a node begins or ceases to fail as a whole,
+        // all of its images are judged too.
         if is_troubled || !self.is_synced() {
             self.dirty.nodes.insert(node.clone());
         }
@@ -123,13 +123,13 @@ impl World {
         self.dirty.places.insert(node.clone());
     }
 
-    /// A NodeCache may differ from what it should be, in nothing that is urgent.
+    /// Notes that a NodeCache may differ from its current state, in a part that is not urgent.
     pub(super) fn cache_is_stale(&mut self, node: Name, now: Timestamp) {
         let at = after(now, spread(self.settings.record_within, &node));
         self.outbox.note_by(EffectKey::Record(node), at);
     }
 
-    /// The memory of a node; `None` if there is none, or only that of another machine.
+    /// Returns the memory of a node; `None` if there is none, or if it belongs to another machine.
     pub(crate) fn memory_of(&self, node: &Node) -> Option<&Memory> {
         let cache = self.caches.get(&node.name)?;
         (*cache.object.spec.node_uid == *node.uid).then_some(&cache.memory)
@@ -143,19 +143,19 @@ impl World {
         }
     }
 
-    /// The NodeCache of a node, which may be of an earlier machine of its name.
+    /// Returns the NodeCache of a node, which may belong to an earlier machine of the same name.
     pub(crate) fn cache(&self, node: &str) -> Option<&CacheEntry> {
         self.caches.get(node)
     }
 
-    /// A node's own last failure, if it has not been overcome.
+    /// Returns a node's last failure as a whole, if the node has not recovered.
     pub(crate) fn trouble_of(&self, node: &str) -> Option<&Failure> {
         self.troubled.get(node)
     }
 }
 
-/// An object's resource version as a number, which newer versions have greater;
-/// see <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
+/// Returns an object's resource version as a number, which is greater for newer versions; see
+/// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
 fn version(object: &NodeCache) -> u64 {
     object.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

@@ -23,9 +23,9 @@ pub(crate) struct DiscoveryEntry {
     pub(crate) spec: DiscoveryPolicySpec,
     pub(crate) pipeline: Result<Arc<Pipeline>, InvalidSpec>,
     pub(crate) published: Published<DiscoveryPolicyStatus>,
-    /// The status that it is to show, once that is known.
+    /// The status that the object is to show, once known.
     pub(crate) outcome: Option<DiscoveryPolicyStatus>,
-    /// Runs in a row in which a source failed.
+    /// Failed runs in a row: runs in which a source failed.
     failures: u32,
 }
 
@@ -39,7 +39,7 @@ impl World {
         let id = SpecId { uid, generation: meta.generation };
         let status = object.status.unwrap_or_default();
         let run = EffectKey::Discovery(name.clone());
-        // The clock by which it was written may have been hours ahead.
+        // The clock that wrote it may have been hours ahead.
         let latest = after(now, object.spec.sync_interval.get());
         match self.discoveries.get_mut(&name) {
             Some(entry) if entry.id == id => {
@@ -56,10 +56,10 @@ impl World {
             }
             known => {
                 let pipeline = Pipeline::compile(&object.spec).map(Arc::new);
-                // Sources that were asked before a restart are not asked again for it.
+                // A restart does not cause sources to be asked again.
                 let planned = status.next_sync_time.filter(|_| status.observed_generation == id.generation);
                 let next_at = if known.is_some() { None } else { planned.map(|at| at.min(latest)) };
-                // An edit does not tell of a status that was written meanwhile.
+                // An edit does not show a status that was written meanwhile.
                 let published = match self.discoveries.remove(&name) {
                     Some(mut known) if known.id.uid == id.uid => {
                         known.published.observe(status);
@@ -86,7 +86,7 @@ impl World {
         }
     }
 
-    /// Lets the sets gather anew that get their images from a policy.
+    /// Gathers the sets that get their images from a policy anew.
     pub(super) fn discovery_changed(&mut self, name: &Name) {
         let refers = |set: &super::SetEntry| {
             set.set.spec.discovery_policy_ref.as_ref().is_some_and(|policy| *policy.name == **name)
@@ -95,7 +95,7 @@ impl World {
         self.dirty.sets.extend(concerned.map(|(set, _)| set.clone()));
     }
 
-    /// Records the version of a Secret. DiscoveryPolicies that use the Secret ask anew.
+    /// Records the version of a Secret. DiscoveryPolicies that use the Secret ask again.
     pub(super) fn set_secret(&mut self, name: Name, version: Name) {
         let is_first_list = self.unsynced.contains(&Kind::Secret);
         let before = self.secrets.insert(name.clone(), version.clone());
@@ -120,14 +120,14 @@ impl World {
         }
     }
 
-    /// Takes in how a run ended.
+    /// Records how a run ended.
     pub(super) fn discovery_reported(&mut self, name: &Name, report: Report, now: Timestamp) {
         let settings = &self.settings;
         let Some(entry) = self.discoveries.get_mut(name) else { return };
         let Ok(pipeline) = &entry.pipeline else { return };
         let run = EffectKey::Discovery(name.clone());
         let Report::Discovered(discovered) = report else {
-            // Nothing was asked; the flight says when to try again.
+            // No source was asked; the flight says when to retry.
             self.outbox.note(run);
             return;
         };
@@ -145,7 +145,7 @@ impl World {
             }
         };
         let wait = wait.max(discovered.retry_after());
-        // An edit during the run asks for another one at once.
+        // An edit during the run starts another run at once.
         let at = self.outbox.time_of(&run).unwrap_or_else(|| after(now, wait));
         self.outbox.schedule(run, at);
         status.next_sync_time = Some(at.max(now));
@@ -153,14 +153,13 @@ impl World {
         self.outbox.note(EffectKey::DiscoveryStatus(name.clone()));
     }
 
-    /// The DiscoveryPolicy that a set refers to, if it does; `Some(None)` where that is
-    /// not there.
+    /// Returns the DiscoveryPolicy that a set refers to, if it refers to one; `Some(None)` if that does not exist.
     pub(crate) fn discovery_of(&self, set: &ImageSet) -> Option<Option<&DiscoveryEntry>> {
         let policy = set.spec.discovery_policy_ref.as_ref()?;
         Some(self.discoveries.get(policy.name.as_str()))
     }
 
-    /// How many Ready nodes the policy's ranking counts.
+    /// Returns how many Ready nodes the policy's ranking counts.
     pub(crate) fn nodes_counted_by(&self, spec: &DiscoveryPolicySpec) -> usize {
         let ranking = spec.ranking.as_ref();
         let model = ranking.and_then(|ranking| ranking.expected_savings.as_ref().or(ranking.model_exposure.as_ref()));

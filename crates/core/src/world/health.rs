@@ -17,7 +17,7 @@ use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::time::after;
 
-/// On how many nodes a failure of unknown scope has to show until it is the image's.
+/// A failure of unknown scope counts as the image's once it occurs on this many nodes.
 const UNKNOWN_NODES: usize = 3;
 
 /// One image reference on all nodes, derived from their memories.
@@ -25,14 +25,13 @@ const UNKNOWN_NODES: usize = 3;
 pub struct Health {
     /// The newest pull that succeeded.
     pub success: Option<Success>,
-    /// What the newest pulls got.
+    /// The IDs that the newest pulls got.
     pub newest: Newest,
-    /// The newest success of any image of the same registry, as far as it closes
-    /// failures of this one.
+    /// The newest success of any image of the same registry, if it closes failures of this one.
     pub registry_success: Option<Timestamp>,
     /// The nodes whose last pull failed.
     pub failing: BTreeMap<Name, Failure>,
-    /// The nodes on which a Pod timed out in which it was one of several images.
+    /// The nodes on which a Pod with several images, including this one, timed out.
     pub alone: BTreeSet<Name>,
 }
 
@@ -43,13 +42,13 @@ pub struct Success {
     pub at: Timestamp,
     /// Where.
     pub node: Name,
-    /// What the runtime called the image, if it reported that.
+    /// The ID that the runtime reported for the image, if any.
     pub id: Option<ImageId>,
 }
 
 impl Health {
-    /// Records what `node`, which is of this platform, now remembers of the image. Returns what follows: above
-    /// all, whether one of the newest pulls was on `node` and has to be looked for again.
+    /// Records what `node`, which is of this platform, now remembers of the image. Returns the consequences, above all
+    /// whether one of the newest pulls was on `node` and has to be searched again.
     pub fn update(&mut self, node: &Name, platform: &Name, record: Option<&Record>) -> Update {
         match record.and_then(|record| record.failure.as_deref()) {
             Some(failure) => drop(self.failing.insert(node.clone(), failure.clone())),
@@ -59,14 +58,14 @@ impl Health {
             true => drop(self.alone.insert(node.clone())),
             false => drop(self.alone.remove(node)),
         }
-        // Where nobody wants it any more, nobody follows the tag.
+        // An unwanted image's tag is not followed.
         let wanted = record.filter(|record| record.unwanted_since.is_none());
         let pulled_as = wanted.and_then(|record| Some((record.pulled?.at, record.id.as_ref()?)));
         let mut update = self.newest.update(node, platform, pulled_as);
         let mut is_stale = self.success.as_ref().is_some_and(|success| success.node == *node);
         if let Some(pulled) = record.and_then(|record| record.pulled.as_ref()) {
-            // Ties go to the node with the lower name, so that the order in which
-            // memories come in does not matter.
+            // Of equal times the node with the lower name wins, so that the order in which memories arrive does not
+            // matter.
             let newest = self.success.as_ref().is_none_or(|newest| {
                 (newest.at, std::cmp::Reverse(&newest.node)) <= (pulled.at, std::cmp::Reverse(node))
             });
@@ -80,7 +79,7 @@ impl Health {
         update
     }
 
-    /// Forgets the newest pulls, which are then found again in the memories of all nodes.
+    /// Forgets the newest pulls. They are then searched in the memories of all nodes.
     pub fn forget_pulls(&mut self) {
         self.success = None;
         self.newest = Newest::default();
@@ -92,9 +91,9 @@ impl Health {
         self.success.is_none() && self.failing.is_empty() && self.alone.is_empty()
     }
 
-    /// The failures that no success refutes: since the first one in a row, the image was pulled
-    /// nowhere. A node whose failures are refuted has a fault of its own, which does not become the
-    /// image's when it fails again. What is of a node from the start is not among them.
+    /// Returns the failures that no success refutes: the image was pulled on no node since the first failure in a row.
+    /// A node whose failures are refuted has a fault of its own, which does not become the image's when the image fails
+    /// there again. Failures that were the node's own from the start are left out.
     fn unrefuted(&self) -> impl Iterator<Item = (&Name, &Failure)> {
         let success = self.success.as_ref().map(|success| success.at);
         self.failing.iter().filter(move |(_, failure)| match failure.scope {
@@ -104,9 +103,9 @@ impl Health {
         })
     }
 
-    /// The failures that are the image's or its registry's: while there are any, one node at a time
-    /// tries. One node is enough where no other has succeeded before; else the second one tells.
-    /// Failures of unknown scope count on three nodes and more.
+    /// Returns the failures that are the image's or its registry's. While there are any, one node at a time tries. One
+    /// failing node is enough if no other node has succeeded before; otherwise a second one has to fail. Failures of
+    /// unknown scope count on three nodes and more.
     pub fn open_failures(&self) -> impl Iterator<Item = (&Name, &Failure)> {
         let is_unknown = |failure: &Failure| failure.scope == FailureScope::Unknown;
         let unknown = self.unrefuted().filter(|(_, failure)| is_unknown(failure)).count();
@@ -124,24 +123,24 @@ impl Health {
         self.open_failures().any(|(_, open)| open == failure)
     }
 
-    /// Since when the image has failed somewhere with nothing to refute it.
+    /// Returns since when the image has failed somewhere with nothing to refute it.
     #[must_use]
     pub fn doubted_since(&self) -> Option<Timestamp> {
         self.unrefuted().map(|(_, failure)| failure.since).min()
     }
 
-    /// The nodes on which it may be the one of several images that hung, while nobody has pulled it.
+    /// Returns the nodes on which it may be the one of several images that hung, while no node has pulled it since.
     fn suspicions(&self) -> impl Iterator<Item = &Name> {
         self.alone.iter().filter(|node| self.success.is_none() && !self.failing.contains_key(*node))
     }
 
-    /// How many rounds of open failures there were.
+    /// Returns the number of rounds of open failures.
     #[must_use]
     pub fn open_rounds(&self) -> u32 {
         self.open_failures().map(|(_, failure)| failure.rounds).max().unwrap_or(0)
     }
 
-    /// When the next round of tries may begin after those on these nodes, by the backoff alone; `None` where they have no
+    /// Returns when the next round of tries may begin after those on these nodes, by the backoff alone; `None` where they have no
     /// open failures.
     #[must_use]
     pub fn next_round(
@@ -153,7 +152,7 @@ impl Health {
         Some(after(self.last_open_failure(is_among)?, backoff.delay(self.open_rounds(), image.as_str())))
     }
 
-    /// When the last of the open failures on these nodes was.
+    /// Returns when the last of the open failures on these nodes was.
     #[must_use]
     pub fn last_open_failure(&self, is_among: impl Fn(&Name) -> bool) -> Option<Timestamp> {
         self.open_failures().filter(|(node, _)| is_among(node)).map(|(_, failure)| failure.at).max()
@@ -161,8 +160,8 @@ impl Health {
 }
 
 impl World {
-    /// How often an image failed in a row; nodes that fail side by side count once.
-    /// While it is not zero, one node at a time tries it.
+    /// Returns how often an image failed in a row; nodes that fail at the same time count once. While it is not zero,
+    /// one node at a time tries the image.
     pub(crate) fn open_rounds(&self, image: &Reference) -> u32 {
         self.health.get(image).map_or(0, Health::open_rounds)
     }
@@ -172,7 +171,7 @@ impl World {
         self.health.get(image).is_some_and(|health| health.is_open(failure))
     }
 
-    /// Since when an image has failed somewhere with nothing to refute it, or may have hung. Later failures change
+    /// Returns since when an image has failed somewhere with nothing to refute it, or may have hung. Later failures change
     /// nothing: a node that fails again and again would put off all others.
     pub(crate) fn doubted_since(&self, image: &Reference) -> Option<Timestamp> {
         let health = self.health.get(image)?;
@@ -186,19 +185,19 @@ impl World {
         self.standing_on(node, &wanted.image.name).is_some()
     }
 
-    /// When a CachedImage was last tried in vain on any of its nodes that has not succeeded since.
+    /// Returns when a CachedImage was last tried in vain on any of its nodes that has not succeeded since.
     pub(crate) fn last_try(&self, wanted: &ImageEntry) -> Option<Timestamp> {
         let failing = &self.health.get(&wanted.image.reference)?.failing;
         failing.iter().filter(|(node, _)| self.is_target(wanted, node)).map(|(_, failure)| failure.at).max()
     }
 
-    /// Why an image fails, in a few words.
+    /// Returns why an image fails, in a few words.
     pub(crate) fn cause_of(&self, image: &Reference) -> Name {
         let cause = self.health.get(image).and_then(|health| health.open_failures().next());
         cause.map_or_else(|| "".into(), |(_, failure)| failure.message.clone())
     }
 
-    /// When the next of its nodes may try a CachedImage that fails; `None` where it fails on none of them.
+    /// Returns when the next of its nodes may try a CachedImage that fails; `None` where it fails on none of them.
     pub(crate) fn probe_at(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
         let image = &wanted.image.reference;
         let health = self.health.get(image)?;
@@ -209,15 +208,15 @@ impl World {
         Some(wanted.edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
     }
 
-    /// When a node is to find out whether the tag of an image has moved; `None` where none is to. A
-    /// question that fails is put off for all nodes alike.
+    /// Returns when a node is to find out whether the tag of an image has moved; `None` if no node is to. A failed
+    /// question delays the next one on all nodes.
     pub(crate) fn ask_at(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
         let image = &wanted.image;
         let interval = policy.repull_interval?;
         if image.pull != ImagePullPolicy::Always || image.reference.digest().is_some() || wanted.tally.there() == 0 {
             return None;
         }
-        // Nobody has to pull for what the registry tells, or is about to.
+        // No node needs to pull for an answer that the registry gives, or is about to give.
         let lookup = self.lookup_of(wanted);
         if lookup.is_some_and(|lookup| lookup.works() || lookup.is_pending()) {
             return None;
@@ -225,7 +224,7 @@ impl World {
         let health = self.health.get(&image.reference);
         let success = health.and_then(|health| health.success.as_ref());
         let answered_at = health.and_then(|health| health.newest.oldest_answer()).or(success.map(|success| success.at));
-        // The registry answered for all groups of nodes.
+        // The registry's answer is valid for all groups of nodes.
         let answered_at = answered_at.max(self.looked_up_at(wanted));
         let due = answered_at.map_or(wanted.seen_at, |at| after(at, interval));
         // A failure on a node that has the image is a failed question.
@@ -240,9 +239,9 @@ impl World {
         put_off.max(Some(due))
     }
 
-    /// When a node like this one may find out again whether the tag has moved: once the interval has passed since
-    /// one of them did. Other nodes may have done so, whose image IDs tell this one nothing. `None` before the first
-    /// of them.
+    /// Returns when a node like this one may check again whether the tag has moved: once the interval has passed since
+    /// a node like it checked. Checks of other nodes, whose image IDs cannot be compared with this node's, do not
+    /// count. `None` before the first check.
     pub(crate) fn may_ask_at(&self, image: &Reference, node: &Node, policy: &Policy) -> Option<Timestamp> {
         let health = self.health.get(image)?;
         let id = self.memory_of(node).and_then(|memory| memory.images.get(image)?.id.as_ref());
@@ -250,8 +249,8 @@ impl World {
         Some(after(answered_at, policy.repull_interval?))
     }
 
-    /// Whether a Pod is trying the image. One that began before the image last failed tells
-    /// nothing new, however long it takes.
+    /// Whether a Pod is trying the image. A Pod that began before the image last failed gives no new information,
+    /// however long it takes.
     pub(crate) fn is_tried(&self, image: &Reference) -> bool {
         self.is_tried_since(image, self.health.get(image).and_then(|health| health.last_open_failure(|_| true)))
     }
@@ -266,12 +265,13 @@ impl World {
         })
     }
 
-    /// When an image that fails may be tried again by the backoff alone.
+    /// Returns when a failing image may be tried again, by the backoff alone.
     pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
         self.health.get(image)?.next_round(image, backoff, |_| true)
     }
 
-    /// When an image of which a node will remember `record` may be tried again; `None` where it does not fail.
+    /// Returns when an image may be tried again if a node will remember `record` of it; `None` if the image does not
+    /// fail.
     pub(crate) fn next_try(
         &self,
         image: &Reference,

@@ -1,4 +1,4 @@
-//! CachedImages, their target nodes, and the number of nodes that have them.
+//! CachedImages, their target nodes, and the number of nodes that have each of them.
 
 use std::collections::BTreeMap;
 
@@ -20,13 +20,13 @@ pub(crate) struct ImageEntry {
     /// The requirements of the image and its policy on nodes; `None` where the policy is missing.
     pub(crate) placement: Option<Placement>,
     pub(crate) tally: Tally,
-    /// Its place among the images of its set; the first is pulled first.
+    /// Its place among the images of its set; the first one is pulled first.
     pub(crate) rank: usize,
-    /// Set while the API server refuses its Pods.
+    /// Set while the API server denies its Pods.
     pub(crate) refused: Option<Refused>,
     /// Whether it or its registry fails, so that one node at a time tries it.
     pub(crate) is_probed: bool,
-    /// Whether it fails on some node, and none has pulled it since.
+    /// Whether it fails on some node, and no node has pulled it since.
     pub(crate) is_doubted: bool,
     /// When this process first saw it.
     pub(crate) seen_at: Timestamp,
@@ -36,14 +36,14 @@ pub(crate) struct ImageEntry {
 }
 
 impl ImageEntry {
-    /// Since when its present spec is known, by whichever process.
+    /// Returns since when its present spec is known, by whichever process.
     pub(crate) fn wanted_since(&self) -> Timestamp {
         let created_at = self.image.created_at.min(self.seen_at);
         self.edited_at.map_or(created_at, |edited_at| edited_at.max(created_at))
     }
 }
 
-/// The API server refused a Pod.
+/// A denial of a Pod by the API server.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
     pub(crate) count: u32,
@@ -52,10 +52,10 @@ pub(crate) struct Refused {
 }
 
 impl World {
-    /// Takes in a CachedImage. `None` tells nothing of the status of one that is known.
+    /// Records a CachedImage. `None` leaves the known status unchanged.
     pub(super) fn set_image(&mut self, image: Image, status: Option<CachedImageStatus>, now: Timestamp) {
         let name = image.name.clone();
-        // The answer to a write may come before the watch shows what was there before it.
+        // The answer to a write may arrive before the watch shows the state that the write replaced.
         let older = |known: &ImageEntry| known.image.uid == image.uid && known.image.generation > image.generation;
         if self.images.get(&name).is_some_and(older) {
             return;
@@ -71,7 +71,7 @@ impl World {
         self.asked_by.get(&name).into_iter().for_each(|set| self.outbox.note_set(set));
         if let Some(entry) = self.images.get_mut(&name) {
             if entry.image.uid != image.uid {
-                // Another object under the name shows nothing of what was written to the one before.
+                // Another object under the same name does not show the statuses written to the previous one.
                 let status = status.unwrap_or_default();
                 entry.published = Published::of(&image, status);
             } else if let Some(status) = status {
@@ -87,7 +87,7 @@ impl World {
                 entry.tally = Tally::default();
                 self.forget_standings(&name);
             } else if old.pull != image.pull {
-                // It may stand as before for another reason, which is remembered.
+                // Its standing may be the same for another reason, and NodeCaches store the reason.
                 let nodes = self.nodes.iter().filter(|(_, node)| node.standings.contains_key(&name));
                 self.dirty.caches.extend(nodes.map(|(node, _)| node.clone()));
             }
@@ -95,10 +95,10 @@ impl World {
             self.own(&image);
             self.unwant(&old);
             self.want(&image);
-            // An edit may have mended what failed.
+            // An edit may have fixed the failure.
             self.ask_again(&image.reference);
         } else {
-            // One of this name may have gone a moment ago.
+            // An object of this name may have been deleted a moment ago.
             self.forget_standings(&name);
             self.own(&image);
             self.want(&image);
@@ -121,8 +121,7 @@ impl World {
         self.dirty.images.insert(name);
     }
 
-    /// Lets an image be judged as if for the first time, and NodeCaches forget what
-    /// it was before.
+    /// Has an image judged as if for the first time, and clears its old standing from NodeCaches.
     pub(super) fn forget_standings(&mut self, image: &Name) {
         for (name, node) in &mut self.nodes {
             if node.standings.remove(image).is_some() {
@@ -148,8 +147,8 @@ impl World {
         }
     }
 
-    /// Takes in how large an image is on some node of this platform, of which the least
-    /// counts, whatever comes first. Lists that lack the image may prove something else now.
+    /// Records the size of an image on some node of this platform. The least size counts, whichever comes first. With a
+    /// new size, lists that lack the image may prove something else.
     pub(super) fn note_size(&mut self, image: &Reference, platform: &Name, size: u64) {
         let known = self.sizes.get(image).and_then(|sizes| sizes.get(platform));
         if size > 0 && known.is_none_or(|known| size < *known) {
@@ -162,7 +161,7 @@ impl World {
         self.outbox.note_policy(&image.policy);
         self.dirty.note_host(&image.reference);
         self.dirty.lookups.insert(image.reference.clone());
-        // Nodes that are no targets now, but were, remember it too.
+        // Nodes that are no longer targets remember the image too.
         let remember = self.nodes.iter().filter(|(_, node)| {
             let memory = self.memory_of(&node.node).filter(|_| !node.standings.contains_key(&image.name));
             memory.is_some_and(|memory| memory.images.contains_key(&image.reference))
@@ -210,15 +209,15 @@ impl World {
         entry.tally.take_in(moves);
         self.dirty.note_host(&entry.image.reference);
         if entry.tally.cached == entry.tally.targeted() {
-            // Nothing is asked for any more that could be refused.
+            // Every target node has the image, so no further Pod is requested that could be denied.
             entry.refused = None;
         }
         self.outbox.note_image(image);
         self.outbox.note_policy(&entry.image.policy);
     }
 
-    /// Marks the status of every CachedImage of this reference as stale, and of their policies:
-    /// the Pod of one policy pulls for all.
+    /// Marks the statuses of every CachedImage of this reference as stale, and those of their policies: the Pod of one
+    /// policy pulls for all.
     pub(super) fn mark_images_of(&mut self, reference: &Reference) {
         for name in self.wanted.get(reference).into_iter().flatten() {
             self.images.get(name).into_iter().for_each(|entry| self.outbox.note_policy(&entry.image.policy));
@@ -226,8 +225,7 @@ impl World {
         }
     }
 
-    /// Whether some CachedImage wants `image` on `node`, or would if the node were
-    /// healthy.
+    /// Whether some CachedImage wants `image` on `node`, or would if the node were healthy.
     pub(crate) fn is_meant_for(&self, image: &Reference, node: &Node) -> bool {
         self.wanted_by(image).any(|entry| entry.selects(node))
     }
@@ -266,7 +264,7 @@ impl World {
         self.wanted.get(image).into_iter().flatten().filter_map(|name| self.images.get(name))
     }
 
-    /// The names of the pull secrets of these CachedImages, each once.
+    /// Returns the names of the pull secrets of these CachedImages, each once.
     pub(crate) fn secrets_of<'a>(images: impl Iterator<Item = &'a ImageEntry>) -> Vec<Name> {
         let mut secrets: Vec<Name> = Vec::new();
         for secret in images.flat_map(|entry| &entry.image.secrets) {
@@ -277,7 +275,7 @@ impl World {
         secrets
     }
 
-    /// The least size in bytes with which any node lists `image`.
+    /// Returns the least size in bytes with which any node lists `image`.
     pub(crate) fn size_of(&self, image: &Reference) -> Option<u64> {
         self.sizes.get(image).into_iter().flat_map(BTreeMap::values).min().copied()
     }
@@ -289,17 +287,17 @@ impl ImageEntry {
         self.tally.targeted() == 0
     }
 
-    /// Its requirements on a node. An image whose policy is missing still has its targets: they wait.
+    /// Its requirements on a node. An image whose policy is missing keeps its targets: they wait.
     pub(super) fn placement(&self) -> &Placement {
         self.placement.as_ref().unwrap_or(&self.image.placement)
     }
 
-    /// Whether the image is to be on `node`.
+    /// Checks whether `node` is a target of the image.
     pub(crate) fn place_on<'a>(&'a self, node: &'a Node) -> Result<(), NotATarget<'a>> {
         self.placement().check(node)
     }
 
-    /// Whether the image is meant for `node`, healthy or not.
+    /// Whether the image selects `node`, healthy or not.
     pub(crate) fn selects(&self, node: &Node) -> bool {
         self.placement().selects(node).is_ok()
     }

@@ -1,4 +1,4 @@
-//! How images stand on nodes, judged anew where that may have changed.
+//! Judges how images stand on nodes, for those pairs that may have changed.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -13,24 +13,25 @@ use crate::objects::memory::{Memory, Record};
 use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
 
-/// On how many nodes images are judged before that is counted: it bounds the memory for it.
+/// Images are judged on this many nodes before the results are counted. This bounds the memory for the results.
 const JUDGED_TOGETHER: usize = 64;
 
-/// Images that are to be judged on several nodes.
+/// Images to be judged on several nodes.
 struct Asked<'a> {
     names: Vec<&'a Name>,
     /// In the order of the names.
     images: Vec<AskedImage<'a>>,
-    /// The places of the images in the order of their references, and these: so they are looked up in memories.
+    /// The references of the images in order, each with the image's position. The order allows a merged look-up in
+    /// memories.
     by_reference: Vec<(usize, &'a Reference)>,
 }
 
-/// An image that is to be judged, if it still is there.
+/// An image to be judged, if it still exists.
 struct AskedImage<'a> {
     entry: Option<&'a ImageEntry>,
-    /// Found out for the first node that is a target.
+    /// Computed for the first node that is a target.
     known: OnceCell<Known<'a>>,
-    /// Whether it has the same nodes as the image before: those of a set do.
+    /// Whether it has the same nodes as the previous image, as the images of a set do.
     goes_with_last: bool,
 }
 
@@ -50,7 +51,7 @@ impl<'a> Asked<'a> {
         Self { names, images, by_reference }
     }
 
-    /// The record of each of the images, in the order of their names.
+    /// Returns the record of each of the images, in the order of their names.
     fn records<'m>(&self, memory: &'m Memory) -> Vec<Option<&'m Record>> {
         let references: Vec<&Reference> = self.by_reference.iter().map(|(_, reference)| *reference).collect();
         let mut records = vec![None; self.images.len()];
@@ -67,23 +68,23 @@ impl<'a> Asked<'a> {
 #[derive(Default)]
 struct Judgement {
     changes: Vec<Change>,
-    /// When to judge again, if nothing happens before.
+    /// When to judge again if no event comes before.
     again_at: Option<Timestamp>,
-    /// Whether an image is remembered as wanted that is not meant for the node, or the reverse.
+    /// Whether the memory has an image as wanted that is not meant for the node, or the reverse.
     misremembers: bool,
 }
 
-/// An image that stands otherwise than before.
+/// An image whose standing has changed.
 struct Change {
-    /// Its place among those that were asked for.
+    /// Its position among the images to be judged.
     place: usize,
     before: Option<Standing>,
     after: Option<Standing>,
 }
 
 impl World {
-    /// Derives anew which nodes are targets of which images, and how these stand there, where
-    /// that may have changed.
+    /// Derives anew which nodes are targets of which images, and how the images stand there, for those that may have
+    /// changed.
     pub(super) fn judge_all(&mut self, now: Timestamp) {
         let placed = std::mem::take(&mut self.dirty.images);
         for image in &placed {
@@ -100,7 +101,7 @@ impl World {
             let others: Vec<Name> = self.nodes.keys().filter(|node| !nodes.contains(*node)).cloned().collect();
             for node in others {
                 let Some(entry) = self.nodes.get(&node) else { continue };
-                // News from elsewhere tells nothing new of what was never there.
+                // News from other nodes does not affect an image that this node never had.
                 let is_concerned = |(name, reference): &&(Name, Reference)| {
                     entry
                         .standings
@@ -124,7 +125,7 @@ impl World {
             }
         }
         if !nodes.is_empty() {
-            // Those that are gone are among the images that were placed.
+            // Deleted images are among the images that were placed.
             images.extend(self.images.keys().cloned());
         }
         let nodes = Vec::from_iter(nodes);
@@ -132,13 +133,13 @@ impl World {
         self.dirty.places.extend(nodes);
     }
 
-    /// Judges images on nodes, and counts them. Returns the nodes where anything changed.
+    /// Judges images on nodes, and counts them. Returns the nodes with any change.
     fn judge(&mut self, nodes: &[Name], images: &BTreeSet<Name>, now: Timestamp) -> Vec<Name> {
         let mut changed = Vec::new();
         for nodes in nodes.chunks(JUDGED_TOGETHER) {
             let asked = Asked::new(self, images);
             let nowhere = asked.images.iter().filter_map(|asked| asked.entry).filter(|entry| entry.is_nowhere());
-            // Their statuses say why by the example of some node.
+            // These images have no target node, and their statuses explain that with some node as the example.
             let nowhere: Vec<Name> = nowhere.map(|entry| entry.image.name.clone()).collect();
             let judgements = nodes.iter().filter_map(|node| Some((node, self.judgement(node, &asked, now)?)));
             let judgements: Vec<(&Name, Judgement)> = judgements.collect();
@@ -158,7 +159,7 @@ impl World {
         changed
     }
 
-    /// How `images`, of which this is known, stand on a node now.
+    /// Returns how the images of `asked` stand on a node now.
     fn judgement<'a>(&'a self, node: &str, asked: &Asked<'a>, now: Timestamp) -> Option<Judgement> {
         let entry = self.nodes.get(node)?;
         let memory = self.memory_of(&entry.node);
@@ -166,7 +167,7 @@ impl World {
         let node_failed_at = memory.and_then(Memory::node_failed_at);
         let index = entry.node.inventory.index(asked.images.len());
         let mut judgement = Judgement::default();
-        // How many images are remembered that may be no targets.
+        // The number of remembered images that may not be targets.
         let mut others = memory.map_or(0, |memory| memory.images.len());
         let mut is_target = false;
         let before = look_up(&entry.standings, &asked.names);
@@ -189,7 +190,7 @@ impl World {
                 judgement.changes.push(Change { place, before, after });
             }
         }
-        // What was no target may by now not even be meant to be one.
+        // An image that was not a target may no longer be meant to be one.
         let is_wrong = |(image, record): (&AskedImage<'_>, &Option<&Record>)| {
             let known = image.entry.zip(*record);
             known.is_some_and(|(image, record)| record.unwanted_since.is_none() != image.selects(&entry.node))
@@ -202,7 +203,7 @@ impl World {
         if let Some(at) = judgement.again_at {
             self.agenda.set_at_the_latest(Moment::Judgement(node.clone()), at);
         }
-        // An eviction is recorded at once, because its repair waits for that.
+        // An eviction is recorded at once, because its repair waits for the record.
         match judgement.changes.iter().any(|change| change.after == Some(Standing::Evicted)) {
             true => self.outbox.note(EffectKey::Record(node.clone())),
             false if judgement.changes.is_empty() && !judgement.misremembers => {}

@@ -1,4 +1,4 @@
-//! The lines of nodes that wait, one for each policy.
+//! The lines of waiting nodes, one for each policy.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::pace::order::Candidate;
 pub(crate) struct Places {
     /// By policy.
     pub(crate) candidates: Vec<(Name, Candidate)>,
-    /// When to look again, if nothing happens before.
+    /// When to look again if no event comes before.
     pub(crate) alarm: Option<Timestamp>,
     /// The policies of the images that it lacks, whatever holds their pulls.
     pub(crate) lacking: BTreeSet<Name>,
@@ -31,12 +31,12 @@ impl World {
         }
     }
 
-    /// The nodes whose places may have changed since this was last asked.
+    /// Takes the nodes whose places may have changed since the last call.
     pub(crate) fn take_unplaced(&mut self) -> Vec<Name> {
         std::mem::take(&mut self.dirty.places).into_iter().collect()
     }
 
-    /// Gives a node other places in the lines.
+    /// Moves a node to other places in the lines.
     pub(crate) fn place_node(&mut self, name: &Name, places: Places, now: Timestamp) {
         let Some(entry) = self.nodes.get_mut(name) else { return };
         let old = std::mem::take(&mut entry.places);
@@ -63,7 +63,7 @@ impl World {
         entry.places = places.candidates;
     }
 
-    /// The nodes that wait under a policy, in order.
+    /// Returns the nodes that wait under a policy, in order.
     pub(crate) fn line(&self, policy: &str) -> Option<&BTreeSet<Candidate>> {
         self.queues.get(policy)
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-/// How many times more entries a map may have than are looked up before it is searched for each.
+/// A map with at most this many times more entries than keys is walked; in a larger one, each key is searched.
 const SPARSE: usize = 8;
 
-/// Returns the value of each of `keys` in `map`. The keys are in order and may repeat. Where they are many, one walk
+/// Returns the value of each of `keys` in `map`. The keys are in order and may repeat. If there are many keys, one walk
 /// through both finds the values.
 pub(super) fn look_up<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, keys: &[&K]) -> Vec<Option<&'a V>> {
     if keys.len() * SPARSE < map.len() {

@@ -1,8 +1,8 @@
-//! What registries say of the wanted images, and when each is asked.
+//! The answers of registries about the wanted images, and when Drop asks for each.
 //!
-//! A registry is asked once for each reference in the whole cluster: when it is first wanted, and as often as
-//! `repullInterval` says where its tag is followed. While it cannot be asked, nodes find out by pulling, as without
-//! look-ups: what it said before decides nothing.
+//! Drop asks for each reference once in the whole cluster: when a CachedImage first wants it, and then every
+//! `repullInterval` if its tag is followed. While a registry cannot be asked, nodes find out by pulling, as without
+//! look-ups. Its earlier answers then decide nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,24 +25,24 @@ use crate::pace::backoff::{Backoff, stretched};
 use crate::time::after;
 
 /// How long pulls of an image wait for its registry's first answer, which usually comes within a second. A registry
-/// that cannot be asked delays them no longer.
+/// that cannot be asked delays them no longer than this.
 const WAIT: SignedDuration = SignedDuration::from_secs(3);
 
-/// The longest wait before a registry is asked again that could not be asked, or has no image for a platform.
+/// The longest wait before Drop asks a registry again that could not be asked, or that has no image for a platform.
 const RETRY_MAX: SignedDuration = SignedDuration::from_hours(1);
 
-/// One image at its registry.
+/// The look-ups of one image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Lookup {
-    /// What the registry serves, as far as it ever said.
+    /// The last known answer of the registry.
     served: Option<Served>,
     /// Why the last question failed.
     failure: Option<Failure>,
     /// When the last answer came.
     answered_at: Option<Timestamp>,
-    /// When the registry last told what it serves.
+    /// When the registry last answered with a manifest.
     told_at: Option<Timestamp>,
-    /// Whether to ask again although the answer is not old: it was for other credentials.
+    /// Whether to ask again although the answer is not old, because it was for other credentials.
     asks_again: bool,
     /// Whether pulls wait for the first answer.
     hold: Hold,
@@ -53,24 +53,24 @@ pub(crate) struct Lookup {
 /// Whether pulls wait for a registry's first answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum Hold {
-    /// They do not, because the registry has failed to answer for another image.
+    /// Pulls do not wait, because the registry has failed to answer for another image.
     #[default]
     Never,
     /// This replica may not ask yet.
     UntilAsked,
-    /// Until then at the latest.
+    /// Pulls wait until this time at the latest.
     Until(Timestamp),
 }
 
-/// What the registry serves.
+/// The answer of a registry.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Served {
     pub(crate) manifest: Arc<Manifest>,
-    /// Since when this is known. A node that pulled later got what its mirror had then.
+    /// Since when the answer is known. A node that pulled later got the state of its mirror at that time.
     pub(crate) since: Timestamp,
 }
 
-/// Questions that failed in a row.
+/// Failed questions in a row.
 #[derive(Clone, Debug, PartialEq)]
 struct Failure {
     /// Whether the registry says that there is no such image.
@@ -81,17 +81,18 @@ struct Failure {
 }
 
 impl Lookup {
-    /// What the registry serves, while it answers. One that fails may serve something else by now, and nodes find out.
+    /// Returns the registry's answer, while the registry works. A registry that fails may serve something else by now,
+    /// so nodes find out.
     pub(crate) fn current(&self) -> Option<&Served> {
         self.served.as_ref().filter(|_| self.works())
     }
 
-    /// The registry's words, if it said at the last question that there is no such image.
+    /// Returns the registry's message, if its last answer was that there is no such image.
     pub(crate) fn missing(&self) -> Option<&Name> {
         self.failure.as_ref().filter(|failure| failure.is_missing).map(|failure| &failure.message)
     }
 
-    /// Whether the registry told at the last question what it serves.
+    /// Whether the last question got a manifest.
     pub(crate) fn works(&self) -> bool {
         self.told_at.is_some() && self.failure.is_none()
     }
@@ -106,7 +107,7 @@ impl Lookup {
         self.is_pending() && self.hold == Hold::UntilAsked
     }
 
-    /// Until when pulls wait for the first answer, if they do.
+    /// Returns until when pulls wait for the first answer, if they do.
     pub(crate) fn holds_until(&self) -> Option<Timestamp> {
         match self.hold {
             Hold::Until(at) if self.is_pending() => Some(at),
@@ -114,7 +115,7 @@ impl Lookup {
         }
     }
 
-    /// What a CachedImage's status says of it; `None` before the first answer.
+    /// Returns the look-up for the status of a CachedImage; `None` before the first answer.
     pub(crate) fn status(&self) -> Option<LookupStatus> {
         let served = self.served.as_ref();
         (served.is_some() || self.failure.is_some()).then(|| LookupStatus {
@@ -126,26 +127,26 @@ impl Lookup {
 }
 
 impl World {
-    /// What the registry says of an image; `None` where it is not asked on behalf of this CachedImage: another one may
-    /// want the same under a policy that lets Drop ask.
+    /// Returns the look-up of an image; `None` if Drop does not ask on behalf of this CachedImage. Another CachedImage
+    /// may want the same image under a policy that lets Drop ask.
     pub(crate) fn lookup_of(&self, entry: &ImageEntry) -> Option<&Lookup> {
         let policy = self.policy_of(&entry.image).filter(|policy| policy.lookup == LookupMode::Auto);
         policy.and_then(|_| self.lookups.get(&entry.image.reference))
     }
 
-    /// Whether the registry of an image has none for a node's platform.
+    /// Whether the registry has no image for a node's platform.
     pub(crate) fn lacks_platform(&self, image: &ImageEntry, node: &Node) -> bool {
         let served = self.lookup_of(image).and_then(Lookup::current);
         served.is_some_and(|served| !served.manifest.serves(&node.platform))
     }
 
-    /// When the registry last told what it serves, as far as that is known; an earlier process may have asked.
+    /// Returns when the registry last answered with a manifest, as far as known. An earlier process may have asked.
     pub(crate) fn looked_up_at(&self, entry: &ImageEntry) -> Option<Timestamp> {
         let published = entry.published.status.lookup.as_ref().and_then(|lookup| lookup.since);
         self.lookup_of(entry)?.told_at.max(published)
     }
 
-    /// Lets pulls wait for the first answers from now on, because this replica can ask only now.
+    /// Lets pulls wait for the first answers from now on, because this replica can only ask now.
     pub(crate) fn begin_to_ask(&mut self, now: Timestamp) {
         if self.asks || !self.is_synced() {
             return;
@@ -161,8 +162,7 @@ impl World {
         changed.iter().for_each(|image| self.lookup_changed(image));
     }
 
-    /// Begins to ask registries for images, or stops, after these references, their CachedImages or policies have
-    /// changed.
+    /// Begins or stops look-ups, after these references, their CachedImages or policies have changed.
     pub(super) fn choose_lookups(&mut self, images: BTreeSet<Reference>, now: Timestamp) {
         for image in images {
             let is_asked = self.settings.looks_up && self.asking(&image).next().is_some();
@@ -194,19 +194,20 @@ impl World {
         }
     }
 
-    /// Whether a registry answers, as far as is known.
+    /// Whether a registry answers, as far as known.
     fn may_be_asked(&self, host: &str) -> bool {
         let mut of_host = self.lookups.iter().filter(|(image, _)| image.host() == host).map(|(_, lookup)| lookup);
         !of_host.any(|lookup| lookup.failure.is_some() && lookup.missing().is_none())
     }
 
-    /// Since when the registry has served a digest, as the status of a CachedImage tells it: an earlier process asked.
+    /// Returns since when the registry has served a digest, according to the statuses of CachedImages: an earlier
+    /// process may have asked.
     fn published_since(&self, image: &Reference, digest: &str) -> Option<Timestamp> {
         let told = self.wanted_by(image).filter_map(|entry| entry.published.status.lookup.as_ref());
         told.filter(|lookup| lookup.digest.as_deref() == Some(digest)).filter_map(|lookup| lookup.since).min()
     }
 
-    /// The CachedImages on whose behalf the registry is asked for an image, with their policies.
+    /// Returns the CachedImages on whose behalf Drop asks for an image, with their policies.
     fn asking(&self, image: &Reference) -> impl Iterator<Item = (&ImageEntry, &Policy)> {
         self.wanted_by(image).filter(|entry| entry.image.pull != ImagePullPolicy::Never).filter_map(|entry| {
             let policy = self.policy_of(&entry.image).filter(|policy| policy.lookup == LookupMode::Auto)?;
@@ -214,8 +215,8 @@ impl World {
         })
     }
 
-    /// The shortest interval after which a tag is looked up again. A tag that is not followed may still get an image for
-    /// a platform that has none, for which nothing else would look.
+    /// Returns the shortest interval after which a tag is looked up again. A tag that is not followed may still get an
+    /// image for a missing platform, and only a look-up would find it.
     fn lookup_interval(&self, image: &Reference) -> Option<SignedDuration> {
         let following = self.asking(image).filter(|(entry, _)| entry.image.pull == ImagePullPolicy::Always);
         let following = following.filter_map(|(_, policy)| policy.repull_interval);
@@ -224,7 +225,7 @@ impl World {
         following.chain(served.is_some_and(lacks).then_some(RETRY_MAX)).min().filter(|_| image.digest().is_none())
     }
 
-    /// Has the registry asked when it is time.
+    /// Schedules the look-up of an image for the time when it is due.
     pub(super) fn schedule_lookup(&mut self, image: &Reference) {
         let key = EffectKey::LookUp(image.clone());
         match self.lookup_at(image) {
@@ -233,7 +234,7 @@ impl World {
         }
     }
 
-    /// When the registry is asked for an image next; `None` if never.
+    /// Returns when the next look-up of an image is due; `None` if never.
     pub(crate) fn lookup_at(&self, image: &Reference) -> Option<Timestamp> {
         let lookup = self.lookups.get(image)?;
         let Some(answered_at) = lookup.answered_at.filter(|_| !lookup.asks_again) else { return Some(Timestamp::MIN) };
@@ -251,7 +252,7 @@ impl World {
         Some(after(answered_at, wait.max(failure.retry_after.unwrap_or_default())))
     }
 
-    /// The question to an image's registry.
+    /// Returns the question to an image's registry.
     pub(crate) fn inquiry(&self, image: &Reference) -> Inquiry {
         let lookup = self.lookups.get(image);
         let served = lookup.and_then(|lookup| lookup.served.as_ref());
@@ -277,7 +278,7 @@ impl World {
         let before = lookup.clone();
         lookup.asks_again = false;
         if answer == LookedUp::Unchanged && before.served.is_none() {
-            // What it is compared with is not known any more.
+            // The digest to compare with is no longer known.
             return self.schedule_lookup(image);
         }
         lookup.answered_at = Some(now);
@@ -323,7 +324,7 @@ impl World {
         concerned.iter().for_each(|image| self.ask_again(image));
     }
 
-    /// Asks again at once where the last question failed, or one is under way: what let it fail may be mended.
+    /// Asks again at once if the last question failed, or if one is under way: an edit may have fixed the cause.
     pub(super) fn ask_again(&mut self, image: &Reference) {
         let key = EffectKey::LookUp(image.clone());
         let is_under_way = self.flights.get(&key).is_some_and(Flight::is_under_way);

@@ -18,19 +18,19 @@ use crate::time::after;
 #[derive(Debug)]
 pub(crate) struct NodeEntry {
     pub(crate) node: Node,
-    /// How many images the node lists at least, if it has them: a shorter list is complete.
+    /// How many images the node lists at least, if it has them. A shorter list is complete.
     pub(crate) full_list: usize,
-    /// The images that it is a target of.
+    /// The standings of the images whose target it is.
     pub(crate) standings: BTreeMap<Name, Standing>,
-    /// When this process first saw that its kubelet is lost. The control plane's own time comes from
-    /// another clock: were that an hour ahead, a Pod would keep its slot for an hour longer.
+    /// When this process first saw that its kubelet is lost. The control plane's time comes from another clock: if that
+    /// were an hour ahead, a Pod would keep its slot for an hour longer.
     pub(crate) lost_since: Option<Timestamp>,
-    /// The turn of pulls that is going on here.
+    /// The turn of pulls that goes on here.
     pub(crate) turn: Option<Turn>,
-    /// When the last Pod was gone here whose pulls had not come to their end in time; `None` once a Pod
-    /// has pulled all of its images.
+    /// When the last Pod whose pulls had not ended in time was gone from here; `None` once a Pod has pulled all of its
+    /// images.
     pub(crate) hung_at: Option<Timestamp>,
-    /// Since when it has missed images of each policy without a Pod of that policy.
+    /// Returns since when it has missed images of each policy without a Pod of that policy.
     pub(crate) waiting_since: BTreeMap<Name, Timestamp>,
     /// The reason of the last notice about it, until its NodeCache shows what the notice is about: a write that
     /// fails is tried again, and the notice is not.
@@ -139,12 +139,12 @@ impl World {
         waiting.for_each(|(image, _)| self.outbox.note_image(image));
     }
 
-    /// When the Pods of a node whose kubelet is lost are deleted by force.
+    /// Returns when the Pods of a node whose kubelet is lost are deleted by force.
     pub(crate) fn lost_at(&self, node: &NodeEntry) -> Option<Timestamp> {
         Some(after(node.lost_since?, self.settings.lost_within))
     }
 
-    /// How an image stands on a node; `None` where that is not a target.
+    /// Returns how an image stands on a node; `None` if the node is not a target.
     pub(crate) fn standing_on(&self, node: &str, image: &str) -> Option<Standing> {
         self.nodes.get(node)?.standings.get(image).copied()
     }
@@ -177,13 +177,13 @@ impl World {
         self.nodes.values()
     }
 
-    /// The nodes whose names come after `name`; all of them where there is none.
+    /// Returns the nodes whose names come after `name`; all of them if `name` is `None`.
     pub(crate) fn nodes_after(&self, name: Option<&Name>) -> impl Iterator<Item = &NodeEntry> {
         let after = name.map_or(Bound::Unbounded, Bound::Excluded);
         self.nodes.range::<Name, _>((after, Bound::Unbounded)).map(|(_, entry)| entry)
     }
 
-    /// The images that a node is a target of, as far as `is_meant` holds for how they stand there.
+    /// Returns the images that a node is a target of, if `is_meant` holds for their standing there.
     pub(crate) fn images_on(
         &self,
         node: &NodeEntry,
@@ -195,7 +195,7 @@ impl World {
         images.filter_map(|(image, standing)| Some((image?, standing)))
     }
 
-    /// How many nodes there are.
+    /// Returns the number of nodes.
     pub(crate) fn number_of_nodes(&self) -> usize {
         self.nodes.len()
     }

@@ -28,14 +28,14 @@ pub(crate) struct OnNode<'a> {
 }
 
 impl World {
-    /// The node with its memory.
+    /// Combines a node with its memory.
     pub(crate) fn on_node<'a>(&'a self, entry: &'a NodeEntry) -> OnNode<'a> {
         OnNode { world: self, entry, memory: self.memory_of(&entry.node), has_room: OnceCell::new() }
     }
 }
 
 impl<'a> OnNode<'a> {
-    /// The record of an image here.
+    /// Returns the record of an image here.
     pub(crate) fn record(&self, image: &Reference) -> Option<&'a Record> {
         self.memory?.images.get(image)
     }
@@ -46,7 +46,7 @@ impl<'a> OnNode<'a> {
         images.into_iter().any(|(image, record)| record.pulled.is_some() && image.host() == host)
     }
 
-    /// The number of further images for which the memory has room.
+    /// Returns for how many further images the memory has room.
     pub(crate) fn room(&self) -> usize {
         self.memory.map_or(MAX_IMAGES, Memory::room)
     }
@@ -56,20 +56,20 @@ impl<'a> OnNode<'a> {
         *self.has_room.get_or_init(|| self.memory.is_none_or(Memory::has_room)) || self.record(image).is_some()
     }
 
-    /// Until when the node as a whole is left alone, and why.
+    /// Returns until when Drop backs off from the node as a whole, and why.
     pub(crate) fn backoff(&self, policy: &Policy) -> Option<(Timestamp, &'a Name)> {
         let failure = self.memory?.node_failure.as_ref()?;
         Some((failure.node_due(&self.entry.node.name, &policy.backoff), &failure.message))
     }
 
-    /// The last failures in a row of an image here. An edit of the CachedImage since then may have
-    /// mended them.
+    /// Returns the last failures in a row of an image here, unless the CachedImage was edited since: the edit may have
+    /// fixed them.
     fn failure(&self, wanted: &ImageEntry) -> Option<&'a Failure> {
         let failure = self.record(&wanted.image.reference)?.failure.as_deref()?;
         wanted.edited_at.is_none_or(|edited_at| edited_at < failure.at).then_some(failure)
     }
 
-    /// Until when the image is left alone here, for a failure that is this node's own, and why.
+    /// Returns until when Drop backs off from the image here, for a failure of this node, and why.
     pub(crate) fn backoff_of(&self, wanted: &ImageEntry, policy: &Policy) -> Option<(Timestamp, &'a Name)> {
         let failure = self.failure(wanted)?;
         let image = &wanted.image.reference;
@@ -77,8 +77,7 @@ impl<'a> OnNode<'a> {
         is_own.then(|| (failure.due(&self.entry.node.name, image, &policy.backoff), &failure.message))
     }
 
-    /// When an image that was evicted is pulled again; `None` where no eviction is
-    /// recorded.
+    /// Returns when an evicted image is pulled again; `None` if no eviction is recorded.
     pub(crate) fn repair_at(&self, image: &Reference) -> Option<Timestamp> {
         let record = self.record(image)?;
         let eviction = record.eviction.as_ref().filter(|_| record.present_since().is_none())?;
@@ -87,12 +86,12 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &pair(&self.entry.node.name, image))))
     }
 
-    /// When a fresh pull has waited for so long that its age goes before its place in a set and its name.
+    /// Returns when a fresh pull has waited for so long that its age goes before its place in a set and its name.
     pub(crate) fn ages_at(&self, wanted: &ImageEntry) -> Timestamp {
         after(wanted.wanted_since(), LONG_WAIT)
     }
 
-    /// How urgent an image is here at `now`. All but fresh pulls yield to those for the longest backoff.
+    /// Returns how urgent an image is here at `now`. All but fresh pulls yield to those for the longest backoff.
     pub(crate) fn urgency(&self, wanted: &ImageEntry, policy: &Policy, now: Timestamp) -> Urgency {
         let (image, rank, hung_at) = (&wanted.image.reference, wanted.rank, self.entry.hung_at);
         let late = |due: Timestamp, tried_at| Urgency::Late {
@@ -108,13 +107,13 @@ impl<'a> OnNode<'a> {
             let due = Some(failure.due(&self.entry.node.name, image, &policy.backoff)).max(hung_at).max(of_node);
             return late(due.unwrap_or(failure.at), Some(failure.at));
         }
-        // Where another node has pulled it since, it was not the one that hung.
+        // If another node has pulled the image since, it was not the image that hung.
         let is_alone = wanted.is_doubted && self.record(image).is_some_and(|record| record.alone);
         let due = if let Some(refused) = &wanted.refused {
             Some(refused.until)
         } else if is_alone && self.entry.node.inventory.lists(image) {
-            // Its Pod timed out together with others, of which any may be the one that hung; but the node
-            // lists this one by now.
+            // Its Pod timed out together with other images, any of which may have hung. But the node lists this one by
+            // now.
             Some(Timestamp::MIN)
         } else if is_alone {
             hung_at.or(Some(wanted.seen_at))
@@ -136,7 +135,7 @@ impl<'a> OnNode<'a> {
         }
     }
 
-    /// When a node pulls again that has pulled since its registry serves something else: its mirror lags.
+    /// Returns when a node pulls again that has pulled since its registry serves a different digest: its mirror lags.
     fn pulls_in_vain_until(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
         let served = self.world.lookup_of(wanted).and_then(Lookup::current)?;
         let is_outdated = self.entry.standings.get(&wanted.image.name) == Some(&Standing::Outdated);
@@ -145,7 +144,7 @@ impl<'a> OnNode<'a> {
         is_in_vain.then(|| pulled_again_at(since, served.since, policy.repull_interval.unwrap_or_default()))
     }
 
-    /// When the node as a whole was last in trouble, while it is: a pull here tells little of the image then.
+    /// Returns when the node as a whole was last in trouble, while it is: a pull here tells little of the image then.
     pub(crate) fn trouble_at(&self) -> Option<Timestamp> {
         self.memory.and_then(Memory::node_failed_at).max(self.entry.hung_at)
     }

@@ -1,4 +1,4 @@
-//! The objects that may have to be written again, by the effect that writes them.
+//! The objects that may need a write, by the effect that writes them.
 
 use std::collections::BTreeMap;
 
@@ -11,28 +11,27 @@ use crate::io::effect::EffectKey;
 use crate::io::plan::Look;
 use crate::time::after;
 
-/// The effects that may be due, and from when on: a plan looks at those that are due only, however
-/// many wait.
+/// The effects that may be due, and from when on. A plan looks only at those that are due, however many wait.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     due: Agenda<EffectKey>,
-    /// The times before which some of them are not looked at, whatever changes.
+    /// The times before which a plan does not look at some of them, whatever changes.
     held: BTreeMap<EffectKey, Timestamp>,
 }
 
 impl Outbox {
-    /// Notes that something changed: the next plan looks at it.
+    /// Notes that something changed: the next plan looks at the object.
     pub(super) fn note(&mut self, key: EffectKey) {
         self.note_by(key, Timestamp::MIN);
     }
 
-    /// Notes that it is to be looked at from `at` on, or from earlier on if that was noted before.
+    /// Notes that a plan looks at the object from `at` on, or earlier if that was noted before.
     pub(super) fn note_by(&mut self, key: EffectKey, at: Timestamp) {
         let at = self.not_before(&key, at);
         self.due.set_at_the_latest(key, at);
     }
 
-    /// Has it looked at from `at` on, whatever was noted before.
+    /// Notes that a plan looks at the object from `at` on, whatever was noted before.
     pub(super) fn schedule(&mut self, key: EffectKey, at: Timestamp) {
         self.due.set(key, at);
     }
@@ -69,42 +68,42 @@ impl Outbox {
         self.held.get(key).map_or(at, |until| at.max(*until))
     }
 
-    /// Drops an object that is written as it should be, or cannot be written any more.
+    /// Drops an object that needs no write, or that can no longer be written.
     pub(super) fn remove(&mut self, key: &EffectKey) {
         self.held.remove(key);
         self.due.cancel(key);
     }
 
-    /// When it is due, if it is.
+    /// Returns when the object is due, if it is.
     pub(super) fn time_of(&self, key: &EffectKey) -> Option<Timestamp> {
         self.due.time_of(key)
     }
 
-    /// When the first is due that is not due at `now`.
+    /// Returns the earliest time after `now` at which an object is due.
     pub(super) fn next_after(&self, now: Timestamp) -> Option<Timestamp> {
         self.due.next_after(now)
     }
 }
 
 impl World {
-    /// The effects that a plan has to look at.
+    /// Returns the effects that a plan has to look at.
     pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = &EffectKey> {
         self.outbox.due.due(now)
     }
 
-    /// Whether the object that `key` writes is to be looked at, now or later.
+    /// Whether a plan will look at the object that `key` writes, now or later.
     pub(crate) fn is_noted(&self, key: &EffectKey) -> bool {
         self.outbox.time_of(key).is_some()
     }
 
-    /// The next time after `now` at which a plan has to be made without an event.
+    /// Returns the next time after `now` at which a plan has to be made without an event.
     pub(crate) fn next_moment(&self, now: Timestamp) -> Option<Timestamp> {
         self.agenda.next_after(now).into_iter().chain(self.outbox.next_after(now)).min()
     }
 
     /// Records a plan's findings about objects that may have to be written.
     pub(super) fn looked_at(&mut self, looks: &[(EffectKey, Look)], now: Timestamp) {
-        // With every Pod's step, to look again would be work for nothing.
+        // A second look within this time would be wasted, because every step of a Pod changes the status.
         let held_until = after(now, self.settings.status_interval);
         for (key, look) in looks {
             self.outbox.looked_at(key, *look, held_until);

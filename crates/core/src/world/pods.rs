@@ -1,4 +1,4 @@
-//! Pull Pods, from the moment their creation is asked for until they are gone.
+//! Pull Pods, from the request that creates them until they are gone.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -16,29 +16,29 @@ use crate::time::after;
 pub(crate) struct PodEntry {
     pub(crate) pod: PullPod,
     pub(crate) stage: Stage,
-    /// When it was started: the latest possible moment, so that no delay
-    /// measured from it is too short. `None` while that is not known.
+    /// When it was started: the latest possible time, so that no delay measured from it is too short. `None` while
+    /// unknown.
     pub(crate) started_at: Option<Timestamp>,
     /// Whether it began a turn of its node.
     pub(crate) begins_turn: bool,
-    /// When it was seen to take each step.
+    /// When this process saw it take each step.
     pub(crate) steps: Steps,
     /// Whether its outcome has been recorded.
     pub(crate) recorded: bool,
-    /// Whether this process asked for it with other than fresh pulls.
+    /// Whether this process requested it with late pulls.
     pub(crate) is_late: bool,
 }
 
-/// How sure it is that a Pod exists.
+/// How certain the existence of a Pod is.
 #[derive(Debug)]
 pub(crate) enum Stage {
-    /// Its creation was asked for.
+    /// Its creation was requested.
     Requested(Box<PodOrder>),
-    /// The API server said, then, that it is there; the watch has not shown it.
+    /// The API server confirmed it at this time; the watch has not shown it.
     Created(Timestamp),
     /// The watch has shown it.
     Observed,
-    /// Somebody else has deleted it: it stays until that is recorded.
+    /// Another client has deleted it: the entry stays until that is recorded.
     Gone,
 }
 
@@ -48,8 +48,8 @@ impl World {
         if known.is_some_and(|known| matches!(known.stage, Stage::Observed) && known.pod == pod) {
             return;
         }
-        // A Pod that this process asked for was created by now at the latest. Of
-        // any other only the second is known in which it was created, by a clock that may be ahead.
+        // A Pod that this process requested was created by now at the latest. For any other Pod, only the second of its
+        // creation is known, by a clock that may be ahead.
         let started_at = match known {
             Some(PodEntry { started_at: Some(at), .. }) => *at,
             Some(_) => now,
@@ -62,14 +62,14 @@ impl World {
         if begins_turn {
             self.note_start(&pod.policy, &pod.node, started_at);
         }
-        // A creation whose answer was lost is confirmed by this.
+        // This confirms a creation whose answer was lost.
         self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));
         self.accepted(&pod);
         let stage = Stage::Observed;
         self.put_pod(PodEntry { pod, stage, started_at: Some(started_at), begins_turn, steps, recorded, is_late }, now);
     }
 
-    /// Takes a Pod as created that was only just asked for.
+    /// Treats a requested Pod as created.
     pub(super) fn expect_pod(&mut self, order: &PodOrder, now: Timestamp) {
         if self.pods.contains_key(&order.name) {
             return;
@@ -146,7 +146,7 @@ impl World {
         self.touch_pod(&pod);
     }
 
-    /// Takes in that the outcome of a node's Pod may be recorded now.
+    /// Ends the pulls of a node's Pods whose outcomes are now recorded.
     pub(super) fn end_recorded_pulls(&mut self, node: &Name, now: Timestamp) {
         let pods = self.pods_on.get(node).into_iter().flatten();
         let recorded: Vec<Name> =
@@ -172,8 +172,8 @@ impl World {
         }
     }
 
-    /// Removes a Pod that is gone. If its outcome is still to be recorded, another client has deleted it, and
-    /// may delete the next one too: a failure is recorded, so that no Pod follows at once.
+    /// Removes a Pod that is gone. If its outcome is not recorded yet, another client has deleted it, and may delete
+    /// the next one too. So a failure is recorded, and no Pod follows at once.
     pub(super) fn pod_gone(&mut self, name: &Name, now: Timestamp) {
         let is_cut_short = self.pods.get(name).is_some_and(|entry| self.is_cut_short(entry));
         match self.pods.get_mut(name).filter(|_| is_cut_short) {
@@ -191,7 +191,7 @@ impl World {
         matches!(entry.stage, Stage::Observed) && !is_own && self.wants(pod) && is_there && !self.is_recorded(entry)
     }
 
-    /// Records that a Pod of the node pulls the image no more. Another one may do so already.
+    /// Records that a Pod of the node no longer pulls the image. Another Pod may already pull it.
     pub(super) fn end_pull(&mut self, image: &Reference, node: &Name) {
         let mut pods = self.pods_on.get(node).into_iter().flatten().filter_map(|pod| self.pods.get(pod));
         let is_pulled = pods.any(|entry| {
@@ -209,7 +209,7 @@ impl World {
         }
     }
 
-    /// Marks the node, images and policy that a change of a Pod concerns.
+    /// Marks the node, images and policy that a change of a Pod affects.
     pub(super) fn touch_pod(&mut self, pod: &PullPod) {
         self.dirty.places.insert(pod.node.clone());
         self.outbox.note_policy(&pod.policy);
@@ -233,7 +233,7 @@ impl World {
         self.accepted(&pod);
     }
 
-    /// Takes in that the API server accepts Pods for these images.
+    /// Records that the API server accepts Pods for these images.
     pub(super) fn accepted(&mut self, pod: &PullPod) {
         for container in &pod.containers {
             for name in self.wanted.get(&container.image).into_iter().flatten() {
@@ -272,7 +272,7 @@ impl World {
         }
     }
 
-    /// Whether the Pod's outcome is in its node's memory, or was.
+    /// Whether the Pod's outcome is, or was, in its node's memory.
     pub(crate) fn is_recorded(&self, entry: &PodEntry) -> bool {
         let pod = &entry.pod;
         let memory = self.nodes.get(&pod.node).and_then(|node| self.memory_of(&node.node));
@@ -284,7 +284,7 @@ impl World {
         pod.containers.iter().any(|container| self.wanted.contains_key(&container.image))
     }
 
-    /// One of the node's pull Pods.
+    /// Returns one of the node's pull Pods.
     pub(crate) fn pod_on(&self, node: &str) -> Option<&PodEntry> {
         self.pods_on(node).next()
     }
@@ -301,9 +301,9 @@ impl World {
             if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| has_succeeded || has_hung) {
                 node.hung_at = has_hung.then_some(now);
             }
-            // A NodeCache that was written meanwhile says that it is pulling.
+            // A NodeCache that was written meanwhile says that the node is pulling.
             self.dirty.caches.insert(entry.pod.node.clone());
-            // A turn that never began does not go on, nor does that of a node whose pulls hang.
+            // A turn that never began does not go on, nor does the turn of a node whose pulls hang.
             let never_began = entry.begins_turn && entry.started_at.is_none();
             if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began || has_hung) {
                 node.turn = None;
@@ -331,7 +331,7 @@ impl World {
         self.pods_on.get(node).into_iter().flatten().filter_map(|pod| self.pods.get(pod))
     }
 
-    /// The nodes that are pulling `image`, or are through with it and that is not recorded yet.
+    /// Returns the nodes that are pulling `image`, or whose pull has ended and is not recorded yet.
     pub(crate) fn pulling(&self, image: &Reference) -> impl Iterator<Item = &Name> {
         self.pulling.get(image).into_iter().flatten()
     }

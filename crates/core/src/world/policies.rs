@@ -11,7 +11,7 @@ use crate::objects::policy::{BUILT_IN, Policy};
 use crate::pace::starts::Starts;
 use crate::time::after;
 
-/// For how long it is remembered when a policy that is gone last started a pull: it may be there again.
+/// How long Drop remembers when a deleted policy last started a pull: the policy may be created again.
 const STARTS_KEPT: SignedDuration = SignedDuration::from_hours(24);
 
 /// A PullPolicy.
@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    /// Takes in that pulls began under a policy.
+    /// Records that pulls began under a policy.
     pub(super) fn note_start(&mut self, policy: &Name, node: &Name, at: Timestamp) {
         self.starts.entry(policy.clone()).or_default().note(node, at);
         if !self.policies.contains_key(policy) {
@@ -62,8 +62,7 @@ impl World {
         self.policies.get(&image.policy).map(|entry| &entry.policy)
     }
 
-    /// The policy called `name`, or the built-in one where that is gone: for Pods
-    /// that outlive their policy.
+    /// Returns the policy called `name`, or the built-in one if that is gone, for Pods that outlive their policy.
     pub(crate) fn policy_or_built_in(&self, name: &str) -> Option<&Policy> {
         self.policies.get(name).or_else(|| self.policies.get(BUILT_IN)).map(|entry| &entry.policy)
     }
@@ -78,7 +77,7 @@ impl World {
         }
     }
 
-    /// Forgets when policies that are gone started pulls, once no delay counts from that any more.
+    /// Forgets when deleted policies started pulls, once no delay counts from that any more.
     pub(super) fn forget_starts(&mut self, now: Timestamp) {
         let policies = &self.policies;
         let forgotten_at = |starts: &Starts| starts.last().map_or(now, |(_, at)| after(*at, STARTS_KEPT));
@@ -94,12 +93,12 @@ impl World {
         self.policies.get(name)
     }
 
-    /// Every policy with the built-in one, by name.
+    /// Returns every policy, including the built-in one, by name.
     pub(crate) fn policies(&self) -> impl Iterator<Item = &PolicyEntry> {
         self.policies.values()
     }
 
-    /// When pulls last began under a policy; `None` where none has.
+    /// Returns when pulls last began under a policy; `None` if none has.
     pub(crate) fn starts(&self, policy: &str) -> Option<&Starts> {
         self.starts.get(policy)
     }

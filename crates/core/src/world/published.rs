@@ -1,4 +1,4 @@
-//! Statuses as the API server last showed them, and which changes of them are news.
+//! Statuses as the API server last showed them, and the changes of them that are news.
 
 use drop_api::condition::{self, Condition};
 use drop_api::{CachedImageSetStatus, CachedImageStatus, DiscoveryPolicyStatus, PullPolicyStatus};
@@ -6,20 +6,19 @@ use jiff::Timestamp;
 
 use crate::objects::image::Image;
 
-/// By how many writes of one status a watch may lag. At one write a second it is slow
-/// indeed that lags further; then a status is written once more.
+/// The most writes of one status by which a watch may lag. At one write a second, a greater lag means a very slow
+/// watch; then a status is written once more.
 const MAX_OVERTAKEN: usize = 16;
 
-/// Ready reasons that only tell how far a roll-out is.
+/// Ready reasons that only describe the progress of a roll-out.
 const PROGRESS: [&str; 3] = ["Waiting", "Pulling", "Progressing"];
 
-/// Whether conditions only tell how far a roll-out is.
+/// Whether conditions only describe the progress of a roll-out.
 pub(crate) fn is_progress(conditions: &[Condition]) -> bool {
     condition::ready(conditions).is_some_and(|ready| PROGRESS.contains(&ready.reason.as_str()))
 }
 
-/// Whether conditions changed in a way that people wait for, and not only from
-/// one step of progress to another.
+/// Whether a change of conditions is more than a step of progress.
 fn is_news(before: &[Condition], after: &[Condition]) -> bool {
     let progresses = is_progress(before) && is_progress(after);
     match (condition::ready(before), condition::ready(after)) {
@@ -28,16 +27,16 @@ fn is_news(before: &[Condition], after: &[Condition]) -> bool {
     }
 }
 
-/// The properties that all statuses have in common.
+/// The properties that all statuses share.
 pub(crate) trait Status: Clone + PartialEq {
     fn conditions(&self) -> &[Condition];
 
     fn observed_generation(&self) -> Option<i64>;
 
-    /// Whether it shows the end of something that people watch.
+    /// Whether it shows an end state, and no progress.
     fn is_at_rest(&self) -> bool;
 
-    /// Whether it is to be written at once, and not with the next progress.
+    /// Whether it must be written at once, and not with the next progress.
     fn is_urgent_after(&self, before: &Self) -> bool {
         is_news(before.conditions(), self.conditions())
             || before.observed_generation() != self.observed_generation()
@@ -45,7 +44,7 @@ pub(crate) trait Status: Clone + PartialEq {
     }
 }
 
-/// Implements [`Status`]; the function says whether a status is at rest.
+/// Implements [`Status`]; the function says whether a status is an end state.
 macro_rules! statuses {
     ($($status:ty: $is_at_rest:expr,)*) => {$(
         impl Status for $status {
@@ -68,7 +67,7 @@ macro_rules! statuses {
 statuses! {
     CachedImageStatus: |_| false,
     CachedImageSetStatus: |_| false,
-    // It is written once for each run.
+    // Each run writes it once.
     DiscoveryPolicyStatus: |_| true,
     PullPolicyStatus: |status| status.nodes_pulling == 0 && status.pulls_waiting == 0,
 }
@@ -77,22 +76,22 @@ statuses! {
 #[derive(Debug)]
 pub(crate) struct Published<S> {
     pub(crate) status: S,
-    /// Whether the API server is known to have it: a write of it did not fail.
+    /// Whether the API server is known to have it: no write of it failed.
     pub(crate) is_confirmed: bool,
     /// Whether a write of it is under way.
     pub(super) is_under_way: bool,
-    /// The status before each of the last writes that the watch has not shown yet. The watch may still show these.
+    /// The statuses before each of the last writes. The watch may still show them.
     overtaken: Vec<S>,
     pub(crate) written_at: Option<Timestamp>,
-    /// Whether another object shows the progress of the whole that it is a part of.
+    /// Whether it belongs to a larger object that shows the progress.
     pub(crate) is_part: bool,
-    /// Writes since the last news, which only showed progress.
+    /// Writes since the last news; these only showed progress.
     pub(crate) progress: u32,
 }
 
 impl<S: Status> Published<S> {
-    /// Takes in the status that the watch shows. While a write is under way, that status is older than
-    /// the write, and it may be for a while after the answer. Returns whether the status differs from the known one.
+    /// Records the status that the watch shows. That status is older than a write under way, and possibly also for a
+    /// while after the write's answer. Returns whether the status differs from the known one.
     pub(super) fn observe(&mut self, status: S) -> bool {
         let is_same = status == self.status;
         let is_older = self.is_under_way || self.overtaken.contains(&status);
@@ -106,13 +105,13 @@ impl<S: Status> Published<S> {
         !is_same && !is_older
     }
 
-    /// Takes in the answer to a write.
+    /// Records the answer to a write.
     pub(super) fn answer(&mut self, is_written: bool) {
         self.is_under_way = false;
         self.is_confirmed = is_written;
     }
 
-    /// A status that the watch shows, and that nobody has written yet.
+    /// A status that the watch shows, and that this process has not written.
     pub(super) fn new(status: S) -> Self {
         Self {
             status,
@@ -125,7 +124,7 @@ impl<S: Status> Published<S> {
         }
     }
 
-    /// Takes a write as done that was only just asked for.
+    /// Treats a requested write as done.
     pub(super) fn write(&mut self, status: &S, now: Timestamp) {
         let is_news = is_news(self.status.conditions(), status.conditions());
         self.progress = if is_news { 0 } else { self.progress.saturating_add(1) };
@@ -140,14 +139,14 @@ impl<S: Status> Published<S> {
         self.written_at = Some(now);
     }
 
-    /// Whether the API server has this status, as far as is known.
+    /// Whether the API server has this status, as far as known.
     pub(crate) fn is(&self, status: &S) -> bool {
         self.is_confirmed && self.status == *status
     }
 }
 
 impl Published<CachedImageStatus> {
-    /// The status of a CachedImage. Where it belongs to a set, the set shows its progress.
+    /// The status of a CachedImage. If it belongs to a set, the set shows its progress.
     pub(super) fn of(image: &Image, status: CachedImageStatus) -> Self {
         Self { is_part: image.set.is_some(), ..Self::new(status) }
     }

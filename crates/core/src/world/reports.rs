@@ -1,4 +1,4 @@
-//! How effects ended, taken in.
+//! Records how effects ended.
 
 use jiff::Timestamp;
 
@@ -11,14 +11,14 @@ use crate::pace::backoff::Backoff;
 use crate::text::shortened;
 use crate::time::after;
 
-/// After so many answers in doubt a creation counts as refused.
+/// After this many unclear answers, a creation counts as denied.
 const MOST_DOUBTS: u32 = 5;
 
 impl World {
     pub(super) fn report(&mut self, key: EffectKey, report: Report, now: Timestamp) {
         let is_overtaken = self.flights.get(&key).is_some_and(|flight| flight.is_overtaken);
         match &report {
-            // An Event that could not be written is not tried again.
+            // A failed write of an Event is not retried.
             _ if matches!(key, EffectKey::Tell(..)) => drop(self.flights.remove(&key)),
             Report::Refused(_) | Report::Unknown(_) if !is_overtaken => {
                 let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
@@ -43,7 +43,7 @@ impl World {
         match (key, report) {
             (EffectKey::CreatePod(name), Report::PodCreated { uid }) => self.pod_created(&name, uid, now),
             (EffectKey::CreatePod(name), Report::Refused(message)) => self.pod_refused(&name, &message, now),
-            // A webhook that fails for one image answers in doubt each time: that is the image's.
+            // A webhook that fails for one image gives an unclear answer each time, so the failure is the image's.
             (EffectKey::CreatePod(name), Report::Unknown(message)) if self.is_given_up(&name) => {
                 self.pod_refused(&name, &message, now);
             }
@@ -58,7 +58,7 @@ impl World {
                 }
             }
             (EffectKey::DeletePod(name), Report::Done) => {
-                // It did exist; the watch may have missed it for good.
+                // The Pod did exist, but the watch may never show it.
                 if let Some(entry) = self.pods.get_mut(&name).filter(|entry| matches!(entry.stage, Stage::Requested(_)))
                 {
                     entry.stage = Stage::Created(now);
@@ -71,25 +71,25 @@ impl World {
             }
             (EffectKey::Child { set, .. }, _) if is_overtaken => self.outbox.note_set(&set),
             (EffectKey::Child { set, child }, report) => self.child_reported(&set, &child, report, now),
-            // It was asked with other credentials, or for somebody who does not want it any more.
+            // The question used other credentials, or no CachedImage wants the image any more.
             (EffectKey::LookUp(image), _) if is_overtaken => self.schedule_lookup(&image),
             (EffectKey::LookUp(image), Report::LookedUp(answer)) => self.looked_up(&image, answer, now),
-            // Nothing was asked; the flight says when to try again.
+            // No registry was asked; the flight says when to retry.
             (EffectKey::LookUp(image), _) => self.schedule_lookup(&image),
             (EffectKey::Discovery(policy), report) => self.discovery_reported(&policy, report, now),
-            // If it was written anew, the watch shows that.
+            // If the object was written again, the watch shows that.
             (EffectKey::Record(_), Report::Recorded(cache)) if !is_overtaken => self.set_cache(*cache, false, now),
             _ => {}
         }
     }
 
-    /// Whether a creation was answered in doubt so often that it is not asked for again at once.
+    /// Whether a creation got so many unclear answers that it is not requested again at once.
     fn is_given_up(&self, pod: &Name) -> bool {
         let flight = self.flights.get(&EffectKey::CreatePod(pod.clone()));
         flight.is_some_and(|flight| flight.failures >= MOST_DOUBTS)
     }
 
-    /// Notes that the subject of an effect is gone: an answer that still comes is about the object before.
+    /// Notes that the subject of an effect is gone: a later answer is about the previous object.
     pub(super) fn overtake(&mut self, key: &EffectKey) {
         match self.flights.get_mut(key) {
             Some(flight) if flight.is_under_way() => flight.is_overtaken = true,
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// Records whether a status was written, and has it looked at again.
+    /// Records whether a status was written, and has a plan look at it again.
     fn answered(&mut self, key: &EffectKey, is_written: bool) {
         let known = match key {
             EffectKey::Image(name) => self.images.get_mut(name).map(|entry| entry.published.answer(is_written)),
@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    /// The effects about a set's CachedImages that are under way or failed.
+    /// Returns the effects about a set's CachedImages that are under way or failed.
     pub(crate) fn flights_of<'a>(&'a self, set: &'a Name) -> impl Iterator<Item = (&'a EffectKey, &'a Flight)> {
         let first = EffectKey::Child { set: set.clone(), child: "".into() };
         self.flights
@@ -121,7 +121,7 @@ impl World {
             .take_while(move |(key, _)| matches!(key, EffectKey::Child { set: of, .. } if of == set))
     }
 
-    /// The effects about CachedImages of any set that are under way or failed.
+    /// Returns the effects about CachedImages of any set that are under way or failed.
     pub(super) fn flights_of_sets(&self) -> impl Iterator<Item = (&EffectKey, &Flight)> {
         let first = EffectKey::Child { set: "".into(), child: "".into() };
         self.flights.range(first..).take_while(|(key, _)| matches!(key, EffectKey::Child { .. }))
@@ -137,7 +137,7 @@ impl World {
         self.flights.get(key).is_none_or(|flight| flight.not_before.is_some_and(|at| at <= now))
     }
 
-    /// When an effect that failed may be issued again; `None` where none waits for that.
+    /// Returns when a failed effect may be issued again; `None` if none waits for that.
     pub(crate) fn retry_at(&self, key: &EffectKey) -> Option<Timestamp> {
         self.flights.get(key)?.not_before
     }

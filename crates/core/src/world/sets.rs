@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    /// Takes in that a CachedImage belongs to its set.
+    /// Records that a CachedImage belongs to its set.
     pub(super) fn own(&mut self, image: &Image) {
         if let Some(set) = &image.set {
             self.children.entry(set.uid.clone()).or_default().insert(image.name.clone());
@@ -69,14 +69,14 @@ impl World {
         }
     }
 
-    /// The place of a CachedImage among those of its set.
+    /// Returns the place of a CachedImage among those of its set.
     pub(super) fn rank_of(&self, image: &Image) -> usize {
         let set = image.set.as_ref().and_then(|set| self.sets.get(&set.name));
         let place = set.and_then(|set| set.members.children.iter().position(|child| child.image.name == image.name));
         place.unwrap_or_default()
     }
 
-    /// Takes in that a CachedImage does not belong to its set any more.
+    /// Records that a CachedImage no longer belongs to its set.
     pub(super) fn disown(&mut self, image: &Image) {
         let Some(set) = &image.set else { return };
         if let Some(children) = self.children.get_mut(&set.uid) {
@@ -104,7 +104,7 @@ impl World {
         for (rank, child) in children.iter().enumerate() {
             let Some(image) = self.images.get_mut(child).filter(|image| image.rank != rank) else { continue };
             image.rank = rank;
-            // Where it is everywhere, its place in the order does not matter.
+            // If every target node has the image, its place in the order does not matter.
             if image.tally.cached < image.tally.targeted() {
                 self.dirty.images.insert(child.clone());
             }
@@ -112,7 +112,8 @@ impl World {
         self.outbox.note_set(name);
     }
 
-    /// Lets nodes that lack images of a set wait anew, because these may start now, or not any more.
+    /// Has nodes that lack images of a set find their places anew, because these images may start now, or may no longer
+    /// start.
     pub(super) fn filling_changed(&mut self, set: &Name) {
         let Some(entry) = self.sets.get(set) else { return };
         let children: BTreeSet<Name> = self.children.get(&entry.set.uid).into_iter().flatten().cloned().collect();
@@ -124,20 +125,20 @@ impl World {
         children.iter().for_each(|child| self.outbox.note_image(child));
     }
 
-    /// Takes in how the creation, change or deletion of a set's CachedImage ended.
+    /// Records how the creation, change or deletion of a set's CachedImage ended.
     pub(super) fn child_reported(&mut self, set: &Name, child: &Name, report: Report, now: Timestamp) {
         self.outbox.note_set(set);
         match report {
             Report::Child(object) => {
                 let Some(image) = Image::from_api(&object) else { return };
-                // What is known of a status that was written meanwhile, the answer does not tell.
+                // The answer does not include a status that was written meanwhile.
                 let is_known = self.images.get(&image.name).is_some_and(|known| known.image.uid == image.uid);
                 self.set_image(image, object.status.filter(|_| !is_known), now);
             }
             Report::Done => {
                 let known = self.images.get(child).map(|entry| entry.image.uid.clone());
                 self.remove_image(child);
-                // The watch may show it for a while yet.
+                // The watch may still show the object for a while.
                 self.deleted.extend(known.map(|uid| (child.clone(), uid)));
             }
             _ => {}

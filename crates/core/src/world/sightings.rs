@@ -1,4 +1,4 @@
-//! The evidence that the lists of nodes give about images.
+//! The evidence about images from the lists of nodes.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -14,24 +14,24 @@ use crate::objects::newest::{ImageId, Newest};
 use crate::objects::node::Readiness;
 use crate::objects::presence::{Evidence, Standing, standing};
 
-/// An image, and the facts about it that hold for all nodes.
+/// An image, and the facts about it that are the same for all nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known<'a> {
     pub(crate) entry: &'a ImageEntry,
-    /// Per platform the least size in bytes with which a node has listed it.
+    /// Per platform, the least size in bytes with which a node has listed it.
     sizes: Option<&'a BTreeMap<Name, u64>>,
     /// The results of the newest pulls.
     newest: Option<&'a Newest>,
     /// The manifest that its registry serves, and since when that is known, while the registry answers.
     served: Option<&'a Served>,
-    /// After which time its policy has a tag looked up again, if it does.
+    /// The interval after which its policy has a tag looked up again, if it does.
     repull_interval: Option<SignedDuration>,
-    /// Whether no other CachedImage wants the same.
+    /// Whether no other CachedImage wants the same image.
     pub(super) is_only: bool,
 }
 
 impl World {
-    /// An image, and the facts about it that hold for all nodes.
+    /// Collects the facts about an image that are the same for all nodes.
     pub(crate) fn known<'a>(&'a self, entry: &'a ImageEntry) -> Known<'a> {
         let reference = &entry.image.reference;
         Known {
@@ -44,7 +44,7 @@ impl World {
         }
     }
 
-    /// The evidence about an image on a node, of which `record` is the record.
+    /// Returns the evidence about an image on a node. `record` is its record there.
     pub(crate) fn evidence<'a>(
         &self,
         entry: &'a NodeEntry,
@@ -58,14 +58,14 @@ impl World {
         let usual_size = || known.sizes?.get(&node.platform).copied();
         let size = record.and_then(|record| record.size).map(NonZeroU64::get).or_else(usual_size);
         let sight = |name| listed.sight(name, size, entry.full_list);
-        // Under the name that it was pulled by, where admission has rewritten its own.
+        // If admission has rewritten the image's name, the node lists the name that it pulled.
         let pulled_as = record.and_then(|record| record.pulled_as.as_deref());
         let sighting = match (sight(&image.reference), pulled_as) {
             (Sighting::Absent | Sighting::Unknown, Some(name)) => sight(name),
             (sighting, _) => sighting,
         };
         let sighting = match (sighting, node.readiness) {
-            // The list of a kubelet that does not report is an old one.
+            // If a kubelet does not report, its list is an old one.
             (Sighting::Absent, Readiness::Lost) => Sighting::Unknown,
             (sighting, _) => sighting,
         };
@@ -82,8 +82,8 @@ impl World {
         }
     }
 
-    /// Returns `memory` with the images that the node's list shows as found or as evicted, of those wanted there,
-    /// and the number of evictions.
+    /// Returns `memory` updated from the node's list: of the wanted images, it records those that were found or
+    /// evicted. Also returns the number of evictions.
     pub(crate) fn with_sightings(&self, node: &NodeEntry, mut memory: Memory, now: Timestamp) -> (Memory, usize) {
         let mut evictions = 0;
         let node_failed_at = memory.node_failed_at();

@@ -1,8 +1,8 @@
-//! On how many nodes an image has which standing.
+//! Counts the nodes on which an image has each standing.
 
 use crate::objects::presence::Standing;
 
-/// In how many nodes an image has which standing.
+/// The number of nodes on which an image has each standing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) cached: usize,
@@ -17,7 +17,7 @@ impl Tally {
         self.there() + self.missing + self.failed + self.evicted
     }
 
-    /// Nodes that have the image.
+    /// Returns the number of nodes that have the image.
     pub(crate) fn there(self) -> usize {
         self.cached + self.outdated
     }
@@ -40,7 +40,7 @@ impl Tally {
     }
 }
 
-/// In how many nodes an image has got another standing.
+/// The change of the numbers of nodes on which an image has each standing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Moves {
     pub(super) left: Tally,

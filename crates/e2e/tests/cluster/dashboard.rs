@@ -1,7 +1,7 @@
-//! What the chart's dashboard and alerts show of a working operator, by way of a real Prometheus.
+//! Checks the chart's dashboard and alerts with a working operator and a real Prometheus.
 //!
-//! With `BLESS=1` in the environment what is shown is written to `docs/dashboard.json`, of which
-//! `cargo xtask gen` makes a picture.
+//! With `BLESS=1` in the environment, the results are written to `docs/dashboard.json`, from which `cargo xtask gen`
+//! makes a picture.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,13 +17,13 @@ use crate::discovery::{vector, wait_discovery};
 use crate::presence::wait_listed;
 
 const IMAGES: usize = 8;
-/// How long Prometheus may take to know what the operator tells.
+/// How long Prometheus may take to know the operator's metrics.
 const LIMIT: Duration = Duration::from_secs(60);
-/// What Grafana's `$__interval` is with a data source of this scrape interval, in seconds.
+/// The value of Grafana's `$__interval` with a data source of this scrape interval, in seconds.
 const STEP: u32 = 5;
-/// And its `$__rate_interval`: the greater of four scrape intervals and an interval more than one.
+/// The value of its `$__rate_interval`: the greater of four scrape intervals and an interval plus one.
 const RATE_INTERVAL: &str = "20s";
-/// What a query's result is: series with labels, and either `value` or `values`.
+/// The result of a query: series with labels, and either `value` or `values`.
 type Found = Vec<Value>;
 
 pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
@@ -44,7 +44,7 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
         let title = text(panel, "/title");
         for target in panel.pointer("/targets").and_then(Value::as_array).into_iter().flatten() {
             let written = text(target, "/expr");
-            // Series of one cluster have no label that tells it from others.
+            // The series of a single cluster have no label for the cluster.
             let query = written.replace("$__rate_interval", RATE_INTERVAL).replace("$cluster", "");
             ensure!(!query.contains('$'), "{title}: Grafana alone knows what stands for the variable in {query}");
             let found = if target.pointer("/instant") == Some(&Value::Bool(true)) {
@@ -83,7 +83,7 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
     bed.wait("the objects to go", |sight| {
         (!sight.images.keys().chain(sight.discoveries.keys()).any(|name| name.starts_with("panel"))).then_some(())
     })?;
-    // Its Pod may be trying yet another time.
+    // Its Pod may be in another attempt.
     bed.wait_no_pod("docker.io/panel/missing:latest")?;
     prometheus.wait_data("absent(drop_nodes_targeted{cachedimage=~\"panel.*\"})", LIMIT)?;
     let told = self::told(&operator)?;
@@ -91,7 +91,7 @@ pub fn each_panel_shows_data_of_a_working_operator(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// Lets the operator pull, fail, discover, and pull again what a node has removed.
+/// Makes the operator pull, fail, discover, and pull images again that a node has removed.
 fn work(bed: &Bed, backend: &FakeServer, prometheus: &Prometheus) -> Result<()> {
     let nodes = bed.nodes("dashboard", 2)?;
     backend.answer("/good", vector(&[("panel/app-0:1", 2), ("panel/app-1:1", 1)]));
@@ -149,7 +149,7 @@ spec: {{discoveryPolicyRef: {{name: panel-none}}, nodeSelector: {{scenario: dash
         "drop_nodes_failed{cachedimage=\"panel-missing\"} > 0",
         "drop_discovery_health{policy=\"panel-bad\"} == 0",
         "drop_pulls_total{policy=\"panel\", result=\"success\"} > 0",
-        // So long that the recovery is seen in graphs.
+        // Long enough to see the recovery in graphs.
         "min_over_time(drop_nodes_cached{cachedimage=\"panel-0\"}[20s]) == 2",
     ];
     known.iter().try_for_each(|query| prometheus.wait_data(query, LIMIT))
@@ -163,7 +163,7 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The times and values of a series that are numbers.
+/// Returns the times and values of a series, as far as they are numbers.
 fn numbers(series: &Value) -> impl Iterator<Item = (f64, f64)> {
     let many = series.pointer("/values").and_then(Value::as_array).into_iter().flatten();
     many.chain(series.pointer("/value")).filter_map(|sample| {
@@ -176,7 +176,7 @@ fn told(operator: &str) -> Result<String> {
     Ok(ureq::get(format!("http://{operator}/metrics")).call()?.body_mut().read_to_string()?)
 }
 
-/// Whether each metric has series, and each that counts something has counted it.
+/// Checks that each metric has series, and that each counter has counted something.
 fn every_metric_is_written(told: &str) -> Result<()> {
     let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
     for sample in told.lines().filter(|line| !line.starts_with('#')) {
@@ -199,7 +199,7 @@ fn every_metric_is_written(told: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes what the dashboard's queries have found, a line for each.
+/// Writes the results of the dashboard's queries, one per line.
 fn record(from: Timestamp, to: Timestamp, found: &[(String, Found)]) -> Result<()> {
     let from = from.as_duration().as_secs_f64();
     let steps = ((to.as_duration().as_secs_f64() - from) / f64::from(STEP)) as usize + 1;
@@ -207,9 +207,9 @@ fn record(from: Timestamp, to: Timestamp, found: &[(String, Found)]) -> Result<(
         let mut values = vec![Value::Null; steps];
         for (time, value) in numbers(series) {
             let step = ((time - from).max(0.0) / f64::from(STEP)).round() as usize;
-            // What was asked at the end for that instant only came a moment later.
+            // The result of the last instant came a moment later than the instant.
             if let Some(slot) = values.get_mut(step.min(steps - 1)) {
-                // Four digits are more than a picture shows.
+                // A picture shows at most four digits.
                 *slot = json!(format!("{value:.3e}").parse::<f64>().unwrap_or(value));
             }
         }

@@ -1,4 +1,4 @@
-//! DiscoveryPolicies with real Prometheus, Loki and registries, and with servers that go wrong.
+//! DiscoveryPolicies with real Prometheus, Loki and registries, and with faulty servers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::sets::{children, wait_set};
 /// How long a server waits for a request.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Waits until the DiscoveryPolicy `name` shows this reason, and is as `is_so` wants it.
+/// Waits until the DiscoveryPolicy `name` shows this reason, and `is_so` holds for it.
 pub fn wait_discovery(
     bed: &Bed,
     name: &str,
@@ -36,13 +36,13 @@ pub fn wait_discovery(
     found.with_context(|| format!("{name}: {:#?}", bed.look().discoveries.get(name).map(|policy| &policy.status)))
 }
 
-/// The discovered images, the best first.
+/// Returns the discovered images, the best first.
 fn list(policy: &DiscoveryPolicy) -> Vec<&str> {
     let images = policy.status.iter().flat_map(|status| &status.discovered_images);
     images.map(|image| image.image.as_str()).collect()
 }
 
-/// The line of a JSON log in which a kubelet says that it has pulled an image.
+/// Returns the line of a JSON log in which a kubelet reports that it has pulled an image.
 pub fn pulled(image: &str, took: &str) -> String {
     let message =
         format!("Successfully pulled image \"{image}\" in {took} (1m30s including waiting). Image size: 7 bytes.");
@@ -50,7 +50,7 @@ pub fn pulled(image: &str, took: &str) -> String {
         .to_string()
 }
 
-/// Shippers of events, with the line in which each tells of the pull of `shipped/NAME:1`.
+/// Shippers of events, with the line in which each reports the pull of `shipped/NAME:1`.
 fn shipped() -> [(&'static str, String); 6] {
     let message = |name: &str| {
         format!(
@@ -72,7 +72,8 @@ fn shipped() -> [(&'static str, String); 6] {
     ]
 }
 
-/// The same number every `step` minutes of the last `days` up to now, within `hours` of each day (UTC).
+/// Makes a series with the same number every `step` minutes of the last `days` up to now, within `hours` of each day
+/// (UTC).
 pub fn recorded(metric: &str, labels: &[(&str, &str)], step: i64, days: i64, hours: (i8, i8), value: f64) -> Series {
     let now = Timestamp::now();
     let times = (0..days * 24 * 60 / step).rev().map(|at| now - SignedDuration::from_mins(step * at));
@@ -84,7 +85,7 @@ pub fn recorded(metric: &str, labels: &[(&str, &str)], step: i64, days: i64, hou
     }
 }
 
-/// What a set `name` with the images of a policy of that name is like, for the nodes of a scenario.
+/// Returns a set `name` with the images of the policy of that name, for the nodes of a scenario.
 fn set(name: &str, scenario: &str) -> String {
     format!(
         "
@@ -110,8 +111,8 @@ pub fn real_backends_tell_which_images_matter(bed: &Bed) -> Result<()> {
         bed.cluster.registry().push(&format!("discovered/{app}"), "1", &ImageSpec::runnable())?;
     }
 
-    // Prometheus has a day of jobs, and reads on what a server shows. `often` runs all day, the
-    // other two in the second half only.
+    // Prometheus has a day of jobs, and goes on scraping a server. `often` runs all day, the other two in the second
+    // half only.
     let jobs = |app: &str, hours, value| {
         recorded("jobs_started", &[("image", &format!("discovered/{app}:1"))], 5, 1, hours, value)
     };
@@ -169,7 +170,7 @@ spec:
     ensure!(list(&found) == expected, "{found:#?}");
     let status = found.status.unwrap_or_default();
     let best = status.discovered_images.first().context("the best image")?;
-    // 100 nodes less those that 144 steps of 0.2 jobs leave cold, times 81.3 s.
+    // 100 nodes, less those that stay cold after 144 steps of 0.2 jobs, times 81.3 s.
     let score: f64 = best.final_score.parse()?;
     ensure!((2000.0..2100.0).contains(&score), "{best:?}");
     for image in &expected {
@@ -177,7 +178,7 @@ spec:
         ensure!(images.contains(image), "{image} is not among\n{images}");
     }
 
-    // Lines of every shipper are found without a parser.
+    // No line of any shipper needs a parser.
     let shipped = shipped();
     for (shipper, line) in &shipped {
         loki.push(&[("shipper", shipper)], &[(yesterday, line.clone())])?;
@@ -212,7 +213,7 @@ spec:
     wait_discovery(bed, "counted", "Synced", |policy| list(policy) == ["docker.io/shipped/alloy:1"])?;
     bed.cluster.kubectl(&["delete", "discoverypolicy", "shipped", "counted"])?;
 
-    // What is scraped is followed.
+    // The policy follows the scraped values.
     bed.apply(&format!(
         "
 apiVersion: drop.corewire.io/v1alpha1
@@ -231,7 +232,7 @@ spec:
     wait_discovery(bed, "scraped", "Synced", |policy| list(policy) == [late, often])?;
     bed.cluster.kubectl(&["delete", "discoverypolicy", "scraped"])?;
 
-    // One of two real backends dies and comes back.
+    // One of two real backends fails and recovers.
     let owned = owned(&bed.look(), "discovered");
     prometheus.stop()?;
     wait_discovery(bed, "discovered", "PartiallyFailed", |policy| list(policy) == before)?;
@@ -294,7 +295,7 @@ spec:
         ensure!(images.contains(image), "{image} is not among\n{images}");
     }
 
-    // It dies and comes back.
+    // The registry fails and recovers.
     let owned = owned(&bed.look(), "newest");
     let pods: Vec<_> = expected.iter().map(|image| bed.pods_of(image)).collect();
     registry.stop()?;
@@ -309,12 +310,12 @@ spec:
     Ok(())
 }
 
-/// The UIDs of a set's children.
+/// Returns the UIDs of a set's children.
 fn owned(sight: &Sight, set: &str) -> BTreeSet<String> {
     children(sight, set).into_iter().filter_map(|child| child.metadata.uid).collect()
 }
 
-/// The answer of a Prometheus that knows images with these numbers.
+/// Returns the answer of a Prometheus that knows images with these numbers.
 pub fn vector(images: &[(&str, u32)]) -> Answer {
     let result =
         images.iter().map(|(image, value)| json!({ "metric": { "image": image }, "value": [1, value.to_string()] }));
@@ -377,7 +378,7 @@ spec: {{syncInterval: 1s, sources: [{}]}}
     ensure!(self::owned(&bed.look(), "outage") == owned, "the children are others");
     ensure!(pods() == pulled, "pulled again");
 
-    // One of two sources fails: what it found stays, and the other one is followed.
+    // One of two sources fails: its images stay, and the other source is still followed.
     backend.answer("/two", vector(&[("outage/c:1", 5)]));
     bed.apply(&format!(
         "{{apiVersion: drop.corewire.io/v1alpha1, kind: DiscoveryPolicy, metadata: {{name: outage}},
@@ -424,7 +425,7 @@ spec:
     };
     wait_discovery(bed, "secrets", "SecretNotFound", |_| true)?;
     ensure!(backend.requests().is_empty(), "asked without the Secret: {:?}", backend.requests());
-    // Each edit is followed long before the time that the status tells.
+    // The operator follows each edit long before the time in the status.
     let mut planned = next_sync(bed, "secrets")?;
     for (token, reason) in [("wrong", "Unauthorized"), ("right", "Synced"), ("wrong", "Unauthorized")] {
         secret(token)?;
@@ -442,7 +443,7 @@ spec:
     Ok(())
 }
 
-/// When the policy says that it asks next.
+/// Returns when the policy asks next, according to its status.
 fn next_sync(bed: &Bed, policy: &str) -> Result<Timestamp> {
     bed.wait("nextSyncTime", |sight| sight.discoveries.get(policy)?.status.as_ref()?.next_sync_time)
 }

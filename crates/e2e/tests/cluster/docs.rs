@@ -1,4 +1,4 @@
-//! What readers may copy, tried on a real API server.
+//! Checks the objects that readers copy from the documentation, on a real API server.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use drop_e2e::Bed;
 use drop_testbed::definitions;
 use serde_json::Value;
 
-/// Groups of the API whose definitions are nowhere to be had: HelmReleases, and the simulator's files.
+/// Groups of the API whose definitions are not available: HelmReleases, and the simulator's files.
 const FOREIGN: [&str; 2] = ["helm.toolkit.fluxcd.io/", "simulation.drop."];
 
 pub fn what_readers_may_copy_is_accepted(bed: &Bed) -> Result<()> {
@@ -25,7 +25,7 @@ pub fn what_readers_may_copy_is_accepted(bed: &Bed) -> Result<()> {
         }
     }
     accept_all(bed, &root().join("examples"))?;
-    // With the kinds of the Prometheus operator, of which no other test knows anything.
+    // The chart with the kinds of the Prometheus operator, which no other test installs.
     let chart = fs::read_to_string(root().join("crates/e2e/tests/charts/everything.rendered.yaml"))?;
     accept(bed, &chart).context("the chart with all that can be switched on")
 }
@@ -42,14 +42,14 @@ fn accept_all(bed: &Bed, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets the API server judge objects, strictly, without storing them.
+/// Has the API server validate objects strictly, without storing them.
 fn accept(bed: &Bed, text: &str) -> Result<()> {
     for mut object in serde_saphyr::from_multiple::<Value>(text)? {
         let Some(version) = object.get("apiVersion").and_then(Value::as_str) else { continue };
         if FOREIGN.iter().any(|group| version.contains(group)) {
             continue;
         }
-        // That of Argo CD is not there.
+        // The namespace of Argo CD does not exist here.
         if let Some(namespace) = object.pointer_mut("/metadata/namespace") {
             *namespace = "drop-system".into();
         }

@@ -1,4 +1,4 @@
-//! Objects that change while Drop is at work, and odd ones.
+//! Objects that change during a roll-out, and unusual objects.
 
 use anyhow::{Context, Result, ensure};
 use drop_e2e::Bed;
@@ -21,8 +21,8 @@ pub fn an_image_is_edited_while_it_is_pulled(bed: &Bed) -> Result<()> {
     bed.wait_pod("docker.io/edited/app:old")?;
     bed.wait_image("edited", |_, ready| ready.reason == "Pulling")?;
 
-    // Nobody wants the old image any more: its Pod is deleted. The kubelet pulls on,
-    // and until it is done the node has no room for another Pod.
+    // The old image is no longer wanted, so its Pod is deleted. The kubelet goes on with the pull, and until it has
+    // finished, the node has no room for another Pod.
     bed.apply(&manifest("new"))?;
     bed.wait("the old Pod to be deleted", |sight| {
         let mut pods = sight.pods.values().filter(|pod| is_pulling(pod, "docker.io/edited/app:old"));

@@ -1,4 +1,4 @@
-//! Pulls that fail, and what waits for them.
+//! Failing pulls, and the pulls that wait for them.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ metadata: {name: failures-good}
 spec: {image: failures/good, tag: '1', policyRef: {name: failures}, nodeSelector: {scenario: failures}}
 ",
     )?;
-    // The more urgent image fails on; the other one is cached everywhere meanwhile.
+    // The more urgent image keeps failing. Meanwhile the other one is cached on all nodes.
     let first = bed.wait_image("broken-img", |_, ready| ready.reason == "ErrImagePull")?;
     let status = first.status.unwrap_or_default();
     ensure!(status.ready.as_deref() == Some("0/2"), "{status:#?}");
@@ -48,8 +48,7 @@ spec: {image: failures/good, tag: '1', policyRef: {name: failures}, nodeSelector
     bed.wait_events("broken-img", &[("ErrImagePull", 1)])?;
     bed.wait_events("failures-good", &[("Cached", 1)])?;
 
-    // One node at a time tries, and each try waits longer than the one before: 4 s,
-    // 8 s, 16 s, less 10 % of jitter.
+    // One node at a time tries, and each attempt waits longer than the one before: 4 s, 8 s, 16 s, less 10 % of jitter.
     let is_bad = |image: &String| image == "registry.bad/x:latest";
     let pods = bed.look().all_pods.clone().into_iter().filter(|(_, pod)| pod.images.iter().any(is_bad)).collect();
     let lives = requests::lives(&bed.cluster.audit()?, &pods);
@@ -123,7 +122,7 @@ spec: {image: timeout/app, tag: '1', policyRef: {name: timeout}, nodeSelector: {
 ",
     )?;
     bed.wait_image("timeout", |_, ready| ready.reason == "PullTimeout")?;
-    // The kubelet pulls on, and the Pod counts until it is gone: no second one yet.
+    // The kubelet goes on with the pull. The Pod counts until it is gone, so there is no second one yet.
     let pods = bed.pods_of("docker.io/timeout/app:1");
     ensure!(pods.len() == 1, "{pods:?}");
     registry.release("timeout/app");
@@ -131,7 +130,7 @@ spec: {image: timeout/app, tag: '1', policyRef: {name: timeout}, nodeSelector: {
     Ok(())
 }
 
-/// The layer of the slow image comes in 40 s, which is longer than `pullTimeout`.
+/// The layer of the slow image takes 40 s, which is longer than `pullTimeout`.
 const RATE: usize = 100_000;
 const SLOW: usize = 40 * RATE;
 
@@ -211,7 +210,7 @@ spec:
             |life: &Life, image: &str| pods.get(&life.pod).is_some_and(|pod| pod.images.iter().any(|it| it == image));
         for node in [1, 2].map(|number| format!("{scenario}-{number}")) {
             let here: Vec<&Life> = lives.iter().filter(|life| life.node == node).collect();
-            // A Pod with both is over when the slow image has not come in time.
+            // A Pod with both images ends when the slow image has not come in time.
             let alone =
                 here.iter().position(|life| pulls(life, &small) && !pulls(life, &slow)).context("the small image")?;
             let before = here.iter().take(alone).filter(|life| pulls(life, &slow)).count();
@@ -244,8 +243,8 @@ spec: {{image: registry.down/app-{image}, tag: '1', policyRef: {{name: down}}, n
         ));
     }
     bed.apply(&manifests)?;
-    // Three images fail for its sake. The fourth waits for the registry, until it is the one by which the
-    // registry is tried, because it was never tried before.
+    // Three images fail because of the registry. The fourth waits for the registry, until it becomes the probe, because
+    // it was never tried before.
     bed.wait_image("down-2", |_, ready| ready.message.contains("cannot resolve registry.down"))?;
     bed.wait_image("down-3", |_, ready| {
         let waits = ready.reason == "Waiting" && ready.message.contains("registry.down does not answer");

@@ -1,5 +1,4 @@
-//! Whatever goes wrong between the operator and the API server: images come to the nodes all the
-//! same, once, and no faster than allowed.
+//! Faults between the operator and the API server: nodes still get each image, once, and no faster than allowed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,17 +10,17 @@ use drop_e2e::{Bed, Fleet, requests};
 use drop_testbed::{ApiFault, ApiProxy, ApiRequest, Odds};
 use jiff::SignedDuration;
 
-/// By this one no write fails more than three times in a row: each wait is twice the one before.
+/// With this seed no write fails more than three times in a row. Each wait is twice the one before.
 const SEED: u64 = 28;
 const IMAGES: usize = 3;
 const NODES: usize = 3;
 const POLICY: &str = "{maxConcurrentNodes: 2, minDelayBetweenPulls: 2s}";
-/// How long the operator lets a watch be silent here.
+/// How long a watch may be silent in this test.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long anything may take that is waited for.
+/// How long the test waits for anything.
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Everything that the operator writes for a roll-out.
+/// All kinds of objects that the operator writes for a roll-out.
 const WRITES: [(&str, &str); 5] = [
     ("create", "pods"),
     ("patch", "nodecaches"),
@@ -64,7 +63,7 @@ fn requests_and_answers_are_lost_or_refused(bed: &Bed, proxy: &ApiProxy) -> Resu
 }
 
 fn answers_are_late_and_watches_fail(bed: &Bed, proxy: &ApiProxy) -> Result<()> {
-    // What has happened is seen before it is answered, and the other way round.
+    // Watches show changes before their requests are answered, and the other way round.
     proxy.fail(ApiFault::Delay(Duration::from_secs(3)), Odds::Percent(30), |request| request.resource != "leases");
     for kind in ["pods", "nodecaches", "cachedimages", "nodes"] {
         for fault in [ApiFault::FreezeWatch, ApiFault::CutWatch, ApiFault::ExpireWatch] {
@@ -94,7 +93,7 @@ fn the_token_expires_and_rights_are_taken_away(bed: &Bed, proxy: &ApiProxy, acco
     proxy.wait(LIMIT, |requests| requests.iter().any(|request| request.status == Some(401)).then_some(()))?;
     is_ready(false)?;
     wait_log(bed, proxy, "watch unauthorized")?;
-    // The kubelets go on without it.
+    // The kubelets go on without the operator.
     registry.release(&fleet.repository(0));
     let renewed_at = Instant::now();
     account.renew(bed)?;
@@ -114,13 +113,13 @@ fn the_token_expires_and_rights_are_taken_away(bed: &Bed, proxy: &ApiProxy, acco
     ensure_pulled_once(bed, &fleet)
 }
 
-/// Waits until the log says this, which the operator does when it has got an answer.
+/// Waits until the log contains `words`. The operator logs them when it has got an answer.
 fn wait_log(bed: &Bed, proxy: &ApiProxy, words: &str) -> Result<()> {
     let told = proxy.wait(LIMIT, |_| bed.log().is_ok_and(|log| log.contains(words)).then_some(()));
     told.with_context(|| format!("{words:?} in the log"))
 }
 
-/// Rolls out a fleet while the proxy does what it was told.
+/// Rolls out a fleet while the proxy injects its faults.
 fn roll_out(bed: &Bed, proxy: &ApiProxy, name: &str) -> Result<()> {
     let fleet = Fleet { name, images: IMAGES, policy: POLICY, selector: "{scenario: faults}" };
     fleet.push(bed)?;
@@ -141,7 +140,7 @@ fn roll_out(bed: &Bed, proxy: &ApiProxy, name: &str) -> Result<()> {
     }
     eprintln!("{name}: {IMAGES} images on {NODES} nodes in {elapsed:.0?}: {by_verb:?}, of which {struck:?}");
 
-    // Each failure costs a further attempt, and a look for what has become of it.
+    // Each failure costs one more attempt, and one request that checks the result.
     let failed = |request: &&ApiRequest| !matches!(request.fault, None | Some(ApiFault::Delay(_)));
     let (watching, working): (Vec<_>, Vec<_>) = sent
         .iter()
@@ -150,14 +149,14 @@ fn roll_out(bed: &Bed, proxy: &ApiProxy, name: &str) -> Result<()> {
     let pairs = IMAGES * NODES;
     let most = 7 * pairs + 2 * working.iter().copied().filter(failed).count();
     ensure!(working.len() <= most, "{} requests, more than {most}: {by_verb:?}", working.len());
-    // A watch that is silent is resumed, as is one that has failed, after a list at most.
+    // The operator resumes a watch that is silent or has failed, after at most one list.
     let silences = elapsed.as_secs() / SILENCE.as_secs() + 1;
     let most = 10 * silences as usize + 2 * watching.iter().copied().filter(failed).count();
     ensure!(watching.len() <= most, "{} lists and watches, more than {most}: {by_verb:?}", watching.len());
     Ok(())
 }
 
-/// Caps and delays held, and each image was pulled by one Pod on each node, which has gone.
+/// Checks that caps and delays held, and that one Pod pulled each image on each node and is gone.
 fn ensure_pulled_once(bed: &Bed, fleet: &Fleet<'_>) -> Result<()> {
     let lives = fleet.lives(bed, NODES)?;
     let most = requests::most_nodes_at_once(&lives);
@@ -192,7 +191,7 @@ impl Account {
         Ok(account)
     }
 
-    /// Writes a new token, which is good for as long as a Secret is there.
+    /// Writes a new token, which is valid while its Secret exists.
     fn renew(&self, bed: &Bed) -> Result<()> {
         bed.apply("{apiVersion: v1, kind: Secret, metadata: {name: lifetime, namespace: drop-system}}")?;
         let bound = ["--bound-object-kind=Secret", "--bound-object-name=lifetime"];
@@ -201,13 +200,13 @@ impl Account {
         Ok(fs::write(&self.token, token.trim())?)
     }
 
-    /// Ends the life of the token.
+    /// Invalidates the token.
     fn expire(&self, bed: &Bed) -> Result<()> {
         bed.cluster.kubectl(&["delete", "secret", "lifetime", "--namespace=drop-system"])?;
         Ok(())
     }
 
-    /// Allows the operator everything.
+    /// Grants the operator all permissions.
     fn grant(&self, bed: &Bed) -> Result<()> {
         bed.apply(
             "{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {name: faults},
@@ -216,7 +215,7 @@ impl Account {
         )
     }
 
-    /// Allows it nothing.
+    /// Revokes all permissions of the operator.
     fn revoke(&self, bed: &Bed) -> Result<()> {
         bed.cluster.kubectl(&["delete", "clusterrolebinding", "faults"])?;
         Ok(())

@@ -1,4 +1,4 @@
-//! How Argo CD, Flux and kubectl see Drop's objects, with the checks of the examples.
+//! Checks how Argo CD, Flux and kubectl see Drop's objects, with the health checks of the examples.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -62,7 +62,7 @@ kind: CachedImage
 metadata: {name: gitops-pulling}
 spec: {image: docker.io/gitops/slow, tag: '1', policyRef: {name: gitops}, nodeSelector: {scenario: gitops}}
 ";
-/// An object; what kstatus says of it, Flux by the Kustomization's expressions, and Argo CD.
+/// An object, and its state according to kstatus, to Flux with the Kustomization's expressions, and to Argo CD.
 const SEEN: [(&str, &str, &str, &str); 9] = [
     ("alpine-3-20", "InProgress", "InProgress", "Progressing"),
     ("cachedimage/gitops-pulling", "InProgress", "InProgress", "Progressing"),
@@ -103,7 +103,7 @@ pub fn argo_cd_flux_and_kubectl_see_what_is_true(bed: &Bed) -> Result<()> {
     registry.wait_held("gitops/slow", Duration::from_secs(120))?;
     bed.wait_image("gitops-pulling", |_, ready| ready.reason == "Pulling")?;
 
-    // As it is created, before the operator has seen it.
+    // The object as it is created, before the operator has seen it.
     let quickstart = examples().join("quickstart.yaml").display().to_string();
     let mut objects = bed.cluster.kubectl(&["create", "--dry-run=server", "-o", "json", "-f", &quickstart])?;
     for (object, ..) in SEEN.iter().skip(1) {
@@ -135,7 +135,7 @@ fn examples() -> PathBuf {
     root().join("examples")
 }
 
-/// How objects are seen, which are JSON one after the other.
+/// Returns the verdicts on objects, which are JSON documents one after another.
 fn verdicts(objects: &str) -> Result<Vec<Verdict>> {
     let tools = Tools::built(&["health"])?;
     let mut health = Command::new(tools.path("health"))

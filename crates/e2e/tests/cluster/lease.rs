@@ -1,4 +1,4 @@
-//! What happens when somebody deletes or edits the Lease under a leader at work.
+//! A user deletes or edits the Lease of a working leader.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const IMAGES: usize = 3;
 const NODES: usize = 2;
 const POLICY: &str = "{maxConcurrentNodes: 2, minDelayBetweenPulls: 4s}";
 const DELAY: SignedDuration = SignedDuration::from_secs(4);
-/// The replicas, as the audit log names them.
+/// The names of the replicas in the audit log.
 const FIRST: &str = "lease-first";
 const SECOND: &str = "lease-second";
 /// How long a Lease lasts in this cluster.
@@ -27,7 +27,7 @@ pub fn a_deleted_or_edited_lease_never_has_two_replicas_write(bed: &Bed) -> Resu
     second.wait_ready(true)?;
     let (began_at, logged) = (Timestamp::now(), bed.log()?.len());
 
-    // Nobody else takes a Lease that is deleted.
+    // No other replica takes a deleted Lease.
     let fleet = Fleet { name: "deleted-lease", images: IMAGES, policy: POLICY, selector: "{}" };
     roll_out(bed, &fleet, || {
         lease(bed, &["delete"])?;
@@ -39,13 +39,13 @@ pub fn a_deleted_or_edited_lease_never_has_two_replicas_write(bed: &Bed) -> Resu
     let writers = || sent.iter().filter(|event| is_write(event)).map(|event| event.user.as_str());
     ensure!(writers().any(|user| user == FIRST) && writers().all(|user| user == FIRST), "{sent:#?}");
 
-    // The leader stops when it sees another holder, and a replica goes on when the Lease has run out.
+    // The leader stops when it sees another holder. A replica goes on when the Lease has expired.
     let fleet = Fleet { name: "edited-lease", images: IMAGES, policy: POLICY, selector: "{}" };
     roll_out(bed, &fleet, || {
         let patch = r#"--patch={"spec":{"holderIdentity":"somebody"}}"#;
         lease(bed, &["patch", "--type=merge", patch])
     })?;
-    // A leader that does not look would go on until its time is up.
+    // A leader that does not look at the Lease would go on until its time is up.
     let log = bed.log()?.split_off(logged);
     let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     ensure!(lines("resigned holder=\"somebody\"") > 0 && lines("the Lease is lost") >= 2, "{log}");
@@ -65,8 +65,8 @@ pub fn a_deleted_or_edited_lease_never_has_two_replicas_write(bed: &Bed) -> Resu
         ensure!(gap >= LEASE, "a replica took the Lease {gap:#} after its holder was edited");
     }
 
-    // No moment has two writers: each write begins after its replica has taken or renewed the Lease, and ends before
-    // the other one takes it.
+    // There are never two writers: each write begins after its replica has taken or renewed the Lease, and ends before
+    // the other replica takes the Lease.
     let takes: Vec<&AuditEvent> = sent.iter().filter(|event| takes_lease(event)).collect();
     let writes: Vec<&AuditEvent> = sent.iter().filter(|event| is_write(event)).collect();
     for write in &writes {
@@ -84,8 +84,8 @@ pub fn a_deleted_or_edited_lease_never_has_two_replicas_write(bed: &Bed) -> Resu
     bed.start_operator()
 }
 
-/// Rolls the fleet out, and disturbs the replicas before, and in the middle of, the first node's turn. Over
-/// all replicas together the limits of the policy hold, and nothing is pulled twice.
+/// Rolls the fleet out, and disturbs the replicas before, and in the middle of, the first node's turn. Over all
+/// replicas together the limits of the policy hold, and no image is pulled twice.
 fn roll_out(bed: &Bed, fleet: &Fleet<'_>, disturb: impl Fn() -> Result<()>) -> Result<()> {
     let registry = bed.cluster.registry();
     fleet.push(bed)?;
@@ -115,12 +115,12 @@ fn holder(bed: &Bed) -> Result<String> {
     bed.cluster.kubectl(&["get", "lease/drop", "--namespace=drop-system", output])
 }
 
-/// Whether a replica has taken or renewed the Lease; one that only creates it does not lead.
+/// Whether a replica has taken or renewed the Lease. A replica that only creates it does not lead.
 fn takes_lease(event: &AuditEvent) -> bool {
     event.resource == "leases" && event.verb == "update" && event.code == 200
 }
 
-/// Whether a replica writes, the Lease aside.
+/// Whether a replica writes anything but the Lease.
 fn is_write(event: &AuditEvent) -> bool {
     event.resource != "leases" && !["get", "list", "watch"].contains(&event.verb.as_str())
 }

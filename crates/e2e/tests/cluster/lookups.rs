@@ -1,4 +1,4 @@
-//! Images that the operator asks for at their registry, counted there.
+//! Look-ups of images at their registry, counted by the registry.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 use drop_e2e::Bed;
 use drop_testbed::{Answer, FakeServer, ImageSpec, Request};
 
-/// How long anything may take that is waited for.
+/// How long the test waits for anything.
 const LIMIT: Duration = Duration::from_secs(180);
 const NODES: usize = 2;
 const IMAGE: &str = "docker.io/lookups/app:1";
 const MANIFEST: &str = "/v2/lookups/app/manifests/1";
-/// For so many intervals the tag stays.
+/// The tag stays the same for this many intervals.
 const INTERVALS: usize = 3;
 
 pub fn registries_are_asked_so_that_no_pod_is() -> Result<()> {
@@ -31,7 +31,7 @@ pub fn registries_are_asked_so_that_no_pod_is() -> Result<()> {
     nodes_find_out_where_the_registry_refuses_drop(&bed, &front, registry.address()).context("a refusal")
 }
 
-/// Passes requests of the operator on to a registry, and remembers them.
+/// Passes requests of the operator on to a registry, and records them.
 fn front(registry: SocketAddr) -> Result<FakeServer> {
     let front = FakeServer::start()?;
     front.answer_with("/", move |request| {

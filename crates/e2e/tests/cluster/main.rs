@@ -1,9 +1,9 @@
 //! The operator against a real API server, kubelets, containerd and registry.
 //!
-//! Two clusters run side by side. On `shared` every scenario has nodes of its
-//! own, which it selects by label. `alone` has two nodes, for what concerns the
-//! operator as a whole: its scenarios run one after another. What goes wrong between
-//! the operator and the API server has a third one, and an operator that asks registries for images a fourth.
+//! Several clusters run side by side. On `shared` every scenario has nodes of its own, which it selects by label.
+//! `alone` has two nodes, for scenarios that affect the operator as a whole; these run one after another. A third
+//! cluster has faults between the operator and the API server, and a fourth has an operator that looks images up at
+//! registries.
 
 mod dashboard;
 mod discovery;
@@ -109,9 +109,8 @@ const SHARED: [(&str, Scenario); 38] = [
     ("docs::what_readers_may_copy_is_accepted", docs::what_readers_may_copy_is_accepted),
 ];
 
-/// Time constants that would make tests slow. An image must be listed within a
-/// minute here: kubelets take up to half of one. Discovery is retried so late that
-/// what comes sooner was not a retry.
+/// Time constants that would make tests slow. An image must be listed within a minute here, because kubelets take up to
+/// half a minute. Discovery is retried so late that an earlier request cannot be a retry.
 const SHORTENED: [&str; 5] = [
     "--listed-within=60s",
     "--repair-initial=3s",
@@ -156,7 +155,7 @@ fn main() -> ExitCode {
         (Ok(Ok(shared)), Ok(alone)) => {
             let beds = (Arc::new(shared), Arc::new(alone));
             let conclusion = libtest_mimic::run(&arguments, trials(Some(&beds)));
-            // The clusters end before the process does, whatever the result.
+            // The clusters must end before the process ends, whatever the result.
             drop(beds);
             conclusion.exit_code()
         }
@@ -171,14 +170,14 @@ fn main() -> ExitCode {
     }
 }
 
-/// Every scenario; without beds only their names.
+/// Returns every scenario; without beds only the names.
 fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
     let report = |result: anyhow::Result<()>| result.map_err(|error| Failed::from(format!("{error:#}")));
     let shared = SHARED.into_iter().map(|(name, scenario)| {
         let bed = beds.map(|(shared, _)| shared.clone());
         Trial::test(name, move || report(bed.map_or(Ok(()), |bed| scenario(&bed))))
     });
-    // One trial, because each of these builds on what the one before it has left.
+    // One trial, because each of these scenarios builds on the result of the previous one.
     let alone = beds.map(|(_, alone)| alone.clone());
     let alone = Trial::test("alone: quickstart, restart, migration, seed", move || {
         let Some(bed) = &alone else { return Ok(()) };

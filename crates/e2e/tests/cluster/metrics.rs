@@ -1,4 +1,4 @@
-//! Who is told what `/metrics` tells.
+//! Access to `/metrics`.
 
 use std::fs;
 use std::process::Command;
@@ -9,10 +9,10 @@ use drop_e2e::{Bed, Operator, Scraper, root};
 use drop_testbed::{Authority, Tools, wait_for};
 use ureq::Agent;
 
-/// How long anything may take that is waited for.
+/// How long the test waits for anything.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What the chart has for an operator that asks for tokens, and two who send theirs.
+/// Returns the chart's roles for an operator that checks tokens, and two clients that send tokens.
 fn roles() -> Result<String> {
     let values = "metrics.tls.secret=tls,metrics.auth.enabled=true,\
         metrics.auth.readers[0].namespace=default,metrics.auth.readers[0].name=reader";
@@ -29,7 +29,7 @@ fn roles() -> Result<String> {
     Ok(format!("{}{}", String::from_utf8(rendered.stdout)?, accounts.concat()))
 }
 
-/// The status with which the operator answers over TLS to someone who trusts `authority` alone.
+/// Returns the status of the operator's answer over TLS to a client that trusts `authority` only.
 fn status(operator: &Operator, authority: &Authority, path: &str, token: Option<&str>) -> Result<u16> {
     let scraper = Scraper::new(authority, operator.address.parse()?)?;
     Ok(scraper.get(&format!("https://{}{path}", operator.address), token)?.0)
@@ -51,7 +51,7 @@ pub fn only_who_may_read_them_is_told(bed: &Bed) -> Result<()> {
     let (first, second) = (Authority::new()?, Authority::new()?);
     renew(&first)?;
 
-    // It has no more rights than the chart grants.
+    // The operator has no more permissions than the chart grants.
     let groups = ["system:serviceaccounts", "system:serviceaccounts:drop-system"];
     let account = bed.cluster.kubeconfig_for("system:serviceaccount:drop-system:drop", &groups)?;
     let flags = [
@@ -85,7 +85,7 @@ pub fn only_who_may_read_them_is_told(bed: &Bed) -> Result<()> {
     let former = status(&operator, &first, "/metrics", Some(&reader));
     ensure!(former.is_err(), "the former certificate is still served: {former:?}");
 
-    // Whoever gets the right has it at once.
+    // A client that gets the permission can use it at once.
     let grant = ["create", "clusterrolebinding", "metrics-other", "--clusterrole=drop-metrics-reader"];
     bed.cluster.kubectl(&[&grant[..], &["--serviceaccount=default:other"]].concat())?;
     let may = || Ok((status(&operator, &second, "/metrics", Some(&other))? == 200).then_some(()));

@@ -1,4 +1,4 @@
-//! What an older operator left behind, and what becomes of it.
+//! Objects of an older operator, and how Drop takes them over.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ const KINDS: [(&str, &str); 4] = [
     ("DiscoveryPolicy", "discoverypolicies"),
     ("PullPolicy", "pullpolicies"),
 ];
-/// Names as the older operators made them, one without a hash and the others with six digits of it.
+/// Names as the older operators made them: one without a hash, the others with six digits of it.
 const CHILDREN: [(&str, &str, &str, &str); 4] = [
     ("older-static", "older-static-app-2-3fa9c1", "docker.io/older/app", "2"),
     ("older-static", "older-static-tool-1", "docker.io/older/tool", "1"),
@@ -65,7 +65,7 @@ pub fn objects_of_older_operators_are_taken_over(bed: &Bed) -> Result<()> {
     let conditions = bed.look().images.get("older-image").and_then(|image| image.status.clone()).unwrap_or_default();
     ensure!(conditions.conditions.iter().all(|condition| condition.type_ == condition::READY), "{conditions:#?}");
 
-    // What users have in Git applies as before, and sets rule their children.
+    // The manifests that users have in Git apply as before, and the sets own their children.
     let mut objects: Vec<Value> = serde_saphyr::from_multiple(&objects)?;
     objects.iter_mut().filter_map(Value::as_object_mut).for_each(|object| drop(object.remove("status")));
     bed.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": objects }).to_string())?;
@@ -86,13 +86,13 @@ pub fn objects_of_older_operators_are_taken_over(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// Stores the objects under schemas that keep whatever is written, and brings back Drop's own.
+/// Stores the objects under schemas that keep all fields, and then restores Drop's own schemas.
 fn leave_behind(bed: &Bed, objects: &str) -> Result<()> {
     for (kind, plural) in KINDS {
         bed.apply(&anything(kind, plural).to_string())?;
     }
     until("the API server to keep unknown fields", || {
-        // Until then some are refused.
+        // Until then the API server denies some.
         Ok(bed.apply(objects).is_ok() && stored(bed, "older-image")?.pointer("/status/cachedNodes").is_some())
     })?;
     for (set, name, image, tag) in CHILDREN {
@@ -147,12 +147,12 @@ fn anything(kind: &str, plural: &str) -> Value {
     })
 }
 
-/// A CachedImage as the API server shows it.
+/// Returns a CachedImage as the API server shows it.
 fn stored(bed: &Bed, name: &str) -> Result<Value> {
     Ok(serde_json::from_str(&bed.cluster.kubectl(&["get", "cachedimage", name, "-o", "json"])?)?)
 }
 
-/// The UIDs of the CachedImages that were left behind, by their names.
+/// Returns the UIDs of the CachedImages of the older operator, by name.
 fn uids(bed: &Bed) -> Result<BTreeMap<String, String>> {
     let columns = "custom-columns=NAME:.metadata.name,UID:.metadata.uid";
     let table = bed.cluster.kubectl(&["get", "cachedimages", "--no-headers", "-o", columns])?;
@@ -160,7 +160,7 @@ fn uids(bed: &Bed) -> Result<BTreeMap<String, String>> {
     Ok(table.lines().filter_map(row).filter(|(name, _)| name.starts_with("older-")).collect())
 }
 
-/// Asks until it is so, because the API server takes in a changed schema a little later.
+/// Polls until `is_so` holds, because the API server applies a changed schema a little later.
 fn until(what: &str, is_so: impl Fn() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
     while !is_so()? {

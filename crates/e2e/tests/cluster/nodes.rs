@@ -1,4 +1,4 @@
-//! Nodes that are not ready, that change, and that go.
+//! Nodes that are not ready, that change, and that leave.
 
 use anyhow::{Context, Result, ensure};
 use drop_e2e::{Bed, Fleet};
@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{self as core, NodeCondition};
 /// How soon the operator has to act on a change of a node.
 const SOON: SignedDuration = SignedDuration::from_secs(15);
 
-/// Checks that the operator's first request after `change` that `is_it` came soon.
+/// Checks that the operator's first request after `change` for which `is_it` holds came soon.
 fn follows(bed: &Bed, change: Timestamp, what: &str, is_it: impl Fn(&AuditEvent) -> bool) -> Result<()> {
     let first = bed.wait_request(what, |event| event.request_received >= change && is_it(event))?;
     let took = first.request_received.duration_since(change);
@@ -17,7 +17,7 @@ fn follows(bed: &Bed, change: Timestamp, what: &str, is_it: impl Fn(&AuditEvent)
     Ok(())
 }
 
-/// Checks that a Pod was asked for soon after `change`, one of `pods`.
+/// Checks that one of `pods` was requested soon after `change`.
 fn pulls_follow(bed: &Bed, change: Timestamp, pods: &[String]) -> Result<()> {
     follows(bed, change, "a Pod", |event| event.verb == "create" && pods.contains(&event.name))
 }
@@ -27,14 +27,14 @@ fn status_follows(bed: &Bed, change: Timestamp, image: &str) -> Result<()> {
     follows(bed, change, "a status", |event| event.resource == "cachedimages" && event.name == image)
 }
 
-/// When the node became Ready, or not Ready, for the last time: the start of that second.
+/// Returns when the node last became Ready, or not Ready: the start of that second.
 fn readiness_changed(bed: &Bed, node: &str) -> Result<Timestamp> {
     let sight = bed.look();
     let ready = sight.nodes.get(node).and_then(readiness);
     Ok(ready.and_then(|ready| ready.last_transition_time.as_ref()).context("a Ready condition")?.0)
 }
 
-/// The condition `Ready` of a node.
+/// Returns the condition `Ready` of a node.
 fn readiness(node: &core::Node) -> Option<&NodeCondition> {
     node.status.as_ref()?.conditions.iter().flatten().find(|condition| condition.type_ == "Ready")
 }
@@ -133,7 +133,7 @@ spec: {image: docker.io/follow/app, tag: '1', policyRef: {name: follow}, nodeSel
     status_follows(bed, uncordoned, "follow")?;
     ensure!(bed.pods_of(image) == both, "what was pulled is not pulled again");
 
-    // A node that joins, and a kubelet that is started anew.
+    // A node that joins, and a kubelet that restarts.
     bed.cluster.add_node(NodeOptions {
         labels: [("warm".to_owned(), "yes".to_owned())].into(),
         ..NodeOptions::new("follow-3")
@@ -146,7 +146,7 @@ spec: {image: docker.io/follow/app, tag: '1', policyRef: {name: follow}, nodeSel
     let unlabelled = change(&["label", "node", "follow-3", "warm-"])?;
     bed.wait_cached("follow", 2)?;
     status_follows(bed, unlabelled, "follow")?;
-    // A kubelet that starts says at first that it is not ready.
+    // A kubelet that starts first reports that it is not ready.
     let restarted = Timestamp::now();
     for node in &nodes {
         node.stop()?;
@@ -188,7 +188,7 @@ spec:
     - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoSchedule}
 ",
     )?;
-    // One node at a time may pull, and the lost one comes first.
+    // One node at a time may pull, and the lost node comes first.
     bed.wait("a Pod on the lost node", |sight| sight.all_pods.values().any(|pod| pod.node == "lost-1").then_some(()))?;
     bed.wait_image("lost", |status, _| status.ready.as_deref() == Some("1/2"))?;
     bed.wait("the lost node's Pod to go", |sight| {
@@ -202,7 +202,7 @@ spec:
     let resumed_at = Timestamp::now();
     node.resume()?;
     bed.wait_cached("lost", 2)?;
-    // It pulls again, and nobody else.
+    // The recovered node pulls again, and no other node does.
     let new: Vec<_> = bed.pods_of(image).into_iter().filter(|pod| !before.contains(pod)).collect();
     let sight = bed.look();
     let on: Vec<_> = new.iter().filter_map(|pod| Some(sight.all_pods.get(pod)?.node.as_str())).collect();
@@ -287,7 +287,7 @@ pub fn a_node_that_rejects_pods_is_told_once_and_costs_few_writes(bed: &Bed) -> 
     }
     bed.wait_events("crowded-full", &[("OutOfpods", 1)])?;
 
-    // Only the node that is full goes on to try.
+    // Only the full node keeps trying.
     let since = Timestamp::now();
     let rejected = || fleet.pods(bed).values().filter(|pod| pod.node == "crowded-full").count();
     let before = rejected();
@@ -304,7 +304,7 @@ pub fn a_node_that_rejects_pods_is_told_once_and_costs_few_writes(bed: &Bed) -> 
     let all = sent.iter().filter(is_write).count();
     let late = sent.iter().filter(is_write).filter(|event| event.request_received > since).count();
     eprintln!("{IMAGES} images, {} rejected Pods: {all} writes of statuses, {late} in the last {REJECTED}", rejected());
-    // Not one for each image and rejected Pod.
+    // There is not one write for each image and rejected Pod.
     ensure!(late <= IMAGES, "{late} writes of statuses for {IMAGES} images and {REJECTED} rejected Pods");
     ensure!(all <= 6 * IMAGES, "{all} writes of statuses for {IMAGES} images");
     bed.wait_events("crowded-full", &[("OutOfpods", 1)])?;

@@ -25,8 +25,8 @@ pub fn caps_and_delays_hold_in_the_audit_log(bed: &Bed) -> Result<()> {
     let turns = requests::first_on_each_node(&lives);
     let gap = requests::shortest_gap(&turns);
     ensure!(gap >= SignedDuration::from_secs(3), "two nodes began {gap:#} apart: {turns:#?}");
-    // A turn is never interrupted: while a node is at it, the third node waits.
-    // Within it no delay is kept: 4 Pods in a row would take 9 s of delays alone.
+    // No turn is interrupted: while one node has its turn, the third node waits. Within a turn there is no delay: 4
+    // Pods in a row would take 9 s of delays alone.
     let follows_at_once = turns.iter().any(|turn| {
         let starts: Vec<_> = lives.iter().filter(|life| life.node == turn.node).collect();
         starts.iter().zip(starts.iter().skip(1)).any(|(one, next)| {
@@ -50,8 +50,8 @@ pub fn caps_and_delays_hold_in_the_audit_log(bed: &Bed) -> Result<()> {
         let count = sent.iter().filter(|event| event.verb == verb && event.resource == resource).count();
         eprintln!("  {verb} {resource}: {count}");
     }
-    // Creation and deletion once each, and again only where no answer came within a third of the Lease's duration: on
-    // a busy machine a request may take longer than these 5 s, and a deletion that is repeated changes nothing.
+    // Each is created once and deleted once. A request is repeated only if no answer came within a third of the Lease's
+    // duration: on a busy machine a request may take longer than these 5 s, and a repeated deletion changes nothing.
     let log = bed.log()?;
     for pod in pods.keys() {
         for (verb, effect) in [("create", "CreatePod"), ("delete", "DeletePod")] {
@@ -64,8 +64,8 @@ pub fn caps_and_delays_hold_in_the_audit_log(bed: &Bed) -> Result<()> {
             );
         }
     }
-    // A record too, and a second one where the pull takes longer than ten seconds; statuses are written by the clock
-    // as well.
+    // There is one write of the record, and a second one if the pull takes longer than ten seconds. Statuses are also
+    // written at intervals.
     let records = sent.iter().filter(|event| event.verb == "patch" && event.resource == "nodecaches").count();
     let most = 2 * pairs + unanswered(&log, "Record", ours);
     ensure!((pairs..=most).contains(&records), "{records} records for {pairs} pulls");
@@ -74,8 +74,8 @@ pub fn caps_and_delays_hold_in_the_audit_log(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// How many requests of this kind (of any kind, if it is empty), about objects with such names, the operator has sent
-/// again because no answer came in time.
+/// Returns how many requests of this kind (of any kind, if it is empty) about objects with matching names the operator
+/// has repeated because no answer came in time.
 fn unanswered(log: &str, effect: &str, is_it: impl Fn(&str) -> bool) -> usize {
     let repeated = log.lines().filter(|line| line.contains("request failed: tried again"));
     let names = repeated.filter_map(|line| line.split_once(&format!("{effect}(\""))?.1.split('"').next());
@@ -120,7 +120,7 @@ spec:
     bed.wait_image("policy-edit-free", |_, ready| ready.reason == "Waiting")?;
     ensure!(bed.pods_of("docker.io/policy-edit/free:1").is_empty(), "one node at a time is allowed");
 
-    // The pull that runs is not touched; the second node may begin.
+    // The running pull is not affected; the second node may begin.
     bed.cluster.kubectl(&[
         "patch",
         "pullpolicy",

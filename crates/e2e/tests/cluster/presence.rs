@@ -9,8 +9,7 @@ use drop_e2e::{Bed, requests};
 use drop_testbed::{ImageSpec, Node, NodeOptions};
 use jiff::SignedDuration;
 
-/// Has the kubelet list its images now, and waits until the API shows `image`
-/// listed, or not.
+/// Makes the kubelet list its images now, and waits until the API shows `image` as listed, or as not listed.
 pub fn wait_listed(bed: &Bed, node: &Node, image: &str, listed: bool) -> Result<()> {
     // A kubelet refreshes its list every 30 s, and when it starts.
     node.stop()?;
@@ -110,7 +109,7 @@ spec: {image: docker.io/moved/app, tag: '1', policyRef: {name: moved}, nodeSelec
 ",
     )?;
     bed.wait_cached("moved", 2)?;
-    // Nothing has moved: of both nodes one asks, and no other follows.
+    // The tag has not moved: one of the two nodes asks, and the other does not pull.
     let asked = |pods: usize| {
         bed.wait(&format!("{pods} Pods"), |sight| {
             let of_image = sight.all_pods.values().filter(|pod| pod.images.iter().any(|other| other == image));
@@ -147,8 +146,8 @@ spec: {image: docker.io/moved/app, tag: '1', policyRef: {name: moved}, nodeSelec
         .filter(|(_, pod)| pod.images.iter().any(|other| other == image))
         .collect();
     let lives = requests::lives(&bed.cluster.audit()?, &pods);
-    // The first two filled the nodes; from then on each asks an interval after the
-    // last, but for the one that follows the node that saw the move.
+    // The first two Pods filled the nodes. From then on each Pod asks an interval after the last one, except for the
+    // Pod that follows on the node that saw the move.
     let soon = lives.iter().skip(1).zip(lives.iter().skip(2));
     let soon = soon.filter(|(one, next)| next.from.duration_since(one.from) < SignedDuration::from_secs(20)).count();
     ensure!(soon == 1, "{soon} Pods came before their interval had passed: {lives:#?}");
@@ -189,7 +188,8 @@ pub fn a_list_that_is_full_tells_of_large_images_only(bed: &Bed) -> Result<()> {
     drop(sight);
     ensure!(count == LISTED, "the node lists {count} images");
 
-    // Listed: there, without a Pod. Small and not listed: nobody knows, so the kubelet is asked.
+    // A listed image is present, without a Pod. A small image that is not listed may be present or not, so the kubelet
+    // is asked.
     want("found")?;
     bed.wait_cached("many-found", 1)?;
     ensure!(bed.pods_of(&listed("found")).is_empty(), "what is listed needs no Pod");
@@ -197,7 +197,7 @@ pub fn a_list_that_is_full_tells_of_large_images_only(bed: &Bed) -> Result<()> {
     bed.wait_cached("many-small", 1)?;
     ensure!(bed.pods_of(&listed("small")).len() == 1, "{:?}", bed.pods_of(&listed("small")));
 
-    // A large one that is gone would be listed; of a small one that is gone nobody knows.
+    // A large image would be listed, so it is gone. A small image may be present or not.
     node.remove_image(&listed("small"))?;
     node.remove_image(&listed("large"))?;
     wait_listed(bed, node, &listed("large"), false)?;
@@ -239,7 +239,7 @@ spec:
 "
     .to_owned();
     for app in 0..IMAGES {
-        // The first is the smallest, and so the first to be cut off.
+        // The first image is the smallest, and so the first to be cut off.
         let spec = ImageSpec::runnable().layer((app + 2) * 100_000);
         bed.cluster.registry().push(&format!("lists/app-{app}"), "1", &spec)?;
         manifests.push_str(&format!("  - {{image: docker.io/lists/app-{app}, tag: '1'}}\n"));
@@ -272,8 +272,8 @@ spec:
         count("lists-many")
     );
 
-    // An image that is removed from each node is missed, although only one of them lists few. By then those that are
-    // not listed have not been for as long as a pull may take to show.
+    // Drop notices an image that is removed from each node, although only one of the nodes has a short list. By then
+    // the wait for a pull to show in the list has passed.
     for node in &nodes {
         node.remove_image(&image(IMAGES - 1))?;
         wait_listed(bed, node, &image(IMAGES - 1), false)?;

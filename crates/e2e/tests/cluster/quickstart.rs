@@ -1,4 +1,4 @@
-//! The first things that a user tries.
+//! The first steps of a user.
 
 use anyhow::{Result, ensure};
 use drop_e2e::Bed;
@@ -41,7 +41,7 @@ pub fn the_quickstart_becomes_cached(bed: &Bed) -> Result<()> {
     }
 
     bed.cluster.kubectl(&["delete", "cachedimage", "alpine-3-20"])?;
-    // They remember it for a day, in case that it comes back.
+    // The nodes remember the image for a day, in case it is wanted again.
     bed.wait("the NodeCaches to say that nobody wants the image", |sight| {
         let is_unwanted = |cache: &drop_api::NodeCache| {
             let status = cache.status.as_ref();

@@ -1,4 +1,4 @@
-//! Registries that fail: what waits for them, and how it goes on when they are well again.
+//! Failing registries: the pulls that wait for them, and the recovery.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use drop_e2e::{Bed, SeenPod};
 use drop_testbed::{FaultyRegistry, ImageSpec, RegistryFault};
 use jiff::{SignedDuration, Timestamp};
 
-/// One image more than have to fail until their registry is paused.
+/// One more than the number of images that have to fail before their registry is paused.
 const IMAGES: usize = 4;
 const NODES: usize = 3;
 
-/// Hosts whose registries fail, each in its way, and the cause that is shown.
+/// Hosts whose registries fail in different ways, and the cause in the status.
 const REFUSING: [(&str, RegistryFault, &str); 4] = [
     ("busy.test", RegistryFault::TooManyRequests, "rate limited by busy.test"),
     ("broken.test", RegistryFault::Unavailable, "server error at broken.test"),
@@ -28,12 +28,12 @@ pub fn registries_that_refuse_are_tried_by_one_pull_at_a_time(bed: &Bed) -> Resu
 }
 
 pub fn a_registry_that_stalls_is_tried_by_one_pull_at_a_time(bed: &Bed) -> Result<()> {
-    // containerd gives up after 50 s. By then three images have failed side by side.
+    // containerd gives up after 50 s. By then three images have failed at the same time.
     fail_and_recover(bed, "stalled", &STALLED, NODES)
 }
 
-/// Pulls images of these hosts, `limit` at once, until every host is paused, and on when they
-/// have recovered.
+/// Pulls images of these hosts, `limit` at once, until every host is paused, and continues after the hosts have
+/// recovered.
 fn fail_and_recover(bed: &Bed, name: &str, hosts: &[(&str, RegistryFault, &str)], limit: usize) -> Result<()> {
     bed.nodes(name, NODES)?;
     let push = |app: &str| bed.cluster.registry().push(&format!("{name}/{app}"), "1", &ImageSpec::runnable());
@@ -59,7 +59,7 @@ spec: {{image: {image}, tag: '1', policyRef: {{name: {name}}}, nodeSelector: {se
     want(&format!("{name}-good"), &format!("docker.io/{name}/good"), &format!("{{scenario: {name}}}"));
     for image in 0..IMAGES {
         push(&format!("app-{image}"))?;
-        // One node each, so that they can fail side by side.
+        // One node each, so that they can fail at the same time.
         let selector = format!("{{kubernetes.io/hostname: {name}-{}}}", image % NODES + 1);
         for (host, ..) in hosts {
             want(&format!("{host}-{image}"), &format!("{host}/{name}/app-{image}"), &selector);
@@ -72,13 +72,12 @@ spec: {{image: {image}, tag: '1', policyRef: {{name: {name}}}, nodeSelector: {se
     }
     bed.apply(&manifests)?;
 
-    // The other images are pulled meanwhile.
+    // Meanwhile the other images are pulled.
     bed.wait_cached(&format!("{name}-good"), NODES)?;
     for (host, _, cause) in hosts {
         for image in 0..IMAGES {
             bed.wait_image(&format!("{host}-{image}"), |_, ready| {
-                // The first one is among the three that fail. Of the others one waits; later on
-                // it may be the one that tries.
+                // The first image is among the three that fail. One of the others waits; later it may be the probe.
                 let waits = image > 0 && ready.message.contains(&format!("{host} does not answer"));
                 waits || ready.message.contains(cause)
             })?;
@@ -118,18 +117,18 @@ spec: {{image: {image}, tag: '1', policyRef: {{name: {name}}}, nodeSelector: {se
         );
         all.extend(pods);
     }
-    // Neither the failures nor the recovery breaks the policy's limit.
+    // Neither the failures nor the recovery exceed the policy's limit.
     let most = requests::most_nodes_at_once(&requests::lives(&audit, &all));
     ensure!(most == limit, "{most} nodes at once");
     Ok(())
 }
 
-/// Hosts whose registries answer nothing that makes sense.
+/// Hosts whose registries give invalid answers.
 const SENSELESS: [(&str, RegistryFault); 2] =
     [("eof.test", RegistryFault::Eof), ("nonsense.test", RegistryFault::Nonsense)];
 
 pub fn a_question_that_fails_backs_off_for_the_image_and_not_node_by_node(bed: &Bed) -> Result<()> {
-    // After the second failure and after the third, less 10 % of jitter. Without a backoff the nodes take turns.
+    // After the second and the third failure, less 10 % of jitter. Without a backoff the nodes take turns.
     const WAITS: [i64; 2] = [8, 16];
     bed.nodes("asked", NODES)?;
     let mut manifests = "
@@ -166,7 +165,7 @@ spec: {{image: {host}/asked/{host}, tag: '1', policyRef: {{name: asked}}, nodeSe
     let tells = |message: &str| (1..=NODES).any(|node| message.contains(&format!("asked-{node}")));
     let mut told = Vec::new();
     for (host, _) in SENSELESS {
-        // The images are still there, and the status says that nobody could ask for a newer one.
+        // The nodes still have the images, and the status says that no node could ask for a newer one.
         let image = bed.wait_image(host, |_, ready| tells(&ready.message))?;
         told.push(Timestamp::now());
         let conditions = image.status.map(|status| status.conditions).unwrap_or_default();
@@ -201,7 +200,7 @@ spec: {{image: {host}/asked/{host}, tag: '1', policyRef: {{name: asked}}, nodeSe
     Ok(())
 }
 
-/// Every Pod that ever pulled from `host`, which may go on with a path.
+/// Returns every Pod that ever pulled from `host`, which may include a path.
 fn pods_of(bed: &Bed, host: &str) -> BTreeMap<String, SeenPod> {
     bed.look().all_pods.clone().into_iter().filter(|(_, pod)| pulls_from(pod, host)).collect()
 }

@@ -1,4 +1,4 @@
-//! What survives the operator, and what it does when there is nothing to do.
+//! The state that survives a restart, and the requests of an idle operator.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub fn a_killed_operator_goes_on_where_it_was(bed: &Bed) -> Result<()> {
     let registry = bed.cluster.registry();
     let fleet = Fleet { name: "restart", images: IMAGES, policy: "{minDelayBetweenPulls: 5s}", selector: "{}" };
     fleet.push(bed)?;
-    // In the middle of the first node's turn.
+    // The restart happens in the middle of the first node's turn.
     registry.hold("restart/app-1");
     fleet.apply(bed)?;
     bed.wait_pod("docker.io/restart/app-1:1")?;
@@ -31,7 +31,7 @@ pub fn a_killed_operator_goes_on_where_it_was(bed: &Bed) -> Result<()> {
     let turns = requests::first_on_each_node(&lives);
     ensure!(requests::shortest_gap(&turns) >= SignedDuration::from_secs(5), "{turns:#?}");
 
-    // No status moves backwards: READY only grows.
+    // No status goes backwards: READY only grows.
     for image in 0..IMAGES {
         let name = format!("restart-{image}");
         let history: Vec<_> = bed.look().history.iter().filter(|(other, ..)| *other == name).cloned().collect();
@@ -55,7 +55,7 @@ pub fn a_standby_goes_on_for_a_killed_leader(bed: &Bed) -> Result<()> {
     let killed_at = Timestamp::now();
     registry.release("standby/app-1");
     fleet.wait_cached(bed, 2)?;
-    // Over both replicas together the limits hold, and nothing is pulled twice.
+    // Over both replicas together the limits hold, and no image is pulled twice.
     let lives = fleet.lives(bed, 2)?;
     ensure!(lives.iter().any(|life| life.from < killed_at) && lives.iter().any(|life| life.from > killed_at));
     ensure!(requests::most_nodes_at_once(&lives) == 1, "{lives:#?}");
@@ -65,7 +65,7 @@ pub fn a_standby_goes_on_for_a_killed_leader(bed: &Bed) -> Result<()> {
     Ok(())
 }
 
-/// Names in the audit log of the replica that is cut off.
+/// The name of the disconnected replica in the audit log.
 const CUT_OFF: &str = "cut-off";
 
 pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result<()> {
@@ -89,11 +89,11 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     bed.operator().as_mut().context("the operator runs")?.terminate()?;
     let (kubeconfig, connection) = bed.cluster.kubeconfig_by_proxy(CUT_OFF, &["system:masters"])?;
     let mut leader = bed.start_replica_as(&kubeconfig, &[])?;
-    // Who has pulled leads; the other one finds the Lease taken.
+    // The replica that has pulled leads. The other one finds the Lease taken.
     want("first")?;
     bed.start_operator()?;
     fleet.apply(bed)?;
-    // In the middle of the first node's turn, and before the second one's.
+    // This is in the middle of the first node's turn, and before the second node's.
     registry.wait_held("cut-off/app-1", Duration::from_secs(60))?;
     connection.fail(Fault::Stall);
     let cut_at = Timestamp::now();
@@ -102,13 +102,13 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     let by_leader = |event: &AuditEvent| event.user == CUT_OFF;
     let sent = bed.requests()?;
 
-    // Over both replicas together the limits hold, and nothing is pulled twice.
+    // Over both replicas together the limits hold, and no image is pulled twice.
     let lives = fleet.lives(bed, 2)?;
     ensure!(lives.iter().any(|life| life.from < cut_at) && lives.iter().any(|life| life.from > cut_at), "{lives:#?}");
     let turns = requests::first_on_each_node(&lives);
     ensure!(requests::shortest_gap(&turns) >= SignedDuration::from_secs(4), "{turns:#?}");
-    // The Lease was renewed within a third of its 6 s before the cut; whoever waits for it
-    // asks for it when all of it has passed since.
+    // The leader renewed the Lease of 6 s within a third of that time before the cut. The standby asks for the Lease
+    // when all of that time has passed since.
     let renewals: Vec<Timestamp> = sent
         .iter()
         .filter(|event| event.resource == "leases" && event.verb == "update" && event.code == 200)
@@ -123,7 +123,7 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     let late = next.duration_since(cut_at);
     ensure!(late <= SignedDuration::from_secs(8), "the standby took the Lease of 6 s {late:#} after the cut");
 
-    // When it is back it is a standby: it writes nothing before it leads again.
+    // After it is reconnected it is a standby: it writes nothing before it leads again.
     connection.heal();
     want("healed")?;
     bed.operator().as_mut().context("the standby leads")?.kill()?;
@@ -166,7 +166,7 @@ pub fn a_restart_of_the_control_plane_pulls_nothing_again(bed: &Bed) -> Result<(
     Ok(())
 }
 
-/// The length of the observed silence: a measurement, not a wait for something.
+/// How long the test watches an idle operator: a measurement, not a wait for something.
 const IDLE: Duration = Duration::from_secs(60);
 
 pub fn a_converged_operator_sends_no_requests(bed: &Bed) -> Result<()> {
@@ -177,7 +177,7 @@ pub fn a_converged_operator_sends_no_requests(bed: &Bed) -> Result<()> {
     )?;
     bed.wait_cached("idle", 2)?;
     bed.wait_no_pod("docker.io/idle/app:1")?;
-    // Both NodeCaches know of it: nothing is left to be written.
+    // Both NodeCaches have the record, so no write is left.
     bed.wait("every NodeCache to be complete", |sight| {
         let complete = |cache: &drop_api::NodeCache| {
             let status = cache.status.as_ref()?;

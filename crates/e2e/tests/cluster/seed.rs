@@ -1,4 +1,4 @@
-//! The examples, and the manifests that the project started from where they are at hand.
+//! The examples, and the manifests from the start of the project, if they are available.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::discovery::{pulled, recorded, wait_discovery};
 use crate::sets::wait_set;
 
-/// What the manifests discover in Prometheus.
+/// The images that the manifests discover in Prometheus.
 const RUNNER_IMAGES: [&str; 3] = ["ci/deploy", "ci/lint", "ci/unit"];
 const APPS: [&str; 3] = ["team/frontend", "team/backend", "team/worker"];
 const EXAMPLE: &str = "discover-what-saves-most.yaml";
@@ -25,13 +25,13 @@ pub fn its_manifests_apply_unmodified(bed: &Bed) -> Result<()> {
         taints: vec!["node-role.kubernetes.io/build=true:NoSchedule".to_owned()],
         ..NodeOptions::new("seed-1")
     })?;
-    // A kubelet may not give itself such a label.
+    // A kubelet may not set such a label on its own node.
     bed.cluster.kubectl(&["label", "node", "seed-1", "node-role.kubernetes.io/build=true"])?;
 
     let _backends = serve_examples(bed)?;
     let examples = root().join("examples");
     apply_all(bed, &examples)?;
-    // Their Secrets come with the seed.
+    // The manifests contain the Secrets of these policies.
     for policy in ["newest-applications", "popular-images"] {
         wait_discovery(bed, policy, "SecretNotFound", |_| true)?;
     }
@@ -74,12 +74,12 @@ fn push_images(bed: &Bed) -> Result<()> {
 }
 
 fn apply_all(bed: &Bed, folder: &Path) -> Result<()> {
-    // Not what is in folders below it.
+    // Only the files of the folder itself, without subfolders.
     bed.cluster.kubectl(&["apply", "-f", &folder.display().to_string()])?;
     Ok(())
 }
 
-/// Serves the hosts that the examples name: two images, one of which is pulled slowly.
+/// Serves the hosts that the examples name: two images, one of which is slow to pull.
 fn serve_examples(bed: &Bed) -> Result<(Prometheus, Loki, [TlsFront; 2])> {
     let tools = Tools::built(&["prometheus", "loki"])?;
     let options = PrometheusOptions {
@@ -129,7 +129,7 @@ fn discover_from_the_command_line(bed: &Bed, file: &Path) -> Result<()> {
 }
 
 fn apply_seed(bed: &Bed, folder: &Path) -> Result<()> {
-    // Nobody serves the hosts yet.
+    // No server answers for the hosts yet.
     apply_all(bed, folder)?;
     let policies = ["ci-image-discovery", "popular-build-images", "latest-app-tags"];
     for policy in policies {
@@ -138,7 +138,7 @@ fn apply_seed(bed: &Bed, folder: &Path) -> Result<()> {
     let row = |kind: &str, name: &str| row(bed, kind, name);
     ensure!(row("discoverypolicies", "latest-app-tags")? == ["ConnectionRefused", "1", "0", ""]);
 
-    // They want other credentials than the manifests have.
+    // The servers require other credentials than the manifests have.
     let tools = Tools::built(&["prometheus", "tiny", "registry"])?;
     let home = bed.cluster.home();
     let options = PrometheusOptions { password: true, history: runners(), ..PrometheusOptions::default() };
@@ -164,7 +164,7 @@ fn apply_seed(bed: &Bed, folder: &Path) -> Result<()> {
     }
     ensure!(row("discoverypolicies", "popular-build-images")? == ["Unauthorized", "1", "0", ""]);
 
-    // The right ones are used at once.
+    // The operator uses the right credentials at once.
     let (user, password) = registry.credentials().context("it wants credentials")?;
     let secret = json!({ "data": { "token": null }, "stringData": { "username": user, "password": password } });
     for name in ["prometheus-creds", "registry-api-creds"] {
@@ -204,7 +204,7 @@ fn apply_seed(bed: &Bed, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A week of GitLab runners: one Pod or more per image, and one of an image that is filtered out.
+/// A week of GitLab runners: one or more Pods per image, and one Pod of an image that is filtered out.
 fn runners() -> Vec<Series> {
     let images = RUNNER_IMAGES.map(|image| format!("registry.example.com/{image}:1"));
     let images = images.iter().map(String::as_str).enumerate().chain([(7, "docker.io/library/alpine:3.20")]);
@@ -217,7 +217,7 @@ fn runners() -> Vec<Series> {
     .collect()
 }
 
-/// The cells of an object's row between its name and its age, as `kubectl get` shows them.
+/// Returns the cells of an object's row between its name and its age, as `kubectl get` shows them.
 fn row(bed: &Bed, kind: &str, name: &str) -> Result<[String; 4]> {
     let table = bed.cluster.kubectl(&["get", kind, name])?;
     let mut lines = table.lines();
@@ -227,7 +227,7 @@ fn row(bed: &Bed, kind: &str, name: &str) -> Result<[String; 4]> {
         _ => &["NAME", "STATUS", "SOURCES", "IMAGES", "LASTSYNC", "AGE"],
     };
     ensure!(head.split_whitespace().eq(columns.iter().copied()), "{table}");
-    // Each column begins where its head does.
+    // Each column begins at the position of its header.
     let starts = columns.iter().map(|column| head.find(&format!(" {column}")).map_or(0, |at| at + 1));
     let starts: Vec<usize> = starts.collect();
     let cell = |column: usize| {

@@ -1,4 +1,4 @@
-//! CachedImageSets: the CachedImages that they own, and what they cost.
+//! CachedImageSets: the CachedImages that they own, and the number of requests that they cause.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use drop_api::{CachedImage, CachedImageSet, condition};
 use drop_e2e::{Bed, Sight};
 use drop_testbed::ImageSpec;
 
-/// The CachedImages that a set owns.
+/// Returns the CachedImages that a set owns.
 pub fn children(sight: &Sight, set: &str) -> Vec<CachedImage> {
     let owned = |image: &&CachedImage| {
         let owners = image.metadata.owner_references.iter().flatten();
@@ -65,7 +65,7 @@ spec: {image: docker.io/one/app, tag: sets, policyRef: {name: sets}, nodeSelecto
     let pods: BTreeSet<String> = bed.pods_of("docker.io/two/app:sets").into_iter().collect();
     ensure!(pods.len() == 2, "one Pod on each node: {pods:?}");
 
-    // Every field reaches every child, and nobody else's.
+    // Every field reaches every child of the set, and no other CachedImage.
     set(
         "imagePullPolicy: IfNotPresent, priority: 7, tolerations: [{key: sets, operator: Exists}], \
          imagePullSecrets: [{name: sets}],",
@@ -85,13 +85,13 @@ spec: {image: docker.io/one/app, tag: sets, policyRef: {name: sets}, nodeSelecto
     };
     let before = uids(&bed.look());
 
-    // An entry that goes takes its child along; the others are the same objects.
+    // Removing an entry deletes its child; the others stay the same objects.
     set("", one)?;
     wait_set(bed, "sets", "AllReady 1/1")?;
     bed.wait("the children of two entries to go", |sight| (uids(sight).len() == 1).then_some(()))?;
     ensure!(uids(&bed.look()).is_subset(&before), "the child that stays is the same");
 
-    // A set that is deleted in the foreground creates nothing while it goes.
+    // A set that is deleted in the foreground creates nothing until it is gone.
     bed.cluster.kubectl(&["delete", "cachedimageset", "sets", "--cascade=foreground"])?;
     ensure!(children(&bed.look(), "sets").is_empty(), "foreground deletion waits for the children");
     set("", one)?;
@@ -165,7 +165,7 @@ spec: {{policyRef: {{name: twenty}}, nodeSelector: {{scenario: twenty}}, images:
     for ((verb, resource), count) in kinds {
         eprintln!("  {verb} {resource}: {count}");
     }
-    // Statuses are written by the clock, too: a machine that is slow sees more of them.
+    // Statuses are also written at intervals: a slow machine causes more of them.
     for (verb, resource, exactly) in
         [("create", "cachedimages", IMAGES), ("create", "pods", NODES), ("delete", "pods", NODES)]
     {

@@ -1,10 +1,9 @@
-//! Bad objects, refused by a real API server with a message that says what to
-//! write.
+//! Invalid objects, which a real API server denies with a message that says how to fix them.
 
 use anyhow::{Result, ensure};
 use drop_e2e::Bed;
 
-/// Kind, spec, and what the refusal says.
+/// Kind, spec, and the message of the denial.
 const BAD: [(&str, &str, &str); 39] = [
     ("CachedImage", "{}", "spec.image: Required value"),
     ("CachedImage", "{image: ''}", "spec.image"),
@@ -90,7 +89,7 @@ pub fn bad_objects_are_refused_with_a_remedy(bed: &Bed) -> Result<()> {
         bed.refused("{apiVersion: drop.corewire.io/v1alpha1, kind: PullPolicy, metadata: {name: bad}}")?;
     ensure!(without_spec.contains("spec: Required value"), "{without_spec}");
 
-    // At the edge of what is allowed.
+    // Values at the limits.
     bed.apply(
         "
 apiVersion: drop.corewire.io/v1alpha1
@@ -122,7 +121,7 @@ spec:
     )?;
     let policy = bed.wait("defaults", |sight| sight.policies.get("empty").cloned())?;
     ensure!(policy.spec == drop_api::PullPolicySpec::default(), "{:#?}", policy.spec);
-    // What the API server accepts, Drop can read.
+    // Drop can read every object that the API server accepts.
     bed.wait("the longest durations", |sight| sight.policies.get("longest").cloned())?;
     bed.cluster.kubectl(&["delete", "cachedimage/edge", "pullpolicy/empty", "pullpolicy/longest"])?;
     Ok(())

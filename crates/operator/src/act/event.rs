@@ -15,7 +15,7 @@ const ACTION: &str = "Cache";
 /// The longest name of an object.
 const MAX_NAME: usize = 253;
 
-/// The Event that tells of `notice`, by the Pod `instance`.
+/// Returns the Event for `notice`, reported by the Pod `instance`.
 ///
 /// Each notice is an Event of its own, not part of a series: a series keeps the note of its first Event, and notices
 /// with the same reason have different notes.

@@ -62,7 +62,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Resources of executors that create Pods in `namespace`.
+    /// Collects the resources of executors that create Pods in `namespace`.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -93,7 +93,7 @@ impl Resources {
 }
 
 impl Executor {
-    /// An executor that sends its reports to `reports`.
+    /// Makes an executor that sends its reports to `reports`.
     pub fn new(resources: &Resources, reports: mpsc::Sender<Event>) -> Self {
         Self { resources: resources.clone(), reports, retired: Arc::default() }
     }
@@ -108,7 +108,8 @@ impl Executor {
         let executor = self.clone();
         tokio::spawn(async move {
             let key = effect.key();
-            // Questions to others write nothing and may take minutes, so they hold no permit and may outlive the Lease.
+            // Discovery and look-ups write nothing and may take minutes, so they hold no permit and may outlive the
+            // Lease.
             let limit = match effect {
                 Effect::Discover(_) | Effect::LookUp(_) => None,
                 _ => Some(executor.resources.time_limit),
@@ -223,7 +224,7 @@ impl Executor {
     async fn post_pod(&self, order: &PodOrder) -> Result<lean::Pod, kube::Error> {
         let pod = pod(order, &self.resources.namespace, self.resources.priority_class.as_deref());
         let body = serde_json::to_vec(&pod).map_err(kube::Error::SerdeError)?;
-        // `Api::create` reads the answer as the type that it sends; here a lean one is enough.
+        // `Api::create` would read the answer as the type that it sends; here a lean type is enough.
         let request = Request::new(self.pods().resource_url()).create(&post(), body);
         self.resources.client.request(request.map_err(kube::Error::BuildRequest)?).await
     }
@@ -251,7 +252,7 @@ impl Executor {
         spec: &CachedImageSpec,
         origin: Option<Origin>,
     ) -> Result<Report, kube::Error> {
-        // An apply would leave fields that somebody else has set.
+        // An apply would leave fields that another client has set.
         let mut operations = vec![
             serde_json::json!({ "op": "test", "path": "/metadata/uid", "value": uid }),
             serde_json::json!({ "op": "replace", "path": "/spec", "value": spec }),
@@ -300,7 +301,7 @@ impl Executor {
         Api::namespaced(self.resources.client.clone(), &self.resources.namespace)
     }
 
-    /// The report of an effect whose request failed.
+    /// Returns the report of an effect whose request failed.
     fn failed(&self, effect: &Effect, error: kube::Error) -> Report {
         match error {
             // The server is slow or busy, or the object has changed meanwhile: the next attempt may succeed.
@@ -423,8 +424,8 @@ mod tests {
     use super::*;
     use crate::fake::{Fake, Got, reply};
 
-    /// The report about `effect` where the API server gives these answers by the method of a
-    /// request, and the number of requests.
+    /// Returns the report about `effect` if the API server gives these answers by the method of a request, and the
+    /// number of requests.
     async fn report(effect: Effect, answers: &[(&str, u16, Value)]) -> (Report, usize) {
         drop(rustls::crypto::ring::default_provider().install_default());
         let answers: Vec<_> =

@@ -1,28 +1,28 @@
 //! The Lease that lets one replica write.
 //!
 //! The leader renews the Lease every third of its duration. It starts requests for two thirds of the duration after it
-//! sent its last successful renewal, and a request takes at most the last third. So one duration after a renewal
-//! nothing of the leader's is under way, even if the API server cannot reach it.
+//! sent its last successful renewal, and a request takes at most the last third. So one duration after a renewal no
+//! request of the leader is under way, even if the leader cannot reach the API server.
 //!
-//! A replica begins to lead by replacing one exact version of the Lease: the API server refuses the request if the
-//! Lease has changed since. A replica may replace a version in three cases, and in each of them nobody else writes:
+//! A replica begins to lead by replacing one exact version of the Lease: the API server denies the request if the Lease
+//! has changed since. A replica may replace a version in three cases, and in each of them no other replica writes:
 //!
-//! 1. The replica leads already, and the version names it or nobody.
+//! 1. The replica leads already, and the version names it or no holder.
 //! 2. The version is released: its holder has written it after the holder's last request had ended.
-//! 3. The replica has known the version for a whole duration, by its own clock. Whoever led when the version was
-//!    written has not renewed since.
+//! 3. The replica has known the version for a whole duration, by its own clock. The replica that led when the version
+//!    was written has not renewed since.
 //!
-//! A Lease that somebody has deleted says nothing of its holder, who may rely on it for another while. A leader creates
-//! it again and goes on. Any other replica creates it without a holder, and then waits as in case 3, so that
-//! `kubectl delete lease drop` never makes a second leader. The price: where there has never been a Lease, the first
+//! A Lease that was deleted does not show its holder, and the holder may rely on it for a while longer. A leader
+//! creates it again and goes on. Any other replica creates it without a holder, and then waits as in case 3, so that
+//! `kubectl delete lease drop` never makes a second leader. The price: if there has never been a Lease, the first
 //! replica leads after one duration.
 //!
-//! By these rules a leader sees another holder only if somebody edits the Lease, or where replicas with different rules
-//! share it. It resigns at that moment: as soon as the watch shows the other holder, or its own renewal is refused for
-//! it.
+//! By these rules a leader sees another holder only if a user edits the Lease, or if replicas with different rules
+//! share it. It resigns at that moment: as soon as the watch shows the other holder, or the API server denies its own
+//! renewal because of it.
 //!
-//! The rules do not cover clocks of replicas that run at different speeds, nor a Lease that somebody marks as released
-//! by hand (no holder, and a duration of one second).
+//! The rules do not cover clocks of replicas that run at different speeds, nor a Lease that a user marks as released
+//! (no holder, and a duration of one second).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -51,23 +51,23 @@ const RELEASED: i32 = 1;
 /// How long a Lease lasts, and the steps within.
 #[derive(Clone, Copy, Debug)]
 pub struct Durations {
-    /// How long a standby waits for a leader that is silent.
+    /// How long a standby waits for a silent leader.
     pub lease: Duration,
 }
 
 impl Durations {
-    /// How long the leader starts requests after it sent a renewal.
+    /// Returns how long the leader starts requests after it sent a renewal.
     fn reliance(self) -> Duration {
         self.lease * 2 / 3
     }
 
-    /// The time limit of one request. A renewal begins so early that it ends, at the latest, with the reliance on the
-    /// one before it.
+    /// Returns the time limit of one request. A renewal begins so early that it ends, at the latest, when the previous
+    /// one can no longer be relied on.
     pub fn request(self) -> Duration {
         self.lease / 3
     }
 
-    /// The pause between two attempts at the same request.
+    /// Returns the pause between two attempts at the same request.
     fn retry(self) -> Duration {
         self.lease / 15
     }
@@ -83,14 +83,14 @@ pub struct Candidate {
 
 /// A candidate's knowledge of the Lease, and when the candidate may act on it.
 struct Known {
-    /// The newest version. A Lease that does not exist has no resource version, and says what it said last.
+    /// The newest version. A Lease that does not exist has no resource version, and keeps its last contents.
     lease: Lease,
     /// When this replica may replace or create it.
     act_at: Instant,
 }
 
 impl Candidate {
-    /// A candidate for the Lease in `namespace`. `identity` tells replicas apart.
+    /// Makes a candidate for the Lease in `namespace`. `identity` distinguishes replicas.
     pub fn new(client: Client, namespace: &str, identity: &str, durations: Durations, leadership: Leadership) -> Self {
         Self { api: Api::namespaced(client, namespace), identity: identity.into(), durations, leadership }
     }
@@ -107,7 +107,7 @@ impl Candidate {
                     Some(Err(error)) => warn!(error = cause(&error), "the Lease cannot be watched: tried again"),
                     None => return,
                 },
-                // Without a version there is nothing to do before the watch shows one.
+                // Without a version there is nothing to do until the watch shows one.
                 () = sleep_until(act_at.unwrap_or_else(Instant::now)), if act_at.is_some() => {
                     if let Some(Known { lease, .. }) = known.take() {
                         known = Some(self.act(lease).await);
@@ -117,7 +117,7 @@ impl Candidate {
         }
     }
 
-    /// Takes note of what the watch shows, unless an answer has already told something newer.
+    /// Records the version that the watch shows, unless an answer has already shown a newer one.
     fn notice(&self, known: &mut Option<Known>, found: Option<Lease>) {
         let before = known.take();
         *known = Some(match (before, found) {
@@ -127,7 +127,7 @@ impl Candidate {
         });
     }
 
-    /// Resigns if a new version says so, and decides when this replica may act on it.
+    /// Resigns if a new version requires it, and decides when this replica may act on the version.
     fn assess(&self, lease: Lease) -> Known {
         let now = Instant::now();
         let held_until = self.leadership.held_until();
@@ -137,8 +137,8 @@ impl Candidate {
             (holder, Some(until)) if *holder == *self.identity => {
                 until.checked_sub(self.durations.request()).unwrap_or(now)
             }
-            // This replica's own name stands here too: it did not lead any more when it saw this version, so another
-            // one may have led since.
+            // The holder may also be this replica: it no longer led when it saw this version, so another replica may
+            // have led since.
             (holder, _) => {
                 if self.leadership.resign() {
                     warn!(holder, "another replica holds the Lease: resigned");
@@ -149,15 +149,15 @@ impl Candidate {
         Known { lease, act_at }
     }
 
-    /// How long the writer of this version may rely on it. Replicas may be configured differently while they are
-    /// replaced.
+    /// Returns how long the writer of this version may rely on it. Replicas may have different configurations during an
+    /// upgrade.
     fn respect(&self, lease: &Lease) -> Duration {
         let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
         let duration = Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or_default());
         self.durations.lease.max(duration)
     }
 
-    /// Writes the Lease. If that fails, looks whether it has changed.
+    /// Writes the Lease. If that fails, reads whether it has changed.
     async fn act(&self, lease: Lease) -> Known {
         match timeout(self.durations.request(), self.write(lease.clone())).await {
             Ok(Ok(lease)) => return self.assess(lease),
@@ -173,13 +173,13 @@ impl Candidate {
                 Known { act_at: known.act_at.max(again_at), ..known }
             }
             Ok(Ok(None)) => Known { lease: gone(lease), act_at: again_at },
-            // This replica may still replace the same version: nobody else has written since.
+            // This replica may still replace the same version: no other replica has written since.
             _ => Known { lease, act_at: again_at },
         }
     }
 
-    /// Replaces the Lease, and so begins or continues to lead. Creates it if it does not exist; only a leader leads by
-    /// that.
+    /// Replaces the Lease, and so begins or continues to lead. Creates it if it does not exist; this makes a replica
+    /// lead only if it led before.
     async fn write(&self, mut lease: Lease) -> Result<Lease, kube::Error> {
         let began = Deadline::now();
         let exists = version(&lease).is_some();
@@ -193,7 +193,8 @@ impl Candidate {
                 Some(spec.lease_transitions.map_or(0, |transitions| transitions.saturating_add(1)));
         }
         spec.holder_identity = leads.then(|| self.identity.to_string());
-        // The others may wait longer, but not less: rounded up, and for a deleted Lease as long as it asked for.
+        // Other replicas may wait longer, but not less. So the duration is rounded up, and a deleted Lease keeps its
+        // own.
         let duration = if leads { self.durations.lease } else { respect };
         spec.lease_duration_seconds = i32::try_from(duration.as_millis().div_ceil(1000)).ok();
         spec.renew_time = Some(now);
@@ -208,8 +209,8 @@ impl Candidate {
         Ok(lease)
     }
 
-    /// Releases the Lease, so that a standby need not wait. To be called by a leader that has resigned, after its last
-    /// request has ended.
+    /// Releases the Lease, so that a standby need not wait. Only for a leader that has resigned, after its last request
+    /// has ended.
     pub async fn release(&self) {
         let released = async {
             let mut lease = self.api.get(NAME).await?;
@@ -235,17 +236,17 @@ fn params() -> PostParams {
     PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() }
 }
 
-/// The resource version, which grows with each change; `None` if the Lease does not exist.
+/// Returns the resource version, which grows with each change; `None` if the Lease does not exist.
 fn version(lease: &Lease) -> Option<u64> {
     lease.metadata.resource_version.as_ref().map(|version| version.parse().unwrap_or_default())
 }
 
-/// The same Lease after its deletion.
+/// Returns the same Lease as it is after its deletion.
 fn gone(lease: Lease) -> Lease {
     Lease { metadata: ObjectMeta { name: Some(NAME.to_owned()), ..ObjectMeta::default() }, ..lease }
 }
 
-/// The holder of the Lease; empty if it has none.
+/// Returns the holder of the Lease; empty if it has none.
 fn holder(lease: &Lease) -> &str {
     lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! The pull Pod: small, unprivileged (Pod Security "restricted"), bound to its
-//! node without the scheduler, and gone with it.
+//! The pull Pod: small, unprivileged (Pod Security "restricted"), bound to its node without the scheduler, and deleted
+//! with the node.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +20,10 @@ use crate::cluster::container_name;
 /// The user that pull containers run as: `nobody` by convention.
 const UID: i64 = 65534;
 
-/// How long a container may go on after its Pod is deleted. Never 0: the Pod would vanish while
-/// the pull runs on.
+/// How long a container may go on after its Pod is deleted. Never 0: the Pod would vanish while the pull goes on.
 pub const TERMINATION_GRACE_SECONDS: u32 = 1;
 
-/// The Pod for `order`.
+/// Returns the Pod for `order`.
 pub fn pod(order: &PodOrder, namespace: &str, priority_class: Option<&str>) -> k8s::Pod {
     k8s::Pod {
         metadata: metadata(order, namespace),
@@ -90,7 +89,7 @@ fn metadata(order: &PodOrder, namespace: &str) -> ObjectMeta {
         namespace: Some(namespace.to_owned()),
         labels: Some(labels),
         annotations: Some(annotations),
-        // The Pod goes with its node, and autoscalers ignore it.
+        // Kubernetes deletes the Pod with its node, and autoscalers ignore it.
         owner_references: Some(vec![OwnerReference {
             api_version: "v1".to_owned(),
             kind: "Node".to_owned(),
@@ -120,8 +119,8 @@ fn container(name: String, pull: &Pull) -> k8s::Container {
             }
             .to_owned(),
         ),
-        // Most images have it, and it ends at once. Where it is missing the
-        // container cannot start, which proves the pull just as well.
+        // Most images have this command, and it ends at once. If an image lacks it, the container cannot start, which
+        // proves the pull just as well.
         command: Some(vec!["true".to_owned()]),
         resources: Some(k8s::ResourceRequirements {
             requests: Some(requests.into()),

@@ -9,14 +9,14 @@ use kube::client::ClientBuilder;
 use kube::{Client, Config};
 use tower::util::MapRequestLayer;
 
-/// How the operator names itself in the API server's audit log.
+/// The operator's name in the API server's audit log.
 const NAME: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
 
-/// A client for the cluster of the kubeconfig or the service account. It shows each request to `count`, and requests
-/// fail when the API server is silent for `max_silence`.
+/// Makes a client for the cluster of the kubeconfig or the service account. It passes each request to `count`, and
+/// requests fail when the API server is silent for `max_silence`.
 ///
 /// # Errors
-/// If there is neither of the two, or its credentials cannot be used.
+/// If neither exists, or its credentials are not usable.
 pub async fn client<F>(count: F, max_silence: Duration) -> anyhow::Result<Client>
 where
     F: Fn(&Method, &Uri) + Clone + Send + Sync + 'static,
@@ -27,7 +27,7 @@ where
         Config::infer().await.context("no cluster: set KUBECONFIG, or run in a Pod with a service account")?;
     end_silence(&mut config, max_silence);
     config.headers.push((USER_AGENT, HeaderValue::from_static(NAME)));
-    // The plan repeats each effect that failed, with what is known by then.
+    // The plan repeats each failed effect, with the knowledge of that time.
     config.default_retry = false;
     let count = MapRequestLayer::new(move |request: Request<_>| {
         count(request.method(), request.uri());
@@ -39,15 +39,15 @@ where
         .build())
 }
 
-/// Ends connections on which the API server has been silent for `after` since it was asked. The watcher's own limit is
-/// five minutes, and only holds for watches that have begun: lists, and requests for a watch, have none.
+/// Ends connections on which the API server has been silent for `after` since a request. The watcher's own limit is
+/// five minutes, and only applies to watches that have begun: lists, and requests for a watch, have none.
 pub fn end_silence(config: &mut Config, after: Duration) {
     config.read_timeout = Some(after);
     // Counted from the request, not from when its connection fell idle.
     config.reset_reader_on_write = true;
 }
 
-/// The Pod that this process runs in, by its host name; `drop` outside of a Pod.
+/// Returns the Pod of this process, by its host name; `drop` outside of a Pod.
 pub fn pod_name() -> String {
     std::env::var("HOSTNAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "drop".to_owned())
 }

@@ -1,7 +1,7 @@
-//! The names of a pull Pod's containers. A name tells which of the ordered images the container pulls, although
-//! admission may have added containers or changed images.
+//! The names of a pull Pod's containers. A name shows which of the ordered images the container pulls, even if
+//! admission has added containers or changed images.
 
-/// The name of the only container of a Pod, and what the names of several begin with.
+/// The name of a Pod's only container, and the prefix of the names if there are several.
 const PREFIX: &str = "pull";
 
 /// The name of the container at `place` among `count`.

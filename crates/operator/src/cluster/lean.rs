@@ -145,8 +145,8 @@ fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
     })
 }
 
-/// An object, or the reason why it cannot be read, so that one odd object ends neither a list nor a watch. Unlike
-/// kube's `DeserializeGuard` this builds no tree of values in between, and so it only reads JSON.
+/// An object, or the reason why it cannot be read, so that one unusual object ends neither a list nor a watch. Unlike
+/// kube's `DeserializeGuard`, this builds no tree of values, and so it only reads JSON.
 #[derive(Clone, Debug)]
 pub struct Guarded<K>(pub Result<K, Unreadable>);
 

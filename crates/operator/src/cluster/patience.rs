@@ -1,5 +1,4 @@
-//! Retries of watches. A watch that fails is tried again after a growing wait; a watch that falls silent is resumed at
-//! once.
+//! Retries watches. A failed watch is retried after a growing wait; a silent watch is resumed at once.
 
 use std::error::Error;
 use std::future::ready;
@@ -13,14 +12,14 @@ use jiff::SignedDuration;
 use kube::runtime::utils::{self, ResetTimerBackoff};
 use kube::runtime::{WatchStreamExt, watcher};
 
-/// A full list is a heavy request for an API server in trouble; but Drop must notice soon when the server has
+/// A full list is a heavy request for an API server in trouble. But Drop must notice soon that the server has
 /// recovered.
 const BACKOFF: Backoff = Backoff { initial: SignedDuration::from_secs(1), max: SignedDuration::from_secs(15) };
-/// A failure this long after the one before starts with the first wait again.
+/// A failure this long after the previous one starts with the first wait again.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
 
-/// The same watch, which waits after each failure: the more failures in a row, the longer. Every other event ends the
-/// row, so `watch` must not contain events about attempts. `who` gives each watch waits of its own.
+/// Returns the same watch, which waits after each failure: longer with each failure in a row. Every other event ends
+/// the row, so `watch` must not contain events about attempts. `who` gives each watch waits of its own.
 pub fn patient<T>(
     watch: impl Stream<Item = Result<T, watcher::Error>>,
     who: String,
@@ -29,12 +28,12 @@ pub fn patient<T>(
     watch.filter(|event| ready(!is_silence(event))).backoff(ResetTimerBackoff::new(row, FORGET_AFTER))
 }
 
-/// The innermost cause of an error, without the layers around it.
+/// Returns the innermost cause of an error, without the layers around it.
 pub fn cause(error: &(dyn Error + 'static)) -> String {
     Chain::new(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Whether a watch has ended because the API server was silent. The watcher resumes it where it was.
+/// Whether a watch has ended because the API server was silent. The watcher resumes it at the same place.
 fn is_silence<T>(event: &Result<T, watcher::Error>) -> bool {
     let Err(watcher::Error::WatchFailed(error)) = event else { return false };
     Chain::new(error).filter_map(|cause| cause.downcast_ref::<io::Error>()).any(is_timeout)
@@ -44,7 +43,7 @@ fn is_timeout(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut
 }
 
-/// The failures of one watch in a row.
+/// The failures in a row of one watch.
 struct Row {
     who: String,
     failures: u32,

@@ -1,4 +1,4 @@
-//! Lists that take no more memory than they are meant to.
+//! Lists with bounded memory.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -6,11 +6,11 @@ use std::marker::PhantomData;
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// The first `N` items of a list. The others are read over and not kept: a few kilobytes of
-/// gzip may become millions of them.
+/// The first `N` items of a list. The others are read, but not kept: a few kilobytes of gzip may expand to millions of
+/// them.
 #[derive(Debug)]
 pub struct AtMost<T, const N: usize> {
-    /// The first ones.
+    /// The first items.
     pub items: Vec<T>,
     /// Whether there were more.
     pub is_cut: bool,

@@ -2,7 +2,7 @@
 
 use http::header::{HeaderMap, WWW_AUTHENTICATE};
 
-/// What a server wants of clients.
+/// An authentication challenge of a server.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Challenge {
     scheme: String,
@@ -23,10 +23,10 @@ impl Challenge {
     }
 }
 
-/// The challenges of an answer, which may stand in one header or in several.
+/// Reads the challenges of an answer, in one header or in several.
 ///
-/// Registries break the grammar: they write a realm without quotes, and semicolons where commas belong. Both are
-/// understood. So no text is refused here; a challenge that means nothing has no realm.
+/// Registries break the grammar: they write a realm without quotes, and semicolons instead of commas. This parser reads
+/// both. It rejects no text; a challenge without a meaning has no realm.
 pub fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
     let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(parse).collect()
@@ -39,9 +39,9 @@ fn parse(text: &str) -> Vec<Challenge> {
         let (word, rest) = part.split_at(end);
         let rest = rest.trim_start();
         let (scheme, parameter) = match rest.strip_prefix('=') {
-            // The parameter of a challenge that began before.
+            // A parameter of a challenge that began earlier.
             Some(value) if !challenges.is_empty() => (None, Some((word, value))),
-            // `Bearer realm="…"`. What is no parameter, as behind `Negotiate`, does not matter.
+            // `Bearer realm="…"`. A text without parameters, as behind `Negotiate`, does not matter.
             _ => (Some(word), rest.split_once('=')),
         };
         if let Some(scheme) = scheme.filter(|scheme| !scheme.is_empty()) {
@@ -54,7 +54,7 @@ fn parse(text: &str) -> Vec<Challenge> {
     challenges
 }
 
-/// The parts between commas or semicolons outside of quotes.
+/// Splits at commas or semicolons outside of quotes.
 fn split(text: &str) -> impl Iterator<Item = &str> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let separates = move |c: char| {
@@ -83,7 +83,7 @@ fn unquote(value: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The realm, service and scope of the Bearer challenge.
+    /// Returns the realm, service and scope of the Bearer challenge.
     fn bearer(text: &str) -> Option<[String; 3]> {
         let challenges = parse(text);
         let bearer = challenges.iter().find(|challenge| challenge.is("bearer"))?;
@@ -95,7 +95,7 @@ mod tests {
         let scope = "repository:a/b:pull,push";
         let cases = [
             (r#"Bearer realm="https://r/t",service="s",scope="repository:a/b:pull,push""#, ["https://r/t", "s", scope]),
-            // Forgejo and Gitea; Docker Hub; GitLab, which says why.
+            // Forgejo and Gitea; Docker Hub; GitLab, which adds the reason.
             (
                 r#"Bearer realm="https://r/v2/token",service="container_registry",scope="*""#,
                 ["https://r/v2/token", "container_registry", "*"],
@@ -107,7 +107,7 @@ mod tests {
             (r#"Bearer realm="https://r/t";service="s""#, ["https://r/t", "s", ""]),
             (r#"Bearer realm="https://r/t",service=s,scope="""#, ["https://r/t", "s", ""]),
             (r#"Bearer realm="https://r/t?x=1,2;3",service="a \"b\", c""#, ["https://r/t?x=1,2;3", "a \"b\", c", ""]),
-            // Among others, before and behind it.
+            // Among other challenges, before and behind it.
             (r#"Basic realm="r, Bearer realm=no", Bearer realm="https://r/t",service="s""#, ["https://r/t", "s", ""]),
             (r#"Negotiate, NTLM TlRMTVNTUAAB==, Bearer realm="https://r/t", Basic realm="x""#, ["https://r/t", "", ""]),
             (",, Bearer realm=\"https://r/t\",", ["https://r/t", "", ""]),

@@ -1,4 +1,4 @@
-//! HTTP with one backend: who gets the credentials, and how much of an answer is read.
+//! HTTP with one backend: decides where credentials are sent, and how much of an answer is read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -20,16 +20,16 @@ use super::retry_after::retry_after;
 use super::seat::{Portion, Seat};
 use super::transport;
 
-/// How Drop names itself.
+/// Drop's name in requests.
 const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
-/// How many redirects of one request are followed.
+/// The most redirects that one request follows.
 const MAX_REDIRECTS: usize = 5;
-/// How much is read of an answer that only says why there is none, in bytes.
+/// How much of an error answer is read, in bytes.
 const MAX_ERROR_BODY: usize = 64 << 10;
-/// How much of what a backend says is repeated, in characters.
+/// How much of a backend's words a message repeats, in characters.
 const MAX_EXCERPT: usize = 256;
 
-/// How long a backend may take, and how much it may say.
+/// The limits on the time and size of a backend's answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// For a connection: name, TCP and TLS.
@@ -40,7 +40,7 @@ pub struct Limits {
     pub query: Duration,
     /// For one answer, in bytes after decompression.
     pub body: usize,
-    /// For what is kept of all answers to a query, in bytes.
+    /// For the data that is kept of all answers to a query, in bytes.
     pub kept: usize,
 }
 
@@ -60,22 +60,22 @@ impl Default for Limits {
 
 /// A backend at its address, for one query.
 ///
-/// Client certificate and custom headers are shown to its origin only. That is scheme,
-/// host and port, so that nothing secret leaves TLS either.
+/// Client certificate and custom headers are only sent to its origin: the same scheme, host and port. So no secret is
+/// sent without TLS by a redirect either.
 pub struct Client<'a> {
     address: Url,
     credentials: &'a Credentials,
     limits: Limits,
     seat: &'a Seat,
-    /// How much more of the answers to the query may be kept, in bytes.
+    /// How many more bytes of answers the query may keep.
     room: AtomicUsize,
-    /// Tokens that were issued for the query, which no message may repeat.
+    /// Tokens that were issued for the query, and that no message may contain.
     issued: Mutex<Vec<String>>,
     own: reqwest::Client,
     elsewhere: reqwest::Client,
 }
 
-/// What a request is for.
+/// The content that a request asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wanted {
     /// Any content.
@@ -83,32 +83,32 @@ pub enum Wanted {
     Content,
     /// The manifest of an image.
     Manifest,
-    /// The digest of an image's manifest, which the headers have.
+    /// The digest of an image's manifest, from the headers.
     Digest,
 }
 
-/// The manifests that Drop can read: of one platform, and lists of them.
+/// The manifests that Drop can read: for one platform, and lists of them.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
 /// One request.
 pub struct Request<'a> {
-    /// What is asked for.
+    /// Its URL.
     pub url: Url,
-    /// What it is for: a digest takes a HEAD, all else a GET.
+    /// Its content: a digest takes a HEAD, everything else a GET.
     pub wanted: Wanted,
     /// A form to post instead.
     pub form: Option<String>,
-    /// Whether the form is for the origin of `url` alone.
+    /// Whether the form may only be sent to the origin of `url`.
     pub is_private: bool,
-    /// `Authorization`, for the origin of `url` and for no other to which that redirects.
+    /// `Authorization`, for the origin of `url` only, and not for another one that it redirects to.
     pub authorization: Option<&'a HeaderValue>,
 }
 
 /// An answer with any status.
 pub struct Response {
-    /// Who gave it.
+    /// The URL that answered.
     pub url: Url,
     /// Its status.
     pub status: StatusCode,
@@ -116,29 +116,30 @@ pub struct Response {
     pub headers: HeaderMap,
     /// Its body, decompressed.
     pub body: Vec<u8>,
-    /// What its server has seen of the credentials.
+    /// The credentials that its server has seen.
     pub access: Access,
     /// The memory that it takes.
     _memory: Portion,
 }
 
-/// What a server has seen of the credentials. It decides what a refusal means.
+/// The credentials that a server has seen. They decide the meaning of a denial.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// There are none to be shown.
+    /// There are no credentials.
     None,
-    /// The login, or what a token service has issued for it.
+    /// The login, or a token that a token service has issued for it.
     Login,
-    /// A token of the Secret, and, because the registry refused it, what a token service issues to everybody.
+    /// A token of the Secret. The registry denied it, so the request also used a token that the token service issues to
+    /// every client.
     Token,
-    /// What a token service issues to everybody.
+    /// A token that a token service issues to every client.
     Guest,
-    /// Nothing, because the login is not for the server at this address.
+    /// No credentials, because the login is not for the server at this address.
     HeldBack(Url),
 }
 
 impl Access {
-    /// Of the server at `url`, which has seen the login, if there is one and it is shown there.
+    /// Returns the access of the server at `url`. It has seen the login if there is one and it is sent there.
     pub fn of(has_login: bool, is_shown: bool, url: &Url) -> Self {
         match (has_login, is_shown) {
             (_, true) => Self::Login,
@@ -149,10 +150,10 @@ impl Access {
 }
 
 impl<'a> Client<'a> {
-    /// Prepares to talk to the backend at `address`: `https://mimir.example.com/prometheus`.
+    /// Prepares requests to the backend at `address`: `https://mimir.example.com/prometheus`.
     ///
     /// # Errors
-    /// The address has a host that cannot be one.
+    /// If the host in the address is not valid.
     pub fn new(
         address: &str,
         credentials: &'a Credentials,
@@ -177,7 +178,7 @@ impl<'a> Client<'a> {
         Ok(Self { address, credentials, limits, seat, room, issued, own, elsewhere })
     }
 
-    /// The URL of `path` below the backend's address, with what is asked for.
+    /// Returns the URL of `path` below the backend's address, with this query.
     pub fn url(&self, path: &str, query: &[(&str, String)]) -> Url {
         let mut url = self.address.clone();
         url.set_path(&format!("{}/{path}", self.address.path().trim_end_matches('/')));
@@ -187,13 +188,13 @@ impl<'a> Client<'a> {
         url
     }
 
-    /// Whether `url` is of the backend itself.
+    /// Whether `url` has the backend's own origin.
     pub fn is_own(&self, url: &Url) -> bool {
         url.origin() == self.address.origin()
     }
 
-    /// `url` at the backend's own scheme and port, if it is on the backend's host: a backend behind a proxy that ends
-    /// TLS names itself by `http`, and may not know its port.
+    /// Returns `url` with the backend's own scheme and port, if it is on the backend's host. A backend behind a proxy
+    /// that ends TLS names itself by `http`, and may not know its port.
     pub fn as_own(&self, url: &Url) -> Option<Url> {
         let own = &self.address;
         let is_port = url.port().is_none() || url.port_or_known_default() == own.port_or_known_default();
@@ -202,7 +203,7 @@ impl<'a> Client<'a> {
         (is_own && url.set_scheme(own.scheme()).is_ok() && url.set_port(own.port()).is_ok()).then_some(url)
     }
 
-    /// The credentials that were given.
+    /// The credentials for the backend.
     pub fn credentials(&self) -> &'a Credentials {
         self.credentials
     }
@@ -212,22 +213,21 @@ impl<'a> Client<'a> {
         self.credentials.login_for(&host(&self.address), repository)
     }
 
-    /// Keeps a token that was issued out of messages.
+    /// Removes an issued token from later messages.
     pub fn hide(&self, token: Option<String>) {
         self.issued.lock().unwrap_or_else(PoisonError::into_inner).extend(token);
     }
 
-    /// `text` without anything that is secret.
+    /// Returns `text` without secrets.
     fn redact(&self, text: &str) -> String {
         let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         self.credentials.redact(text, &issued)
     }
 
-    /// Sends a request and reads the answer to it. Redirects are followed, without
-    /// credentials where they lead to another origin.
+    /// Sends a request and reads the answer. It follows redirects, without credentials if they lead to another origin.
     ///
     /// # Errors
-    /// No answer, or one that is too large. Every status is an answer.
+    /// If there is no answer, or one that is too large. An answer with any status is no error.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, SourceFailure> {
         let mut memory = self.seat.answer();
         loop {
@@ -312,7 +312,7 @@ impl<'a> Client<'a> {
                 return Err(invalid(format!("{} answers with more than {most} MiB: ask for less", host(&url))));
             }
             if !is_success && body.len() + chunk.len() > MAX_ERROR_BODY {
-                // Nothing of it is repeated: it might be cut in the midst of a secret.
+                // The message repeats nothing of it, because a cut may leave a part of a secret.
                 body.clear();
                 break;
             }
@@ -324,10 +324,10 @@ impl<'a> Client<'a> {
         Ok(Ok(Response { url, status, headers, body, access, _memory: memory }))
     }
 
-    /// Takes room for a part of an answer that is kept until the query is measured.
+    /// Reserves room for a part of an answer that is kept until the query is measured.
     ///
     /// # Errors
-    /// The query has no room for so many bytes.
+    /// If the query has no room for this many bytes.
     pub fn keep(&self, bytes: usize, url: &Url) -> Result<(), SourceFailure> {
         let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
         self.seat.keep(bytes);
@@ -337,10 +337,10 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// The content of an answer, whose body is used up.
+    /// Reads the content of an answer, and frees its body.
     ///
     /// # Errors
-    /// The status is not one of success, or the body is not such JSON.
+    /// If the status is not a success, or the body is no JSON of this type.
     pub async fn json<T: DeserializeOwned + Send + 'static>(
         &self,
         response: &mut Response,
@@ -354,7 +354,7 @@ impl<'a> Client<'a> {
             return Err(invalid(format!("{host} answers with {page}, {what}")));
         }
         let body = std::mem::take(&mut response.body);
-        // An answer may be large: other tasks go on meanwhile.
+        // An answer may be large; other tasks go on meanwhile.
         let parsed = on_a_thread(move || serde_json::from_slice(&body).map_err(|error| error.to_string())).await?;
         parsed.map_err(|error| {
             let error = self.excerpt(&error).unwrap_or_default();
@@ -362,22 +362,22 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// What an answer is that is a web page.
+    /// Describes an answer that is a web page; `None` for other answers.
     pub fn web_page(&self, response: &Response) -> Option<String> {
         let is_json = response.body.trim_ascii_start().starts_with(b"{") || response.body.starts_with(b"[");
-        // Its title stands within that; a large answer is not searched.
+        // The title is within this size; the rest of a large answer is not searched.
         let head = response.body.get(..MAX_ERROR_BODY).unwrap_or(&response.body);
         let head = (!is_json).then(|| self.redact(&String::from_utf8_lossy(head)))?;
         self.excerpt(&web_page(&response.headers, &head)?)
     }
 
-    /// Why there is no content, by the status.
+    /// Returns why there is no content, by the status.
     pub fn refusal(&self, response: &Response) -> SourceFailure {
         let status = response.status;
         let host = host(&response.url);
         let reason = match (status, &response.access) {
             (StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => SourceReason::Unauthorized,
-            // It wants a login, and has seen none.
+            // The server requires a login, and has seen none.
             (StatusCode::FORBIDDEN, Access::Guest | Access::Token | Access::HeldBack(_)) => SourceReason::Unauthorized,
             (StatusCode::FORBIDDEN, _) => SourceReason::Forbidden,
             (StatusCode::NOT_FOUND, _) => SourceReason::NotFound,
@@ -422,7 +422,7 @@ impl<'a> Client<'a> {
         };
         let retry_after = retry_after(&response.headers, Timestamp::now());
         let wait = retry_after.map(|wait| format!("; it asks to be left alone for {wait:#}")).unwrap_or_default();
-        // The words may be changed so that a secret is found no more, as in the title of a page.
+        // The words may be changed later so that a secret is no longer found, as in the title of a page.
         let body = self.redact(&String::from_utf8_lossy(&response.body));
         let message = match complaint(&response.headers, &body).and_then(|said| self.excerpt(&said)) {
             Some(said) => format!("{what}: {said}{wait}"),
@@ -431,9 +431,8 @@ impl<'a> Client<'a> {
         SourceFailure { retry_after, ..SourceFailure::new(reason, message) }
     }
 
-    /// What can be repeated of a backend's words: the first line, without control
-    /// characters, of bounded length. What is secret goes first, or a cut would leave the
-    /// beginning of it.
+    /// Returns the part of a backend's words that a message can repeat: the first line, without control characters, of
+    /// bounded length. Secrets are removed first, because a cut would leave the beginning of one.
     pub fn excerpt(&self, said: &str) -> Option<String> {
         let said = self.redact(said);
         let line = said.trim().lines().next()?.chars().filter(|c| !c.is_control());
@@ -446,20 +445,20 @@ fn too_late(url: &Url) -> SourceFailure {
     SourceFailure::new(SourceReason::Timeout, format!("timeout waiting for {}", host(url)))
 }
 
-/// An answer that cannot be used.
+/// A failure because of an answer that is not usable.
 pub fn invalid(message: String) -> SourceFailure {
     SourceFailure::new(SourceReason::InvalidResponse, message)
 }
 
-/// A host with its port, where that is not the scheme's own.
+/// Returns a host with its port, unless that is the scheme's own.
 pub fn host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// Whether a redirect tells where the answer to a form is, which takes a GET, instead of where else to post the form:
-/// <https://www.rfc-editor.org/rfc/rfc9110#section-15.4>. To 301 and 302 clients differ. A form with a token is not
-/// posted again for them; a query, without which no answer means anything, is.
+/// Whether a redirect names the URL of the answer to a form, which takes a GET, instead of another URL to post the form
+/// to: <https://www.rfc-editor.org/rfc/rfc9110#section-15.4>. Clients treat 301 and 302 differently. Drop does not post
+/// a form with a token again for them. It does post a query again, because without it no answer is useful.
 fn is_answered(status: StatusCode, is_private: bool) -> bool {
     match status {
         StatusCode::SEE_OTHER => true,
@@ -468,7 +467,7 @@ fn is_answered(status: StatusCode, is_private: bool) -> bool {
     }
 }
 
-/// Where `response` redirects to.
+/// Returns the URL that `response` redirects to.
 fn redirect(response: &reqwest::Response, url: &Url) -> Option<Url> {
     let redirects = [301, 302, 303, 307, 308];
     let location =

@@ -22,17 +22,17 @@ pub struct DiscoverArgs {
     /// File or directory with DiscoveryPolicies, and with the Secrets that they name; - is standard input
     #[arg(short, long = "filename", value_name = "PATH", required = true)]
     pub files: Vec<PathBuf>,
-    /// How to print it
+    /// Output format
     #[arg(short, long, value_enum, default_value_t = OutputFormat::Table)]
     pub output: OutputFormat,
-    /// How many nodes there are, for rankings that depend on it
+    /// Number of nodes, for rankings that depend on it
     #[arg(long)]
     pub nodes: Option<usize>,
     #[command(flatten)]
     pub secret: SecretArgs,
 }
 
-/// How results are printed.
+/// The format of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OutputFormat {
     /// For people.
@@ -41,7 +41,7 @@ pub enum OutputFormat {
     Json,
 }
 
-/// What stands for every Secret that sources name.
+/// The credentials that replace every Secret that sources name.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "In place of the Secrets that sources name")]
 pub struct SecretArgs {
@@ -54,7 +54,7 @@ pub struct SecretArgs {
     /// Password of the user
     #[arg(long, env = "DROP_DISCOVER_PASSWORD", hide_env_values = true)]
     pub password: Option<String>,
-    /// Certificates in PEM of the authorities that are trusted
+    /// PEM file with the certificates of the trusted authorities
     #[arg(long, env = "DROP_DISCOVER_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// Client certificate in PEM
@@ -68,10 +68,10 @@ pub struct SecretArgs {
     pub headers: Vec<String>,
 }
 
-/// Runs the policies of the files, and prints what they find.
+/// Runs the policies of the files, and prints the images that they find.
 ///
 /// # Errors
-/// The files or the authorities that the environment names cannot be used, or no source of a policy answers.
+/// If the files, or the authorities that the environment names, are not usable, or if no source of a policy answers.
 pub fn run(args: &DiscoverArgs) -> anyhow::Result<()> {
     let manifests = Manifests::read(&args.files)?;
     let given = secret(&args.secret)?;
@@ -80,7 +80,7 @@ pub fn run(args: &DiscoverArgs) -> anyhow::Result<()> {
     runtime.block_on(discover(args, &manifests, given.as_ref(), &mut io::stdout().lock()))
 }
 
-/// The keys that a Secret would have, from flags.
+/// Returns the keys that a Secret would have, from flags.
 fn secret(args: &SecretArgs) -> anyhow::Result<Option<Data>> {
     let text = |value: &Option<String>| value.clone().map(String::into_bytes);
     let file = |path: &Option<PathBuf>| {
@@ -185,7 +185,7 @@ mod tests {
         (String::from_utf8(out).unwrap(), result.map_err(|error| error.to_string()))
     }
 
-    /// Prometheus knows two images and a registry two more, for those who know the token.
+    /// A Prometheus that knows two images, and a registry that knows two more, both for clients with the token.
     async fn backend() -> Fake {
         Fake::start(|got| match (got.authorization(), got.target.starts_with("/v2/")) {
             (Some("Bearer s3cr3t"), true) => {

@@ -1,11 +1,11 @@
-//! What an answer without content says for people.
+//! Extracts the message for people from an error answer.
 
 use http::header::{CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
-/// How deep words are looked for in an object: `{"error":{"errors":[{"detail":{"message":…`.
+/// How deep the search for words goes into an object: `{"error":{"errors":[{"detail":{"message":…`.
 const DEEPEST: usize = 6;
-/// The fields that hold words, or an object or list that does; the first of them that does is taken.
+/// The fields that hold words, or an object or list with words. The first field with words wins.
 const FIELDS: [&str; 12] = [
     "errors",
     "error",
@@ -21,7 +21,8 @@ const FIELDS: [&str; 12] = [
     "code",
 ];
 
-/// The words of an answer: of JSON in any of the shapes that servers write, of plain text, or of a web page's title.
+/// Returns the words of an answer: of JSON in any of the shapes that servers write, of plain text, or of a web page's
+/// title.
 pub fn complaint(headers: &HeaderMap, text: &str) -> Option<String> {
     if let Ok(json) = serde_json::from_str::<Value>(text) {
         return words(&json, DEEPEST);
@@ -29,7 +30,7 @@ pub fn complaint(headers: &HeaderMap, text: &str) -> Option<String> {
     if let Some(page) = web_page(headers, text) {
         return Some(page);
     }
-    // `<Error><Code>AccessDenied</Code><Message>…`, as object stores write it.
+    // Object stores write `<Error><Code>AccessDenied</Code><Message>…`.
     if text.trim_start().starts_with('<') {
         return element(text, "message").or_else(|| element(text, "code"));
     }
@@ -37,7 +38,7 @@ pub fn complaint(headers: &HeaderMap, text: &str) -> Option<String> {
     (is_text && !text.contains('\u{fffd}')).then(|| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-/// If the text is a web page, what it is, with its title.
+/// Describes the text with its title, if it is a web page.
 pub fn web_page(headers: &HeaderMap, text: &str) -> Option<String> {
     let start: String = text.trim_start_matches('\u{feff}').trim_start().chars().take(15).collect();
     let start = start.to_ascii_lowercase();
@@ -55,7 +56,7 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
     Some(headers.get(CONTENT_TYPE)?.to_str().ok()?.trim().to_ascii_lowercase())
 }
 
-/// The text of the first element of this name, in one line.
+/// Returns the text of the first element of this name, in one line.
 fn element(text: &str, name: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     let begin = lower.find(&format!("<{name}"))?;
@@ -65,7 +66,7 @@ fn element(text: &str, name: &str) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
-/// The words of a value. `{"error":"invalid_grant","error_description":"…"}` has both.
+/// Returns the words of a value. `{"error":"invalid_grant","error_description":"…"}` has both.
 fn words(value: &Value, depth: usize) -> Option<String> {
     let depth = depth.checked_sub(1)?;
     match value {
@@ -99,7 +100,8 @@ mod tests {
     #[test]
     fn the_words_of_every_common_shape_are_found() {
         let cases = [
-            // Distribution and its kin; Artifactory; those who have a code alone, or a list of texts.
+            // Distribution and registries derived from it; Artifactory; servers that send a code alone, or a list of
+            // texts.
             (r#"{"errors":[{"code":"NAME_UNKNOWN","message":"unknown name","detail":{"name":"a"}}]}"#, "unknown name"),
             (r#"{"errors":[{"status":404,"message":"no such repository"}]}"#, "no such repository"),
             (r#"{"errors":[{"code":"DENIED","message":""}]}"#, "DENIED"),

@@ -1,4 +1,4 @@
-//! What a Secret lets a source be asked with.
+//! The credentials in a Secret for requests to a source.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,16 +17,15 @@ use super::docker_config::{self, Entry, Shown};
 
 /// The field of a CachedImage that names its pull secrets.
 const PULL_SECRETS: &str = "imagePullSecrets";
-/// What the keys of custom headers begin with: `headers.X-Scope-OrgID`.
+/// The prefix of the keys of custom headers: `headers.X-Scope-OrgID`.
 const HEADER_PREFIX: &str = "headers.";
-/// Headers that belong to the connection and not to whom it is for.
+/// Headers that belong to the connection, and not to the backend.
 const CONNECTION_HEADERS: [HeaderName; 4] =
     [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
-/// The authorities that are trusted where a Secret names none: those of the system
-/// (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual places), so that its administrator
-/// decides; Mozilla's, which are built in, where the system has none, as in an
-/// image made from scratch.
+/// The trusted authorities if a Secret names none. These are the system's (`SSL_CERT_FILE`, `SSL_CERT_DIR` or the usual
+/// places), so that its administrator decides. If the system has none, as in an image made from scratch, they are
+/// Mozilla's, which are built in.
 static PUBLIC_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
     let (mut roots, _) = system_roots();
     if roots.is_empty() {
@@ -35,7 +34,7 @@ static PUBLIC_ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
     roots
 });
 
-/// The system's authorities, and why some of them cannot be read.
+/// Returns the system's authorities, and why some of them cannot be read.
 fn system_roots() -> (RootCertStore, Vec<rustls_native_certs::Error>) {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -43,11 +42,10 @@ fn system_roots() -> (RootCertStore, Vec<rustls_native_certs::Error>) {
     (roots, found.errors)
 }
 
-/// Checks that the authorities which the environment names are there, so that none are trusted in
-/// their stead.
+/// Checks that the authorities which the environment names exist, so that no others are trusted in their place.
 ///
 /// # Errors
-/// `SSL_CERT_FILE` or `SSL_CERT_DIR` names nothing with a certificate.
+/// If `SSL_CERT_FILE` or `SSL_CERT_DIR` names no certificate.
 pub fn check_authorities() -> anyhow::Result<()> {
     let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().find_map(|name| Some((name, std::env::var_os(name)?)));
     let Some((name, path)) = named else { return Ok(()) };
@@ -57,42 +55,41 @@ pub fn check_authorities() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a backend is convinced, and how it convinces.
+/// The credentials for a backend, and the authorities that it must prove itself by.
 ///
-/// All but the trusted authorities is for the backend's own origin alone.
+/// All but the trusted authorities is for the backend's own origin only.
 #[derive(Clone)]
 pub struct Credentials {
-    /// The field in which the Secret is named.
+    /// The field that names the Secret.
     pub named_in: &'static str,
-    /// What is shown to the backend.
+    /// The login for the backend.
     pub login: Option<Login>,
-    /// What is shown to a registry instead, by its host and repository.
+    /// The logins for a registry, by host and repository, which replace `login`.
     docker_logins: Arc<[(Entry, Login)]>,
     /// Custom headers.
     pub headers: HeaderMap,
-    /// For connections to the backend: trusts `ca.crt` alone where there is one, and
-    /// shows the client certificate.
+    /// For connections to the backend: trusts only `ca.crt` if there is one, and sends the client certificate.
     pub tls: ClientConfig,
-    /// For connections to whom the backend refers: trusts `ca.crt` and the public
-    /// authorities, and shows nothing.
+    /// For connections to other hosts that the backend refers to: trusts `ca.crt` and the public authorities, and sends
+    /// no certificate.
     pub tls_elsewhere: ClientConfig,
-    /// What must not be seen in a message.
+    /// Texts that no message may contain.
     secrets: Vec<String>,
 }
 
-/// What is shown to a backend.
+/// A login for a backend.
 #[derive(Clone)]
 pub enum Login {
-    /// `Authorization` of user and password, which a registry's token service gets, too.
+    /// `Authorization` of user and password, which a registry's token service also gets.
     Basic(HeaderValue),
     /// Any other `Authorization`: a token for the backend itself.
     Other(HeaderValue),
-    /// A token that a registry's token service exchanges for others, and nobody else.
+    /// A token for a registry's token service only, which exchanges it for others.
     Identity(String),
 }
 
 impl Login {
-    /// `Authorization`, marked as sensitive.
+    /// Returns `Authorization`, marked as sensitive.
     pub fn header(&self) -> Option<&HeaderValue> {
         match self {
             Self::Basic(value) | Self::Other(value) => Some(value),
@@ -102,19 +99,19 @@ impl Login {
 }
 
 impl Credentials {
-    /// None at all.
+    /// Makes empty credentials.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn none() -> Result<Self, SourceFailure> {
         Self::from_secret(&BTreeMap::new())
     }
 
-    /// Reads the keys of a Secret: `token`, or `username` and `password`; `.dockerconfigjson`; `ca.crt`;
-    /// `tls.crt` and `tls.key`; `headers.NAME`. Other keys are ignored.
+    /// Reads the keys of a Secret: `token`, or `username` and `password`; `.dockerconfigjson`; `ca.crt`; `tls.crt` and
+    /// `tls.key`; `headers.NAME`. Other keys are ignored.
     ///
     /// # Errors
-    /// `SecretNotFound` with the key that cannot be used, and why.
+    /// `SecretNotFound`, with the key that is not usable, and the reason.
     pub fn from_secret(data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SourceFailure> {
         let mut secrets = Vec::new();
         let mut login = login(data, &mut secrets)?;
@@ -127,7 +124,7 @@ impl Credentials {
                     unusable(key, "write the name of a header after \"headers.\", such as X-Scope-OrgID")
                 })?;
             if name == header::AUTHORIZATION {
-                // Beside another one it would be a second header of the name.
+                // With a login it would be a second header of the same name.
                 if login.is_some() {
                     return Err(unusable(key, "keep either it, or token, or username and password"));
                 }
@@ -152,11 +149,11 @@ impl Credentials {
         })
     }
 
-    /// Reads a pull secret as the kubelet does: of the two types that hold a Docker config, and nothing but that. Other
+    /// Reads a pull secret as the kubelet does: only the two types with a Docker config, and only that config. Other
     /// keys are not meant for the registry of an image.
     ///
     /// # Errors
-    /// `SecretNotFound` with why the Secret is no pull secret.
+    /// `SecretNotFound`, with the reason why the Secret is no pull secret.
     pub fn from_pull_secret(type_: Option<&str>, data: &BTreeMap<String, Vec<u8>>) -> Result<Self, SourceFailure> {
         let key = match type_ {
             Some("kubernetes.io/dockerconfigjson") => ".dockerconfigjson",
@@ -167,28 +164,28 @@ impl Credentials {
         Ok(Self { named_in: PULL_SECRETS, ..Self::from_secret(&[(key.to_owned(), config.clone())].into())? })
     }
 
-    /// No login for the registry of an image.
+    /// Makes credentials without a login for the registry of an image.
     ///
     /// # Errors
-    /// TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn without_pull_secret() -> Result<Self, SourceFailure> {
         Ok(Self { named_in: PULL_SECRETS, ..Self::none()? })
     }
 
-    /// `Authorization` of requests to the backend.
+    /// Returns `Authorization` for requests to the backend.
     pub fn authorization(&self) -> Option<&HeaderValue> {
         self.login.as_ref().and_then(Login::header)
     }
 
-    /// What is shown to the registry at `host` for a repository.
+    /// Returns the login for a repository of the registry at `host`.
     pub fn login_for(&self, host: &str, repository: &str) -> Option<&Login> {
         self.login.as_ref().or_else(|| docker_config::find(&self.docker_logins, host, repository))
     }
 
-    /// `text` without anything that is secret, `issued` tokens among it, for backends that repeat what they got.
+    /// Returns `text` without secrets and without `issued` tokens, for backends that repeat the request.
     pub fn redact(&self, text: &str, issued: &[String]) -> String {
         let mut secrets: Vec<_> = self.secrets.iter().chain(issued).filter(|secret| !secret.is_empty()).collect();
-        // One may be a part of another.
+        // One secret may be a part of another.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[redacted]"))
     }
@@ -224,7 +221,7 @@ fn basic(key: &str, username: &str, password: &str, secrets: &mut Vec<String>) -
     Ok(Login::Basic(sensitive(key, &format!("Basic {encoded}"))?))
 }
 
-/// `Authorization` as somebody has written it.
+/// Reads `Authorization` as the user has written it.
 fn authorization(key: &str, value: &str, secrets: &mut Vec<String>) -> Result<Login, SourceFailure> {
     let header = sensitive(key, value)?;
     let (scheme, shown) = value.split_once(' ').unwrap_or(("", value));
@@ -239,7 +236,7 @@ fn authorization(key: &str, value: &str, secrets: &mut Vec<String>) -> Result<Lo
     Ok(Login::Basic(header))
 }
 
-/// The logins of a Secret that Docker or `kubectl create secret docker-registry` made.
+/// Reads the logins of a Secret that Docker or `kubectl create secret docker-registry` made.
 fn docker_logins(
     data: &BTreeMap<String, Vec<u8>>,
     secrets: &mut Vec<String>,
@@ -262,7 +259,7 @@ fn docker_logins(
     entries.into_iter().map(login).collect()
 }
 
-/// Notes what no message may repeat, also as it stands in a form.
+/// Records a text that no message may repeat, also in the encoding of a form.
 fn hide(secret: &str, secrets: &mut Vec<String>) {
     let mut form = Url::parse("http://form").ok();
     if let Some(form) = &mut form {
@@ -272,7 +269,7 @@ fn hide(secret: &str, secrets: &mut Vec<String>) {
     secrets.extend([secret.to_owned()].into_iter().chain(encoded));
 }
 
-/// A value as text, without the line break that many an editor adds.
+/// Returns a value as text, without the line break that many editors add.
 fn text<'a>(key: &str, value: &'a [u8]) -> Result<&'a str, SourceFailure> {
     let value = std::str::from_utf8(value).map_err(|_| unusable(key, "it is not UTF-8 text"))?;
     Ok(value.trim_end_matches(['\r', '\n']))
@@ -328,7 +325,7 @@ fn tls(roots: RootCertStore, identity: Option<Identity>) -> Result<ClientConfig,
     }
 }
 
-/// Kubelets pass over such a Secret.
+/// Kubelets ignore such a Secret.
 fn no_pull_secret(type_: &str) -> SourceFailure {
     let remedy = "create it anew with kubectl create secret docker-registry";
     SourceFailure::new(SourceReason::SecretNotFound, format!("it is of type {type_}, so kubelets ignore it: {remedy}"))
@@ -338,13 +335,13 @@ fn unusable(key: &str, why: &str) -> SourceFailure {
     SourceFailure::new(SourceReason::SecretNotFound, format!("the Secret's key {key} cannot be used: {why}"))
 }
 
-/// Credentials of a Secret with these keys.
+/// Makes the credentials of a Secret with these keys.
 #[cfg(test)]
 pub fn secret(data: &[(&str, &str)]) -> Credentials {
     try_secret(data).unwrap()
 }
 
-/// The same where they may be wrong.
+/// Makes credentials that may be invalid.
 #[cfg(test)]
 pub fn try_secret(data: &[(&str, &str)]) -> Result<Credentials, SourceFailure> {
     let data = data.iter().map(|(key, value)| ((*key).to_owned(), value.as_bytes().to_vec()));

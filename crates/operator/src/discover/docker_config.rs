@@ -15,18 +15,18 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What is shown to a registry.
+/// A login for a registry.
 #[derive(PartialEq, Eq)]
 pub enum Shown {
     /// User and password.
     User(String, String),
-    /// A token that a token service exchanges for another one.
+    /// A token that a token service exchanges for another.
     Identity(String),
     /// A token for the registry itself.
     Registry(String),
 }
 
-/// The entries of a config, each with its host and the path of the repositories that it is for.
+/// An entry of a config, with the host and the path of its repositories.
 pub struct Entry {
     host: String,
     path: String,
@@ -50,7 +50,7 @@ struct Auth {
     registrytoken: Option<String>,
 }
 
-/// The entries of `.dockerconfigjson`, or of the older `.dockercfg`, which has no `auths` around them; `None` where
+/// Reads the entries of `.dockerconfigjson`, or of the older `.dockercfg`, which has no `auths` around them; `None` if
 /// the text is neither.
 pub fn entries(json: &[u8]) -> Option<Vec<Entry>> {
     let auths = match serde_json::from_slice::<BTreeMap<String, serde_json::Value>>(json).ok()?.contains_key("auths") {
@@ -64,7 +64,8 @@ pub fn entries(json: &[u8]) -> Option<Vec<Entry>> {
     Some(auths.into_iter().filter_map(entry).collect())
 }
 
-/// The entry for a repository of a registry: the one with the longest path, and of two such the one with fewer `*`.
+/// Returns the entry for a repository of a registry: the one with the longest path, and of two such entries the one
+/// with fewer `*`.
 pub fn find<'a, T>(entries: &'a [(Entry, T)], host: &str, repository: &str) -> Option<&'a T> {
     let fits = |entry: &Entry| {
         let rest = repository.strip_prefix(&entry.path);
@@ -86,14 +87,14 @@ fn shown(auth: Auth) -> Option<Shown> {
     }
     let decoded = filled(auth.auth).and_then(|auth| String::from_utf8(BASE64.decode(auth.trim()).ok()?).ok());
     match decoded.as_deref().and_then(|decoded| decoded.trim_end_matches(['\0', '\n']).split_once(':')) {
-        // How Docker says that the password is such a token.
+        // Docker marks a password that is an identity token in this way.
         Some(("<token>", identity)) => Some(Shown::Identity(identity.to_owned())),
         Some((user, password)) => Some(Shown::User(user.to_owned(), password.to_owned())),
         None => Some(Shown::User(filled(auth.username)?, auth.password?)),
     }
 }
 
-/// Host and path of a key such as `https://index.docker.io/v1/` or `registry.example.com:5000/team`.
+/// Splits a key such as `https://index.docker.io/v1/` or `registry.example.com:5000/team` into host and path.
 fn split(key: &str) -> (&str, &str) {
     let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -103,7 +104,7 @@ fn split(key: &str) -> (&str, &str) {
     (host, path)
 }
 
-/// Whether `host` is that of an entry, in which `*` stands for a part of a label: `*.azurecr.io`.
+/// Whether `host` matches an entry's host, in which `*` stands for a part of a label: `*.azurecr.io`.
 fn matches(pattern: &str, host: &str) -> bool {
     let name = |host: &str| registry_name(&format!("https://{host}")).to_ascii_lowercase();
     let (pattern, host) = (name(pattern), name(host));

@@ -1,4 +1,4 @@
-//! Fields of a log line: among its labels, then in the line itself, as JSON or as logfmt.
+//! Finds fields of a log line: among its labels, then in the line itself, as JSON or as logfmt.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,10 +8,11 @@ use drop_core::discovery::PullEvent;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-/// How many braces of a line are tried as the beginning of JSON: `I0826 10:58:53.717599 6 glogsink.go:42] {"verb":…`.
+/// The most braces of a line that are tried as the beginning of JSON: `I0826 10:58:53.717599 6 glogsink.go:42]
+/// {"verb":…`.
 const MOST_STARTS: usize = 4;
-/// How many times JSON is looked for within a string of JSON. A shipper of containers' logs puts one around the line
-/// of a shipper of events.
+/// The most levels of JSON within strings of JSON. A shipper of container logs wraps the line of a shipper of events in
+/// JSON.
 const MOST_NESTED: usize = 4;
 
 /// A log line with its labels.
@@ -21,19 +22,19 @@ pub struct Fields<'a> {
     json: Option<Value>,
 }
 
-/// What a text tells of a pull.
+/// The pull in a text.
 #[derive(Debug)]
 pub enum Pull {
-    /// This pull, of an event with this identity, if the text tells it.
+    /// This pull, and the identity of its event, if the text has one.
     Of(PullEvent, Option<String>),
-    /// A pull that another line has told of.
+    /// A pull that another line has reported already.
     Again,
-    /// None.
+    /// No pull.
     Untold,
 }
 
 impl<'a> Fields<'a> {
-    /// Of a line. The first of `labels` go before the others.
+    /// Collects the fields of a line. The first of `labels` take precedence.
     pub fn new(labels: [&'a BTreeMap<String, String>; 2], line: &'a str) -> Self {
         Self { labels, line, json: json(line) }
     }
@@ -43,8 +44,8 @@ impl<'a> Fields<'a> {
         self.line
     }
 
-    /// The field's value. In JSON `a.b` and `a_b` are the field `b` of the object `a`
-    /// too, as Loki's own parser calls it.
+    /// Returns the field's value. In JSON, `a.b` and `a_b` also name the field `b` of the object `a`, as in Loki's own
+    /// parser.
     pub fn get(&self, name: &str) -> Option<String> {
         if let Some(value) = self.labels.iter().find_map(|labels| labels.get(name)) {
             return Some(value.clone());
@@ -57,7 +58,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// What the line tells of a pull, in whatever field.
+    /// Returns the pull that any field of the line reports.
     pub fn pull(&self, at: Timestamp) -> Pull {
         match pull_in_text(self.line, self.json.as_ref(), at, MOST_NESTED) {
             Pull::Of(event, None) => Pull::Of(event, self.identity()),
@@ -65,14 +66,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The identity of the event by the fields of the line, as Alloy and OpenTelemetry's k8s_events write them.
+    /// Returns the identity of the event from the fields of the line, as Alloy and OpenTelemetry's k8s_events write
+    /// them.
     fn identity(&self) -> Option<String> {
         let of = |id: &str, more: &str| Some(format!("{} {}", self.get(id)?, self.get(more).unwrap_or_default()));
         of("eventRV", "name").or_else(|| of("k8s_event_uid", "k8s_event_count"))
     }
 }
 
-/// What a text tells of a pull: as a kubelet's message, in JSON at any depth, or as something that escapes quotes.
+/// Finds a pull in a text: as a kubelet's message, in JSON at any depth, or in a text with escaped quotes.
 pub fn pull_in(text: &str, at: Timestamp) -> Pull {
     pull_in_text(text, json(text).as_ref(), at, MOST_NESTED)
 }
@@ -111,11 +113,11 @@ fn pull_in_json(value: &Value, at: Timestamp, depth: usize) -> Pull {
     }
 }
 
-/// The event as it was before an update, in lines of eventrouter.
+/// The previous state of an updated event, in lines of eventrouter.
 const OLD_EVENT: &str = "old_event";
 
-/// Whether an object is about an event that was told before: OpenTelemetry's k8sobjects tells of an event again when
-/// it is deleted, an hour later; eventrouter tells of all events again whenever its cache is compared.
+/// Whether an object is about an event that was reported before. OpenTelemetry's k8sobjects reports an event again when
+/// the event is deleted, an hour later; eventrouter reports all events again whenever it compares its cache.
 fn tells_again(object: &Map<String, Value>) -> bool {
     let is_deleted = |key| object.get(key).and_then(Value::as_str) == Some("DELETED");
     let version = |event| object.get(event)?.get("metadata")?.get("resourceVersion")?.as_str();
@@ -123,8 +125,8 @@ fn tells_again(object: &Map<String, Value>) -> bool {
     is_deleted("type") || is_deleted("verb") || is_unchanged
 }
 
-/// The identity of an event of the API: its UID with its version, or with its count and last time, which change when it
-/// happens again. Shippers that start over or list events again and again ship the same one more than once.
+/// Returns the identity of an event of the API: its UID with its version, or with its count and last time, which change
+/// when it happens again. Shippers that restart or list events repeatedly ship the same event more than once.
 fn identity(event: &Map<String, Value>) -> Option<String> {
     let metadata = event.get("metadata")?;
     let uid = metadata.get("uid")?.as_str().filter(|uid| !uid.is_empty())?;
@@ -138,7 +140,7 @@ fn identity(event: &Map<String, Value>) -> Option<String> {
     })
 }
 
-/// The first object of JSON in a text. An empty one says nothing.
+/// Returns the first object of JSON in a text. An empty one is ignored.
 fn json(text: &str) -> Option<Value> {
     let starts = text.match_indices('{').take(MOST_STARTS).filter_map(|(at, _)| text.get(at..));
     let mut objects = starts.filter_map(|text| serde_json::Deserializer::from_str(text).into_iter().next()?.ok());
@@ -167,7 +169,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// What is left of a field's name behind `key`: `_reason` of `event_reason`, and of `a_b_reason` for a key `a.b`,
+/// Returns the rest of a field's name behind `key`: `_reason` of `event_reason`, and of `a_b_reason` for a key `a.b`,
 /// because Loki's labels have no dots.
 fn behind<'a>(key: &str, name: &'a str) -> Option<&'a str> {
     let mut rest = name.chars();
@@ -180,8 +182,8 @@ fn behind<'a>(key: &str, name: &'a str) -> Option<&'a str> {
     Some(rest.as_str())
 }
 
-/// The pairs of a line such as `reason=Pulled msg="pulled \"x\""`; see
-/// <https://pkg.go.dev/github.com/kr/logfmt>. Words without `=` are none.
+/// Splits a line such as `reason=Pulled msg="pulled \"x\""` into its pairs; see
+/// <https://pkg.go.dev/github.com/kr/logfmt>. Words without `=` are ignored.
 fn logfmt(line: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
     let mut rest = line;
     from_fn(move || {
@@ -206,7 +208,7 @@ fn logfmt(line: &str) -> impl Iterator<Item = (&str, Cow<'_, str>)> {
     })
 }
 
-/// The text up to the closing quote, and what follows it.
+/// Returns the text up to the closing quote, and the rest.
 fn unquote(text: &str) -> (Cow<'_, str>, &str) {
     let mut escaped = false;
     let end = text.find(|c| {
@@ -215,7 +217,7 @@ fn unquote(text: &str) -> (Cow<'_, str>, &str) {
         ends
     });
     let (value, tail) = end.and_then(|end| Some((text.get(..end)?, text.get(end + 1..)?))).unwrap_or((text, ""));
-    // The escapes are those of JSON strings, or some that only Go knows.
+    // The escapes are those of JSON strings, or some that only Go has.
     let unescaped = || serde_json::from_str(&format!("\"{value}\"")).unwrap_or_else(|_| value.replace('\\', ""));
     (if value.contains('\\') { Cow::Owned(unescaped()) } else { Cow::Borrowed(value) }, tail)
 }

@@ -1,4 +1,4 @@
-//! Texts of servers and shippers that are changed at random: nothing panics, and what is read is no longer than they are.
+//! Randomly changed texts of servers and shippers: no parser panics, and no result is longer than its text.
 
 use std::collections::BTreeMap;
 
@@ -117,7 +117,7 @@ fn any_log_line_tells_of_a_pull_or_of_none() {
     each("log lines", &seeds, |line| {
         let fields = Fields::new([&none, &none], line);
         for name in ["message", "reason", "event_involvedObject_name", "body.object.note"] {
-            // JSON writes characters such as a line break with two, and those of the line may be escaped.
+            // JSON writes characters such as a line break with two, and the line may already contain escapes.
             assert!(fields.get(name).is_none_or(|value| value.len() <= 6 * line.len() + 2));
         }
         drop(fields.pull(Timestamp::UNIX_EPOCH));

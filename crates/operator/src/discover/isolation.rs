@@ -1,5 +1,5 @@
-//! A panic while a source is asked is the failure of that source. Any other one ends the process: what it leaves behind
-//! is unknown, and the next process starts from what the API shows.
+//! A panic during a query to a source is a failure of that source. Any other panic ends the process, because its state
+//! is then unknown; the next process starts from the state in the API.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -16,7 +16,7 @@ thread_local! {
     static IS_ISOLATED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Lets every panic that is not one of [`isolated`] or [`on_a_thread`] end the process, after it was logged.
+/// Makes every panic outside of [`isolated`] and [`on_a_thread`] end the process, after it was logged.
 pub fn end_with_panics() {
     let log = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -27,15 +27,15 @@ pub fn end_with_panics() {
     }));
 }
 
-/// The output of `work`, or the failure that it has panicked.
+/// Returns the output of `work`, or a failure if it panicked.
 pub async fn isolated<T>(work: impl Future<Output = Result<T, SourceFailure>>) -> Result<T, SourceFailure> {
     let mut work = pin!(AssertUnwindSafe(work).catch_unwind());
     poll_fn(|context| flagged(|| work.as_mut().poll(context))).await.unwrap_or_else(|panic| Err(failure(panic)))
 }
 
-/// The same of work that would hold up other tasks.
+/// Does the same for work that would block other tasks.
 pub async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SourceFailure> {
-    // A destructor may panic, too, so the work ends within.
+    // A destructor may panic too, so the work is dropped inside.
     let work = move || flagged(|| catch_unwind(AssertUnwindSafe(work)));
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(failure),
@@ -51,7 +51,7 @@ fn flagged<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// The words of a panic may repeat a secret: they are for the log alone.
+/// The message of a panic may contain a secret, so it only goes to the log.
 fn failure(panic: Box<dyn Any + Send>) -> SourceFailure {
     drop(panic);
     SourceFailure::new(SourceReason::InvalidResponse, "a fault in Drop, which its log describes: please report it")

@@ -1,6 +1,6 @@
 //! The header `Link`: <https://www.rfc-editor.org/rfc/rfc8288#section-3>.
 
-/// The target of the link to the next page. Old registries write it without `<` and `>`.
+/// Returns the target of the link to the next page. Old registries write it without `<` and `>`.
 pub fn next(header: &str) -> Option<&str> {
     split(header, ',').find_map(|link| {
         let mut parts = split(link, ';');
@@ -43,7 +43,7 @@ mod tests {
             ("<https://r/v2?last=a,b;c>;REL=Next", Some("https://r/v2?last=a,b;c")),
             (r#"<a>; rel="prev", <b>; title="x, <y>; rel=next"; rel="last next""#, Some("b")),
             (r#"<a>; title="rel=next", <b>; rel="first""#, None),
-            // Quay in 2016, and registries that were made after it.
+            // Quay in 2016, and registries derived from it.
             (
                 r#"https://r/v2/a/tags/list?n=50&next_page=x%3D; rel="next""#,
                 Some("https://r/v2/a/tags/list?n=50&next_page=x%3D"),

@@ -1,4 +1,4 @@
-//! Loki: the kubelets' events, or a metric query over anything.
+//! Loki: the kubelets' events, or any metric query.
 //!
 //! The API: <https://grafana.com/docs/loki/latest/reference/loki-http-api/>.
 
@@ -24,27 +24,26 @@ use super::{Fetched, MAX_NAME};
 /// Lines per request: the most that Loki allows unless configured otherwise
 /// (`max_entries_limit_per_query`).
 const PAGE: usize = 5000;
-/// The fewest lines per request that a server's limit leads to.
+/// The fewest lines per request that Drop tries after a server's limit.
 const MIN_PAGE: usize = 10;
-/// The shortest time in nanoseconds that a server's limit of the range leads to: a minute.
+/// The shortest range in nanoseconds that Drop tries after a server's limit: a minute.
 const MIN_SPAN: i128 = 60_000_000_000;
-/// The most lines that are read for a query.
+/// The most lines that Drop reads for a query.
 const MAX_LINES: usize = 200_000;
-/// Labels per stream that are looked at: Loki allows 15, and 128 with its metadata, unless
-/// configured otherwise (`max_label_names_per_series`, `max_structured_metadata_entries_count`).
+/// The most labels per stream that Drop reads. Loki allows 15, and 128 with its metadata, unless configured otherwise
+/// (`max_label_names_per_series`, `max_structured_metadata_entries_count`).
 const MAX_LABELS: usize = 150;
-/// The longest line that is looked at, in bytes: what Loki takes unless configured otherwise
-/// (`max_line_size`).
+/// The longest line that Drop reads, in bytes. Loki accepts as much unless configured otherwise (`max_line_size`).
 const MAX_LINE: usize = 256 << 10;
-/// The reason of events that tell of a pull.
+/// The reason of events that report a pull.
 const PULLED: &str = "Pulled";
-/// The label by which lines are counted that tell of no pull.
+/// The label whose images Drop counts in lines that report no pull.
 const LABEL: &str = "image";
 
-/// What was logged in the lookback up to `now`.
+/// Returns the lines that were logged in the lookback up to `now`.
 ///
-/// Pages follow each other in the order of time, each from the last instant of the one
-/// before. Of that instant a page may not hold all lines, so they are taken from the next.
+/// Pages follow each other in the order of time, each from the last instant of the one before. A page may not hold all
+/// lines of its last instant, so these lines are taken from the next page.
 pub async fn fetch(
     query: &LokiQuery,
     credentials: &Credentials,
@@ -104,7 +103,7 @@ pub async fn fetch(
         for (labels, entry) in entries().filter(|(_, entry)| is_last || entry.0 < newest) {
             lines += 1;
             match pull(query.parser.as_ref(), labels, entry) {
-                // A shipper that starts over, or lists events now and then, tells of one again.
+                // A shipper that restarts, or that lists events now and then, reports an event again.
                 Some((_, Some(identity))) if !events.insert(hash(&identity)) => {}
                 Some((pull, _)) => {
                     client.keep(size_of::<PullEvent>() + pull.image.len(), &response.url)?;
@@ -129,14 +128,14 @@ pub async fn fetch(
     }
 }
 
-/// A hash of an event's identity, because the texts of all events of a query would take too much memory.
+/// Hashes an event's identity, because the texts of all events of a query would take too much memory.
 fn hash(identity: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     identity.hash(&mut hasher);
     hasher.finish()
 }
 
-/// How many lines to ask for where a server refuses to give `page` of them.
+/// Returns how many lines to ask for after a server has denied `page` of them.
 fn fewer_lines(response: &Response, page: usize) -> Option<usize> {
     // max entries limit per query exceeded, limit > max_entries_limit_per_query (5000 > 1000)
     let allowed = || {
@@ -149,13 +148,13 @@ fn fewer_lines(response: &Response, page: usize) -> Option<usize> {
     (is_refused && page > MIN_PAGE).then(|| allowed().unwrap_or(page / 4).min(page / 2).max(MIN_PAGE))
 }
 
-/// Whether a server refuses a range of time for what it would have to read.
+/// Whether a server denies a range of time because of the amount of data in it.
 fn wants_shorter(response: &Response) -> bool {
     // the query would read too many bytes (query: 1.2 TB, limit: 500 GB); consider …
     is_too_long(response) || response.status.is_client_error() && says(response, "would read too many bytes")
 }
 
-/// What to know about lines of which some tell of no pull.
+/// Returns a note about lines if some of them report no pull.
 fn remark(query: &LokiQuery, lines: usize, untold: usize) -> Option<String> {
     if lines == 0 {
         return Some(format!("no log line within {}: is the query right, and are events shipped?", query.lookback));
@@ -178,7 +177,7 @@ fn remark(query: &LokiQuery, lines: usize, untold: usize) -> Option<String> {
 #[derive(Deserialize)]
 #[serde(try_from = "Typed")]
 pub enum Data {
-    /// With no more lines in all than a page has.
+    /// At most as many lines in all as a page has.
     Streams(Vec<Stream>),
     Series(AllSeries),
 }
@@ -208,7 +207,7 @@ fn streams(result: &RawValue) -> serde_json::Result<Vec<Stream>> {
     streams.collect()
 }
 
-/// A stream whose lines are not read yet.
+/// A stream with unparsed lines.
 #[derive(Deserialize)]
 struct Unread {
     #[serde(deserialize_with = "labels")]
@@ -224,11 +223,11 @@ pub struct Stream {
 
 type Labels = BTreeMap<String, String>;
 
-/// Nanoseconds since 1970, the line, and what else is there.
+/// Nanoseconds since 1970, the line, and further data.
 #[derive(Deserialize)]
 struct Entry(#[serde(deserialize_with = "nanoseconds")] i128, String, #[serde(default)] More);
 
-/// Labels of one line. Loki puts them among those of the stream, unless a proxy asks for them apart.
+/// Labels of one line. Loki puts them among those of the stream, unless a proxy asks for them separately.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum More {
@@ -250,7 +249,7 @@ fn nanoseconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<i128
     String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
 }
 
-/// The first [`MAX_LABELS`] labels of a stream.
+/// Reads the first [`MAX_LABELS`] labels of a stream.
 fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
     struct First;
     impl<'de> Visitor<'de> for First {
@@ -278,7 +277,7 @@ fn labels<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Labels, D
 /// A pull, and the identity of its event, if the line has one.
 type Told = (PullEvent, Option<String>);
 
-/// The pull that a line tells of. Without a parser a line that tells of none counts for the image in its label.
+/// Returns the pull that a line reports. Without a parser, a line that reports none counts for the image in its label.
 fn pull(parser: Option<&LokiParser>, labels: &Labels, Entry(at, line, more): &Entry) -> Option<Told> {
     let none = Labels::new();
     let own = match more {
@@ -296,7 +295,7 @@ fn pull(parser: Option<&LokiParser>, labels: &Labels, Entry(at, line, more): &En
     pull.filter(|(pull, _)| pull.image.len() <= MAX_NAME)
 }
 
-/// The pull that the fields of a line tell of.
+/// Returns the pull that the fields of a line report.
 fn told(parser: &LokiParser, at: Timestamp, fields: Fields<'_>) -> Option<Told> {
     if fields.line().len() > MAX_LINE {
         return None;
@@ -314,7 +313,7 @@ fn told(parser: &LokiParser, at: Timestamp, fields: Fields<'_>) -> Option<Told> 
         (None, Pull::Untold) => match message.as_deref().map(|message| pull_in(message, at)) {
             Some(Pull::Of(event, identity)) => (event, identity),
             Some(Pull::Again | Pull::Untold) => return None,
-            // The field with the image is all that an event of a pull needs, unless its text tells of something else.
+            // The field with the image is enough for an event of a pull, unless its text is about something else.
             None => {
                 let text = fields.get(parser.image_field.as_deref()?).filter(|_| reason.is_some())?;
                 if is_sentence(&text) && !matches!(pull_in(&text, at), Pull::Of(..)) {
@@ -334,7 +333,8 @@ fn is_sentence(text: &str) -> bool {
     text.trim().contains(char::is_whitespace)
 }
 
-/// The image that a text names: in the message of a pull, in quotes as in other messages of kubelets, or as all of it.
+/// Returns the image that a text names: in the message of a pull, in quotes as in other messages of kubelets, or as the
+/// whole text.
 fn image_in(text: &str, at: Timestamp) -> Option<String> {
     if let Pull::Of(event, _) = pull_in(text, at) {
         return Some(event.image);
@@ -346,7 +346,7 @@ fn image_in(text: &str, at: Timestamp) -> Option<String> {
 
 #[cfg(test)]
 impl Data {
-    /// How many lines there are.
+    /// Returns the number of lines.
     pub fn lines(&self) -> usize {
         match self {
             Self::Streams(streams) => streams.iter().map(|stream| stream.values.len()).sum(),
@@ -355,7 +355,7 @@ impl Data {
     }
 }
 
-/// The pull that a line without labels tells of.
+/// Returns the pull that a line without labels reports.
 #[cfg(test)]
 pub fn pull_of_line(parser: Option<&LokiParser>, line: &str) -> Option<PullEvent> {
     pull(parser, &Labels::new(), &Entry(0, line.to_owned(), More::default())).map(|(pull, _)| pull)
@@ -390,14 +390,14 @@ mod tests {
         format!("Successfully pulled image \"{image}\" in 1m21.3s (1m30s including waiting). Image size: 7 bytes.")
     }
 
-    /// What Loki answers to `got` of these lines, which are in the order of time.
+    /// Returns Loki's answer to `got` from these lines, which are in the order of time.
     fn page(lines: &[(i128, String)], got: &Got) -> Response {
         let number = |name: &str| got.parameter(name).unwrap().parse::<i128>().unwrap();
         let (start, end) = (number("start"), number("end"));
         let within = lines.iter().filter(|(at, _)| (start..end).contains(at));
         let values: Vec<_> =
             within.take(number("limit") as usize).map(|(at, line)| json!([at.to_string(), line])).collect();
-        // Two streams, as if every other line came from another node.
+        // Two streams, as if two nodes had written the lines alternately.
         let (even, odd): (Vec<_>, Vec<_>) = values.into_iter().enumerate().partition(|(at, _)| at % 2 == 0);
         let stream = |values: Vec<(usize, serde_json::Value)>| json!({"stream": {"job": "events"}, "values": values.into_iter().map(|(_, value)| value).collect::<Vec<_>>()});
         let data = json!({"resultType": "streams", "result": [stream(even), stream(odd)], "stats": {}});
@@ -413,7 +413,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_at_the_border_of_pages_are_neither_lost_nor_doubled() {
-        // 12,000 lines at 7 per instant: no border of pages is one of instants.
+        // 12,000 lines at 7 per instant: no page ends between two instants.
         let start = i128::from(NOW - 3600) * 1_000_000_000;
         let lines: Vec<_> = (0..12_000).map(|at| (start + at / 7, message(&format!("app:{at:05}")))).collect();
         let backend = Fake::start(move |got| page(&lines, got)).await;
@@ -431,7 +431,7 @@ mod tests {
     #[tokio::test]
     async fn more_lines_than_can_be_told_apart_or_held_are_refused() {
         let start = i128::from(NOW - 3600) * 1_000_000_000;
-        // How many lines, and how many of them are of one instant.
+        // The number of lines, and how many of them share one instant.
         let cases = [(6000, 6000, "lines of one instant"), (210_000, 1, "more than 200000 lines")];
         for (count, at_once, says) in cases {
             let lines: Vec<_> = (0..count).map(|at| (start + at / at_once, "x".to_owned())).collect();
@@ -445,7 +445,7 @@ mod tests {
     #[tokio::test]
     async fn pages_share_the_room_for_pulls_and_not_for_their_texts() {
         let start = i128::from(NOW - 3600) * 1_000_000_000;
-        // A week of pull events in three pages of 1.1 MB, of which 41 pulls are kept.
+        // A week of pull events in three pages of 1.1 MB, of which Drop keeps 41 pulls.
         let line = |at: i128| if at % 300 == 0 { message("a:1") } else { "x".repeat(200) };
         let lines: Vec<_> = (0..12_300).map(|at| (start + at, line(at))).collect();
         let backend = Fake::start(move |got| page(&lines, got)).await;
@@ -548,7 +548,7 @@ mod tests {
         let alloy = |version: u32| format!("name=p kind=Pod eventRV={version} reason=Pulled msg={:?}", message("a:1"));
         let otel = |count: &str| json!({"structuredMetadata": {"k8s_event_uid": "u", "k8s_event_count": count, "reason": "Pulled"}});
         let cases: [(Vec<serde_json::Value>, usize); 6] = [
-            // OpenTelemetry's k8sobjects that pulls; eventrouter that starts over; a list within; a version that is lost.
+            // OpenTelemetry's k8sobjects in pull mode; eventrouter after a restart; a nested list; a lost version.
             (vec![json!(event("u", "1", 1).to_string()); 3], 1),
             (vec![json!(json!({"verb": "ADDED", "event": event("u", "1", 1)}).to_string()); 2], 1),
             (["1", "2"].map(|version| json!(event("u", version, 1).to_string())).to_vec(), 2),
@@ -559,7 +559,7 @@ mod tests {
                 3,
             ),
             ([1, 1, 2].map(|version| json!(alloy(version))).to_vec(), 2),
-            // Without an identity each line is one.
+            // Without an identity each line is a separate event.
             (vec![json!(message("a:1")); 2], 2),
         ];
         for (lines, expected) in cases {
@@ -637,7 +637,7 @@ mod tests {
         })
         .await;
         assert!(images(ask(&query(&backend.url)).await.unwrap()) == expected);
-        // 4 refusals, and of each quarter of an hour four pages of 250 lines and what is left.
+        // 4 denials, and for each quarter of an hour four pages of 250 lines and the rest.
         assert!(backend.got().len() <= 20, "{}", backend.got().len());
     }
 

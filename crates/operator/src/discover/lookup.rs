@@ -34,23 +34,23 @@ use super::seat::Seat;
 use super::session::Session;
 use crate::clock;
 
-/// How long a registry may take for one look-up, because first pulls wait for it.
+/// The time limit of one look-up at a registry. It is short, because first pulls wait for it.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How many look-ups one registry gets at once.
+/// The most concurrent look-ups at one registry.
 const AT_ONCE: usize = 4;
-/// How large a manifest may be: the most that registries have to accept.
+/// The largest manifest: every registry must accept this size.
 const MAX_MANIFEST: usize = 4 << 20;
-/// How long a registry that is out of reach is not tried again, so that the images of a set do not wait for it one
-/// after another.
+/// How long Drop leaves a registry alone that it cannot reach, so that the images of a set do not wait for it one after
+/// another.
 const OUT_OF_REACH: SignedDuration = SignedDuration::from_secs(30);
 
-/// Registries by host: how many questions are under way, and which ones are left alone.
+/// Registries by host, with the questions under way and those that Drop leaves alone.
 static HOSTS: LazyLock<Mutex<BTreeMap<String, Host>>> = LazyLock::new(Mutex::default);
 
 /// One registry.
 struct Host {
     slots: Arc<Semaphore>,
-    /// Why it is left alone, and until when.
+    /// Why Drop leaves it alone, and until when.
     left_alone: Option<(SourceFailure, Timestamp)>,
 }
 
@@ -76,8 +76,8 @@ async fn look_up_at(
     logins.judge(asked.await)
 }
 
-/// Does `work` as soon as the registry has a free slot, unless the registry is left alone. Only the time of `work` is
-/// the registry's: one that answers slowly is not out of reach because many questions wait for each other.
+/// Does `work` as soon as the registry has a free slot, unless Drop leaves the registry alone. Only the time of `work`
+/// counts against the registry: a slow registry is not out of reach because many questions wait for each other.
 async fn in_turn(
     name: &str,
     work: impl Future<Output = Result<LookedUp, SourceFailure>>,
@@ -111,10 +111,10 @@ fn of_host<T>(name: &str, look: impl FnOnce(&mut Host) -> T) -> T {
     look(hosts.entry(name.to_owned()).or_insert_with(new))
 }
 
-/// What a registry can be asked with.
+/// The logins for a registry.
 struct Logins {
-    /// By the names of their Secrets, in the order in which the image names these; one without a login if no Secret has
-    /// one for the registry.
+    /// The logins by the names of their Secrets, in the order in which the image names these. If no Secret has a login
+    /// for the registry, there is one entry without a login.
     known: Vec<(Option<Name>, Credentials)>,
     /// Why a Secret cannot be read.
     unreadable: Option<SourceFailure>,
@@ -144,7 +144,7 @@ impl Logins {
         Ok(logins)
     }
 
-    /// What an answer means. A Secret that cannot be read may have the login with which the registry shows the image.
+    /// Judges an answer. A Secret that cannot be read may have the login that lets Drop see the image.
     fn judge(&self, asked: Result<LookedUp, SourceFailure>) -> Result<LookedUp, SourceFailure> {
         let hides = match &asked {
             Ok(answer) => matches!(answer, LookedUp::NotFound { .. }),
@@ -163,18 +163,19 @@ fn of_secret(name: &str, secret: Secret) -> Result<Credentials, SourceFailure> {
     read.map_err(|failure| of(Some(name), failure))
 }
 
-/// A failure with the Secret that it is about.
+/// Returns a failure with the name of its Secret.
 fn of(secret: Option<&str>, failure: SourceFailure) -> SourceFailure {
     let message = secret.map(|name| format!("Secret {name}: {}", failure.message));
     SourceFailure { message: message.unwrap_or_else(|| failure.message.clone()), ..failure }
 }
 
-/// Whether a registry shows no image to whoever asked; it may show one to others.
+/// Whether a registry hides the image from this client. It may show the image to others.
 fn is_refusal(failure: &SourceFailure) -> bool {
     matches!(failure.reason, SourceReason::Unauthorized | SourceReason::Forbidden | SourceReason::NotFound)
 }
 
-/// Asks with one login after another until one is shown the image. It is missing only if it is for all of them.
+/// Asks with one login after another until the registry shows the image. The image is missing only if it is missing for
+/// all logins.
 async fn ask_with(
     address: &str,
     inquiry: &Inquiry,
@@ -197,7 +198,7 @@ async fn ask_with(
     }
 }
 
-/// The repository of an image without the registry's host.
+/// Returns the repository of an image without the registry's host.
 fn path(image: &Reference) -> &str {
     let path = image.repository().strip_prefix(image.host()).unwrap_or_default();
     path.trim_start_matches('/')
@@ -218,7 +219,7 @@ async fn ask(
     let version = image.digest().or(image.tag()).unwrap_or("latest");
 
     let head = session.ask(&url(version), Wanted::Digest).await?;
-    // Registries that know no HEAD are asked by GET, and those that refuse it say why only then.
+    // Registries without HEAD are asked with GET. Registries that deny a HEAD only give the reason in answer to a GET.
     let asks_again = [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
     if !head.status.is_success() && !asks_again.contains(&head.status) {
         return Err(client.refusal(&head));
@@ -239,7 +240,7 @@ async fn ask(
     let named = digest(&response);
     let computed = sha256(&response.body);
     let document: Document = client.json(&mut response).await?;
-    // What such a manifest is called is not the digest of its text, which has signatures in it.
+    // The digest of such a manifest is not that of its text, which contains signatures.
     let is_old = matches!(document, Document::Old);
     let digest = named.or_else(|| Some(computed).filter(|_| !is_old));
     let digest = digest.ok_or_else(|| invalid(format!("{} names no digest", host(&response.url))))?;
@@ -249,7 +250,7 @@ async fn ask(
     let platforms = match document {
         Document::Old => Vec::new(),
         Document::Image { config, layers } => vec![variant(None, &digest, Some((&config, &layers)))],
-        // What platforms get is in those.
+        // The images for platforms are in the nested indexes.
         Document::Index(entries) if entries.iter().any(Entry::is_index) => Vec::new(),
         Document::Index(entries) => {
             let mut offers: Vec<(Option<Name>, String)> = Vec::new();
@@ -278,8 +279,8 @@ async fn ask(
     Ok(LookedUp::Found(Box::new(Manifest { digest, platforms, detailed_for })))
 }
 
-/// The places of those offers of an index of which details are wanted: for each platform of nodes the first one that is
-/// for it, or else the first one that some runtimes take instead.
+/// Returns the places of the offers in an index whose details are needed: for each platform of nodes the first offer
+/// for that platform, or else the first one that some runtimes fall back to.
 fn detailed(offers: &[(Option<Name>, String)], nodes: &[Name]) -> BTreeSet<usize> {
     let first = |fits: &dyn Fn(&str) -> bool| {
         offers.iter().position(|(platform, _)| platform.as_ref().is_some_and(|platform| fits(platform)))
@@ -294,14 +295,14 @@ fn variant(platform: Option<Name>, digest: &str, image: Option<(&Blob, &[Blob])>
     Variant { platform, digest: digest.into(), config, size: size.filter(|size| *size > 0) }
 }
 
-/// The image as its registry calls it: `team/app:1.2`.
+/// Returns the image as its registry names it: `team/app:1.2`.
 fn in_registry(image: &Reference) -> String {
     let version = image.digest().map(|digest| format!("@{digest}"));
     let version = version.or_else(|| image.tag().map(|tag| format!(":{tag}"))).unwrap_or_default();
     format!("{}{version}", path(image))
 }
 
-/// What a registry says against a request.
+/// The errors in a registry's answer.
 #[derive(Deserialize)]
 struct Complaints {
     errors: Vec<Complaint>,
@@ -312,11 +313,10 @@ struct Complaint {
     code: String,
 }
 
-/// The codes for an image or a repository that is not there. Harbor has one of its own, and quay one for tags that
-/// have expired.
+/// The codes for a missing image or repository. Harbor has a code of its own, and so has quay for expired tags.
 const MISSING: [&str; 4] = ["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "NOT_FOUND", "TAG_EXPIRED"];
 
-/// Whether the registry says that there is no such image, and not a proxy in front of it.
+/// Whether the registry itself, and not a proxy in front of it, says that there is no such image.
 fn says_missing(response: &Response) -> bool {
     let complaints: Option<Complaints> = serde_json::from_slice(&response.body).ok();
     let mut errors = complaints.into_iter().flat_map(|complaints| complaints.errors);
@@ -328,8 +328,8 @@ struct Tags {
     tags: Option<Vec<IgnoredAny>>,
 }
 
-/// Whether the registry shows tags of a repository, so that it does not hide one of them. Some answer 404 for all that a
-/// guest may not see.
+/// Whether the registry shows tags of a repository, so that it does not hide a single tag. Some registries answer 404
+/// for everything that a guest may not see.
 async fn lists_tags(session: &mut Session<'_>, client: &Client<'_>, repository: &str) -> Result<bool, SourceFailure> {
     let url = client.url(&format!("v2/{repository}/tags/list"), &[("n", "1".to_owned())]);
     let mut response = session.ask(&url, Wanted::Content).await?;
@@ -343,7 +343,7 @@ async fn lists_tags(session: &mut Session<'_>, client: &Client<'_>, repository: 
     Ok(tags.is_some_and(|tags| !tags.is_empty()))
 }
 
-/// An image is missing, or private.
+/// A failure for an image that is missing or private.
 fn hidden(what: &str, has_login: bool) -> SourceFailure {
     let message = match has_login {
         true => format!("{what}, or the login may not pull it: check the name and the login"),
@@ -352,7 +352,7 @@ fn hidden(what: &str, has_login: bool) -> SourceFailure {
     SourceFailure::new(SourceReason::NotFound, message)
 }
 
-/// The digest that an answer names.
+/// Returns the digest in an answer.
 fn digest(response: &Response) -> Option<Name> {
     let digest = response.headers.get("docker-content-digest")?.to_str().ok()?;
     is_sha256(digest).then(|| digest.into())
@@ -535,18 +535,18 @@ mod tests {
         assert_eq!(ask_at(&backend, &known, &[]).await.unwrap(), LookedUp::Unchanged);
     }
 
-    /// How a registry meets somebody without a login.
+    /// The access that a registry gives to a client without a login.
     #[derive(Clone, Copy, Debug)]
     enum Door {
-        /// It asks nobody for a login.
+        /// It requires no login.
         Open,
-        /// It asks for a user and a password.
+        /// It requires a user and a password.
         Basic,
-        /// Its token service has a token for everybody.
+        /// Its token service issues a token to every client.
         Tokens,
     }
 
-    /// A registry without the tag that is asked for, which says `body`, and lists a tag or does not.
+    /// Starts a registry without the requested tag. It answers with `body`, and lists a tag or does not.
     async fn without_the_tag(door: Door, body: &'static str, lists: bool) -> Fake {
         Fake::start(move |got| {
             if got.target.starts_with("/token") {
@@ -571,7 +571,8 @@ mod tests {
     async fn an_image_is_missing_only_where_the_registry_would_not_hide_it() {
         let expired = r#"{"errors":[{"code":"TAG_EXPIRED"}]}"#;
         let harbors = r#"{"errors":[{"code":"NOT_FOUND"}]}"#;
-        // The registry, its answer, whether it lists tags of the repository, Drop's login, and whether that is certain.
+        // The registry, its answer, whether it lists tags of the repository, Drop's login, and whether the result is
+        // certain.
         let cases = [
             (Door::Open, NO_MANIFEST, true, &[][..], true),
             (Door::Open, NO_MANIFEST, false, &[], false),
@@ -585,7 +586,7 @@ mod tests {
             (Door::Tokens, NO_NAME, false, &[], false),
             (Door::Tokens, NO_NAME, false, &LOGIN, true),
             (Door::Tokens, expired, false, &LOGIN, true),
-            // It refuses the token of the Secret, and answers one for guests.
+            // It denies the token of the Secret, and answers a token for guests.
             (Door::Tokens, NO_NAME, false, &[("token", "s3cr3t")], false),
             (Door::Open, "<html>nothing here</html>", true, &[], false),
             (Door::Basic, "{}", true, &LOGIN, false),
@@ -627,7 +628,7 @@ mod tests {
         pull_secret("kubernetes.io/dockerconfigjson", &[(".dockerconfigjson", &config)])
     }
 
-    /// Looks an image up with these Secrets; those that are named without being there come last.
+    /// Looks an image up with these Secrets. Names of missing Secrets come last.
     async fn with_secrets(
         registry: &Fake,
         image: &str,
@@ -651,7 +652,7 @@ mod tests {
         look_up_at(&registry.url, &inquiry, &Api::namespaced(client, "drop-system"), Limits::default()).await
     }
 
-    /// A registry that shows an image to the login `me:pw` alone, and to others that there is none.
+    /// Starts a registry that shows an image to the login `me:pw` only, and hides it from others.
     async fn private() -> Fake {
         Fake::start(|got| match got.authorization() {
             Some(BASIC) => with_index(got),
@@ -704,7 +705,7 @@ mod tests {
             let failure = with_secrets(&registry, &format!("{image}:9"), &both).await.unwrap_err();
             assert!(failure.message.contains(&why), "{failure}");
         }
-        // Of a public image nothing is hidden.
+        // A public image is not hidden.
         let public = Fake::start(with_index).await;
         let found = with_secrets(&public, "unreadable.example/team/app:1.0", &[("bad", None)]).await.unwrap();
         assert!(matches!(found, LookedUp::Found(_)), "{found:?}");
@@ -747,7 +748,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_wait_for_a_slot_is_not_the_registrys_time() {
-        // Each takes almost as long as a registry may, and only some go at once.
+        // Each look-up takes almost as long as a registry may, and only some run at once.
         let slow = || async {
             in_turn("slow.example", async {
                 sleep(LIMIT - Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! DiscoveryPolicies and Secrets from files.
+//! Reads DiscoveryPolicies and Secrets from files.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use super::run::check_type;
 /// The data of a Secret.
 pub type Data = BTreeMap<String, Vec<u8>>;
 
-/// What the files hold that discovery needs.
+/// The objects in the files that discovery needs.
 #[derive(Debug, Default)]
 pub struct Manifests {
     /// By name, in the order of the files.
     pub policies: Vec<(String, Arc<Pipeline>)>,
-    /// The data of Secrets by their name, or why they cannot be used. Namespaces do not matter: all that policies
-    /// refer to are in one.
+    /// The data of Secrets by name, or why a Secret is not usable. Namespaces are ignored: all Secrets of policies are
+    /// in one.
     pub secrets: BTreeMap<String, Result<Data, SourceFailure>>,
 }
 
@@ -30,7 +30,7 @@ impl Manifests {
     /// Reads files, the YAML and JSON files of directories, and standard input (`-`).
     ///
     /// # Errors
-    /// With the file, the object and the field that is wrong.
+    /// The file, the object and the field that is wrong.
     pub fn read(paths: &[PathBuf]) -> anyhow::Result<Self> {
         let mut manifests = Self::default();
         for path in paths {
@@ -47,8 +47,7 @@ impl Manifests {
         Ok(manifests)
     }
 
-    /// Adds the objects of a text with any number of YAML documents. Kinds that are
-    /// not needed are passed over.
+    /// Adds the objects of a text with any number of YAML documents. Other kinds are ignored.
     pub fn add(&mut self, text: &str) -> anyhow::Result<()> {
         for document in serde_saphyr::from_multiple::<Value>(text).context("not YAML")? {
             self.add_object(document)?;
@@ -60,7 +59,7 @@ impl Manifests {
         let field = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (group, kind, name) = (field("/apiVersion"), field("/kind"), field("/metadata/name"));
         match (group.as_str(), kind.as_str()) {
-            // What `kubectl get -o yaml` prints.
+            // The output of `kubectl get -o yaml`.
             (_, "List") => {
                 let items = object.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take);
                 items.into_iter().flatten().try_for_each(|item| self.add_object(item))
@@ -85,7 +84,7 @@ impl Manifests {
     }
 }
 
-/// The files that `path` stands for, by name.
+/// Returns the files that `path` stands for, by name.
 fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);

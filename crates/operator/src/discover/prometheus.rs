@@ -20,31 +20,30 @@ use super::credentials::Credentials;
 use super::seat::Seat;
 use super::{Fetched, MAX_NAME, PER_NAME};
 
-/// Points per series and request. A longer range is asked for in parts: a longer step would
-/// change sums and counts. Prometheus allows 11,000, but of those 60 series fill an answer,
-/// and of these 600.
+/// Points per series and request. A longer range is split into parts, because a longer step would change sums and
+/// counts. Prometheus allows 11,000 points; with these, 60 series fill an answer, and with this limit 600.
 const MAX_POINTS: i64 = 1000;
-/// The fewest points of a part that a server's limit of the time range leads to. A query that is still too
-/// long has the range in itself, as in `count_over_time(up[90d])`.
+/// The fewest points of a part that Drop tries after a server's limit of the time range. A query that is still too long
+/// has the range in itself, as in `count_over_time(up[90d])`.
 const MIN_POINTS: i64 = 10;
-/// Points per series that are understood: none that Prometheus answers has more.
+/// The most points per series that Drop reads: Prometheus never answers more.
 const MOST_POINTS: usize = 11_000;
 /// Series per answer.
 const MOST_SERIES: usize = 100_000;
-/// Queries up to this length travel in the URL, which is what read-only proxies and
-/// caches want; longer ones would exceed the URLs that proxies accept, and are posted.
+/// The longest query in a URL, which read-only proxies and caches require. A longer query would exceed the URLs that
+/// proxies accept, and is posted.
 const MAX_URL_QUERY: usize = 2000;
 /// The label with the image.
 const LABEL: &str = "image";
 /// Ask Thanos and the cluster version of VictoriaMetrics for an error instead of a part of the answer.
 const WHOLE: [(&str, &str); 2] = [("partial_response", "false"), ("deny_partial_response", "1")];
-/// How many warnings and infos of an answer are looked at.
+/// The most warnings and infos of an answer that Drop reads.
 const MOST_REMARKS: usize = 100;
-/// How remarks begin that are about the query, and not about data that is missing. They are those of
-/// Prometheus' own engine: `PromQL info: metric might not be a counter`.
+/// The prefix of remarks about the query, and not about missing data. They come from Prometheus' own engine: `PromQL
+/// info: metric might not be a counter`.
 const HARMLESS: &str = "PromQL ";
 
-/// The result of a query, up to `now`.
+/// Returns the result of a query, up to `now`.
 pub async fn fetch(
     query: &PrometheusQuery,
     credentials: &Credentials,
@@ -52,7 +51,7 @@ pub async fn fetch(
     limits: Limits,
     seat: &Seat,
 ) -> Result<Fetched, SourceFailure> {
-    // Whole seconds: Google Managed Prometheus answers nothing to a time with a fraction.
+    // In whole seconds: Google Managed Prometheus answers nothing to a time with a fraction.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let mut server = Server {
         client: Client::new(&query.endpoint, credentials, limits, seat)?,
@@ -93,13 +92,13 @@ pub async fn fetch(
     Ok(Fetched::new(Answer::Series(server.series), server.remarks))
 }
 
-/// The time some steps after another.
+/// Returns the time this many steps later.
 fn after(time: Timestamp, step: SignedDuration, steps: i64) -> Timestamp {
     let nanos = time.as_nanosecond() + step.as_nanos() * i128::from(steps);
     Timestamp::from_nanosecond(nanos).unwrap_or(Timestamp::MAX)
 }
 
-/// Seconds since 1970 as Prometheus reads them, to the millisecond.
+/// Returns seconds since 1970 as Prometheus reads them, to the millisecond.
 fn seconds(time: Timestamp) -> String {
     let millis = time.as_millisecond();
     match (millis.div_euclid(1000), millis.rem_euclid(1000)) {
@@ -108,17 +107,17 @@ fn seconds(time: Timestamp) -> String {
     }
 }
 
-/// The server that a query asks, and what it has answered so far.
+/// The server that a query asks, and its answers so far.
 struct Server<'a> {
     client: Client<'a>,
-    /// Whether it takes the parameters of [`WHOLE`]: Google's API refuses those that it does not know.
+    /// Whether it accepts the parameters of [`WHOLE`]: Google's API denies unknown ones.
     knows_whole: bool,
     series: Vec<Series>,
     remarks: BTreeSet<String>,
 }
 
 impl Server<'_> {
-    /// Sends a request that wants a whole answer, as far as the server knows that.
+    /// Sends a request for a complete answer, if the server supports that.
     async fn ask(&mut self, path: &str, parameters: &[(&str, String)]) -> Result<Response, SourceFailure> {
         let response = self.send(path, parameters).await?;
         if response.status == StatusCode::BAD_REQUEST && self.knows_whole && says(&response, "partial_response") {
@@ -156,18 +155,18 @@ impl Server<'_> {
     }
 }
 
-/// Whether the body of an answer has `text` in it.
+/// Whether the body of an answer contains `text`.
 pub fn says(response: &Response, text: &str) -> bool {
     response.body.windows(text.len()).any(|part| part.eq_ignore_ascii_case(text.as_bytes()))
 }
 
-/// Whether a server refuses a query because its time range is too long: `the query time range exceeds the
-/// limit (query length: 800h0m0s, limit: 768h0m0s)`, as Mimir, Cortex and Loki write.
+/// Whether a server denies a query because its time range is too long: `the query time range exceeds the limit (query
+/// length: 800h0m0s, limit: 768h0m0s)`, in the words of Mimir, Cortex and Loki.
 pub fn is_too_long(response: &Response) -> bool {
     response.status.is_client_error() && says(response, "query time range exceeds the limit")
 }
 
-/// What every answer is wrapped in, Loki's too.
+/// The wrapper of every answer, also of Loki's.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope<T> {
@@ -183,10 +182,10 @@ pub struct Envelope<T> {
 type Remarks = AtMost<String, MOST_REMARKS>;
 
 impl<T> Envelope<T> {
-    /// The content, and what the server remarks about the query.
+    /// Returns the content, and the server's remarks about the query.
     ///
     /// # Errors
-    /// The answer tells of an error, or of nothing; or it is a part of what the server should know.
+    /// If the answer reports an error, or has no content, or is incomplete.
     pub fn content(self, client: &Client<'_>, url: &Url) -> Result<(T, Vec<String>), SourceFailure> {
         let host = host(url);
         let data = self.data.filter(|_| self.status == "success").ok_or_else(|| {
@@ -216,14 +215,14 @@ impl<T> Envelope<T> {
     }
 }
 
-/// The result of a query, whose type may follow it. To look for the type in the result
-/// itself would take a tree of it, of many times its size.
+/// The result of a query. Its type may come after it. Finding the type first would take a tree of the result, of many
+/// times its size.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Typed {
     /// Its type.
     pub result_type: String,
-    /// Itself.
+    /// The result itself.
     pub result: Box<RawValue>,
 }
 
@@ -267,8 +266,7 @@ struct Labels {
     image: String,
 }
 
-/// Seconds since 1970, and a number as text. There may be millions: it is read without
-/// memory of its own.
+/// Seconds since 1970, and a number as text. There may be millions, so it is read without memory of its own.
 #[derive(Deserialize)]
 #[serde(try_from = "(f64, Number)")]
 struct Point(Sample);
@@ -315,10 +313,10 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// The series by their label `image`, which is empty where there is none.
+/// Returns the series by their label `image`, which is empty if a series lacks it.
 ///
 /// # Errors
-/// There are series, and none has the label; or there are too many, or too long ones.
+/// If there are series, but none has the label; or if there are too many, or too long ones.
 pub fn images(series: AllSeries, client: &Client<'_>, url: &Url) -> Result<Vec<Series>, SourceFailure> {
     if series.is_cut || series.items.iter().any(|series| series.values.is_cut) {
         let remedy = format!("aggregate with `by ({LABEL})`, or ask for less");
@@ -506,7 +504,7 @@ mod tests {
             (series("").repeat(MOST_SERIES), Ok(0)),
             (series("").repeat(MOST_SERIES + 1), Err("more than 100000 series, or 11000 points of one")),
         ] {
-            // The type comes last: it is not looked for in a tree of the whole result.
+            // The type comes last; no tree of the whole result is built to find it.
             let data = format!(r#"{{"result":[{}],"resultType":"matrix"}}"#, result.trim_end_matches(','));
             let body = gzip(format!(r#"{{"status":"success","data":{data}}}"#).as_bytes());
             let backend = Fake::start(move |_| reply(200, &[("content-encoding", "gzip")], body.clone())).await;
@@ -531,7 +529,7 @@ mod tests {
         let warnings = |count: usize| vec!["PromQL warning: odd"; count];
         let harmless = format!(r#","warnings":{}"#, serde_json::json!(warnings(MOST_REMARKS)));
         let harmless_and_more = format!(r#","warnings":{}"#, serde_json::json!(warnings(MOST_REMARKS + 1)));
-        // Thanos, Prometheus with a remote read, VictoriaMetrics, Cortex; then what is whole.
+        // Thanos, Prometheus with a remote read, VictoriaMetrics, Cortex; then complete answers.
         let cases = [
             (r#","warnings":["receive series from Addr: 10.0.0.7:10901: connection refused"]"#, Err("10.0.0.7:10901")),
             (r#","warnings":["No StoreAPIs matched for this query"]"#, Err("shorten lookback")),
@@ -539,7 +537,7 @@ mod tests {
             (r#","isPartial":true"#, Err("storage nodes")),
             (r#","warnings":["query result may contain partial data"],"infos":null"#, Err("partial data")),
             (r#","warnings":["PromQL warning: bucket label \"le\" is missing","one store is down"]"#, Err("one store")),
-            // Prometheus tells of ten warnings, and what it leaves away may be about data.
+            // Prometheus shows ten warnings, and the omitted ones may be about data.
             (r#","warnings":["PromQL warning: odd","3 more warning annotations omitted"]"#, Err("3 more")),
             (harmless_and_more.as_str(), Err("more than 100 warnings")),
             (harmless.as_str(), Ok(Some("PromQL warning: odd"))),
@@ -566,7 +564,7 @@ mod tests {
 
     #[tokio::test]
     async fn parameters_that_a_server_does_not_know_are_left_away() {
-        // As Google Managed Prometheus refuses them.
+        // Google Managed Prometheus denies them like this.
         let backend = Fake::start(|got| match got.parameter("partial_response") {
             Some(_) => {
                 let why =
@@ -607,7 +605,7 @@ mod tests {
         let fetched = fetch(&range, &secret(&[]), at(10_000_000), limits, &Seat::default()).await.unwrap();
         let Answer::Series(series) = fetched.answer else { panic!() };
         assert_eq!((series.len(), backend.got().len()), (5, 6));
-        // Where the range is in the query itself, the server is asked a few times.
+        // If the query itself contains the range, the server is asked a few times.
         let backend =
             Fake::start(|_| reply(400, &[], r#"{"error":"the query time range exceeds the limit (x)"}"#)).await;
         let range = PrometheusQuery { endpoint: backend.url.clone(), ..range };

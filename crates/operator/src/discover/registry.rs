@@ -1,4 +1,4 @@
-//! OCI registries: the tags of repositories.
+//! OCI registries: lists the tags of repositories.
 //!
 //! Tags: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#content-discovery>.
 
@@ -22,27 +22,27 @@ use super::link;
 use super::seat::Seat;
 use super::session::Session;
 
-/// How many repositories are listed at once.
+/// The most repositories that are listed at once.
 const AT_ONCE: usize = 4;
 /// Tags per page: the most that registries commonly allow.
 const PAGE: usize = 1000;
-/// Tags per page that every registry has to allow, for those that refuse more.
+/// Tags per page that every registry must allow, for registries that deny more.
 const SMALL_PAGE: usize = 100;
-/// How many pages in a row may bring no new tag.
+/// The most pages in a row without a new tag.
 const MOST_IDLE: usize = 10;
-/// The most tags of a page that are kept: as many as `maxScan` may say.
+/// The most tags of a page that are kept: the greatest `maxScan`.
 const MAX_SCAN: usize = 100_000;
-/// How long a tag may be: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests>.
+/// The longest tag: <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests>.
 const MAX_TAG: usize = 128;
-/// How images name Docker Hub.
+/// Docker Hub's name in image references.
 const DOCKER_HUB_NAME: &str = "docker.io";
-/// Where its registry is.
+/// The address of its registry.
 const DOCKER_HUB: &str = "https://registry-1.docker.io";
 
-/// The tags of all repositories, up to `maxScan` of each. A repository that fails costs its own tags only.
+/// Lists the tags of all repositories, up to `maxScan` of each. If a repository fails, only its own tags are missing.
 ///
 /// # Errors
-/// Every repository fails.
+/// If every repository fails.
 pub async fn fetch(
     query: &RegistryQuery,
     credentials: &Credentials,
@@ -73,12 +73,12 @@ pub async fn fetch(
     }
 }
 
-/// The address of a registry, by the URL or name that images have.
+/// Returns the address of a registry, by its URL or its name in image references.
 pub fn address(url: &str) -> &str {
     if registry_name(url) == DOCKER_HUB_NAME { DOCKER_HUB } else { url }
 }
 
-/// The tags of one repository on their way.
+/// A list of one repository's tags in progress.
 struct Listing<'a> {
     client: &'a Client<'a>,
     session: Session<'a>,
@@ -88,29 +88,29 @@ struct Listing<'a> {
 /// A page of tags.
 #[derive(Default, serde::Deserialize)]
 struct Page {
-    /// Registries say `null` for none.
+    /// Some registries send `null` for an empty list.
     #[serde(default, deserialize_with = "present")]
     tags: Option<Option<AtMost<String, MAX_SCAN>>>,
-    /// Some leave `tags` away for none.
+    /// Some leave out `tags` for an empty list.
     name: Option<IgnoredAny>,
-    /// Some proxies answer an error with 200.
+    /// Some proxies send an error with status 200.
     errors: Option<Box<RawValue>>,
 }
 
-/// A field that is there, `null` or not.
+/// Reads a field that exists, whether it is `null` or not.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
 impl Listing<'_> {
-    /// Up to `maxScan` tags, and how the list ended.
+    /// Returns up to `maxScan` tags, and how the list ended.
     async fn tags(mut self, query: &RegistryQuery) -> Result<(Vec<String>, End), SourceFailure> {
         let most = usize::try_from(query.max_scan).unwrap_or_default();
         let mut per_page = most.min(PAGE);
         let mut url = self.page(per_page, query.tag_seek.as_deref());
         let (mut tags, mut seen, mut asked) = (Vec::new(), HashSet::new(), HashSet::new());
         let (mut idle, mut has_links) = (0, false);
-        // The tag by which the list goes on where a registry links to nothing, and whether it has to.
+        // The tag after which the list continues if a registry sends no link, and whether it has to continue.
         let mut behind: Option<(String, bool)> = None;
         loop {
             let mut response = self.session.ask(&url, Wanted::Content).await?;
@@ -121,7 +121,7 @@ impl Listing<'_> {
                 response = self.session.ask(&url, Wanted::Content).await?;
             }
             asked.insert(url.clone());
-            // Some registries know no `last`, or no tag behind the last one.
+            // Some registries do not support `last`, or deny it behind the last tag.
             let is_refused = behind.is_some() && matches!(response.status.as_u16(), 400 | 404 | 405 | 422);
             let page = if is_refused { Page::default() } else { self.read(&mut response).await? };
             let mut page = page.tags.flatten().unwrap_or_default();
@@ -143,17 +143,17 @@ impl Listing<'_> {
                     continue;
                 }
                 (Some(_), _) => End::Stuck,
-                // The last page of a registry that links to the next one; or one that does not divide its list at all.
+                // The last page of a registry that links its pages; or a registry that does not divide its list at all.
                 (None, _) if has_links || length > per_page && !is_round(length) => End::Whole,
-                // Behind the last tag there is none, or a registry tells of it once more.
+                // Behind the last tag there is no tag, or a registry lists the last tag again.
                 (None, _) if is_itself && !is_refused => End::Whole,
-                // It answers the same whatever `last` says, so that nobody can go on.
+                // The registry ignores `last`, so the list cannot continue.
                 (None, _) if is_refused || idle > 0 => match behind {
                     Some((_, true)) => End::Stuck,
                     _ => End::Whole,
                 },
-                // Registries that know no `Link` go on by `last`. A short page may be the longest that they give, so that
-                // they are asked once more. One tag more tells whether there is more than maxScan.
+                // Registries without `Link` continue with `last`. A short page may be the longest that they send, so
+                // Drop asks once more. One more tag shows whether there are more than maxScan.
                 (None, last) => {
                     let is_full = length == per_page || is_round(length);
                     per_page = per_page.min(most - tags.len()).max(1);
@@ -182,15 +182,15 @@ impl Listing<'_> {
         Ok(page)
     }
 
-    /// The first page, or the one behind the tag `last`.
+    /// Returns the URL of the first page, or of the page behind the tag `last`.
     fn page(&self, per_page: usize, last: Option<&str>) -> Url {
         let mut parameters = vec![("n", per_page.to_string())];
         parameters.extend(last.map(|last| ("last", last.to_owned())));
         self.client.url(&format!("v2/{}/tags/list", self.name), &parameters)
     }
 
-    /// The page that an answer links to. The registry may not know its own address, behind a proxy that ends TLS or
-    /// moves it to another path: of a list at the registry itself only the query counts.
+    /// Returns the page that an answer links to. Behind a proxy that ends TLS or changes the path, the registry may not
+    /// know its own address: of a link to the registry itself only the query counts.
     fn next(&self, response: &Response) -> Option<Url> {
         let links = response.headers.get_all(header::LINK).iter().filter_map(|value| value.to_str().ok());
         let next = links.filter_map(link::next).next()?;
@@ -203,7 +203,7 @@ impl Listing<'_> {
     }
 }
 
-/// Whether a list is as long as registries make the longest pages.
+/// Whether a list is as long as the longest pages of registries usually are.
 fn is_round(length: usize) -> bool {
     length.is_multiple_of(SMALL_PAGE)
 }
@@ -240,14 +240,14 @@ mod tests {
         Ok(repositories.into_iter().flat_map(|repository| repository.tags).collect())
     }
 
-    /// What becomes of each repository.
+    /// Returns the result of each repository.
     async fn list(query: &RegistryQuery) -> Vec<Repository> {
         let answer = fetch(query, &secret(&[]), Limits::default(), &Seat::default()).await.unwrap();
         let Answer::Tags(repositories) = answer else { panic!() };
         repositories
     }
 
-    /// A page of 10,000 tags, two per page whatever `n` says, as registries may.
+    /// Returns a page of 10,000 tags, two per page whatever `n` says, as registries may do.
     fn page(got: &Got, link: impl Fn(u32) -> String) -> Response {
         let last = got.parameter("last").map_or(0, |last| last.trim_start_matches('v').parse::<u32>().unwrap());
         let tags: Vec<_> = (last + 1..=last + 2).map(|tag| format!("v{tag:05}")).collect();
@@ -255,7 +255,7 @@ mod tests {
         reply(200, &[("link", &link)], json!({"name": "team/app", "tags": tags}).to_string())
     }
 
-    /// The answer of a registry that wants a login.
+    /// The answer of a registry that requires a login.
     fn basic() -> Response {
         reply(401, &[("www-authenticate", "Basic realm=\"registry\"")], "")
     }
@@ -370,7 +370,7 @@ mod tests {
         assert_eq!((stranger.got()[0].authorization(), stranger.got()[0].header("x-key")), (None, None));
     }
 
-    /// Answers as `got` asks for, with `n` and `last` honoured as the distribution specification has it.
+    /// Answers as `got` asks, with `n` and `last` as the distribution specification defines them.
     fn by_last(got: &Got, count: u32) -> Response {
         let last = got.parameter("last").unwrap_or_default();
         let n = got.parameter("n").map_or(usize::MAX, |n| n.parse().unwrap());
@@ -402,7 +402,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_registry_that_gives_less_than_was_asked_for_is_read_to_its_end() {
-        // How many tags there are, how many a page has at most, and how many requests that takes.
+        // The number of tags, the most per page, and the number of requests.
         for (count, most, requests) in [(250, 100, 4), (200, 100, 3), (7, 3, 4), (7, 7, 2)] {
             let backend = Fake::start(move |got| {
                 let last = got.parameter("last").unwrap_or_default();
@@ -472,7 +472,7 @@ mod tests {
         let links = [
             format!("<{own}?{rest}>; rel=\"next\""),
             format!("<HOST{own}?{rest}>; rel=\"next\""),
-            // The path is that of the registry behind the proxy; so are its scheme and its port.
+            // The path is that of the registry behind the proxy, and so are its scheme and its port.
             format!("</v2/team/app/tags/list?{rest}>; rel=\"next\""),
             format!("<http://127.0.0.1/v2/team/app/tags/list?{rest}>; rel=\"next\""),
             format!("<https://127.0.0.1/v2/team/app/tags/list?{rest}>; rel=next"),
@@ -513,7 +513,7 @@ mod tests {
             let tags = if at == 0 { r#"{"tags":["a","b"]}"# } else { r#"{"tags":null}"# };
             reply(200, &[("link", &link)], tags)
         };
-        // It honours n, and not last.
+        // It supports n, but not last.
         let deaf: Served = |_| {
             reply(
                 200,
@@ -596,7 +596,7 @@ mod tests {
         assert!(failure.message.contains("left alone for 1m 30s"), "{failure}");
     }
 
-    /// A registry that wants the token `t0k3n` of the service at `realm`, and has two pages.
+    /// A registry that requires the token `t0k3n` of the service at `realm`, and has two pages.
     fn guarded(got: &Got, realm: &str) -> Response {
         if got.authorization() != Some("Bearer t0k3n") {
             let challenge =

@@ -1,4 +1,4 @@
-//! What `drop discover` prints.
+//! Formats the output of `drop discover`.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -8,11 +8,10 @@ use drop_core::discovery::{LeftOut, Measured, Pipeline, SourceFailure, SourceOut
 use jiff::SignedDuration;
 use serde::Serialize;
 
-/// How many images that were left out for one reason the table names.
+/// How many left-out images the table names for each reason.
 const EXAMPLES: usize = 5;
 
-/// What a policy found. As JSON it has the fields of a DiscoveryPolicy's status, and
-/// more.
+/// The result of a policy. As JSON it has the fields of a DiscoveryPolicy's status, and more.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Outcome {
@@ -40,7 +39,7 @@ struct Other {
 }
 
 impl Outcome {
-    /// Ranks what the queries of `pipeline` brought; `nodes` is how many nodes there are.
+    /// Ranks the results of the queries of `pipeline`; `nodes` is the number of nodes.
     pub fn new(
         policy: &str,
         pipeline: &Pipeline,
@@ -92,7 +91,7 @@ pub fn json(outcomes: &[Outcome], out: &mut impl Write) -> io::Result<()> {
     writeln!(out)
 }
 
-/// Prints three tables per policy: sources, images and what was left out.
+/// Prints three tables per policy: sources, images and left-out images.
 pub fn table(outcomes: &[Outcome], out: &mut impl Write) -> io::Result<()> {
     for (at, outcome) in outcomes.iter().enumerate() {
         if at > 0 {
@@ -130,7 +129,7 @@ fn images(outcome: &Outcome) -> Vec<Vec<String>> {
     [head].into_iter().chain(rows).collect()
 }
 
-/// Some of what was left out for each reason; all of it is in the JSON.
+/// Returns some left-out images for each reason; the JSON has all of them.
 fn left_out(others: &[Other]) -> Vec<Vec<String>> {
     let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for Other { image, why } in others {

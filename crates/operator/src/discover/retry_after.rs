@@ -4,13 +4,13 @@ use http::header::{DATE, HeaderMap, RETRY_AFTER};
 use jiff::fmt::rfc2822;
 use jiff::{SignedDuration, Timestamp};
 
-/// A number of seconds from here on is a time since 1970: Docker Hub writes it so.
+/// From this number of seconds on, the value is a time since 1970, as Docker Hub sends it.
 const EARLIEST_TIME: i64 = 1_000_000_000;
 
 /// Some servers say nonsense.
 const LONGEST: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long the server asks to be left alone, in whole seconds and at most for a day. A date counts from the server's own clock, if the
+/// Returns how long the server asks to be left alone, in whole seconds and at most for a day. A date counts from the server's own clock, if the
 /// answer has it, else from `now`.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<SignedDuration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();

@@ -1,4 +1,4 @@
-//! One run of a DiscoveryPolicy.
+//! Runs a DiscoveryPolicy once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use kube::Api;
 use super::isolation::{isolated, on_a_thread};
 use super::{Credentials, Limits, Seat, fetch};
 
-/// What a query measured, and how long that took.
+/// The duration of a query, and its values.
 pub type Asked = (SignedDuration, Result<Measured, SourceFailure>);
 
-/// Asks all queries of `pipeline` side by side, each with its credentials.
+/// Asks all queries of `pipeline` concurrently, each with its credentials.
 pub async fn ask(
     pipeline: &Arc<Pipeline>,
     credentials: Vec<Result<Credentials, SourceFailure>>,
@@ -43,7 +43,7 @@ async fn measure(
     let seat = Seat::default();
     let fetched = fetch(&query.backend, credentials, now, limits, &seat).await?;
     let pipeline = pipeline.clone();
-    // An answer may hold millions of samples: other tasks go on meanwhile.
+    // An answer may hold millions of samples; other tasks go on meanwhile.
     let measure = move || {
         let measured = pipeline.measure(at, fetched.answer, now);
         let measured = Measured { note: fetched.note.or(measured.note.clone()), ..measured };
@@ -53,8 +53,7 @@ async fn measure(
     on_a_thread(measure).await
 }
 
-/// Asks all sources of a policy, with the Secrets of the pod namespace, and ranks what
-/// they name.
+/// Asks all sources of a policy, with the Secrets of the pod namespace, and ranks the images that they name.
 pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discovered {
     let credentials = order.pipeline.queries().iter().map(|query| async {
         match &query.secret {
@@ -70,8 +69,8 @@ pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discov
     Discovered { spec: order.spec.clone(), sources: sources.collect(), images }
 }
 
-/// Checks that a Secret is one for others: the tokens of ServiceAccounts are for the API server alone, and whoever may
-/// write a DiscoveryPolicy could send them anywhere.
+/// Checks that a Secret may be sent to a source. Tokens of ServiceAccounts are for the API server only, and a user who
+/// may write a DiscoveryPolicy could send them anywhere.
 ///
 /// # Errors
 /// `SecretNotFound`.
@@ -85,10 +84,10 @@ pub fn check_type(name: &str, type_: Option<&str>) -> Result<(), SourceFailure> 
     }
 }
 
-/// The data of a Secret that a source names.
+/// Returns the data of a Secret that a source names.
 ///
 /// # Errors
-/// As [`get`], and where the Secret is [not for others](check_type).
+/// Those of [`get`], and if the Secret [must not be sent](check_type).
 async fn secret(
     name: &str,
     secrets: &Api<Secret>,
@@ -99,7 +98,7 @@ async fn secret(
     Ok(data(secret))
 }
 
-/// A Secret, which is waited for no longer than `limit`: the cluster's client would wait for ever.
+/// Reads a Secret within `limit`: the cluster's client would wait for ever.
 ///
 /// # Errors
 /// `SecretNotFound`, or `Timeout` of the API server.
@@ -113,7 +112,7 @@ pub async fn get(name: &str, secrets: &Api<Secret>, limit: Duration) -> Result<S
     found.ok_or_else(|| failure(format!("there is no Secret {name} in the pod namespace: create it there")))
 }
 
-/// What a Secret holds.
+/// Returns the data of a Secret.
 pub fn data(secret: Secret) -> BTreeMap<String, Vec<u8>> {
     secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
 }

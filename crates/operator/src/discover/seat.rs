@@ -1,4 +1,4 @@
-//! The memory that answers take, which the queries of all policies share.
+//! The memory for answers, which the queries of all policies share.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OnceCell, Semaphore, SemaphorePermit};
 
-/// How much memory answers take at a time, in bytes: three that are as large as an answer may be, or 48 of 1 MiB.
+/// The memory for answers at one time, in bytes: for three answers of the largest size, or 48 of 1 MiB.
 const ROOM: usize = 192 << 20;
-/// What a byte of an answer takes until the query is measured: itself, its copy while it is parsed, and the values.
+/// The memory that a byte of an answer takes until the query is measured: itself, its copy during parsing, and the
+/// values.
 const PER_BYTE: usize = 4;
-/// Into how many parts the time of a query is divided to leave out the time that it waits.
+/// The number of parts of a query's time. Parts in which the query waits do not count.
 const TICKS: u32 = 100;
 
 static SHARED: Room = Room::new(ROOM);
@@ -20,12 +21,12 @@ static SHARED: Room = Room::new(ROOM);
 pub struct Room {
     /// A permit per byte.
     free: Semaphore,
-    /// One query may go beyond the room. So queries that keep parts of their answers never wait for each other.
+    /// One query may exceed the room, so that queries that keep parts of their answers never wait for each other.
     beyond: Semaphore,
 }
 
 impl Room {
-    /// A room of so many bytes.
+    /// Makes a room of this many bytes.
     pub const fn new(bytes: usize) -> Self {
         Self { free: Semaphore::const_new(bytes), beyond: Semaphore::const_new(1) }
     }
@@ -43,19 +44,19 @@ pub struct Seat(Arc<Query>);
 struct Query {
     room: &'static Room,
     held: Mutex<Held>,
-    /// It is the query that may go beyond the room, with all its answers.
+    /// Set if this is the query that may exceed the room, with all its answers.
     beyond: OnceCell<SemaphorePermit<'static>>,
-    /// How many of its answers wait for memory.
+    /// The number of its answers that wait for memory.
     waiting: AtomicUsize,
-    /// Its first answer has begun.
+    /// Notified when its first answer has begun.
     begun: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Held {
-    /// What is kept of answers that were read.
+    /// The memory of kept parts of answers.
     kept: Option<SemaphorePermit<'static>>,
-    /// How much of the answers that are being read is kept, in bytes.
+    /// The kept bytes of answers that are still being read.
     keeping: usize,
 }
 
@@ -66,7 +67,7 @@ impl Default for Seat {
 }
 
 impl Seat {
-    /// A query whose answers share `room` with others.
+    /// Makes a query whose answers share `room` with others.
     pub fn of(room: &'static Room) -> Self {
         Self(Arc::new(Query {
             room,
@@ -77,7 +78,7 @@ impl Seat {
         }))
     }
 
-    /// The memory of one more answer: none yet.
+    /// Returns the memory of one more answer: none yet.
     pub fn answer(&self) -> Portion {
         Portion { query: self.0.clone(), taken: None, is_whole: self.0.beyond.initialized() }
     }
@@ -87,7 +88,7 @@ impl Seat {
         self.0.begun.notify_one();
     }
 
-    /// Keeps so many bytes of the answers that are being read until the query ends.
+    /// Keeps this many bytes of the answers that are being read until the query ends.
     pub fn keep(&self, bytes: usize) {
         self.0.held(|held| held.keeping += bytes);
     }
@@ -111,18 +112,18 @@ impl Query {
     }
 }
 
-/// The memory of one answer, until it is dropped: what is kept of the answer is the query's from then on.
+/// The memory of one answer, until it is dropped. The kept part of the answer then belongs to the query.
 #[derive(Debug)]
 pub struct Portion {
     query: Arc<Query>,
     taken: Option<SemaphorePermit<'static>>,
-    /// There is memory for the largest answer.
+    /// Whether there is memory for the largest answer.
     is_whole: bool,
 }
 
 impl Portion {
-    /// Takes memory for more bytes of the answer. If there is none, the answer has to be given up, because its server
-    /// would cut off a body that is not read, and be asked for again with [`Portion::whole`].
+    /// Takes memory for more bytes of the answer. If there is none, the answer must be given up, because its server
+    /// would cut off a body that is not read; it is requested again with [`Portion::whole`].
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
         if self.is_whole {
@@ -136,7 +137,7 @@ impl Portion {
         true
     }
 
-    /// Waits until there is memory for an answer of so many bytes.
+    /// Waits until there is memory for an answer of this many bytes.
     pub async fn whole(mut self, bytes: usize) -> Self {
         self.taken = None;
         let room = self.query.room;

@@ -1,7 +1,7 @@
-//! The way into a registry for one repository: without a login first, then as the registry's challenge says.
+//! Requests to a registry about one repository: first without a login, then as the registry's challenge requires.
 //!
-//! A login that nobody asked for is not sent, because registries such as ghcr.io answer it with 403 and no challenge.
-//! Tokens: <https://distribution.github.io/distribution/spec/auth/token/> and
+//! A login is only sent after a challenge, because registries such as ghcr.io answer an unexpected one with 403 and no
+//! challenge. Tokens: <https://distribution.github.io/distribution/spec/auth/token/> and
 //! <https://distribution.github.io/distribution/spec/auth/oauth/>.
 
 use drop_core::discovery::SourceFailure;
@@ -14,27 +14,27 @@ use super::challenge::{Challenge, challenges};
 use super::client::{Access, Client, Request, Response, Wanted, host, invalid};
 use super::credentials::Login;
 
-/// The most requests for one answer: as a guest, with the login, with a token, and with another one.
+/// The most requests for one answer: as a guest, with the login, with a token, and with another token.
 const MOST_TRIES: usize = 4;
-/// How Drop names itself to token services.
+/// Drop's name at token services.
 const CLIENT_ID: &str = "drop";
 
 /// Requests about one repository.
 pub struct Session<'a> {
     client: &'a Client<'a>,
-    /// The repository, as the registry calls it.
+    /// The repository, as the registry names it.
     name: String,
     login: Option<&'a Login>,
-    /// The token service that the registry has named last.
+    /// The token service that the registry named last.
     service: Option<Service>,
     pass: Pass,
     /// Whether the registry has seen the login.
     is_login_shown: bool,
-    /// Whether the registry has refused a request without a login.
+    /// Whether the registry has denied a request without a login.
     refuses_guests: bool,
 }
 
-/// What a request shows.
+/// The credentials of a request.
 enum Pass {
     Nothing,
     Login,
@@ -46,11 +46,11 @@ struct Token {
     header: HeaderValue,
     service: Service,
     access: Access,
-    /// Whether the registry has accepted it, so that a refusal means that it has expired.
+    /// Whether the registry has accepted it, so that a denial means that it has expired.
     has_served: bool,
 }
 
-/// A token service, and what it is asked for.
+/// A token service, and the parameters of a request to it.
 #[derive(Clone)]
 struct Service {
     realm: Url,
@@ -58,7 +58,7 @@ struct Service {
     scope: String,
 }
 
-/// What a token service issues, under the one name, the other, or both.
+/// The answer of a token service: a token under the one name, the other, or both.
 #[derive(Deserialize)]
 struct Issued {
     token: Option<String>,
@@ -66,7 +66,7 @@ struct Issued {
 }
 
 impl<'a> Session<'a> {
-    /// For the repository of this name.
+    /// Makes a session for the repository of this name.
     pub fn new(client: &'a Client<'a>, name: String) -> Self {
         let login = client.login(&name);
         let (is_login_shown, refuses_guests) = (false, false);
@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
     }
 
     /// Whether the registry, or its token service, is known to have accepted the login for the last answer. A registry
-    /// that has asked for none may not have looked at it.
+    /// that has not required a login may not have checked it.
     pub fn is_logged_in(&self) -> bool {
         match &self.pass {
             Pass::Nothing => false,
@@ -83,10 +83,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Asks for `url`, again with more where the registry refuses. An answer of any status is one.
+    /// Requests `url`, again with more credentials if the registry denies it. An answer of any status is no error.
     ///
     /// # Errors
-    /// No answer, or no token.
+    /// If there is no answer, or no token.
     pub async fn ask(&mut self, url: &Url, wanted: Wanted) -> Result<Response, SourceFailure> {
         for _ in 1..MOST_TRIES {
             let response = self.send(url, wanted).await?;
@@ -105,7 +105,7 @@ impl<'a> Session<'a> {
         self.send(url, wanted).await
     }
 
-    /// A token, or the login, goes to the registry itself only.
+    /// Sends a token, or the login, to the registry itself only.
     async fn send(&mut self, url: &Url, wanted: Wanted) -> Result<Response, SourceFailure> {
         let is_own = self.client.is_own(url);
         let header = match &self.pass {
@@ -131,21 +131,21 @@ impl<'a> Session<'a> {
                 self.is_login_shown = true;
                 Access::Login
             }
-            // A login that was of no use, such as an identity token where there is no token service.
+            // The login was not usable, such as an identity token without a token service.
             Pass::Nothing if self.login.is_some() => Access::Login,
             Pass::Nothing => Access::None,
         };
         Ok(response)
     }
 
-    /// Whether a guest was led to where people log in, instead of being refused: proxies in front of registries do so.
+    /// Whether a guest was redirected to a login page, instead of being denied: proxies in front of registries do so.
     fn is_sent_away(&self, url: &Url, response: &Response) -> bool {
         let may_log_in = matches!(self.pass, Pass::Nothing) && self.login.is_some_and(|login| login.header().is_some());
         let is_page = response.status.is_success() && self.client.web_page(response).is_some();
         may_log_in && self.client.is_own(url) && is_page
     }
 
-    /// Takes the next way in that a refusal leaves; `false` where there is none.
+    /// Takes the next step that a denial allows; `false` if there is none.
     async fn advance(&mut self, refusal: &Response) -> Result<bool, SourceFailure> {
         if !matches!(refusal.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND) {
             return Ok(false);
@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
         }
         let header = self.login.and_then(Login::header);
         let service = match (&self.pass, service) {
-            // It has expired. Harbor answers that with a challenge for Basic, others with 403.
+            // The token has expired. Harbor answers that with a challenge for Basic, others with 403.
             (Pass::Token(token), service) if token.has_served && refusal.status != StatusCode::NOT_FOUND => {
                 service.unwrap_or_else(|| token.service.clone())
             }
@@ -176,13 +176,13 @@ impl<'a> Session<'a> {
                 }
                 service
             }
-            // 403 and 404 without a challenge may be for guests only.
+            // 403 and 404 without a challenge may only apply to guests.
             (Pass::Nothing, None) if header.is_some() => {
                 self.pass = Pass::Login;
                 return Ok(true);
             }
             (Pass::Login, Some(service)) if is_challenged => service,
-            // As ghcr.io answers a personal access token, which is no token of its own.
+            // ghcr.io answers like this to a personal access token, which is no token of its own.
             (Pass::Login, None) if refusal.status != StatusCode::NOT_FOUND => match (self.login, &self.service) {
                 (Some(Login::Other(_)), Some(service)) => service.clone(),
                 _ => return Ok(false),
@@ -193,12 +193,12 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    /// The token service that a challenge names. A realm may be relative, and a registry behind a proxy that ends TLS
-    /// may name itself by `http`.
+    /// Returns the token service that a challenge names. A realm may be relative, and a registry behind a proxy that
+    /// ends TLS may name itself by `http`.
     fn service(&self, challenge: &Challenge, registry: &Url) -> Option<Service> {
         let realm = challenge.get("realm").filter(|_| challenge.is("bearer"))?;
         let lower = realm.to_ascii_lowercase();
-        // Other realms are names for people, as those of Basic are.
+        // Other realms are names for people, like those of Basic.
         if !["http://", "https://", "/"].iter().any(|start| lower.starts_with(start)) {
             return None;
         }
@@ -214,7 +214,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Whether a realm gets the login: it is at the registry itself, or both speak TLS, so that nobody else named it.
+    /// Whether a realm gets the login: it is at the registry itself, or both use TLS, so that no other server can have
+    /// named it.
     fn is_trusted(&self, realm: &Url, registry: &Url) -> bool {
         self.client.is_own(realm) || (registry.scheme() == "https" && realm.scheme() == "https")
     }
@@ -277,7 +278,7 @@ mod tests {
     const LOGIN: [(&str, &str); 2] = [("username", "me"), ("password", "pw")];
     const BASIC: Option<&str> = Some("Basic bWU6cHc=");
 
-    /// Asks for the tags of `team/app`: its status, or the failure.
+    /// Asks for the tags of `team/app`, and returns the status, or the failure.
     async fn ask(url: &str, credentials: &Credentials, times: usize) -> Result<u16, SourceFailure> {
         let seat = Seat::default();
         let client = Client::new(url, credentials, Limits::default(), &seat)?;
@@ -293,7 +294,7 @@ mod tests {
         Ok(status)
     }
 
-    /// A registry that knows its own address.
+    /// Starts a registry that knows its own address.
     async fn start(answer: impl Fn(&Got, &str) -> Reply + Clone + Send + Sync + 'static) -> Fake {
         let own = Arc::new(OnceLock::<String>::new());
         let known = own.clone();
@@ -306,7 +307,7 @@ mod tests {
         reply(401, &[("www-authenticate", &format!("Bearer {parameters}"))], "")
     }
 
-    /// What was shown to the fake, request by request.
+    /// Returns the credentials that the fake got, request by request.
     fn shown(fake: &Fake) -> Vec<String> {
         let name = |got: &Got| got.authorization().unwrap_or("-").to_owned();
         fake.got().iter().map(name).collect()
@@ -314,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_registry_that_forbids_basic_is_asked_for_a_token() {
-        // As ghcr.io does.
+        // Like ghcr.io.
         let registry = start(|got, own| match (got.target.starts_with("/token"), got.authorization()) {
             (true, BASIC) => reply(200, &[], r#"{"token":"t0k"}"#),
             (true, _) => reply(403, &[], r#"{"errors":[{"code":"DENIED","message":"requested access is denied"}]}"#),
@@ -325,7 +326,7 @@ mod tests {
         .await;
         assert_eq!(ask(&registry.url, &secret(&LOGIN), 1).await.unwrap(), 200);
         assert_eq!(shown(&registry), ["-", "Basic bWU6cHc=", "Bearer t0k"]);
-        // A guest is told to log in, and not that it is forbidden.
+        // The message tells a guest to log in, and not that access is forbidden.
         let failure = ask(&registry.url, &secret(&[]), 1).await.unwrap_err();
         assert_eq!(failure.reason, SourceReason::Unauthorized);
         assert!(failure.message.contains("name a Secret") && failure.message.contains("is denied"), "{failure}");
@@ -336,7 +337,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_whose_token_does_not_do_is_told_to_log_in() {
-        // Docker Hub and Quay answer 401, others 403; to who logs in, 403 is one.
+        // Docker Hub and Quay answer 401, others 403. For a client that logs in, 403 means forbidden.
         for (status, data, reason) in [
             (401, &[][..], SourceReason::Unauthorized),
             (403, &[][..], SourceReason::Unauthorized),
@@ -358,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_guests_do_not_see_is_asked_for_with_the_login() {
-        // Artifactory, Nexus and zot with access for guests hide what is private, without a challenge.
+        // Artifactory, Nexus and zot with guest access hide private repositories, without a challenge.
         for status in [403, 404] {
             let registry = start(move |got, _| match got.authorization() {
                 BASIC => reply(200, &[], "{}"),
@@ -412,7 +413,7 @@ mod tests {
             .await;
             assert_eq!(ask(&registry.url, &secret(&LOGIN), 1).await.unwrap_or_default(), 200, "{case}");
         }
-        // A realm for people names no service: the login goes to the registry itself.
+        // A realm for people names no service: the login is sent to the registry itself.
         for case in [r#"realm="Registry""#, "realm=\"\"", "realm=\"file:///etc\"", ""] {
             let registry = start(move |got, _| match got.authorization() {
                 BASIC => reply(200, &[], "{}"),
@@ -429,7 +430,7 @@ mod tests {
         let data = [LOGIN[0], LOGIN[1], ("ca.crt", authority.pem.as_str())];
         let own = Arc::new(OnceLock::<String>::new());
         let known = own.clone();
-        // It is behind a proxy that ends TLS, so it names itself by http.
+        // The registry is behind a proxy that ends TLS, so it names itself by http.
         let registry = Fake::start_tls(authority.server("127.0.0.1", None), move |got| {
             match (got.target.starts_with("/token"), got.authorization()) {
                 (true, BASIC) => reply(200, &[], r#"{"token":"t0k"}"#),
@@ -440,7 +441,7 @@ mod tests {
         .await;
         own.set(registry.host.clone()).unwrap();
         assert_eq!(ask(&registry.url, &secret(&data), 1).await.unwrap(), 200);
-        // Another host is asked without the login, and that is told.
+        // Another host is asked without the login, and the message says so.
         let service = Fake::start(|_| reply(200, &[], r#"{"token":"guest"}"#)).await;
         let realm = service.url.clone();
         let registry =
@@ -452,7 +453,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_token_that_has_expired_is_renewed_once() {
-        // What the registry answers to a token that has expired, and whether renewed ones do.
+        // The registry's answer to an expired token, and whether renewed tokens expire too.
         for (status, challenge, renewed) in [
             (401, Some("Bearer"), true),
             (401, Some("Basic"), true),
@@ -511,7 +512,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_personal_access_token_that_a_registry_forbids_leaves_the_access_of_guests() {
-        // As ghcr.io does: a token that it has not issued is forbidden, without a challenge.
+        // Like ghcr.io: a token that it has not issued is forbidden, without a challenge.
         let registry = |is_public: bool| {
             start(move |got, own| match (got.target.starts_with("/token"), got.authorization()) {
                 (true, None) => reply(200, &[], r#"{"token":"guest"}"#),
@@ -574,7 +575,7 @@ mod tests {
             failure.message.ends_with("refuses the credentials of the Secret: invalid_grant: expired"),
             "{failure}"
         );
-        // Entries for other repositories and hosts are not shown.
+        // Entries for other repositories and hosts are not sent.
         let config = json!({"auths": {format!("{host}/other"): {"auth": "b3RoZXI6b3RoZXI="}, "evil.example": {"auth": "ZXZpbDpldmls"}}});
         let failure = ask(&registry.url, &secret(&[(".dockerconfigjson", &config.to_string())]), 1).await.unwrap_err();
         assert!(failure.message.contains("name a Secret"), "{failure}");
@@ -601,7 +602,7 @@ mod tests {
         }
     }
 
-    /// Every kind of login, and what of it must not be seen.
+    /// Returns every kind of login, with the texts that must not be seen.
     fn logins(host: &str) -> Vec<(Credentials, Vec<String>)> {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         let encoded = STANDARD.encode("me:pw-s3c+r3t");
@@ -620,7 +621,8 @@ mod tests {
 
     #[tokio::test]
     async fn no_error_repeats_a_secret() {
-        // What a server got, in every shape of an error, at the registry and at its token service.
+        // The server's answer repeats its request, in every shape of an error, at the registry and at its token
+        // service.
         type Shape = fn(&str) -> (u16, &'static str, String);
         let shapes: [Shape; 9] = [
             |said| (401, "application/json", json!({"errors": [{"code": "X", "message": said}]}).to_string()),

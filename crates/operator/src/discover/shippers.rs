@@ -1,5 +1,5 @@
 //! Lines of pull events as shippers of Kubernetes events write them into Loki. Each is found without a parser and with
-//! the default one; and a policy that was written for one shipper finds the pulls of another.
+//! the default one, and a policy for one shipper finds the pulls of another.
 
 use drop_api::discovery_policy::{LokiParser, LokiQuery};
 use drop_core::discovery::{Answer, PullEvent};
@@ -39,7 +39,7 @@ fn logfmt(keys: &str, message: &str) -> String {
     format!("{keys} msg={message:?} ")
 }
 
-/// What a shipper writes: its name, the labels of the stream, and a line with a pull of [`IMAGE`].
+/// Returns the lines of shippers: the name, the labels of the stream, and a line with a pull of [`IMAGE`].
 fn shippers() -> Vec<(&'static str, Value, String)> {
     let event = event("Pulled", MESSAGE);
     let alloy = "name=runner-1 kind=Pod objectAPIversion=v1 objectRV=758900 eventRV=758942 reportinginstance=node-1 \
@@ -130,13 +130,13 @@ fn shippers() -> Vec<(&'static str, Value, String)> {
     ]
 }
 
-/// All lines, of pulls and of others.
+/// Returns all lines, with and without pulls.
 pub fn lines() -> Vec<String> {
     let of_pulls = shippers().into_iter().map(|(_, _, line)| line);
     of_pulls.chain(others().into_iter().map(|(_, line)| line)).collect()
 }
 
-/// Lines that tell of no pull, or of one that another line has told of.
+/// Returns lines that report no pull, or a pull that another line has reported.
 fn others() -> Vec<(&'static str, String)> {
     let event = event("Pulled", MESSAGE);
     let present = "Container image \"registry.example.com/team/app:1.2\" already present on machine";
@@ -173,7 +173,7 @@ async fn ask(labels: &Value, line: &str, parser: Option<LokiParser>) -> Vec<Pull
     pulls
 }
 
-/// No parser, the default one, and that of policies for the operator that was written in Go.
+/// Returns no parser, the default one, and that of policies for the Go operator.
 fn parsers() -> [Option<LokiParser>; 3] {
     let go = LokiParser { image_field: Some("message".to_owned()), ..LokiParser::default() };
     [None, Some(LokiParser::default()), Some(go)]

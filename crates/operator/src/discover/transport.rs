@@ -1,4 +1,4 @@
-//! Why a request brought no answer: from the errors of the layers below, by type.
+//! Finds out why a request brought no answer, from the types of the underlying errors.
 
 use std::error::Error;
 use std::io;
@@ -7,7 +7,7 @@ use std::iter::successors;
 use drop_core::discovery::{SourceFailure, SourceReason};
 use rustls::{AlertDescription, CertificateError};
 
-/// What went wrong between Drop and `host`.
+/// Returns the failure between Drop and `host`.
 pub fn failure(error: &reqwest::Error, host: &str) -> SourceFailure {
     let (reason, message) = classify(error, host);
     SourceFailure::new(reason, message)
@@ -63,13 +63,13 @@ fn describe_tls(error: &rustls::Error, host: &str) -> String {
     }
 }
 
-/// The outermost error of type `T` among `error` and all that caused it.
+/// Returns the outermost error of type `T` among `error` and its causes.
 fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     successors(Some(error), |error| cause(*error)).find_map(|error| error.downcast_ref())
 }
 
-/// What caused `error`. An `io::Error` hands out only the cause of the error that it
-/// wraps, so the wrapped one is asked for first.
+/// Returns the cause of `error`. An `io::Error` only returns the cause of the error that it wraps, so the wrapped one
+/// comes first.
 fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(wrapped) => Some(wrapped),

@@ -1,4 +1,4 @@
-//! What Prometheus sees of the process, under the names that every client library uses
+//! Metrics of the process, under the names that every client library uses
 //! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>).
 
 use std::fs;
@@ -16,7 +16,7 @@ pub struct Process {
     started_at: Timestamp,
 }
 
-/// What `/proc/self/stat` tells; see proc_pid_stat(5).
+/// The fields of `/proc/self/stat`; see proc_pid_stat(5).
 #[derive(Debug, PartialEq)]
 struct Stat {
     /// CPU time in clock ticks.
@@ -26,7 +26,7 @@ struct Stat {
 }
 
 impl Process {
-    /// This process, which has started just now.
+    /// Describes this process, which has just started.
     pub fn started_now() -> Self {
         Self { started_at: Timestamp::now() }
     }
@@ -40,7 +40,7 @@ impl Collector for Process {
         };
         let started_at = self.started_at.as_duration().as_secs_f64();
         gauge("process_start_time_seconds", "When the process started, in seconds since 1970", started_at)?;
-        // Where there is no /proc there are no numbers.
+        // Without /proc there are no numbers.
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
             gauge("process_open_fds", "Open file descriptors", open.count() as f64)?;
         }
@@ -63,10 +63,10 @@ impl Collector for Process {
 }
 
 fn parse(stat: &str) -> Option<Stat> {
-    // The second field is the program's name in parentheses, with anything in it.
+    // The second field is the program's name in parentheses, and may contain any character.
     let (_, fields) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
-    // Counted from 1 in the manual, where the third is the first here.
+    // The manual counts from 1; its third field is the first one here.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some(Stat { ticks: field(14)?.saturating_add(field(15)?), pages: field(24)? })
 }

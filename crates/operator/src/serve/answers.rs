@@ -11,12 +11,12 @@ use drop_core::survey::{Overview, Survey};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
-/// How long an overview answers further questions.
+/// How long an overview is reused for further questions.
 const KEPT: Duration = Duration::from_secs(1);
 /// After an answer the next one waits this many times as long as the answer took, so that answers take a tenth of the
 /// engine's time.
 const REST: u32 = 9;
-/// How many pairs of an image and a node one step looks at; that takes a few milliseconds.
+/// How many pairs of an image and a node one step examines; that takes a few milliseconds.
 const PAIRS: usize = 20_000;
 /// The most pairs of an image and a node that one answer lists.
 pub const ROWS: usize = 1000;
@@ -46,7 +46,7 @@ pub struct Answers {
     jobs: VecDeque<Job>,
     /// The clients that wait for an overview. There is a job for it while there is a client.
     waiting: Vec<oneshot::Sender<Arc<Overview>>>,
-    /// The last overview, and until when it answers further questions.
+    /// The last overview, and until when it is reused.
     kept: Option<(Instant, Arc<Overview>)>,
     /// When the next step may begin.
     due_at: Instant,
@@ -79,8 +79,8 @@ impl Answers {
         }
     }
 
-    /// Ends when a step is due. It is ready at once if a step is due already: otherwise endless events would always
-    /// come first.
+    /// Ends when a step is due. It is ready at once if a step is due already; otherwise an endless series of events
+    /// would always come first.
     pub async fn due(&self) {
         if self.jobs.is_empty() {
             std::future::pending().await

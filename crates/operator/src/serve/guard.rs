@@ -1,5 +1,5 @@
-//! Asks the API server which clients may read a path: a TokenReview tells who the client is, a SubjectAccessReview
-//! whether this user may `get` the path
+//! Asks the API server which clients may read a path: a TokenReview identifies the client's user, and a
+//! SubjectAccessReview decides whether this user may `get` the path
 //! (<https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources>).
 
 use std::collections::{HashMap, HashSet};
@@ -23,23 +23,23 @@ use tracing::warn;
 
 use super::listen::Peer;
 
-/// How long a positive answer is kept. A negative one is not kept, so that a right that is granted works at once.
+/// How long a positive answer is kept. A negative one is not kept, so that a newly granted permission works at once.
 const ALLOWED: Duration = Duration::from_secs(60);
 /// The most positive answers that are kept, and the most addresses.
 const ANSWERS: usize = 1000;
-/// How many requests of strangers are asked about at once, and, as each that is refused keeps its turn for
-/// [`REFUSED`], how many are refused in that time: nobody floods the API server this way. As many again are of
-/// addresses from which somebody was let in, whose token may be a new one.
+/// How many requests of unknown clients are reviewed at once. A denied request keeps its turn for [`REFUSED`], so this
+/// is also the number of denials in that time: no client can flood the API server. As many again are for addresses from
+/// which a request was allowed before, because their token may be a new one.
 const REVIEWS: usize = 4;
 const REFUSED: Duration = Duration::from_secs(1);
 /// The time limit for an answer of the API server, and for a request that waits for its turn.
 const REVIEW: Duration = Duration::from_secs(10);
 
-/// Lets requests pass if the API server allows them.
+/// Passes on the requests that the API server allows.
 pub struct Guard {
     client: Client,
     /// The time until which the holder of a token may `get` the path. Afterwards Drop asks about the holder again, but
-    /// not as a stranger.
+    /// not as about an unknown client.
     allowed: Mutex<HashMap<Question, Instant>>,
     strangers: Arc<Semaphore>,
     /// The addresses from which a request was allowed.
@@ -47,7 +47,7 @@ pub struct Guard {
     neighbours: Arc<Semaphore>,
 }
 
-/// The SHA-256 of a token, and the path that is asked for.
+/// The SHA-256 of a token, and the requested path.
 type Question = (Vec<u8>, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +55,11 @@ enum Verdict {
     Allowed,
     /// The API server does not know the token.
     Unknown,
-    /// The user of the token lacks the right.
+    /// The user of the token lacks the permission.
     Forbidden,
 }
 
-/// Passes a request on, or answers with the refusal.
+/// Passes a request on, or answers with the denial.
 pub async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
     let verdict = match bearer(request.headers()) {
         Some(token) => {
@@ -92,7 +92,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 impl Guard {
-    /// A guard that asks the API server of `client`.
+    /// Makes a guard that asks the API server of `client`.
     pub fn new(client: Client) -> Self {
         let [strangers, neighbours] = [(); 2].map(|()| Arc::new(Semaphore::new(REVIEWS)));
         Self { client, allowed: Mutex::default(), strangers, addresses: Mutex::default(), neighbours }
@@ -107,7 +107,7 @@ impl Guard {
         }
         let asked = async {
             match until {
-                // Clients that were let in before do not wait behind strangers.
+                // Clients that were allowed before do not wait behind unknown ones.
                 Some(_) => self.review(token, path).await,
                 None if self.is_neighbour(peer) => Self::in_turn(&self.neighbours, self.review(token, path)).await,
                 None => Self::in_turn(&self.strangers, self.review(token, path)).await,
@@ -151,13 +151,13 @@ impl Guard {
     fn meet(&self, peer: Option<Peer>) {
         let mut addresses = self.addresses();
         if addresses.len() >= ANSWERS {
-            // Those that are still there are met again within a minute.
+            // The addresses that are still in use come back within a minute.
             addresses.clear();
         }
         addresses.extend(peer.map(|Peer(address)| address));
     }
 
-    /// Reviews a request when its turn has come. A refused request keeps its turn for [`REFUSED`].
+    /// Reviews a request when its turn has come. A denied request keeps its turn for [`REFUSED`].
     async fn in_turn(
         turns: &Arc<Semaphore>,
         review: impl Future<Output = anyhow::Result<Verdict>>,
@@ -211,8 +211,7 @@ mod tests {
     use super::*;
     use crate::fake::{Fake, Got, reply};
 
-    /// An API server that knows `reader`, who may read /metrics, and `other`, by tokens of
-    /// these names.
+    /// Starts an API server that knows two tokens by name: `reader`, whose user may read /metrics, and `other`.
     async fn api_server() -> Fake {
         Fake::start(|got: &Got| {
             let mut review: Value = serde_json::from_str(&got.body).unwrap();
@@ -285,7 +284,7 @@ mod tests {
         assert_eq!(server.got().len(), 6);
     }
 
-    /// As if all that was allowed had been so long ago.
+    /// Makes all allowed requests so old that they have expired.
     fn expire(guard: &Guard) {
         for until in guard.allowed().values_mut() {
             *until = Instant::now();
@@ -346,7 +345,7 @@ mod tests {
             assert_eq!(strangers.load(Ordering::Relaxed), second * REVIEWS);
             assert_eq!(guard.verdict("reader", "/metrics", FAR).await.unwrap(), Verdict::Allowed);
             expire(&guard);
-            // A token that was renewed is a new one, and comes from where the former one did.
+            // A renewed token is a new one, and comes from the same address as the previous one.
             let renewed = format!("reader-{second}");
             let began = tokio::time::Instant::now();
             assert_eq!(guard.verdict(&renewed, "/metrics", NEAR).await.unwrap(), Verdict::Allowed);

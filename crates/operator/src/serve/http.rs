@@ -40,7 +40,7 @@ pub struct Context {
 /// The answer of `/debug/plan`.
 #[derive(Serialize)]
 struct Look<I> {
-    /// Whether this replica leads. A standby does not know which requests the API server has refused.
+    /// Whether this replica leads. A standby does not know which requests the API server has denied.
     leads: bool,
     /// The images, with the verdicts of missing ones.
     images: I,
@@ -54,7 +54,7 @@ struct Particulars {
     node: Option<Name>,
 }
 
-/// The router: everybody may read the probes; the guard, if there is one, decides about the other paths.
+/// Makes the router. Every client may read the probes; the guard, if there is one, decides about the other paths.
 pub fn router(context: Context, guard: Option<Guard>) -> Router {
     let mut guarded = Router::new().route("/metrics", get(metrics)).route("/debug/plan", get(debug_plan));
     if let Some(guard) = guard {
@@ -121,7 +121,7 @@ fn failed(error: impl Display) -> Response {
 #[derive(Default)]
 pub struct Page(Mutex<Option<Written>>);
 
-/// The overview of a text, whether this replica led, and the text.
+/// The overview that was encoded, whether this replica led, and the text.
 type Written = (Arc<Overview>, bool, Bytes);
 
 impl Page {
@@ -179,7 +179,7 @@ mod tests {
     use super::super::answers::{Answers, ROWS};
     use super::*;
 
-    /// Images and nodes, of which none has any, in numbers.
+    /// Makes a world with this many images and nodes, in which no node has any image.
     fn world(images: usize, nodes: usize) -> World {
         let (mut world, now) = (World::new(Settings::default()), Timestamp::now());
         for kind in Kind::ALL {
@@ -203,7 +203,7 @@ mod tests {
         world
     }
 
-    /// The routes of a replica that knows this world.
+    /// Makes the routes of a replica that knows this world.
     fn served(mut world: World) -> Router {
         let (queries, mut questions) = mpsc::channel(8);
         tokio::spawn(async move {

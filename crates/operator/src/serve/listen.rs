@@ -26,8 +26,7 @@ use super::tls::Certificate;
 const CONNECTIONS: usize = 256;
 /// How long a client may take for the TLS handshake, for the head of a request, and until its next request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For how long a connection takes requests, and how long the last of them may take then, with the reading of its
-/// answer.
+/// How long a connection accepts requests, and how long the last request and the reading of its answer may then take.
 const LIFE: Duration = Duration::from_secs(30);
 /// The largest head of a request, in bytes.
 const HEAD: usize = 16 * 1024;
@@ -72,7 +71,7 @@ struct Connections {
 
 impl Connections {
     /// If there are too many connections, ends the oldest one of the address with the most. So no client keeps others
-    /// out by being silent or slow, or by opening many connections; a usual request takes milliseconds.
+    /// out with silent or slow connections, or with many of them; a usual request takes milliseconds.
     fn make_room(&mut self) {
         self.open.retain(|(_, task)| !task.is_finished());
         if self.open.len() < CONNECTIONS {
@@ -109,7 +108,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, router:
         request.extensions_mut().insert(peer);
         router.clone().oneshot(request)
     });
-    // hyper counts the time for a head from the end of the request before.
+    // hyper counts the time for a head from the end of the previous request.
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
@@ -222,7 +221,7 @@ mod tests {
         let address = port().await;
         let mut client = connect("127.0.0.1", address).await;
         client.write_all(b"GET / HTTP/1.1\r\nX: ").await.unwrap();
-        // It may be refused before all of it is sent.
+        // The server may deny it before all of it is sent.
         drop(client.write_all(&[b'a'; 4 * HEAD]).await);
         let mut answer = Vec::new();
         drop(client.read_to_end(&mut answer).await);
@@ -235,7 +234,7 @@ mod tests {
         let mut slow = connect("127.0.0.1", address).await;
         slow.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let began = Instant::now();
-        // Nothing is read before the connection may have ended.
+        // The client reads nothing before the connection may have ended.
         sleep(2 * LIFE + PAUSE).await;
         ended(&mut slow).await;
         assert!(began.elapsed() <= 3 * LIFE, "{:?}", began.elapsed());

@@ -17,7 +17,7 @@ pub struct Certificate {
     key: PathBuf,
     /// The content of the files when they were last read.
     seen: Files,
-    /// The configuration of the last good files.
+    /// The configuration from the last good files.
     config: Arc<ServerConfig>,
 }
 
@@ -25,7 +25,7 @@ pub struct Certificate {
 type Files = Result<(Vec<u8>, Vec<u8>), String>;
 
 impl Certificate {
-    /// The certificate in these files.
+    /// Opens the certificate in these files.
     ///
     /// # Errors
     /// If they cannot be read, are not PEM, or do not belong together.
@@ -37,7 +37,7 @@ impl Certificate {
         Ok(Self { chain, key, seen, config: Arc::new(config) })
     }
 
-    /// The configuration of the files as they are now. While the two files do not fit, because one of them changes
+    /// Returns the configuration from the current files. While the two files do not match, because one of them changes
     /// first, the last good certificate stays in use.
     pub fn current(&mut self) -> Arc<ServerConfig> {
         let seen = read(&self.chain, &self.key);
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
     use crate::fake::{Authority, Identity};
 
-    /// A folder with a certificate of `authority`, and the paths of the two files.
+    /// Makes a folder with a certificate of `authority`, and returns the paths of the two files.
     fn files(name: &str, authority: &Authority) -> (PathBuf, PathBuf) {
         let folder = std::env::temp_dir().join(format!("drop-tls-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -98,7 +98,7 @@ mod tests {
         fs::write(key, secret).unwrap();
     }
 
-    /// Whether `https://localhost:PORT` is answered to someone who trusts `authority` alone.
+    /// Whether `https://localhost:PORT` answers a client that trusts `authority` only.
     async fn answers(port: u16, authority: &Authority) -> bool {
         drop(rustls::crypto::ring::default_provider().install_default());
         let root = Root::from_pem(authority.pem.as_bytes()).unwrap();
@@ -120,7 +120,7 @@ mod tests {
         let (chain, key) = files("renewed", &old);
         let port = serve(Certificate::open(chain.clone(), key.clone()).unwrap()).await;
         assert!(answers(port, &old).await && !answers(port, &new).await);
-        // The key is another one already, and the certificate is not.
+        // The key has changed already, but the certificate has not.
         fs::write(&key, new.identity("localhost").key).unwrap();
         assert!(answers(port, &old).await);
         fs::remove_file(&chain).unwrap();

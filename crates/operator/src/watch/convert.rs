@@ -1,5 +1,4 @@
-//! Converts Kubernetes objects into the parts of them that planning needs. The rest of each object is dropped here,
-//! which bounds the operator's memory.
+//! Converts Kubernetes objects, and keeps only the fields that planning needs. This bounds the operator's memory.
 
 use drop_api::names::{ANNOTATION_GOES_ON_SINCE, ANNOTATION_IMAGES, ANNOTATION_POLICY, LABEL_NODE};
 use drop_core::interner::{Interner, Texts};
@@ -24,7 +23,7 @@ fn listed(image: k8s::ContainerImage) -> Listed {
     }
 }
 
-/// Reads a Node; `None` where it lacks a name or UID.
+/// Reads a Node; `None` if it lacks a name or UID.
 pub fn node(object: lean::Node, images: &mut Interner<Listed>, texts: &mut Texts) -> Option<Node> {
     let meta = object.metadata;
     let lean::NodeSpec { taints, unschedulable } = object.spec;
@@ -51,7 +50,7 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>, texts: &mut Texts
     })
 }
 
-/// The minor version: 36 for `v1.36.3`.
+/// Returns the minor version: 36 for `v1.36.3`.
 fn minor_version(version: &str) -> Option<u32> {
     version.split('.').nth(1)?.parse().ok()
 }
@@ -60,7 +59,7 @@ fn minor_version(version: &str) -> Option<u32> {
 pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
     let lean::Pod { metadata: meta, spec, status } = object;
     let owner = meta.owner_references.into_iter().flatten().find(|owner| owner.kind == "Node");
-    // A Pod of an older operator has a label instead of an owner, so that its machine is unknown.
+    // A Pod of an older operator has a label instead of an owner, so its machine is unknown.
     let node = meta.labels.as_ref().and_then(|labels| labels.get(LABEL_NODE));
     if owner.is_none() && node.is_none_or(|node| Some(node) != spec.node_name.as_ref()) {
         return None;
@@ -98,8 +97,8 @@ pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
     })
 }
 
-/// Why the Pod failed as a whole, if it did: the kubelet refused or evicted it, or it ended without a container's
-/// outcome.
+/// Returns why the Pod failed as a whole, if it did: the kubelet rejected or evicted it, or it ended without a
+/// container's outcome.
 fn rejection(
     phase: Option<&str>,
     reason: Option<String>,
@@ -117,7 +116,8 @@ fn rejection(
     Some(Rejection { reason: reason.into(), message: message.into() })
 }
 
-/// When the Pod's sandbox came up. For a kubelet that does not report it: when the kubelet acknowledged the Pod.
+/// Returns when the Pod's sandbox came up. For a kubelet that does not report it: when the kubelet acknowledged the
+/// Pod.
 fn sandbox_up_at(conditions: Vec<k8s::PodCondition>, acknowledged_at: Option<Timestamp>) -> Option<Timestamp> {
     let condition = conditions.into_iter().find(|condition| condition.type_ == "PodReadyToStartContainers");
     match condition {

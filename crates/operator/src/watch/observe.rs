@@ -25,12 +25,13 @@ use super::convert;
 use crate::cluster::lean::{self, Guarded};
 use crate::cluster::patience::{cause, patient};
 
-/// The kinds that leaders write. A new leader lists them again, because the last changes of the leader before it may
-/// not have come through the watches yet.
+/// The kinds that leaders write. A new leader lists them again, because its watches may not have shown the last changes
+/// of the previous leader yet.
 pub const WRITTEN_BY_LEADERS: [Kind; 2] = [Kind::Pod, Kind::Cache];
 
 /// How many objects a list holds at most; the next ones come with another request. A Node has some 13 kB, and a list is
-/// held as text while its objects are read: with kube's 500, reading 5,000 nodes set the operator's peak memory.
+/// held as text while its objects are read: with kube's default of 500, reading 5,000 nodes determined the operator's
+/// peak memory.
 const PAGE: u32 = 100;
 
 /// Watches all kinds that planning depends on, and sends each change to `events` until the receiver is gone. Whenever
@@ -76,8 +77,8 @@ async fn send(events: &mpsc::Sender<Event>, event: Event) {
     drop(events.send(event).await);
 }
 
-/// The events of one kind. An object for which `convert` returns `None` counts as gone. An object that cannot be read is
-/// logged and otherwise ignored.
+/// Returns the events of one kind. An object for which `convert` returns `None` counts as gone. An object that cannot
+/// be read is logged and otherwise ignored.
 fn watch_kind<K>(
     kind: Kind,
     api: Api<Guarded<K>>,
@@ -119,7 +120,7 @@ fn follow<K: Resource<DynamicType = ()>>(
             Ok(watcher::Event::Delete(object)) => Some(Event::Gone(kind, name(&object))),
             Ok(watcher::Event::Init) => None,
             Err(error) => {
-                // The watcher starts a failed list from its beginning.
+                // The watcher restarts a failed list from its beginning.
                 listed.clear();
                 report(kind, &error);
                 None

@@ -1,4 +1,4 @@
-//! A lab that fails its test where something happened that should not have.
+//! A lab that fails its test on any violation.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,7 +7,7 @@ use drop_api::cached_image::LocalObjectReference;
 use drop_api::discovery_policy::{AggregationMethod, BackendType, PrometheusSource, Source};
 use drop_core::Settings;
 
-/// How many lines of a timeline are shown where a test fails: the last ones.
+/// How many lines of a timeline a failing test shows: the last ones.
 const TOLD: usize = 2000;
 
 /// A lab of a test.
@@ -23,7 +23,7 @@ impl Lab {
         Self(drop_sim::Lab::new(settings))
     }
 
-    /// A cluster with these nodes.
+    /// Makes a cluster with these nodes.
     pub fn with_nodes(nodes: &[&str]) -> Self {
         let mut lab = Self::new();
         nodes.iter().for_each(|node| lab.node(node));
@@ -32,7 +32,7 @@ impl Lab {
 }
 
 impl Lab {
-    /// What happened so far that should not have, where a test means it to.
+    /// Returns the violations so far, for tests that expect them.
     #[allow(dead_code, reason = "each test file uses a part of it")]
     pub fn take_violations(&mut self) -> Vec<String> {
         self.violations.drain(..).map(|violation| violation.to_string()).collect()
@@ -73,7 +73,7 @@ pub fn duration(text: &str) -> GoDuration {
     text.parse().unwrap()
 }
 
-/// A source of a DiscoveryPolicy at this address, with the Secret of this name if there is one.
+/// Makes a source of a DiscoveryPolicy at this address, with the Secret of this name if there is one.
 pub fn source(endpoint: &str, secret: Option<&str>) -> Source {
     Source {
         type_: BackendType::Prometheus,

@@ -1,4 +1,4 @@
-//! Whatever happens, what Drop writes stays within the limits of the schemas.
+//! Drop never writes values beyond the limits of the schemas.
 
 use crate::common::{Lab, duration};
 use crate::{NOT_FOUND, creates, fate, nodes};
@@ -11,7 +11,7 @@ use drop_core::memory::MAX_IMAGES;
 use drop_core::reference::Reference;
 use drop_sim::{Fate, Kubelet, schema, secs, under};
 
-/// Nodes a and b, and no operator yet; a NodeCache holds `count` images of a, which nobody pulls.
+/// Makes nodes a and b, without an operator yet. A NodeCache of a holds `count` images that no node pulls.
 fn remembering(count: usize) -> Lab {
     let mut lab = nodes(2);
     lab.edit_node("a", |node| drop(node.labels.insert("pool".into(), "full".into())));
@@ -32,8 +32,7 @@ fn remembering(count: usize) -> Lab {
     lab
 }
 
-/// Node a, of which a NodeCache holds as many images as it can, and node b, which is busy; `new`
-/// is wanted on a.
+/// Makes a node a, whose NodeCache holds as many images as possible, and a node b, which is busy. `new` is wanted on a.
 fn full() -> Lab {
     let mut lab = remembering(MAX_IMAGES);
     lab.edit_node("b", |node| drop(node.labels.insert("pool".into(), "busy".into())));
@@ -80,7 +79,7 @@ fn where_there_is_room_again_no_status_speaks_of_too_many_images() {
     lab.run(secs(30.0));
     assert_eq!(lab.message("new"), next);
 
-    // The watch breaks off while another machine takes the name.
+    // The watch is interrupted while another machine takes the name.
     let mut lab = full();
     let labels = lab.api.nodes["a"].labels.clone();
     lab.remove_node("a");
@@ -91,7 +90,7 @@ fn where_there_is_room_again_no_status_speaks_of_too_many_images() {
     assert_eq!(lab.message("new"), next);
 }
 
-/// A text that is longer than any bound of the API.
+/// Returns a text that is longer than any bound of the API.
 fn long_text(start: &str) -> &'static str {
     format!("{start}{}", "x".repeat(3000)).leak()
 }

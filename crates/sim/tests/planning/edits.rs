@@ -1,4 +1,4 @@
-//! What an edit of a CachedImage does, and CachedImages that want the same image.
+//! Edits of CachedImages, and several CachedImages that want the same image.
 
 use crate::common::Lab;
 use crate::{NOT_FOUND, nodes};
@@ -154,7 +154,7 @@ fn never_pulls_nothing_and_reports() {
     assert!(lab.starts().is_empty());
     assert_eq!(lab.shows("never"), "Waiting 0/2");
     assert_eq!(lab.message("never"), "0/2 nodes cached; imagePullPolicy: Never only reports");
-    // Another object may have it pulled.
+    // Another object may cause a pull.
     lab.image("alpine", "alpine");
     lab.settle();
     assert_eq!((lab.record.pods.len(), lab.shows("never").as_str()), (2, "Cached 2/2"));

@@ -1,4 +1,4 @@
-//! Images that somebody removes from nodes.
+//! Images that are removed from nodes.
 
 use crate::{NOT_FOUND, nodes, told};
 use drop_api::cached_image::ImagePullPolicy;

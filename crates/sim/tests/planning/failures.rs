@@ -1,4 +1,4 @@
-//! What cannot be pulled: who tries it again, and what the status says.
+//! Failing pulls: which node retries, and the status meanwhile.
 
 use crate::common::{Lab, duration};
 use crate::{NO_SUCH_HOST, NOT_FOUND, TOO_MANY_REQUESTS, nodes};
@@ -261,7 +261,7 @@ fn a_node_that_rejects_every_pod_shows_up_in_the_status() {
     lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "too many Pods").into()));
     lab.image("alpine", "alpine");
     lab.run(secs(1000.0));
-    // It is the node's trouble, and not the image's.
+    // The failure is the node's, not the image's.
     assert_eq!(lab.shows("alpine"), "Waiting 1/2");
     assert_eq!(lab.message("alpine"), "1/2 nodes cached; a: the node failed: too many Pods");
     let status = lab.status("alpine");

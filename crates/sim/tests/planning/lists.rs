@@ -1,4 +1,4 @@
-//! What lists of nodes and of sources prove when they are of different lengths, or flap.
+//! Conclusions from lists of nodes and of sources that have different lengths, or that flap.
 
 use crate::common::{self, Lab, duration};
 use crate::nodes;

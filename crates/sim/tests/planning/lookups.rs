@@ -1,4 +1,4 @@
-//! Registries that are asked for images, so that no node has to find out by pulling.
+//! Registries that answer look-ups, so that no node has to find out by pulling.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ const ALPINE: &str = "docker.io/library/alpine:1";
 const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// A cluster whose operator asks registries.
+/// Makes a cluster whose operator asks registries.
 fn asking(nodes: &[&str]) -> Lab {
     let mut lab = Lab::with(Settings { looks_up: true, ..Settings::default() });
     nodes.iter().for_each(|node| lab.node(node));
@@ -106,7 +106,7 @@ fn a_platform_without_an_image_gets_no_pod() {
     assert_eq!(lab.shows("alpine"), "NoImageForPlatform 1/2");
     let nodes: BTreeSet<&str> = lab.record.pods.iter().map(|pod| &*pod.order.node).collect();
     assert_eq!((nodes, lab.record.pods.len()), (BTreeSet::from(["amd"]), 1));
-    // It is pushed for the other one, too.
+    // The registry gets an image for the other platform too.
     lab.knobs.platforms.clear();
     lab.push(ALPINE, NEW);
     lab.run(secs(600.0));
@@ -146,7 +146,7 @@ fn where_the_registry_cannot_be_asked_one_node_asks() {
     lab.run(secs(3000.0));
     let asked = lab.record.pods.len() - 3;
     assert!((9..=10).contains(&asked), "fifty minutes have ten intervals: {asked}");
-    // It is in reach again: nobody pulls any more to find out.
+    // The registry is in reach again, so no node pulls to find out any more.
     lab.knobs.out_of_reach.clear();
     lab.run(secs(3700.0));
     let pods = lab.record.pods.len();
@@ -189,7 +189,7 @@ fn a_restart_pulls_nothing_again_where_mirrors_lag() {
     let mut lab = asking(&["a", "b"]);
     lab.image_with("alpine", "alpine:1", under("p"));
     lab.run(secs(60.0));
-    // The mirror of one node has the old one for ever.
+    // The mirror of one node keeps the old image for ever.
     lab.knobs.digests_on.insert("b".to_owned(), [(ALPINE.to_owned(), OLD.to_owned())].into());
     lab.push(ALPINE, NEW);
     lab.run(secs(450.0));
@@ -218,7 +218,7 @@ fn where_a_registry_refuses_drop_its_earlier_answer_decides_nothing() {
     lab.knobs.out_of_reach.insert("docker.io".to_owned());
     lab.push(ALPINE, NEW);
     lab.run(secs(900.0));
-    // One node asked by a pull, and two followed; one of them may have asked again since.
+    // One node asked with a pull, and two followed. One of them may have asked again since.
     let pods = lab.record.pods.len();
     assert!((6..=8).contains(&pods), "{:?}", lab.starts());
     assert_eq!(resolved(&lab, "alpine").as_deref(), Some(NEW), "as the newest pull says");

@@ -1,4 +1,4 @@
-//! What Drop does, shown by what happens in a small cluster: one module for each topic.
+//! Drop's behaviour in a small cluster: one module for each topic.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
@@ -49,7 +49,7 @@ fn nodes(count: u8) -> Lab {
     lab
 }
 
-/// Gives the first `count` requests that `concerns` picks this fate.
+/// Gives this fate to the first `count` requests for which `concerns` holds.
 fn fate(lab: &mut Lab, fate: Fate, mut count: u32, concerns: impl Fn(&Effect) -> bool + 'static) {
     lab.knobs.fate = Box::new(move |effect| {
         if count > 0 && concerns(effect) {
@@ -76,7 +76,7 @@ fn publishes(effect: &Effect) -> bool {
     matches!(effect, Effect::PatchImage { .. })
 }
 
-/// The reasons of what people were told of an object.
+/// Returns the reasons of the Events about an object.
 fn told(lab: &Lab, object: &str) -> Vec<String> {
     let told = lab.record.told.iter().filter(|(_, notice)| &*notice.name == object);
     told.map(|(_, notice)| notice.reason.clone()).collect()

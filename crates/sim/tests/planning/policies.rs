@@ -1,4 +1,4 @@
-//! What an edit of a PullPolicy does.
+//! Edits of PullPolicies.
 
 use crate::common::duration;
 use crate::nodes;
@@ -65,7 +65,7 @@ fn a_lowered_limit_holds_for_turns_that_go_on() {
     lab.run(secs(2.0));
     assert_eq!(lab.starts().len(), 3);
     lab.policy("p", |policy| policy.max_concurrent_nodes = 1);
-    // The lab sees to it that no Pod comes beside another from now on.
+    // The lab checks that no two Pods exist at the same time from now on.
     lab.settle();
     assert_eq!(lab.starts().len(), 12);
 }

@@ -1,4 +1,4 @@
-//! Questions whether a tag has moved: who asks, how often, and what a question that fails costs.
+//! Questions whether a tag has moved: which nodes ask, how often, and the cost of a failing question.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use drop_sim::{Kubelet, Outcome, Trouble, secs, under};
 
 const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// So many nodes that have an image whose tag is looked up every quarter of an hour.
+/// Makes a lab with this many nodes that have an image whose tag is looked up every quarter of an hour.
 fn followed(count: usize) -> Lab {
     let mut lab = Lab::new();
     (0..count).for_each(|number| lab.node(&format!("n{number:02}")));

@@ -1,4 +1,4 @@
-//! What statuses and explanations say, and that both follow the gate.
+//! Statuses and explanations, which both follow the gate.
 
 use crate::common::{Lab, duration};
 use crate::{NO_SUCH_HOST, NOT_FOUND, fate, nodes, records, told};

@@ -1,4 +1,4 @@
-//! Registries of which a part does not work, or that one node cannot reach.
+//! Registries that fail in part, or that one node cannot reach.
 
 use crate::common::{Lab, duration};
 use crate::nodes;
@@ -17,7 +17,7 @@ fn create(lab: &mut Lab) {
     IMAGES.iter().for_each(|name| lab.image(name, &format!("r.example/team/{name}:1")));
 }
 
-/// Checks that a registry that `outcome` keeps from these nodes serves all others, and one that joins later.
+/// Checks that a registry that `outcome` makes fail for these nodes serves all others, and a node that joins later.
 fn stays_with(count: u8, broken: &[&str], outcome: &Outcome) {
     let mut lab = nodes(count);
     lab.title = format!("{outcome:?} on {broken:?} of {count} nodes");
@@ -40,7 +40,7 @@ fn stays_with(count: u8, broken: &[&str], outcome: &Outcome) {
     let since = lab.now;
     lab.run(secs(DAY));
     let tries = lab.record.pods.iter().filter(|pod| pod.at > since).count();
-    // Each image on each of these nodes by its own backoff of 5 minutes, less a tenth.
+    // Each image on each of these nodes, by its own backoff of 5 minutes, less a tenth.
     assert!(tries <= 3 * broken.len() * 320, "{}: {tries} Pods in a day", lab.title);
 }
 
@@ -94,7 +94,7 @@ fn an_image_that_comes_while_its_registry_is_paused_has_its_turn() {
     lab.run(secs(3600.0));
     for name in ["z-good", "a-good"] {
         lab.image(name, &format!("r.example/own/{name}:1"));
-        // A longest backoff until a probe tries what was never tried.
+        // Within the longest backoff, a probe tries the image that was never tried.
         lab.run(secs(600.0));
         assert_eq!(lab.shows(name), "Cached 2/2", "{:#?}", lab.starts());
     }
@@ -123,7 +123,7 @@ fn create_fifty(lab: &mut Lab) {
     (0..50).for_each(|number| lab.image(&format!("i{number:02}"), &format!("r.example/i{number:02}:1")));
 }
 
-/// Checks that one Pod at a time asks the registry of [`create_fifty`], which answers nobody.
+/// Checks that one Pod at a time asks the registry of [`create_fifty`], which does not answer.
 fn is_asked_seldom(lab: &mut Lab) {
     let before = lab.record.pods.len();
     lab.run(secs(7200.0));
@@ -141,7 +141,7 @@ fn one_node_pauses_a_registry_where_no_other_is_a_target() {
     lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Status(503)));
     create_fifty(&mut lab);
     is_asked_seldom(&mut lab);
-    // Another target may find out that the fault is the first one's own.
+    // Another target node may show that the fault is the first node's own.
     lab.node("c");
     lab.knobs.troubles.clear();
     lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Status(503)).on(&["b"]));

@@ -1,4 +1,4 @@
-//! What NodeCaches and Events tell people.
+//! The contents of NodeCaches and Events.
 
 use crate::{nodes, told};
 use drop_sim::secs;

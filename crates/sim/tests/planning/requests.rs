@@ -1,4 +1,4 @@
-//! An API server that refuses, loses or delays requests, and Pods of which nobody is sure.
+//! An API server that denies, loses or delays requests, and Pods whose existence is uncertain.
 
 use crate::common::duration;
 use crate::{NO_SUCH_HOST, NOT_FOUND, creates, deletes, fate, nodes, publishes, records};
@@ -70,7 +70,7 @@ fn a_registry_that_does_not_answer_is_the_reason_until_it_does() {
         lab.knobs.broken_images.insert(image.clone(), NO_SUCH_HOST.into());
         lab.image_with(&format!("bad{n}"), &image, under("p"));
     }
-    // Two nodes are needed to tell that it is the registry.
+    // Two nodes are needed to show that the registry is at fault.
     lab.until(|lab| lab.message("bad0").contains("registry.bad") && lab.api.caches.len() == 2);
     let answers =
         |lab: &mut crate::common::Lab| lab.explained().iter().all(|line| line.contains("registry.bad does not answer"));
@@ -215,7 +215,7 @@ fn watches_and_reports_may_come_in_any_order() {
         assert_eq!(lab.record.pods.len(), 6, "{}", lab.title);
         assert_eq!((lab.shows("alpine"), lab.shows("busybox")), ("Cached 3/3".to_owned(), "Cached 3/3".to_owned()));
         let writes: Vec<_> = lab.record.cache_writes.iter().filter(|(_, node)| node == "a").collect();
-        // Where all is so slow, a Pod pulls for long enough to be shown as pulling.
+        // With such delays, a Pod pulls for long enough to be shown as pulling.
         let limit = if watch > 5.0 { 5 } else { 3 };
         assert!(writes.len() <= limit, "{}: {writes:?}", lab.title);
     }
@@ -234,7 +234,7 @@ fn a_pod_in_doubt_counts_though_its_creation_is_then_refused() {
         false => Fate::Answered,
     });
     lab.image_with("alpine", "alpine", under("p"));
-    // The lab sees to it that no second node pulls beside the first.
+    // The lab checks that no second node pulls beside the first.
     lab.settle();
     assert_eq!((lab.record.pods.len(), lab.shows("alpine").as_str()), (3, "Cached 3/3"), "{:?}", lab.starts());
 }

@@ -1,4 +1,4 @@
-//! What an operator that starts again does with what it finds.
+//! How a restarted operator continues from the state in the API.
 
 use crate::common::Lab;
 use crate::{NOT_FOUND, nodes};

@@ -1,4 +1,4 @@
-//! What statuses tell of the next try and of failures, beside what happens.
+//! Compares the next try and the failures in statuses with the record.
 
 use crate::common::{Lab, duration};
 use crate::nodes;
@@ -6,7 +6,7 @@ use drop_api::CachedImageStatus;
 use drop_sim::{Failure, Kubelet, Outcome, Trouble, secs, under};
 use jiff::{SignedDuration, Timestamp};
 
-/// Pulls that fail for the sake of the image, its registry, the node, and nobody knows whose.
+/// Outcomes in which the image, its registry, the node, or an unknown part is at fault.
 fn failures() -> Vec<Outcome> {
     let fails = |message: &str| Outcome::Fails(("ErrImagePull", message).into());
     vec![
@@ -19,7 +19,7 @@ fn failures() -> Vec<Outcome> {
     ]
 }
 
-/// So many nodes that cannot pull an image, for some hours.
+/// Makes a lab with this many nodes that cannot pull an image, for some hours.
 fn failing(count: u8, outcome: &Outcome) -> Lab {
     let mut lab = nodes(count);
     lab.title = format!("{outcome:?} on {count} nodes");
@@ -40,11 +40,11 @@ fn the_next_try_is_when_the_status_says() {
         for outcome in failures() {
             let lab = failing(count, &outcome);
             let mut told = 0;
-            // A status that stood until the next Pod told of it.
+            // The status that was shown until the next Pod named the time of that Pod.
             for pair in lab.record.pods.windows(2) {
                 let Some((at, status)) = statuses(&lab).iter().rfind(|(at, _)| *at < pair[1].at) else { continue };
                 let gone_at = pair[0].gone_at.unwrap();
-                // Progress alone is written at intervals: what was written before the last failure does not tell.
+                // Progress alone is written at intervals: a status from before the last failure proves nothing.
                 if *at < pair[0].settled_at.unwrap_or(gone_at) {
                     continue;
                 }

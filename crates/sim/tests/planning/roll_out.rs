@@ -1,4 +1,4 @@
-//! How an image gets onto its nodes, at which pace, and what that costs.
+//! How nodes get an image, at which pace, and how many requests it takes.
 
 use std::collections::BTreeMap;
 

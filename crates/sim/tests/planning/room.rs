@@ -60,7 +60,7 @@ fn the_success_of_another_image_does_not_let_one_that_never_fits_be_tried_again_
     lab.image("huge", "huge");
     lab.run(secs(3600.0));
     let since = lab.now;
-    // Each is small enough to come, and is deleted again.
+    // Each image is small enough to be pulled, and is then deleted again.
     for number in 0..60 {
         let name = format!("small-{number}");
         lab.knobs.sizes.insert(format!("docker.io/library/{name}:latest"), MB);

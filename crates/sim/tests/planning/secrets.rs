@@ -1,4 +1,4 @@
-//! The Secrets that pull Pods get.
+//! The Secrets of pull Pods.
 
 use crate::nodes;
 use drop_api::CachedImageSpec;

@@ -1,16 +1,16 @@
-//! Nodes that fail as a whole while many images are wanted there: who hears of it, and how often.
+//! Nodes that fail as a whole while many images are wanted there: the reports of it, and their number.
 
 use crate::common::{Lab, duration};
 use crate::nodes;
 use drop_core::effect::EffectKey;
 use drop_sim::{Failure, Kubelet, Outcome, Trouble, secs, under};
 
-/// Creates so many images.
+/// Creates this many images.
 fn create(lab: &mut Lab, count: usize) {
     (0..count).for_each(|number| lab.image(&format!("i{number:03}"), &format!("i{number:03}")));
 }
 
-/// How often the statuses of CachedImages were written.
+/// Returns how often the statuses of CachedImages were written.
 fn writes(lab: &Lab) -> usize {
     lab.record.requests.iter().filter(|(_, key)| matches!(key, EffectKey::Image(_))).count()
 }

@@ -1,10 +1,10 @@
-//! Pulls that take longer than `pullTimeout`, for ever.
+//! Pulls that always take longer than `pullTimeout`.
 
 use crate::common::{Lab, duration};
 use crate::nodes;
 use drop_sim::{Outcome, Trouble, secs, under};
 
-/// Creates an image whose pull takes so many minutes, and one whose pull does not, under the policy `p`.
+/// Creates an image whose pull takes this many minutes, and one whose pull is fast, under the policy `p`.
 fn create(lab: &mut Lab, is_in_set: bool, minutes: u64, [slow, quick]: [&str; 2]) {
     let takes = Outcome::Takes(duration(&format!("{minutes}m")));
     lab.knobs.troubles.push(Trouble::new("docker.io/library/slow", takes));
@@ -24,10 +24,10 @@ fn an_image_that_never_comes_in_time_blocks_no_other() {
                 let mut lab = nodes(count);
                 lab.title = format!("{names:?} on {count} nodes, in a set: {is_in_set}, a pull of {minutes} minutes");
                 lab.policy("p", |policy| policy.pull_timeout = duration(timeout));
-                // A kubelet does not tell how far it has come with a Pod, but lists what is there.
+                // A kubelet does not report how far it has come with a Pod, but it lists its images.
                 lab.knobs.lists = true;
                 create(&mut lab, is_in_set, minutes, names);
-                // One node at a time, and each may have one Pod with the slow one before.
+                // One node at a time, and each node may have one earlier Pod with the slow image.
                 lab.run(secs(60.0 * f64::from(count) * (minutes as f64 + 3.0)));
                 let (shown, starts) = (lab.shows(names[1]), lab.starts());
                 assert_eq!(shown, format!("Cached {count}/{count}"), "{}: {starts:#?}", lab.title);
@@ -46,7 +46,7 @@ fn a_pull_that_hangs_on_one_node_keeps_its_image_off_no_other() {
         for name in ["x", "y"] {
             lab.image_with(name, name, under("p"));
         }
-        // One Pod of the node that hangs, two that go, and what was to come after.
+        // One Pod of the hanging node, two of the working ones, and the Pods that follow.
         lab.run(secs(45.0 * 60.0));
         for name in ["x", "y"] {
             let ready = lab.status(name).nodes_ready;

@@ -12,7 +12,7 @@ use drop_sim::{Fate, Kubelet, Machine, secs, under};
 const OLD: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 const NEW: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// Three nodes with an image whose tag is looked up every five minutes.
+/// Makes three nodes with an image whose tag is looked up every five minutes.
 fn followed() -> Lab {
     let mut lab = nodes(3);
     lab.policy("p", |policy| policy.repull_interval = Some(duration("5m")));
@@ -43,7 +43,7 @@ fn a_tag_that_moves_is_followed_by_all_and_a_failure_on_the_way_is_overcome() {
     let mut lab = followed();
     lab.knobs.digests.insert("docker.io/library/alpine:1".to_owned(), NEW.to_owned());
     lab.until(|lab| digests(lab).contains(&NEW.to_owned()));
-    // The next node that follows fails once, for its registry's sake.
+    // The next node that follows fails once, because of its registry.
     let rate_limited = ("ErrImagePull", "unexpected status: 429 Too Many Requests");
     lab.knobs.broken_images.insert("docker.io/library/alpine:1".to_owned(), rate_limited.into());
     lab.run(secs(20.0));
@@ -92,7 +92,7 @@ fn nodes_that_get_different_digests_pull_once_per_interval() {
 fn a_stale_copy_that_is_found_lets_no_other_node_pull_at_once() {
     let mut lab = nodes(4);
     lab.policy("p", |policy| policy.repull_interval = Some(duration("24h")));
-    // It pulls nothing where an older copy is there.
+    // A node with an older copy pulls nothing.
     lab.edit_node("d", |node| drop(node.labels.insert("pool".into(), "stale".into())));
     let stale = [("docker.io/library/alpine:1".to_owned(), OLD.to_owned())];
     lab.knobs.digests_on.insert("d".to_owned(), stale.into());
@@ -115,7 +115,7 @@ fn a_stale_copy_that_is_found_lets_no_other_node_pull_at_once() {
     assert_eq!(lab.record.pods.len(), 5, "one node asks: {:?}", lab.starts());
 }
 
-/// A node joins that has the newest image, and then that is pushed anew.
+/// Adds a node that has the newest image, and then pushes the image anew.
 fn joins_with_the_newest_image(lab: &mut Lab, before: ImagePullPolicy) {
     lab.edit_image("alpine", |image| image.image_pull_policy = before);
     let names = [Reference::new("alpine", None, Some(OLD)), Reference::parse("alpine:1")].into();
@@ -163,7 +163,7 @@ fn a_question_that_is_refused_or_times_out_is_not_asked_at_once_again() {
     assert!(asked < 60, "{asked} Pods in an hour");
 }
 
-/// So many nodes of each of two platforms, with an image whose digest differs by platform.
+/// Makes this many nodes of each of two platforms, with an image whose digest differs by platform.
 fn mixed(count: usize) -> Lab {
     let mut lab = nodes(u8::try_from(2 * count).unwrap());
     let arm: Vec<String> = lab.api.nodes.keys().skip(count).cloned().collect();
@@ -176,7 +176,7 @@ fn mixed(count: usize) -> Lab {
     lab
 }
 
-/// Nodes that do not have what they would pull now.
+/// Returns the nodes whose copy differs from the image that they would pull now.
 fn behind(lab: &Lab) -> Vec<&str> {
     let image = Reference::parse("alpine:1");
     let is_behind =
@@ -252,13 +252,13 @@ fn a_tag_that_moves_is_followed_where_runtimes_report_bare_image_ids() {
         lab.image_with("alpine", "alpine:1", under("p"));
         lab.run(secs(3600.0));
         lab.push("docker.io/library/alpine:1", NEW);
-        // An interval until one node asks, another until the last one follows, and their pace.
+        // An interval until one node asks, another until the last node follows, and their pace.
         lab.run(secs(40.0 * 60.0));
         assert_eq!(behind(&lab), [""; 0], "{}: {:?}", lab.title, lab.starts());
         let before = lab.record.pods.len();
         lab.run(secs(6.0 * 3600.0));
         let asked = lab.record.pods.len() - before;
-        // Where runtimes differ, one node of each kind asks.
+        // If runtimes differ, one node of each kind asks.
         let kinds = if bare.len() == 8 { 1 } else { 2 };
         let expected = 20 * kinds..=26 * kinds;
         assert!(expected.contains(&asked), "{}: {asked} questions in 24 intervals", lab.title);
@@ -272,7 +272,7 @@ fn a_node_that_was_in_trouble_follows_a_tag_whatever_its_ids() {
     lab.policy("p", |policy| policy.repull_interval = Some(duration("15m")));
     lab.image_with("alpine", "alpine:1", under("p"));
     lab.run(secs(60.0));
-    // A Pod that is rejected, and then nothing to pull that would tell that the node works again.
+    // A rejected Pod, and then no further pull that would show that the node works again.
     lab.knobs.kubelets.insert("a".to_owned(), Kubelet::RejectsNext(("OutOfpods", "too many Pods").into()));
     lab.image_with("busybox", "busybox", under("p"));
     lab.run(secs(5.0));

@@ -1,4 +1,4 @@
-//! Turns of nodes, and who gets the slots that they leave.
+//! Turns of nodes, and which nodes get the slots that become free.
 
 use drop_api::CachedImageSpec;
 use drop_core::reference::Reference;
@@ -8,12 +8,12 @@ use jiff::SignedDuration;
 use crate::common::{Lab, duration};
 use crate::nodes;
 
-/// Lets pulls from this host or repository take so many seconds.
+/// Makes pulls from this host or repository take this many seconds.
 fn takes(lab: &mut Lab, what: &str, seconds: u64) {
     lab.knobs.troubles.push(Trouble::new(what, Outcome::Takes(duration(&format!("{seconds}s")))));
 }
 
-/// An image under the policy `p` that one node is to have.
+/// Puts an image under the policy `p`, and on this node only.
 fn on(lab: &mut Lab, node: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
     lab.edit_node(node, |it| drop(it.labels.insert("host".into(), node.into())));
     let selector = [("host".to_owned(), node.to_owned())].into();
@@ -23,7 +23,7 @@ fn on(lab: &mut Lab, node: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
     }
 }
 
-/// After how long the first Pod of an image began, if one did.
+/// Returns how long after the beginning the first Pod of an image began, if one did.
 fn first_start(lab: &Lab, reference: &str) -> Option<SignedDuration> {
     let pods = lab.pods_of(reference);
     pods.first().map(|pod| secs(pod.second() as f64))
@@ -99,7 +99,7 @@ fn a_retry_gets_a_slot_of_its_registry_although_turns_go_on() {
         lab.image_with(&format!("good-{n}"), &format!("h.example/good/g{n}:1"), under("p"));
     }
     lab.run(secs(3600.0));
-    // At least one in twice the longest backoff.
+    // At least one attempt in twice the longest backoff.
     let tries = lab.pods_of("h.example/bad:1").len();
     assert!(tries >= 14, "{tries} tries in an hour: {:#?}", lab.starts());
 }

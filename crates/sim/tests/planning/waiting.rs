@@ -1,4 +1,4 @@
-//! Everything that waits has its turn at last.
+//! Every waiting pull gets its turn.
 
 use crate::common::{Lab, duration};
 use crate::{NOT_FOUND, nodes};
@@ -6,7 +6,7 @@ use drop_api::CachedImageSpec;
 use drop_api::cached_image::LocalObjectReference;
 use drop_sim::{secs, under};
 
-/// Lets `count` nodes join that have the label `pool=fresh`, one every 40 s.
+/// Adds `count` nodes with the label `pool=fresh`, one every 40 s.
 fn join(lab: &mut Lab, count: usize) {
     for n in 0..count {
         let name = format!("fresh-{n:02}");
@@ -55,7 +55,7 @@ fn an_overdue_retry_is_not_starved_by_a_long_roll_out() {
     lab.knobs.broken_images.insert("docker.io/library/nope:1".to_owned(), NOT_FOUND.into());
     lab.knobs.broken_images.insert("docker.io/library/away:1".to_owned(), NOT_FOUND.into());
     lab.knobs.pull = secs(60.0);
-    // One that is overdue, too, but whose node cannot try it.
+    // This one is overdue too, but its node cannot try it.
     lab.edit_node("n07", |node| drop(node.labels.insert("away".into(), "yes".into())));
     lab.image_with("away", "away:1", |spec| drop(spec.node_selector.insert("away".to_owned(), "yes".to_owned())));
     lab.until(|lab| !lab.pods_of("away:1").is_empty());

@@ -34,7 +34,7 @@ pub enum Before {
     Separator(char),
 }
 
-/// In lower case. What is longer stands before what it begins with.
+/// In lower case. A longer name stands before its prefixes.
 const ARCHITECTURES: [&str; 37] = [
     "x86_64", "x86-64", "x86", "x64", "amd64", "i386", "i686", "arm64v8", "arm64-v8", "arm64_v8", "arm64", "aarch64",
     "arm32v5", "arm32v6", "arm32v7", "arm-v5", "arm-v6", "arm-v7", "arm_v6", "arm_v7", "armv5", "armv6", "armv6l",
@@ -42,7 +42,7 @@ const ARCHITECTURES: [&str; 37] = [
     "loong64", "wasm32", "win64",
 ];
 
-/// The tokens of `tag`, in their order.
+/// Splits `tag` into its tokens, in order.
 pub fn of(tag: &str) -> Vec<Token<'_>> {
     let mut tokens = Vec::new();
     let mut rest = tag;
@@ -78,7 +78,7 @@ fn length_while(text: &str, fits: impl Fn(char) -> bool) -> usize {
     text.find(|c| !fits(c)).unwrap_or(text.len())
 }
 
-/// The length of the architecture that `text` begins with.
+/// Returns the length of the architecture that `text` begins with.
 fn architecture(text: &str) -> Option<usize> {
     let is_prefix = |name: &&&str| {
         let (begin, rest) = text.split_at_checked(name.len()).unwrap_or_default();
@@ -87,7 +87,7 @@ fn architecture(text: &str) -> Option<usize> {
     ARCHITECTURES.iter().find(is_prefix).map(|name| name.len())
 }
 
-/// Whether a segment is the hash of a commit. One of digits alone looks like a number.
+/// Whether a segment is the hash of a commit. A hash of digits alone looks like a number.
 fn is_hash(text: &str, before: Before) -> bool {
     let is_hex = |text: &str| text.len() >= 7 && text.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f'));
     if text.strip_prefix('g').is_some_and(is_hex) {

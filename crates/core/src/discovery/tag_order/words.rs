@@ -6,12 +6,12 @@ pub enum Stage {
     Development,
     Alpha,
     Beta,
-    /// Milestones and previews, and what is not known.
+    /// Milestones and previews, and unknown pre-releases.
     Other,
     Candidate,
 }
 
-/// Releases of Debian and Ubuntu in the order in which they came out.
+/// Releases of Debian and Ubuntu, the oldest first.
 const CODE_NAMES: [&str; 34] = [
     "wheezy", "trusty", "utopic", "vivid", "jessie", "wily", "xenial", "yakkety", "zesty", "stretch", "artful",
     "bionic", "cosmic", "disco", "buster", "eoan", "focal", "groovy", "hirsute", "bullseye", "impish", "jammy",
@@ -19,8 +19,8 @@ const CODE_NAMES: [&str; 34] = [
     "sid",
 ];
 
-/// Distributions and runtimes on which images are built. A number right behind such a word is the version of that base,
-/// and not of the image.
+/// Distributions and runtimes that images are built on. A number right behind such a word is the version of that base
+/// image, not of the image itself.
 const BASES: [&str; 29] = [
     "alma",
     "almalinux",
@@ -79,7 +79,7 @@ fn is_one_of(words: &[&str], word: &str) -> bool {
     words.iter().any(|other| other.eq_ignore_ascii_case(word))
 }
 
-/// The pre-release that `word` means wherever it stands. `M3` is one, `M` is none.
+/// Returns the pre-release that `word` means at any place. `M3` is one, `M` is none.
 pub fn stage(word: &str, has_number: bool) -> Option<Stage> {
     match word {
         _ if is_one_of(&DEVELOPMENT, word) => Some(Stage::Development),
@@ -91,8 +91,9 @@ pub fn stage(word: &str, has_number: bool) -> Option<Stage> {
     }
 }
 
-/// The pre-release that `word` means right behind a number: each one with a number behind it does, but for those that
-/// mean a revision (`2.0.0p247`). Without a number it has to be known as one: `1.1.1w`, `0.9.8zg` and `1.2.3lts` are none.
+/// Returns the pre-release that `word` means right behind a number. With a number behind it every word means one,
+/// except for words that mean a revision (`2.0.0p247`). Without a number only known words do: `1.1.1w`, `0.9.8zg` and
+/// `1.2.3lts` are no pre-releases.
 pub fn glued(word: &str, has_number: bool) -> Option<Stage> {
     match word {
         _ if is_one_of(&["a"], word) => Some(Stage::Alpha),
@@ -108,7 +109,7 @@ pub fn is_known(word: &str) -> bool {
     is_one_of(&["a", "b", "c"], word) || is_one_of(&REVISIONS, word) || stage(word, true).is_some()
 }
 
-/// Whether `word` with a number behind it counts changes since the release: `r10`, `post1`.
+/// Whether `word` with a number behind it counts changes after the release: `r10`, `post1`.
 pub fn is_revision(word: &str) -> bool {
     is_one_of(&REVISIONS, word)
 }
@@ -123,12 +124,12 @@ pub fn is_build(word: &str) -> bool {
     is_one_of(&BUILDS, word)
 }
 
-/// Whether `word` names a base on which images are built.
+/// Whether `word` names a base that images are built on.
 pub fn is_base(word: &str) -> bool {
     is_one_of(&BASES, word)
 }
 
-/// The place of `word` among others: `latest` is the newest, then the code names of distributions by their release.
+/// Returns the rank of `word`: `latest` is the newest, then the code names of distributions by their release.
 pub fn rank(word: &str) -> u8 {
     if word.eq_ignore_ascii_case("latest") {
         return u8::MAX;

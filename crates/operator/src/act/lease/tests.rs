@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 use super::*;
 
 const DURATIONS: Durations = Durations { lease: Duration::from_secs(15) };
-/// How often the tests look who may write.
+/// How often the tests check which replica may write.
 const TICK: Duration = Duration::from_millis(50);
-/// How many random courses of events are played, and of how many steps.
+/// The number of random sequences of events, and their steps.
 const SEEDS: u64 = 20;
 const STEPS: usize = 200;
 
@@ -102,7 +102,7 @@ impl Server {
                     false => failure(409),
                 }
             }
-            // The API server says so, too, where a Lease with this UID is gone.
+            // The API server answers the same if the Lease with this UID is gone.
             _ => failure(409),
         }
     }
@@ -122,11 +122,11 @@ fn failure(code: u16) -> Response<Body> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Weather {
     Fine,
-    /// Watches fall silent; the rest goes on.
+    /// Watches are silent; requests work.
     NoWatch,
-    /// Requests are carried out, but never answered. Watches fall silent.
+    /// The server carries out requests, but never answers them. Watches are silent.
     NoAnswer,
-    /// Requests arrive when the connection is back. Watches fall silent.
+    /// Requests arrive when the connection is back. Watches are silent.
     Cut,
 }
 
@@ -151,7 +151,7 @@ impl Link {
             return self.watch(from.parse().unwrap());
         }
         let body = body.collect_bytes().await.unwrap();
-        // A client that gives up does not take back what it has sent.
+        // If a client gives up, the server still carries out the request.
         let carried_out = tokio::spawn(async move {
             self.wait(&[Fine, NoWatch, NoAnswer]).await;
             let answer = self.server.handle(&head.method, head.uri.path(), &body);
@@ -161,7 +161,7 @@ impl Link {
         carried_out.await.unwrap()
     }
 
-    /// The events after the version `from`, and those from now on.
+    /// Returns the events after the version `from`, and all later ones.
     fn watch(self: Arc<Self>, from: u64) -> Response<Body> {
         let events = stream::unfold((self, from), |(link, from)| async move {
             link.server.version.subscribe().wait_for(|version| *version > from).await.unwrap();
@@ -189,7 +189,7 @@ impl Drop for Replica {
     }
 }
 
-/// A server, its replicas, and a referee.
+/// A server, its replicas, and a check that no two replicas write.
 struct Lab {
     server: Arc<Server>,
     replicas: Vec<Replica>,
@@ -249,7 +249,7 @@ impl Lab {
         let replica = self.replicas.remove(replica);
         replica.running.abort();
         if replica.leadership.resign() {
-            // Nothing of it is under way.
+            // No request of the replica is under way.
             self.wrote.remove(&replica.identity);
             replica.candidate.release().await;
         }
@@ -309,7 +309,7 @@ async fn a_leader_keeps_a_lease_that_is_deleted_or_annotated() {
     for change in changes {
         for weather in [Weather::Fine, Weather::NoWatch] {
             lab.set_weather(0, weather);
-            // At all places of the leader's period.
+            // At every point of the leader's period.
             for _ in 0..20 {
                 change(&lab.server);
                 for _ in 0..22 {
@@ -335,7 +335,7 @@ async fn a_standby_that_finds_no_lease_waits_for_a_leader_that_is_cut_off() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_sees_another_holder_resigns_at_once() {
-    // By the watch; or, where that is silent, by its renewal.
+    // The watch shows the other holder. If it is silent, the replica's own renewal does.
     for (weather, limit) in [(Weather::Fine, TICK), (Weather::NoWatch, DURATIONS.request() + TICK)] {
         for new_holder in ["somebody", "replica-2"] {
             let mut lab = Lab::led().await;
@@ -415,7 +415,7 @@ async fn no_two_replicas_write_at_once_whatever_happens() {
                 7 => lab.server.set_holder(["", "somebody"][dice.roll(2)]),
                 8 => lab.server.set_holder(&lab.replicas[replica].identity),
                 9 => lab.server.edit(|lease| lease.metadata.labels = Some([("a".into(), seed.to_string())].into())),
-                // Somebody restores a backup, over what is there or in place of it.
+                // A user restores a backup, over the existing Lease or in place of it.
                 10 if !copies.is_empty() => {
                     if dice.roll(2) == 0 {
                         lab.server.put(None);

@@ -1,4 +1,4 @@
-//! What a registry serves as a manifest.
+//! Reads the manifests that a registry serves.
 //!
 //! Image manifests: <https://github.com/opencontainers/image-spec/blob/main/manifest.md>; indexes:
 //! <https://github.com/opencontainers/image-spec/blob/main/image-index.md>. Docker's own have the same fields.
@@ -12,14 +12,14 @@ const MANIFESTS: [&str; 2] =
 const INDEXES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
 
-/// A manifest of one of the known shapes. Other JSON, such as an error that comes with status 200, is none.
+/// A manifest of one of the known shapes. Other JSON, such as an error with status 200, is no manifest.
 #[derive(Debug, PartialEq)]
 pub enum Document {
     /// A list of manifests.
     Index(Vec<Entry>),
     /// The image for one platform.
     Image { config: Blob, layers: Vec<Blob> },
-    /// A manifest of the first schema, which tells neither configuration nor sizes.
+    /// A manifest of the first schema, which has neither configuration nor sizes.
     Old,
 }
 
@@ -41,14 +41,14 @@ pub struct Blob {
     pub size: u64,
 }
 
-/// For whom a manifest in a list is.
+/// The nodes that a manifest in a list is for.
 #[derive(Debug, PartialEq)]
 pub enum Offer {
-    /// It is no image, but an attestation about one.
+    /// It is an attestation about an image, and no image.
     Nobody,
     /// For nodes of this platform.
     Platform(Name),
-    /// The list does not tell: runtimes look into the image.
+    /// The list does not name a platform: runtimes read it from the image.
     Anybody,
 }
 
@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for Document {
 }
 
 impl Document {
-    /// Configuration and layers, if it is an image.
+    /// Returns configuration and layers, if it is an image.
     pub fn image(self) -> Option<(Blob, Vec<Blob>)> {
         match self {
             Self::Image { config, layers } => Some((config, layers)),
@@ -106,8 +106,8 @@ impl Entry {
         self.media_type.as_deref().is_some_and(|own| INDEXES.contains(&own))
     }
 
-    /// For whom it is. containerd fills in an operating system that is missing with that of the node, and reads names in
-    /// any case: <https://github.com/containerd/platforms/blob/main/platforms.go>.
+    /// Returns the nodes that it is for. containerd replaces a missing operating system by that of the node, and
+    /// ignores case in names: <https://github.com/containerd/platforms/blob/main/platforms.go>.
     pub fn offer(&self) -> Offer {
         let named = |field: fn(&Platform) -> &Option<String>| {
             let text = field(self.platform.as_ref()?).as_deref()?.to_ascii_lowercase();
