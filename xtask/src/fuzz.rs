@@ -19,7 +19,18 @@ pub(crate) struct Fuzz {
 /// Runs the test of random clusters, which names the seed of one that fails.
 pub(crate) fn run(fuzz: &Fuzz) -> Result<()> {
     let seed = fuzz.seed.unwrap_or_else(|| fastrand::u32(..));
-    let test = ["test", "--package", "drop-sim", "--test", "properties", "random_clusters", "--", "--nocapture"];
+    let test = [
+        "test",
+        "--profile",
+        "fuzz",
+        "--package",
+        "drop-sim",
+        "--test",
+        "properties",
+        "random_clusters",
+        "--",
+        "--nocapture",
+    ];
     let status = cargo()
         .args(test)
         .env("DROP_SEED", seed.to_string())
