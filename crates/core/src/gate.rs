@@ -228,7 +228,7 @@ impl<'a> Pair<'a, '_> {
         Rule::NotRefused.holds_before(self.image.refused.as_ref().map(|refused| refused.until), now)?;
         Rule::NodeWorks.holds_before(here.backoff(side.policy).map(|(until, _)| until), now)?;
         Rule::WorksHere.holds_before(here.backoff_of(self.image, side.policy).map(|(until, _)| until), now)?;
-        if self.standing == Standing::Evicted {
+        if self.is_evicted() {
             // The plan has to record the eviction first.
             let Some(until) = here.repair_at(&image.reference) else { return Rule::Repaired.holds() };
             Rule::Repaired.holds_before(Some(until), now)?;
@@ -237,6 +237,17 @@ impl<'a> Pair<'a, '_> {
             Rule::IsDue.holds_before(self.world.may_ask_at(&image.reference, &side.node.node, side.policy), now)?;
         }
         Ok(())
+    }
+
+    /// Whether the image was removed from the node. If it failed there for one CachedImage, it may have been evicted for
+    /// another one.
+    fn is_evicted(&self) -> bool {
+        let on_node = |other: &ImageEntry| self.side.node.standings.get(&other.image.name) == Some(&Standing::Evicted);
+        match self.standing {
+            Standing::Evicted => true,
+            Standing::Failed => self.world.wanted_by(&self.image.image.reference).any(on_node),
+            Standing::Missing | Standing::Cached | Standing::Outdated => false,
+        }
     }
 
     /// Returns the verdict that people read while a rule holds the pull.

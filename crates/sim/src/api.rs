@@ -137,6 +137,7 @@ impl Lab {
         let caches = self.api.caches.iter().filter(|(_, cache)| cache.spec.node_uid == **owner_uid);
         for name in caches.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.api.caches.remove(&name);
+            self.record.changes.push(self.now);
             self.show(Kind::Cache, &Event::Gone(Kind::Cache, name.as_str().into()));
         }
     }

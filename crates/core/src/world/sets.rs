@@ -1,6 +1,5 @@
 //! CachedImageSets, and the CachedImages that they own.
 
-use std::collections::BTreeSet;
 
 use drop_api::CachedImageSetStatus;
 use jiff::Timestamp;
@@ -115,8 +114,10 @@ impl World {
     /// Has nodes that lack images of a set find their places anew, because these images may start now, or may no longer
     /// start.
     pub(super) fn filling_changed(&mut self, set: &Name) {
-        let Some(entry) = self.sets.get(set) else { return };
-        let children: BTreeSet<Name> = self.children.get(&entry.set.uid).into_iter().flatten().cloned().collect();
+        // The set may be gone, and its CachedImages not yet.
+        let is_child = |entry: &&ImageEntry| entry.image.set.as_ref().is_some_and(|owner| owner.name == *set);
+        let children: Vec<Name> =
+            self.images.values().filter(is_child).map(|entry| entry.image.name.clone()).collect();
         let waits = |node: &NodeEntry| {
             children.iter().any(|name| node.standings.get(name).is_some_and(|standing| standing.wants_pull()))
         };
