@@ -219,6 +219,7 @@ fn answers_to(effect: &Effect) -> Vec<Event> {
                 node_uid: order.node_uid.clone(),
                 policy: order.policy.clone(),
                 created_at: Timestamp::UNIX_EPOCH,
+                goes_on_since: None,
                 terminating: false,
                 acknowledged_at: None,
                 sandbox_up_at: None,
