@@ -3,7 +3,6 @@
 //! Tests and the simulator run [`audit`] after every plan, and debug builds after every plan of a running operator. It
 //! counts the limits anew from the facts. For that it shares no code with the budget that it checks.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
@@ -103,11 +102,11 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
 
 /// Checks that a status shows the present state if no plan looks at it again.
 fn audit_statuses(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
-    let budget = OnceCell::new();
+    let shared = status::Shared::default();
     let is_clean = |key: EffectKey| !world.is_noted(&key);
     let images = world.images().filter(|entry| is_clean(EffectKey::Image(entry.image.name.clone())));
     let images = images.filter_map(|entry| {
-        let status = status::cached_image(world, entry, &budget, now);
+        let status = status::cached_image(world, entry, &shared, now);
         differs(&format!("CachedImage {}", entry.image.name), &entry.published.status, &status)
     });
     let sets = world.sets().filter(|entry| is_clean(EffectKey::Set(entry.set.name.clone())));

@@ -1,6 +1,5 @@
 //! Writes the NodeCaches and statuses that differ.
 
-use std::cell::OnceCell;
 use std::collections::BTreeSet;
 
 use drop_api::condition::{self, Condition};
@@ -58,7 +57,7 @@ pub(crate) fn differing_cache(world: &World, node: &NodeEntry, has_long_pull: bo
 }
 
 pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
-    let budget = OnceCell::new();
+    let shared = status::Shared::default();
     let started = plan.pulls();
     for key in world.due(now) {
         let EffectKey::Image(name) = key else { continue };
@@ -74,7 +73,7 @@ pub(super) fn publish_images(world: &World, now: Timestamp, plan: &mut Plan) {
             plan.wake_for(world, key);
             continue;
         }
-        let status = status::cached_image(world, entry, &budget, now);
+        let status = status::cached_image(world, entry, &shared, now);
         // A new child of a set shows nothing that its set does not show.
         let is_new_child = entry.image.set.is_some() && entry.published.status.conditions.is_empty();
         if is_new_child && is_progress(&status.conditions) {

@@ -1,7 +1,7 @@
 //! Derives the statuses that the API shows from the [`World`].
 
-use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, btree_set};
 
 use drop_api::cached_image::{CachedImageStatus, ImagePullPolicy, MAX_FAILURES, NodeFailure, Phase};
 use drop_api::cached_image_set::{CachedImageSetStatus, SetPhase};
@@ -17,21 +17,58 @@ use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
 use crate::io::effect::EffectKey;
 use crate::objects::memory::{Failure, Memory};
+use crate::objects::placement::Placement;
 use crate::objects::policy::Policy;
 use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
+use crate::pace::order::Candidate;
 use crate::text::{count, plural, shortened};
 use crate::world::health::Health;
 use crate::world::{ImageEntry, Lookup, NodeEntry, PodEntry, SetEntry, Stage, World};
 use crate::{Name, gate};
 
+/// The answers that the statuses of all images of a plan share, each found when it is first needed.
+#[derive(Default)]
+pub(crate) struct Shared<'a> {
+    budget: OnceCell<Budget<'a>>,
+    lines: RefCell<Vec<Line<'a>>>,
+}
+
+/// The nodes that wait under a policy, from the first one on that is a target of the images of a placement.
+struct Line<'a> {
+    policy: &'a Name,
+    placement: &'a Placement,
+    candidates: btree_set::Iter<'a, Candidate>,
+}
+
+impl<'a> Shared<'a> {
+    fn budget(&self, world: &'a World) -> &Budget<'a> {
+        self.budget.get_or_init(|| Budget::new(world))
+    }
+
+    /// The nodes that wait under an image's policy, in order. Of those before the first target some may be left out.
+    fn waiting(&self, world: &'a World, entry: &'a ImageEntry) -> impl Iterator<Item = &'a NodeEntry> {
+        let (policy, placement) = (&entry.image.policy, entry.placement());
+        let mut lines = self.lines.borrow_mut();
+        let known = lines.iter().find(|line| line.policy == policy && line.placement == placement);
+        let candidates = known.map(|line| line.candidates.clone()).or_else(|| {
+            let mut rest = world.line(policy)?.iter();
+            let mut candidates = rest.clone();
+            while rest.next().is_some_and(|it| world.standing_on(&it.node, &entry.image.name).is_none()) {
+                candidates = rest.clone();
+            }
+            lines.push(Line { policy, placement, candidates: candidates.clone() });
+            Some(candidates)
+        });
+        candidates.into_iter().flatten().filter_map(|candidate| world.node(&candidate.node))
+    }
+}
+
 /// Returns the status of a CachedImage.
-///
-/// `budget` is made when it is first needed, and is shared by all images of a plan.
 pub(crate) fn cached_image<'a>(
     world: &'a World,
-    entry: &ImageEntry,
-    budget: &OnceCell<Budget<'a>>,
+    entry: &'a ImageEntry,
+    shared: &Shared<'a>,
     now: Timestamp,
 ) -> CachedImageStatus {
     let image = &entry.image;
@@ -44,7 +81,7 @@ pub(crate) fn cached_image<'a>(
     failures.sort_by_key(|(node, failure)| (failure.is_of_node(), std::cmp::Reverse(failure.at), *node));
     let only_nodes_fail = failures.first().is_some_and(|(_, failure)| failure.is_of_node());
 
-    let (reason, message) = reason(world, entry, health, &pulling, &failures, budget, now);
+    let (reason, message) = reason(world, entry, health, &pulling, &failures, shared, now);
     let ready = reason == "Cached";
     let previous = condition::ready(&entry.published.status.conditions);
     let newest = health.success.as_ref();
@@ -114,11 +151,11 @@ fn consecutive_failures(world: &World, entry: &ImageEntry) -> u32 {
 /// The gate decides both. A failure is the reason while the gate's verdict is to back off for it.
 fn reason<'a>(
     world: &'a World,
-    entry: &ImageEntry,
+    entry: &'a ImageEntry,
     health: &Health,
     pulling: &[&Name],
     failures: &[(&Name, &Failure)],
-    budget: &OnceCell<Budget<'a>>,
+    shared: &Shared<'a>,
     now: Timestamp,
 ) -> (String, String) {
     let image = &entry.image;
@@ -169,19 +206,21 @@ fn reason<'a>(
     }
     if tally.evicted > 0 {
         let evicted = world.nodes().find(|node| node.standings.get(&image.name) == Some(&Standing::Evicted));
-        let evicted = evicted.map(|node| match why(world, node, entry, budget, now) {
+        let evicted = evicted.map(|node| match why(world, node, entry, shared, now) {
             Some(verdict) => format!("; removed from {}: {verdict}", node.node.name),
             None => format!("; removed from {}, where it will be pulled again", node.node.name),
         });
         return say("Evicted", format!("{progress}{}", evicted.unwrap_or_default()));
     }
-    let example = an_example(world, entry, policy, now);
+    let example = an_example(world, entry, policy, shared, now);
     let lacks = |node: &&NodeEntry| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there());
-    if let Some(NodeEntry { node, .. }) = world.nodes().find(lacks).filter(|_| example.is_none()) {
+    if example.is_none()
+        && let Some(NodeEntry { node, .. }) = world.nodes().find(lacks)
+    {
         let verdict = Verdict::NoImageForPlatform { platform: node.platform.clone() };
         return say(verdict.reason(), format!("{progress}; {}: {verdict}", node.name));
     }
-    let verdict = example.and_then(|node| Some((&node.node.name, why(world, node, entry, budget, now)?)));
+    let verdict = example.and_then(|node| Some((&node.node.name, why(world, node, entry, shared, now)?)));
     let why = verdict.map_or_else(|| queued(policy), |(node, verdict)| format!("{node}: {verdict}"));
     say("Waiting", format!("{progress}; {why}"))
 }
@@ -210,11 +249,10 @@ fn why<'a>(
     world: &'a World,
     node: &NodeEntry,
     entry: &ImageEntry,
-    budget: &OnceCell<Budget<'a>>,
+    shared: &Shared<'a>,
     now: Timestamp,
 ) -> Option<Verdict> {
-    let budget = budget.get_or_init(|| Budget::new(world));
-    match gate::verdict(world, node, entry, budget, now) {
+    match gate::verdict(world, node, entry, shared.budget(world), now) {
         // These verdicts change with every Pod and moment.
         Verdict::Next
         | Verdict::SetIncomplete { .. }
@@ -244,7 +282,13 @@ fn why<'a>(
 
 /// Returns a node that lacks the image, and whose wait is most informative: preferably one that waits for its turn, not
 /// one that cannot pull. `None` if the registry has no image for the platform of any such node.
-fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Timestamp) -> Option<&'a NodeEntry> {
+fn an_example<'a>(
+    world: &'a World,
+    entry: &'a ImageEntry,
+    policy: &Policy,
+    shared: &Shared<'a>,
+    now: Timestamp,
+) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
     let lacks = |node: &&NodeEntry| {
         let is_there = node.standings.get(name).is_none_or(|standing| standing.is_there());
@@ -256,10 +300,10 @@ fn an_example<'a>(world: &'a World, entry: &ImageEntry, policy: &Policy, now: Ti
     // A node in the queue is found soon, however many nodes there are. The image's own failure is the same on every
     // node, whether the node waits in the queue or not.
     let is_in_trouble = entry.refused.is_some() || entry.is_probed;
-    let queue = world.line(&policy.name).filter(|_| !is_in_trouble).into_iter().flatten();
-    let mut waiting = queue.filter_map(|candidate| world.node(&candidate.node)).filter(|node| works(node));
+    let waiting = || shared.waiting(world, entry).find(|node| lacks(node) && works(node));
+    let waiting = if is_in_trouble { None } else { waiting() };
     let any = |is: &dyn Fn(&&NodeEntry) -> bool| world.nodes().find(is);
-    waiting.find(lacks).or_else(|| any(&can_pull)).or_else(|| any(&lacks))
+    waiting.or_else(|| any(&can_pull)).or_else(|| any(&lacks))
 }
 
 /// Returns the earliest time at which an image that failed on a node is tried there again; `None` if it is not known,

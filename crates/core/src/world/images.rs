@@ -288,7 +288,7 @@ impl ImageEntry {
     }
 
     /// Its requirements on a node. An image whose policy is missing keeps its targets: they wait.
-    pub(super) fn placement(&self) -> &Placement {
+    pub(crate) fn placement(&self) -> &Placement {
         self.placement.as_ref().unwrap_or(&self.image.placement)
     }
 
