@@ -188,8 +188,13 @@ impl Lab {
     /// Adds a node, with a UID of its own.
     pub fn node(&mut self, name: &str) {
         let uid = format!("node-{}", self.api.next_version());
-        let node =
-            Node { name: name.into(), uid: uid.as_str().into(), platform: "linux/amd64".into(), ..Node::default() };
+        let node = Node {
+            name: name.into(),
+            uid: uid.as_str().into(),
+            created_at: whole_seconds(self.now),
+            platform: "linux/amd64".into(),
+            ..Node::default()
+        };
         self.api.nodes.insert(name.to_owned(), node.clone());
         if self.knobs.kubelets.get(name) == Some(&Kubelet::Lost) {
             self.knobs.kubelets.remove(name);

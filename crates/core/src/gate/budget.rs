@@ -116,11 +116,11 @@ impl<'a> Budget<'a> {
         running.or_else(|| self.taken.get(node).cloned())
     }
 
-    /// Whether no Pod of the plan at hand has the node of `order`, or tries what it would try.
+    /// Whether no Pod of the plan at hand has the node of `order`, or tries the registry of a late pull.
     pub(crate) fn allows(&self, order: &PodOrder) -> bool {
-        let is_same = |one: &Reference, other: &Reference| one == other || order.is_late && one.host() == other.host();
-        let is_tried = order.pulls.iter().any(|pull| self.tried.iter().any(|other| is_same(&pull.reference, other)));
-        !self.taken.contains_key(&order.node) && !is_tried
+        let is_tried = |host: &str| self.tried.iter().any(|other| other.host() == host);
+        let may_be_tried = !order.is_late || order.pulls.iter().all(|pull| !is_tried(pull.reference.host()));
+        !self.taken.contains_key(&order.node) && may_be_tried
     }
 
     /// Counts a Pod that the plan creates.

@@ -48,9 +48,11 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
             held.until.into_iter().for_each(&mut wait);
             continue;
         }
-        Some(side.here.ages_at(image)).filter(|at| *at > now).into_iter().for_each(&mut wait);
         let found = (pair.urgency(), &image.image.name);
         let is_late = found.0.is_late();
+        if !is_late {
+            side.here.ages_at(image, now).into_iter().for_each(&mut wait);
+        }
         let begins_turn = side.begins_turn(image, is_late);
         let kept = best.entry((&image.image.policy, is_late, begins_turn)).or_insert(found);
         if found.0.compare(found.1, &kept.0, kept.1).is_lt() {

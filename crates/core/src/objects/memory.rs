@@ -129,6 +129,8 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// The node's platform, such as `linux/amd64`.
     pub platform: &'a str,
+    /// Whether the Pod's sandbox was up, so that the kubelet had begun to pull.
+    pub was_up: bool,
     /// The backoff of the Pod's policy.
     pub backoff: &'a Backoff,
     /// When the Pod began a turn of the node; `None` if it went on with one.
@@ -149,18 +151,18 @@ impl Memory {
             memory.starts.insert(pod.policy.clone(), at);
         }
         let mut settlements = Vec::new();
-        let mut node_failure = None;
-        let was_pulling = pod.sandbox_up_at.is_some() && matches!(end, End::Rejected(_));
-        let mut is_of_node = !was_pulling;
         let mut any_pulled = false;
         // Within one Pod images are pulled one after another: each pull began when the one before it ended.
         let mut began_at = pod.sandbox_up_at;
         let open = pod.containers.iter().filter(|container| container.outcome().is_none()).count();
+        let is_evicted = context.was_up && end.is_eviction();
+        // The image that was being pulled may be the cause, as one that fills the disk is. Then its failure decides.
+        let mut node_failure = node_trouble(end).filter(|_| !is_evicted || open != 1);
         for container in &pod.containers {
             let record = memory.images.entry(container.image.clone()).or_default();
             record.attempts = record.attempts.saturating_add(1);
-            record.alone = container.outcome().is_none() && (record.alone || *end == End::TimedOut);
-            let outcome = container.outcome().or_else(|| cut_short(end, open));
+            record.alone = container.outcome().is_none() && (record.alone || is_evicted || *end == End::TimedOut);
+            let outcome = container.outcome().or_else(|| cut_short(end, open, is_evicted));
             let settled = |result| Settlement { image: container.image.clone(), policy: pod.policy.clone(), result };
             match outcome {
                 Some(Outcome::Pulled { at }) => {
@@ -180,7 +182,10 @@ impl Memory {
                     record.unwanted_since = None;
                 }
                 Some(Outcome::Failed { reason, message }) => {
-                    let mut cause = classify(reason, message, &container.image, context.platform);
+                    let mut cause = match reason {
+                        POD_EVICTED => Cause { scope: FailureScope::Node, message: shortened(message, MAX_MESSAGE) },
+                        _ => classify(reason, message, &container.image, context.platform),
+                    };
                     if self.refutes(&container.image, &cause) {
                         cause.scope = FailureScope::Unknown;
                     }
@@ -199,20 +204,6 @@ impl Memory {
                     let failure = Failure::after(before, cause.scope, reason, cause.message.into(), context.now);
                     record.failure = Some(Box::new(Failure { rounds, ..failure }));
                 }
-                // The kubelet ended the Pod while it pulled this image, which may be the cause: it may fill the disk.
-                None if was_pulling => {
-                    if let Some((_, message)) = node_trouble(end) {
-                        let mut cause = Cause { scope: FailureScope::Node, message };
-                        if self.refutes(&container.image, &cause) {
-                            cause.scope = FailureScope::Unknown;
-                        }
-                        is_of_node |= cause.scope == FailureScope::Node;
-                        let before = record.failure.as_deref();
-                        let reason = "PodEvicted".into();
-                        let failure = Failure::after(before, cause.scope, reason, cause.message.into(), context.now);
-                        record.failure = Some(Box::new(failure));
-                    }
-                }
                 // The image is there, so the Pod was to find out whether its tag has moved. Without a failure the next
                 // node would ask at once, and the one after it.
                 None if record.present_since().is_some() => {
@@ -225,7 +216,6 @@ impl Memory {
                 None => {}
             }
         }
-        let node_failure = node_failure.or_else(|| node_trouble(end).filter(|_| is_of_node));
         memory.node_failure = match (node_failure, any_pulled) {
             (Some((reason, message)), _) => {
                 let before = self.node_failure.as_ref();
@@ -585,6 +575,9 @@ fn node_trouble(end: &End) -> Option<(Name, String)> {
     }
 }
 
+/// The reason of a failed pull during which the kubelet evicted the Pod.
+const POD_EVICTED: &str = "PodEvicted";
+
 /// Returns a kubelet's reason as it is stored. If the kubelet already waits to retry the pull when it is first seen,
 /// the pull has failed once.
 fn plain(reason: &str) -> Name {
@@ -597,8 +590,9 @@ fn plain(reason: &str) -> Name {
 /// Returns the outcome of a pull that was still open, as one of `open` such pulls, when its Pod ended; `None` if the
 /// end says nothing about the pull. A kubelet does not report which image of a Pod it is pulling, so if several pulls
 /// were open, any of them may be the one that hangs.
-fn cut_short(end: &End, open: usize) -> Option<Outcome<'static>> {
+fn cut_short(end: &End, open: usize, is_evicted: bool) -> Option<Outcome<'_>> {
     let (reason, message) = match end {
+        End::Rejected(rejection) if is_evicted && open == 1 => (POD_EVICTED, &*rejection.message),
         End::TimedOut if open == 1 => ("PullTimeout", "the pull took longer than pullTimeout"),
         End::Deleted => ("PodDeleted", "its Pod was deleted by somebody else"),
         _ => return None,

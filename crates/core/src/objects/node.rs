@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use drop_api::scheduling::TaintEffect;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
@@ -21,6 +22,8 @@ pub struct Node {
     pub name: Name,
     /// `metadata.uid`. A different UID means another machine under the same name.
     pub uid: Name,
+    /// `metadata.creationTimestamp`, in whole seconds.
+    pub created_at: Timestamp,
     /// `metadata.labels`. Nodes share the texts of keys and of most values.
     pub labels: BTreeMap<Name, Name>,
     /// `spec.taints`, without the one that only repeats `unschedulable`.
@@ -48,6 +51,7 @@ impl Default for Node {
         Self {
             name: "".into(),
             uid: "".into(),
+            created_at: Timestamp::UNIX_EPOCH,
             labels: BTreeMap::new(),
             taints: Vec::new(),
             readiness: Readiness::Ready,

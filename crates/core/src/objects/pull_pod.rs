@@ -204,6 +204,13 @@ pub enum End {
     Lost,
 }
 
+impl End {
+    /// Whether the kubelet evicted the Pod, or refused it because of pressure on the node.
+    pub(crate) fn is_eviction(&self) -> bool {
+        matches!(self, Self::Rejected(rejection) if &*rejection.reason == "Evicted")
+    }
+}
+
 impl PullPod {
     /// Returns when the turn of its node began that it belongs to, as known at `now`.
     pub(crate) fn turn_began_at(&self, now: Timestamp) -> Timestamp {

@@ -13,12 +13,12 @@ use crate::Name;
 /// failing image take every turn of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// The image was not tried here yet, it fails nowhere, and the node works.
+    /// The image was not tried here yet, or only failed once with the node; it fails nowhere, and the node works.
     Fresh {
         /// The image's priority.
         priority: i32,
-        /// Since when it is wanted, if it has waited for longer than an hour; else the last of all times. Otherwise new
-        /// images with other names could go before it for ever.
+        /// The hour since when it has waited on the node, if that is more than an hour ago; else the last of all times.
+        /// Otherwise new images with other names could go before it for ever.
         waits_since: Timestamp,
         /// Its place in its set.
         rank: usize,
@@ -83,7 +83,7 @@ pub struct Candidate {
     pub begins_turn: bool,
     /// How urgent the pull is.
     pub urgency: Urgency,
-    /// Since when the node has missed images: of equals, the node that has waited longest goes first.
+    /// Since when the node has lacked images of the policy: of equals, the node that has waited longest goes first.
     pub waiting_since: Timestamp,
     /// The CachedImage, which only decides between nodes that wait equally long.
     pub image: Name,

@@ -96,9 +96,10 @@ fn record_pod(
     let context = Context {
         now,
         platform: &node.node.platform,
+        was_up: entry.steps.sandbox_up.is_some(),
         backoff: &policy.backoff,
         began_turn_at: entry.begins_turn.then(|| entry.started_at.unwrap_or(now)),
-        rounds: &|image| (world.open_rounds(image), world.next_round(image, &policy.backoff)),
+        rounds: &|image| (world.open_rounds(image), world.next_round(image, &node.node.name, &policy.backoff)),
     };
     let nothing = Memory::default();
     let before = world.memory_of(&node.node).unwrap_or(&nothing);

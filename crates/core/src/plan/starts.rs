@@ -27,11 +27,11 @@ use crate::world::{ImageEntry, NodeEntry, World};
 /// Starts the pulls that the policies allow. Each policy has a line, in this order:
 ///
 /// 1. nodes that go on with their turn,
-/// 2. nodes with a fresh pull, by priority, rank, and waiting time,
+/// 2. nodes with a fresh pull, by priority, then by how long the node has waited,
 /// 3. retries, probes of images that fail, and questions for tags, by the time since they are overdue.
 ///
 /// An overdue entry of the third kind goes before all others if, for the longest backoff, no Pod of the third kind
-/// existed, and a fresh pull began since. So failures take at most one turn in that time, and at most every other turn
+/// existed, and a fresh pull began since, if any waits. So failures take at most one turn in that time, and at most every other turn
 /// from images that were never tried, however long each failure lasts. And a steady supply of fresh pulls delays no
 /// retry for ever.
 ///
@@ -112,7 +112,6 @@ impl Quest<'_> {
 }
 
 /// The next entry of a line.
-#[derive(Clone)]
 enum Next<'a> {
     Node(&'a Candidate),
     Quest(Quest<'a>),
@@ -506,14 +505,11 @@ fn start_quest(
         let place = match purpose {
             // The node that has not asked for longest. One that is in trouble has its turn, too: otherwise it may
             // never hear of a move.
-            Purpose::Ask => (record.and_then(|record| record.present_since()).max(tried_at), false, false),
-            // The node that has not tried for longest, and of these one that works and has pulled from this registry:
-            // where it fails, too, the fault is not a node's. Trouble of a node counts as a try, because only a Pod
-            // tells that it is over.
-            _ => {
-                let trouble_at = side.here.trouble_at();
-                (tried_at.max(trouble_at), trouble_at.is_some(), !side.here.has_pulled_from(reference.host()))
-            }
+            Purpose::Ask => (record.and_then(|record| record.present_since()).max(tried_at), false),
+            // The node that has not tried for longest, and of these one that has pulled from this registry: if it fails
+            // too, the fault is not the node's. Trouble of a node counts as a try, because only a Pod shows that it is
+            // over.
+            _ => (tried_at.max(side.here.trouble_at()), !side.here.has_pulled_from(reference.host())),
         };
         let place = (place, &node.node.name);
         if best.as_ref().is_none_or(|(kept, _)| place < *kept) {

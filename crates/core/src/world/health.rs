@@ -265,9 +265,15 @@ impl World {
         })
     }
 
-    /// Returns when a failing image may be tried again, by the backoff alone.
-    pub(crate) fn next_round(&self, image: &Reference, backoff: &Backoff) -> Option<Timestamp> {
-        self.health.get(image)?.next_round(image, backoff, |_| true)
+    /// Returns when the CachedImages that want a failing image on `node` may be tried again, by the backoff alone.
+    pub(crate) fn next_round(&self, image: &Reference, node: &str, backoff: &Backoff) -> Option<Timestamp> {
+        self.health.get(image)?.next_round(image, backoff, self.among_nodes_of(image, node))
+    }
+
+    /// Whether another node is a target of a CachedImage that wants an image on `node`.
+    fn among_nodes_of(&self, image: &Reference, node: &str) -> impl Fn(&Name) -> bool {
+        let wanting: Vec<&ImageEntry> = self.wanted_by(image).filter(|wanted| self.is_target(wanted, node)).collect();
+        move |other| wanting.iter().any(|wanted| self.is_target(wanted, other))
     }
 
     /// Returns when an image may be tried again if a node will remember `record` of it; `None` if the image does not
@@ -282,10 +288,7 @@ impl World {
         let failure = record.failure.as_deref()?;
         let mut health = self.health.get(image).cloned().unwrap_or_default();
         health.update(&node.name, &node.platform, Some(record));
-        // The CachedImages that want it there have these nodes.
-        let wanting: Vec<&ImageEntry> =
-            self.wanted_by(image).filter(|wanted| self.is_target(wanted, &node.name)).collect();
-        let is_among = |other: &Name| wanting.iter().any(|wanted| self.is_target(wanted, other));
+        let is_among = self.among_nodes_of(image, &node.name);
         let of_image = health.next_round(image, backoff, is_among).filter(|_| health.is_open(failure));
         of_image.or_else(|| Some(failure.due(&node.name, image, backoff)))
     }

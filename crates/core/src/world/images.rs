@@ -36,7 +36,7 @@ pub(crate) struct ImageEntry {
 }
 
 impl ImageEntry {
-    /// Returns since when its present spec is known, by whichever process.
+    /// Returns since when its present spec is wanted. An edit before the last restart does not count.
     pub(crate) fn wanted_since(&self) -> Timestamp {
         let created_at = self.image.created_at.min(self.seen_at);
         self.edited_at.map_or(created_at, |edited_at| edited_at.max(created_at))

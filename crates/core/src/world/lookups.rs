@@ -299,6 +299,12 @@ impl World {
             LookedUp::NotFound { message } => Some(Failure { is_missing, message, count, retry_after: None }),
             LookedUp::Unavailable { message, retry_after } => Some(Failure { is_missing, message, count, retry_after }),
         };
+        // A node of another platform may have joined while the registry was asked.
+        let served = lookup.current().map(|served| &served.manifest);
+        let lacks = |node: &Node| {
+            served.is_some_and(|it| it.serves(&node.platform) && !it.detailed_for.contains(&node.platform))
+        };
+        lookup.asks_again = self.nodes.values().any(|entry| lacks(&entry.node));
         let shown = |lookup: &Lookup| {
             (lookup.is_pending(), lookup.served.clone(), lookup.failure.as_ref().map(|it| it.message.clone()))
         };

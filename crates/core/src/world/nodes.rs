@@ -30,7 +30,7 @@ pub(crate) struct NodeEntry {
     /// When the last Pod whose pulls had not ended in time was gone from here; `None` once a Pod has pulled all of its
     /// images.
     pub(crate) hung_at: Option<Timestamp>,
-    /// Returns since when it has missed images of each policy without a Pod of that policy.
+    /// By policy, since when it has lacked images of that policy without having one of its Pods.
     pub(crate) waiting_since: BTreeMap<Name, Timestamp>,
     /// The reason of the last notice about it, until its NodeCache shows what the notice is about: a write that
     /// fails is tried again, and the notice is not.

@@ -86,9 +86,26 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &pair(&self.entry.node.name, image))))
     }
 
-    /// Returns when a fresh pull has waited for so long that its age goes before its place in a set and its name.
-    pub(crate) fn ages_at(&self, wanted: &ImageEntry) -> Timestamp {
-        after(wanted.wanted_since(), LONG_WAIT)
+    /// Returns since when a node waits for an image: either may be new, the image may have been evicted, or its tag may
+    /// have moved.
+    fn waits_since(&self, wanted: &ImageEntry) -> Timestamp {
+        let evicted_at = self.record(&wanted.image.reference).and_then(|record| Some(record.eviction.as_ref()?.at));
+        let moved_at = self.world.lookup_of(wanted).and_then(Lookup::current).map(|served| served.since);
+        let since = self.both_since(wanted);
+        since.max(evicted_at.unwrap_or(since)).max(moved_at.unwrap_or(since))
+    }
+
+    /// Returns since when both the image and the node have been there.
+    fn both_since(&self, wanted: &ImageEntry) -> Timestamp {
+        wanted.wanted_since().max(self.entry.node.created_at)
+    }
+
+    /// Returns when a fresh pull will have waited for so long that its age goes before its place in a set and its name;
+    /// `None` if it has by `now`.
+    pub(crate) fn ages_at(&self, wanted: &ImageEntry, now: Timestamp) -> Option<Timestamp> {
+        let is_young = |since: &Timestamp| now.as_second() - since.as_second() < LONG_WAIT.as_secs();
+        let since = Some(self.both_since(wanted)).filter(is_young);
+        since.or_else(|| Some(self.waits_since(wanted)).filter(is_young)).map(|since| after(since, LONG_WAIT))
     }
 
     /// Returns how urgent an image is here at `now`. All but fresh pulls yield to those for the longest backoff.
@@ -127,9 +144,10 @@ impl<'a> OnNode<'a> {
         match due {
             Some(due) => late(due, None),
             None => {
-                let waits_since = wanted.wanted_since();
-                let waits_long = self.ages_at(wanted) <= now;
-                let waits_since = if waits_long { waits_since } else { Timestamp::MAX };
+                // By the hour, so that images of one set keep their order.
+                let by_hour = |at: Timestamp| Timestamp::from_second(at.as_second() / 3600 * 3600).unwrap_or(at);
+                let is_young = self.ages_at(wanted, now).is_some();
+                let waits_since = if is_young { Timestamp::MAX } else { by_hour(self.waits_since(wanted)) };
                 Urgency::Fresh { priority: wanted.image.priority, waits_since, rank }
             }
         }

@@ -61,6 +61,10 @@ impl World {
         let is_late = known.is_some_and(|known| known.is_late);
         if begins_turn {
             self.note_start(&pod.policy, &pod.node, started_at);
+        } else if known.is_none() {
+            // The Pod that began the turn may be gone without a record.
+            let began_at = after(pod.turn_began_at(now), SignedDuration::from_secs(1)).min(now);
+            self.note_start(&pod.policy, &pod.node, began_at);
         }
         // This confirms a creation whose answer was lost.
         self.flights.remove(&EffectKey::CreatePod(pod.name.clone()));

@@ -1,6 +1,5 @@
 //! CachedImageSets, and the CachedImages that they own.
 
-
 use drop_api::CachedImageSetStatus;
 use jiff::Timestamp;
 
@@ -116,8 +115,7 @@ impl World {
     pub(super) fn filling_changed(&mut self, set: &Name) {
         // The set may be gone, and its CachedImages not yet.
         let is_child = |entry: &&ImageEntry| entry.image.set.as_ref().is_some_and(|owner| owner.name == *set);
-        let children: Vec<Name> =
-            self.images.values().filter(is_child).map(|entry| entry.image.name.clone()).collect();
+        let children: Vec<Name> = self.images.values().filter(is_child).map(|entry| entry.image.name.clone()).collect();
         let waits = |node: &NodeEntry| {
             children.iter().any(|name| node.standings.get(name).is_some_and(|standing| standing.wants_pull()))
         };

@@ -37,6 +37,7 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>, texts: &mut Texts
     Some(Node {
         name: meta.name?.into(),
         uid: meta.uid?.into(),
+        created_at: meta.creation_timestamp.map_or(Timestamp::UNIX_EPOCH, |created| created.0),
         is_virtual: node::is_virtual(&labels, &taints),
         labels,
         taints: taints.into_iter().filter_map(Taint::from_api).collect(),
@@ -70,6 +71,8 @@ pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
     let ordered = annotations.remove(ANNOTATION_IMAGES);
     let ordered: Option<Vec<&str>> = ordered.as_deref().map(|images| images.split(' ').collect());
     let mut statuses = status.container_statuses.unwrap_or_default();
+    // A Pod that the kubelet rejects at admission has neither conditions nor statuses of containers.
+    let was_started = !statuses.is_empty() || status.phase.as_deref() != Some("Failed");
     let containers = spec.containers.into_iter().filter_map(|container| {
         let found = Reference::parse(container.image.as_deref().unwrap_or_default());
         let image = match &ordered {
@@ -90,7 +93,7 @@ pub fn pull_pod(object: lean::Pod) -> Option<PullPod> {
         goes_on_since: annotations.remove(ANNOTATION_GOES_ON_SINCE).and_then(|at| at.parse().ok()),
         terminating: meta.deletion_timestamp.is_some(),
         acknowledged_at,
-        sandbox_up_at: sandbox_up_at(status.conditions.unwrap_or_default(), acknowledged_at),
+        sandbox_up_at: sandbox_up_at(status.conditions.unwrap_or_default(), acknowledged_at.filter(|_| was_started)),
         rejection: rejection(status.phase.as_deref(), status.reason, status.message, &containers),
         containers,
         name: meta.name?.into(),
@@ -205,9 +208,11 @@ mod tests {
         }));
         assert_eq!(lost.rejection.as_ref().map(|rejection| &*rejection.reason), Some("PodLost"));
 
-        let evicted = pod(json!({ "phase": "Failed", "reason": "OutOfpods", "message": "full" }));
+        let evicted = pod(json!({ "phase": "Failed", "reason": "OutOfpods", "message": "full",
+            "startTime": "2026-01-01T00:00:01Z" }));
         assert_eq!(evicted.rejection.as_ref().map(|rejection| &*rejection.reason), Some("OutOfpods"));
         assert_eq!(evicted.containers[0].outcome(), None, "a rejected Pod proves nothing");
+        assert_eq!(evicted.sandbox_up_at, None, "it never started");
     }
 
     #[test]
