@@ -176,6 +176,15 @@ fn dates_count_as_dates_in_each_spelling() {
         ("flux", "main-a41e8f9-1552613297 main-0c2b7d1-1551067109 main-b7a90d9-1500000000"),
         ("ubuntu's own builds", "24.05-py3 24.04-py3 23.12-py3"),
         ("GitLab pipelines", "main-1038422337 main-999999999 main"),
+        (
+            "months by name",
+            "15-Jan-2024 jan2024 31dec2023 2023-Dec-05 2023-12-04 2023dec 20231130 november-2023 feb2023 latest",
+        ),
+        ("months behind a name", "nightly-jan2024 nightly-dec2023 nightly-2023-11-30 nightly-feb2023 main"),
+        ("months behind a version", "1.3-jan2024 1.2-apr2024 1.2-jan-2024 1.2-dec2023 1.2-feb2023 1.2"),
+        ("a version before a month is no day", "v4-jan-2024 v3-mar-2024 1.2.3-jan-2024 1.2.3-dec-2023 1.2.2-mar-2024"),
+        ("a letter before the day of a build", "3.0.1-b20240101 3.0.0 3.0.0-b20240405 3.0.0-b20240404 3.0.0-b20231231"),
+        ("setuptools_scm", "1.2.3.dev4-ga41e8f9.d20240406 1.2.3.dev4-gb41e8f9.d20240405 1.2.3.dev3-gc41e8f9.d20240407"),
     ]);
 }
 

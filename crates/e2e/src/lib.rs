@@ -3,6 +3,7 @@
 
 mod bed;
 mod fleet;
+mod front;
 mod https;
 mod operator;
 pub mod requests;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use bed::Bed;
 pub use fleet::Fleet;
+pub use front::pass_on;
 pub use https::Scraper;
 pub use operator::{Operator, binary as operator_binary};
 pub use sight::{SeenEvent, SeenPod, Sight};

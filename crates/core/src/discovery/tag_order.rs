@@ -437,7 +437,7 @@ mod tests {
 
     /// Makes random tags; some contain characters that tags cannot have.
     fn random_tags(count: usize) -> Vec<String> {
-        const PARTS: [&str; 44] = [
+        const PARTS: [&str; 47] = [
             "1",
             "0",
             "00",
@@ -451,6 +451,9 @@ mod tests {
             "6028143",
             "a41e8f9",
             "ged5bcde",
+            "dec2023",
+            "Jan",
+            "b20240405",
             "v",
             "V",
             "u",

@@ -50,28 +50,6 @@ pub fn pulled(image: &str, took: &str) -> String {
         .to_string()
 }
 
-/// Shippers of events, with the line in which each reports the pull of `shipped/NAME:1`.
-fn shipped() -> [(&'static str, String); 6] {
-    let message = |name: &str| {
-        format!(
-            "Successfully pulled image \"shipped/{name}:1\" in 1m21.3s (1m30s including waiting). Image size: 7 bytes."
-        )
-    };
-    let event =
-        |name: &str| json!({ "reason": "Pulled", "message": message(name), "involvedObject": { "name": "job-1" } });
-    let routed = json!({ "verb": "ADDED", "event": event("eventrouter") });
-    let watched = json!({ "object": { "note": message("k8sobjects"), "reason": "Pulled" }, "type": "ADDED" });
-    let alloy = "name=job-1 kind=Pod objectAPIversion=v1 sourcecomponent=kubelet reason=Pulled type=Normal count=1";
-    [
-        ("alloy", format!("{alloy} msg={:?} ", message("alloy"))),
-        ("alloy-json", json!({ "name": "job-1", "reason": "Pulled", "msg": message("alloy-json") }).to_string()),
-        ("event-exporter", event("event-exporter").to_string()),
-        ("eventrouter", format!("I0826 10:58:53.717599       6 glogsink.go:42] {routed}")),
-        ("k8sobjects", json!({ "body": watched.to_string(), "severity": "Normal" }).to_string()),
-        ("k8s-events", message("k8s-events")),
-    ]
-}
-
 /// Makes a series with the same number every `step` minutes of the last `days` up to now, within `hours` of each day
 /// (UTC).
 pub fn recorded(metric: &str, labels: &[(&str, &str)], step: i64, days: i64, hours: (i8, i8), value: f64) -> Series {
@@ -177,41 +155,6 @@ spec:
         let images = node.first().context("a node")?.ctr(&["images", "ls", "-q"])?;
         ensure!(images.contains(image), "{image} is not among\n{images}");
     }
-
-    // No line of any shipper needs a parser.
-    let shipped = shipped();
-    for (shipper, line) in &shipped {
-        loki.push(&[("shipper", shipper)], &[(yesterday, line.clone())])?;
-    }
-    bed.apply(&format!(
-        "
-apiVersion: drop.corewire.io/v1alpha1
-kind: DiscoveryPolicy
-metadata: {{name: shipped}}
-spec:
-  syncInterval: 1s
-  sources: [{{type: loki, loki: {{endpoint: '{}', query: '{{shipper=~\".+\"}}'}}}}]
-",
-        loki.url()
-    ))?;
-    wait_discovery(bed, "shipped", "Synced", |policy| {
-        let of_all = shipped.iter().map(|(shipper, _)| format!("docker.io/shipped/{shipper}:1"));
-        list(policy).into_iter().map(str::to_owned).collect::<BTreeSet<_>>() == of_all.collect()
-    })?;
-    let extracted = r#"| logfmt | line_format "{{.msg}}" | regexp `pulled image "(?P<image>[^"]+)"`"#;
-    let counted = format!("sum by (image) (count_over_time({{shipper=\"alloy\"}} {extracted} [1h]))");
-    let query = json!({ "endpoint": loki.url(), "query": counted });
-    bed.apply(
-        &json!({
-            "apiVersion": "drop.corewire.io/v1alpha1",
-            "kind": "DiscoveryPolicy",
-            "metadata": { "name": "counted" },
-            "spec": { "syncInterval": "1s", "sources": [{ "type": "loki", "loki": query }] },
-        })
-        .to_string(),
-    )?;
-    wait_discovery(bed, "counted", "Synced", |policy| list(policy) == ["docker.io/shipped/alloy:1"])?;
-    bed.cluster.kubectl(&["delete", "discoverypolicy", "shipped", "counted"])?;
 
     // The policy follows the scraped values.
     bed.apply(&format!(

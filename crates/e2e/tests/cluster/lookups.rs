@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use drop_e2e::Bed;
+use drop_e2e::{Bed, pass_on};
 use drop_testbed::{Answer, FakeServer, ImageSpec, Request};
 
 /// How long the test waits for anything.
@@ -15,47 +15,23 @@ const MANIFEST: &str = "/v2/lookups/app/manifests/1";
 /// The tag stays the same for this many intervals.
 const INTERVALS: usize = 3;
 
-pub fn registries_are_asked_so_that_no_pod_is() -> Result<()> {
-    let bed = Bed::start("e2e-lookups", &["--lookup=true", "--discovery-retry=2s"])?;
+pub fn registries_are_asked_so_that_no_pod_is(bed: &Bed) -> Result<()> {
     let registry = bed.cluster.registry();
     let old = registry.push("lookups/app", "1", &ImageSpec::runnable())?;
-    let front = front(registry.address())?;
+    let upstream = registry.address();
+    let front = FakeServer::start()?;
+    front.answer_with("/", move |request| pass_on(upstream, request));
     let _served = bed.serve("registry-1.docker.io", front.address())?;
     bed.nodes("lookups", NODES)?;
 
-    a_tag_that_stays_costs_one_question_per_interval(&bed, &front, &old).context("a tag that stays")?;
+    a_tag_that_stays_costs_one_question_per_interval(bed, &front, &old).context("a tag that stays")?;
     let new = registry.push("lookups/app", "1", &ImageSpec::runnable())?;
     ensure!(new != old, "another image has another digest");
-    a_tag_that_moves_is_pulled_once_by_each_node(&bed, &new).context("a tag that moves")?;
-    a_typo_is_told_without_a_pod(&bed).context("a typo")?;
-    nodes_find_out_where_the_registry_refuses_drop(&bed, &front, registry.address()).context("a refusal")
-}
-
-/// Passes requests of the operator on to a registry, and records them.
-fn front(registry: SocketAddr) -> Result<FakeServer> {
-    let front = FakeServer::start()?;
-    front.answer_with("/", move |request| {
-        pass_on(registry, request)
-            .unwrap_or_else(|error| Answer { body: error.to_string().into(), ..Answer::status(502) })
-    });
-    Ok(front)
-}
-
-fn pass_on(registry: SocketAddr, request: &Request) -> Result<Answer> {
-    let agent = ureq::Agent::config_builder().proxy(None).http_status_as_error(false).build().new_agent();
-    let url = format!("http://{registry}{}?{}", request.path, request.query);
-    let accept = request.header("accept").unwrap_or("*/*");
-    let mut reply = match request.method.as_str() {
-        "HEAD" => agent.head(&url).header("accept", accept).call()?,
-        _ => agent.get(&url).header("accept", accept).call()?,
-    };
-    let mut answer = Answer { body: reply.body_mut().read_to_vec()?, ..Answer::status(reply.status().as_u16()) };
-    for name in ["content-type", "docker-content-digest"] {
-        if let Some(value) = reply.headers().get(name) {
-            answer = answer.header(name, value.to_str()?);
-        }
-    }
-    Ok(answer)
+    a_tag_that_moves_is_pulled_once_by_each_node(bed, &new).context("a tag that moves")?;
+    a_typo_is_told_without_a_pod(bed).context("a typo")?;
+    nodes_find_out_where_the_registry_refuses_drop(bed, &front, upstream).context("a refusal")?;
+    bed.cluster.kubectl(&["delete", "cachedimage", "lookups", "lookups-typo"])?;
+    Ok(())
 }
 
 fn asked(requests: &[Request], method: &str) -> usize {
@@ -126,7 +102,7 @@ fn nodes_find_out_where_the_registry_refuses_drop(bed: &Bed, front: &FakeServer,
         let pods = sight.all_pods.values().filter(|pod| pod.images.iter().any(|image| image == IMAGE));
         (pods.count() > 2 * NODES).then_some(())
     })?;
-    front.answer_with("/", move |request| pass_on(registry, request).unwrap_or_else(|_| Answer::status(502)));
+    front.answer_with("/", move |request| pass_on(registry, request));
     bed.wait_image("lookups", |status, ready| {
         ready.reason == "Cached" && status.lookup.as_ref().is_some_and(|lookup| lookup.message.is_none())
     })?;

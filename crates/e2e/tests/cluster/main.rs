@@ -11,6 +11,7 @@ mod docs;
 mod edits;
 mod failures;
 mod faults;
+mod ghcr;
 mod gitops;
 mod lease;
 mod lookups;
@@ -18,24 +19,25 @@ mod metrics;
 mod migration;
 mod nodes;
 mod pacing;
+mod partial;
 mod presence;
 mod quickstart;
 mod registries;
 mod restart;
 mod seed;
 mod sets;
+mod shippers;
 mod validation;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
 use drop_e2e::Bed;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 type Scenario = fn(&Bed) -> anyhow::Result<()>;
 
-const SHARED: [(&str, Scenario); 38] = [
+const SHARED: [(&str, Scenario); 40] = [
     ("dashboard::each_panel_shows_data_of_a_working_operator", dashboard::each_panel_shows_data_of_a_working_operator),
     ("metrics::only_who_may_read_them_is_told", metrics::only_who_may_read_them_is_told),
     (
@@ -86,6 +88,14 @@ const SHARED: [(&str, Scenario); 38] = [
     ("discovery::an_outage_empties_no_list", discovery::an_outage_empties_no_list),
     ("discovery::a_secret_is_used_as_soon_as_it_is_there", discovery::a_secret_is_used_as_soon_as_it_is_there),
     ("discovery::credentials_stay_with_their_host", discovery::credentials_stay_with_their_host),
+    (
+        "partial::a_part_of_an_answer_removes_no_image_and_stops_no_other_source",
+        partial::a_part_of_an_answer_removes_no_image_and_stops_no_other_source,
+    ),
+    (
+        "shippers::pulls_are_found_in_the_lines_of_every_shipper",
+        shippers::pulls_are_found_in_the_lines_of_every_shipper,
+    ),
     ("nodes::a_lost_kubelet_holds_no_slot", nodes::a_lost_kubelet_holds_no_slot),
     ("presence::what_a_node_has_already_needs_no_pod", presence::what_a_node_has_already_needs_no_pod),
     ("nodes::a_node_without_a_network_is_warmed_over_its_own", nodes::a_node_without_a_network_is_warmed_over_its_own),
@@ -117,6 +127,15 @@ const SHORTENED: [&str; 5] = [
     "--lost-within=5s",
     "--discovery-timeout=10s",
     "--discovery-retry=10m",
+];
+
+/// These scenarios have an operator that looks images up, and also run one after another.
+const LOOKUPS: [(&str, Scenario); 2] = [
+    ("lookups::registries_are_asked_so_that_no_pod_is", lookups::registries_are_asked_so_that_no_pod_is),
+    (
+        "ghcr::a_registry_that_forbids_logins_without_a_challenge_is_asked_as_it_wants",
+        ghcr::a_registry_that_forbids_logins_without_a_challenge_is_asked_as_it_wants,
+    ),
 ];
 
 const ALONE: [(&str, Scenario); 9] = [
@@ -181,18 +200,27 @@ fn trials(beds: Option<&(Arc<Bed>, Arc<Bed>)>) -> Vec<Trial> {
     let alone = beds.map(|(_, alone)| alone.clone());
     let alone = Trial::test("alone: quickstart, restart, migration, seed", move || {
         let Some(bed) = &alone else { return Ok(()) };
-        for (name, scenario) in ALONE {
-            report(scenario(bed).context(name))?;
-            eprintln!("{name} ... ok");
-        }
-        Ok(())
+        in_turn(bed, &ALONE)
     });
     let has_beds = beds.is_some();
     let faults = Trial::test("faults::nothing_is_pulled_twice_whatever_goes_wrong", move || {
         report(if has_beds { faults::nothing_is_pulled_twice_whatever_goes_wrong() } else { Ok(()) })
     });
-    let lookups = Trial::test("lookups::registries_are_asked_so_that_no_pod_is", move || {
-        report(if has_beds { lookups::registries_are_asked_so_that_no_pod_is() } else { Ok(()) })
+    let lookups = Trial::test("lookups: lookups, ghcr", move || {
+        if !has_beds {
+            return Ok(());
+        }
+        let bed = Bed::start("e2e-lookups", &["--lookup=true", "--discovery-retry=2s"]);
+        in_turn(&bed.map_err(|error| Failed::from(format!("{error:#}")))?, &LOOKUPS)
     });
     [alone, faults, lookups].into_iter().chain(shared).collect()
+}
+
+/// Runs scenarios one after another, up to the first that fails.
+fn in_turn(bed: &Bed, scenarios: &[(&str, Scenario)]) -> Result<(), Failed> {
+    for (name, scenario) in scenarios {
+        scenario(bed).map_err(|error| format!("{name}: {error:#}"))?;
+        eprintln!("{name} ... ok");
+    }
+    Ok(())
 }

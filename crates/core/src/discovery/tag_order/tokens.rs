@@ -1,5 +1,7 @@
 //! The words and numbers of a tag.
 
+use super::words;
+
 /// A word or a number.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Token<'a> {
@@ -71,7 +73,70 @@ pub fn of(tag: &str) -> Vec<Token<'_>> {
         rest = others;
         before = Before::Nothing;
     }
-    tokens
+    with_dates_in_digits(tokens)
+}
+
+/// The days of a month as dates in digits write them.
+const DAYS: [&str; 31] = [
+    "01", "02", "03", "04", "05", "06", "07", "08", "09", "10", "11", "12", "13", "14", "15", "16", "17", "18", "19",
+    "20", "21", "22", "23", "24", "25", "26", "27", "28", "29", "30", "31",
+];
+
+/// Replaces dates with the name of a month by the tokens of the same dates in digits: `dec2023`, `2023-Dec` and
+/// `01dec2023` by those of `2023-12-01`.
+fn with_dates_in_digits(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
+    if !tokens.iter().any(|token| words::month(token.text).is_some()) {
+        return tokens;
+    }
+    let mut replaced = Vec::with_capacity(tokens.len() + 1);
+    let mut at = 0;
+    while let Some(token) = tokens.get(at) {
+        let Some((date, length)) = named_date(&tokens, at) else {
+            replaced.push(*token);
+            at += 1;
+            continue;
+        };
+        let befores = [token.before, Before::Separator('-'), Before::Separator('-')];
+        replaced.extend(date.into_iter().zip(befores).map(|(text, before)| Token {
+            text,
+            kind: Kind::Number,
+            before,
+            segment: token.segment,
+            is_segment: false,
+        }));
+        at += length;
+    }
+    replaced
+}
+
+/// Returns year, month and day of the date that begins at `at` with or before the name of a month, and the number of its
+/// tokens. A date without a day stands for the first day of its month.
+fn named_date<'a>(tokens: &[Token<'a>], at: usize) -> Option<([&'a str; 3], usize)> {
+    let token = |offset: usize| tokens.get(at + offset);
+    let year = |offset| token(offset).filter(|it| it.kind == Kind::Number && is_year(it.text)).map(|it| it.text);
+    let month = |offset| token(offset).and_then(|it| words::month(it.text));
+    let day = |offset| {
+        let day: usize = token(offset).filter(|it| it.text.len() <= 2)?.text.parse().ok()?;
+        DAYS.get(day.checked_sub(1)?).copied()
+    };
+    // In 1.2.3-jan-2024 the 3 is no day, and in jan-2024.1.2 the year is a version's.
+    let is_joined =
+        |at: usize| tokens.get(at).is_some_and(|it| it.kind == Kind::Number && it.before == Before::Separator('.'));
+    let is_begin = token(0)?.before != Before::Nothing && !is_joined(at);
+    let is_whole = |length: usize| is_begin && !is_joined(at + length);
+    // The parts of 5-jan2024 do not belong together.
+    let is_even = || token(1).map(|it| it.before) == token(2).map(|it| it.before);
+    let year_first = || Some([year(0)?, month(1)?, day(2)?]);
+    let day_first = || Some([year(2)?, month(1)?, day(0)?]);
+    let year_and_month = || Some([year(0)?, month(1)?, "01"]);
+    let month_and_year = || Some([year(1)?, month(0)?, "01"]);
+    let with_day = year_first().or_else(day_first).filter(|_| is_even() && is_whole(3));
+    let without = || year_and_month().or_else(month_and_year).filter(|_| is_whole(2));
+    with_day.map(|date| (date, 3)).or_else(|| without().map(|date| (date, 2)))
+}
+
+fn is_year(text: &str) -> bool {
+    text.len() == 4 && ("1990"..="2099").contains(&text)
 }
 
 fn length_while(text: &str, fits: impl Fn(char) -> bool) -> usize {
@@ -100,7 +165,11 @@ fn is_hash(text: &str, before: Before) -> bool {
     let is_pre_release = before == Before::Separator('.')
         && text.len() - number.len() < 4
         && number.strip_prefix(['a', 'b', 'c']).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()));
-    // 20250906a is the second image of a day.
+    // 20250906a is the second image of a day, and b20240405 the build of one.
     let is_count = text.split_at_checked(8).is_some_and(|(day, letter)| letter.len() == 1 && super::is_day(day));
-    is_hex(text) && is_mixed && !is_pre_release && !is_count
+    let is_build = text.strip_prefix(|c: char| c.is_ascii_alphabetic()).and_then(super::compact_date).is_some();
+    // dec2023, 2024feb29
+    let month = text.trim_matches(|c: char| c.is_ascii_digit());
+    let is_date = words::month(month).is_some() && text.split(month).any(is_year);
+    is_hex(text) && is_mixed && !is_pre_release && !is_count && !is_build && !is_date
 }

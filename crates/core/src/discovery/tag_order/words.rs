@@ -53,6 +53,22 @@ const BASES: [&str; 29] = [
     "windowsservercore",
 ];
 
+/// The months as dates in digits write them, with their names.
+const MONTHS: [(&str, &str); 12] = [
+    ("01", "january"),
+    ("02", "february"),
+    ("03", "march"),
+    ("04", "april"),
+    ("05", "may"),
+    ("06", "june"),
+    ("07", "july"),
+    ("08", "august"),
+    ("09", "september"),
+    ("10", "october"),
+    ("11", "november"),
+    ("12", "december"),
+];
+
 const DEVELOPMENT: [&str; 14] = [
     "canary",
     "daily",
@@ -122,6 +138,15 @@ pub fn is_release(word: &str) -> bool {
 /// Whether `word` marks a build without a version: `pr-123`, `sha-1234567`.
 pub fn is_build(word: &str) -> bool {
     is_one_of(&BUILDS, word)
+}
+
+/// Returns the month that `word` names, in full or by its first three letters, as two digits.
+pub fn month(word: &str) -> Option<&'static str> {
+    let is_named = |name: &str| {
+        let short = name.get(..3).is_some_and(|short| short.eq_ignore_ascii_case(word));
+        short || name.eq_ignore_ascii_case(word)
+    };
+    MONTHS.iter().find(|(_, name)| is_named(name)).map(|(digits, _)| *digits)
 }
 
 /// Whether `word` names a base that images are built on.

@@ -6,6 +6,12 @@
 use drop_core::Name;
 use serde::{Deserialize, Deserializer};
 
+use super::super::at_most::AtMost;
+
+/// The most entries of a list, or layers of an image, that Drop reads. Docker allows 127 layers, and lists have an entry
+/// per platform and one for each attestation. A manifest of 4 MiB could hold 300,000 empty ones.
+const MOST: usize = 1000;
+
 /// The types of manifests and indexes, which some registries write instead of the version of the schema.
 const MANIFESTS: [&str; 2] =
     ["application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"];
@@ -67,11 +73,11 @@ struct Fields {
     #[serde(default, rename = "mediaType")]
     media_type: Option<String>,
     #[serde(default)]
-    manifests: Option<Vec<Entry>>,
+    manifests: Option<AtMost<Entry, MOST>>,
     #[serde(default)]
     config: Option<Blob>,
     #[serde(default)]
-    layers: Option<Vec<Blob>>,
+    layers: Option<AtMost<Blob, MOST>>,
 }
 
 impl<'de> Deserialize<'de> for Document {
@@ -79,10 +85,15 @@ impl<'de> Deserialize<'de> for Document {
         let fields = Fields::deserialize(deserializer)?;
         let is_of = |types: [&str; 2]| fields.media_type.as_deref().is_some_and(|own| types.contains(&own));
         let is_known = fields.schema == Some(2) || is_of(MANIFESTS) || is_of(INDEXES);
+        let is_cut = fields.manifests.as_ref().is_some_and(|manifests| manifests.is_cut)
+            || fields.layers.as_ref().is_some_and(|layers| layers.is_cut);
+        if is_cut {
+            return Err(serde::de::Error::custom(format!("it has more than {MOST} manifests or layers")));
+        }
         let document = match (fields.manifests, fields.config.zip(fields.layers)) {
             _ if fields.schema == Some(1) => Some(Self::Old),
-            (Some(entries), None) => Some(Self::Index(entries)),
-            (None, Some((config, layers))) => Some(Self::Image { config, layers }),
+            (Some(entries), None) => Some(Self::Index(entries.items)),
+            (None, Some((config, layers))) => Some(Self::Image { config, layers: layers.items }),
             _ => None,
         };
         let document = document.filter(|document| is_known || *document == Self::Old);
@@ -131,6 +142,7 @@ impl Entry {
 
 #[cfg(test)]
 mod tests {
+    use drop_fuzz::each;
     use serde_json::{Value, json};
 
     use super::*;
@@ -182,6 +194,50 @@ mod tests {
         for json in all {
             assert_eq!(read(&json), None, "{json}");
         }
+    }
+
+    #[test]
+    fn a_list_without_end_is_no_manifest() {
+        let index = |count: usize| json!({ "schemaVersion": 2, "manifests": vec![json!({ "digest": "" }); count] });
+        let image = |count: usize| json!({ "schemaVersion": 2, "config": blob(), "layers": vec![blob(); count] });
+        for json in [index, image] {
+            assert!(read(&json(MOST)).is_some());
+            let error = serde_json::from_value::<Document>(json(MOST + 1)).unwrap_err();
+            assert_eq!(error.to_string(), "it has more than 1000 manifests or layers");
+        }
+    }
+
+    #[test]
+    fn any_manifest_is_read_or_refused() {
+        let entry = |platform: Value| json!({ "mediaType": MANIFESTS[0], "digest": "sha256:00", "platform": platform });
+        let index = json!({ "schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [
+            entry(json!({ "os": "linux", "architecture": "arm", "variant": "v7" })),
+            entry(json!({ "os": "unknown", "architecture": "unknown" })),
+            entry(Value::Null),
+        ] });
+        let image =
+            json!({ "schemaVersion": 2, "mediaType": MANIFESTS[1], "config": blob(), "layers": [blob(), blob()] });
+        let old = json!({ "schemaVersion": 1, "name": "app", "fsLayers": [{ "blobSum": "sha256:00" }] });
+        let error = json!({ "errors": [{ "code": "MANIFEST_UNKNOWN", "message": "manifest unknown", "detail": {} }] });
+        let seeds = [index, image, old, error].map(|json| json.to_string());
+        each("manifests", &seeds.each_ref().map(String::as_str), |text| {
+            let bytes = match serde_json::from_str(text) {
+                Ok(Document::Index(entries)) => {
+                    assert!(entries.len() <= MOST);
+                    let platforms = entries.iter().map(|entry| match entry.offer() {
+                        Offer::Platform(platform) => platform.len(),
+                        Offer::Nobody | Offer::Anybody => 0,
+                    });
+                    platforms.sum::<usize>() + entries.iter().map(|entry| entry.digest.len()).sum::<usize>()
+                }
+                Ok(Document::Image { config, layers }) => {
+                    assert!(layers.len() <= MOST);
+                    config.digest.len() + layers.iter().map(|layer| layer.digest.len()).sum::<usize>()
+                }
+                Ok(Document::Old) | Err(_) => 0,
+            };
+            assert!(bytes <= text.len(), "{bytes}");
+        });
     }
 
     #[test]
