@@ -28,8 +28,11 @@ fn alloy(image: &str, version: u32) -> String {
     )
 }
 
+/// The labels of a stream.
+type Labels = &'static [(&'static str, &'static str)];
+
 /// Returns the labels of each shipper's stream, and the line that reports the pull of `shipped/NAME:1`.
-fn shipped() -> [(&'static str, &'static [(&'static str, &'static str)], String); 6] {
+fn shipped() -> [(&'static str, Labels, String); 6] {
     const ALLOY: &[(&str, &str)] = &[("job", "loki.source.kubernetes_events"), ("namespace", "ci")];
     const OTEL: &[(&str, &str)] = &[("k8s_event_reason", "Pulled"), ("k8s_event_uid", "b"), ("k8s_event_count", "1")];
     let image = |name: &str| format!("shipped/{name}:1");
