@@ -66,8 +66,9 @@ impl Lab {
             // The previous look-up was for another CachedImage, or used other Secrets.
             return None;
         }
-        let lacks_details =
-            |served: &Manifest| self.api.nodes.values().any(|node| !served.detailed_for.contains(&node.platform));
+        let lacks_details = |served: &Manifest| {
+            self.api.nodes.values().any(|node| !served.detailed_for.contains(&node.platform))
+        };
         if told.served.as_ref().is_some_and(lacks_details) {
             // A node of another platform has joined since.
             return None;

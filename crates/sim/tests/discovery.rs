@@ -238,48 +238,19 @@ fn a_repository_that_fails_keeps_its_images_and_holds_up_no_other() {
 }
 
 #[test]
-fn a_server_is_left_alone_for_as_long_as_it_asks_for() {
-    for asked in [1, 90, 60 * 24] {
+fn a_server_is_left_alone_for_as_long_as_it_asks_for_and_at_most_a_day() {
+    for (asked, waited) in [(90, 90), (1, 1), (60 * 24 * 365, 60 * 24)] {
         let mut lab = lab_with(&[ONE]);
         let failure = SourceFailure::new(SourceReason::RateLimited, "slow down");
         let failure = SourceFailure { retry_after: Some(minutes(asked)), ..failure };
         lab.knobs.sources.insert(ONE.to_owned(), Err(failure));
         lab.run(secs(20.0));
         assert_eq!(runs(&lab), 1);
-        lab.run(minutes(asked) - secs(25.0));
+        lab.run(minutes(waited) - secs(25.0));
         assert_eq!(runs(&lab), 1, "{asked} minutes");
         lab.run(minutes(3));
         assert!(runs(&lab) > 1, "{asked} minutes");
     }
-}
-
-#[test]
-fn a_server_that_wants_to_be_left_alone_delays_no_other_source() {
-    let mut lab = lab_with(&[ONE, TWO]);
-    let failure = SourceFailure::new(SourceReason::RateLimited, "slow down");
-    let failure = SourceFailure { retry_after: Some(minutes(90)), ..failure };
-    lab.knobs.sources.insert(ONE.to_owned(), Err(failure.clone()));
-    answer(&mut lab, TWO, &[("x:1", 1.0)]);
-    lab.run(minutes(1));
-    // The first source would answer, but it is not asked.
-    answer(&mut lab, ONE, &[("a:1", 1.0)]);
-    answer(&mut lab, TWO, &[("y:1", 1.0)]);
-    lab.run(minutes(80));
-    assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), vec!["docker.io/library/y:1 1".to_owned()]));
-    let left_alone = status(&lab).query_results.remove(0);
-    assert_eq!((left_alone.reason.as_deref(), left_alone.message.as_deref()), (Some("RateLimited"), Some("slow down")));
-    lab.run(minutes(45));
-    let both = ["a:1 1", "y:1 1"].map(|image| format!("docker.io/library/{image}"));
-    assert_eq!(found(&lab), ("Synced".to_owned(), both.to_vec()));
-    // Another login may be allowed more, so it is tried at once.
-    lab.knobs.sources.insert(ONE.to_owned(), Err(failure));
-    lab.run(minutes(35));
-    assert_eq!(found(&lab).0, "PartiallyFailed");
-    answer(&mut lab, ONE, &[("b:1", 1.0)]);
-    lab.secret("creds");
-    lab.run(minutes(1));
-    let both = ["b:1 1", "y:1 1"].map(|image| format!("docker.io/library/{image}"));
-    assert_eq!(found(&lab), ("Synced".to_owned(), both.to_vec()));
 }
 
 #[test]

@@ -26,16 +26,11 @@ pub struct Order {
     pub pipeline: Arc<Pipeline>,
     /// How many Ready nodes its ranking counts.
     pub nodes: usize,
-    /// The queries that are not to be asked, because their servers want to be left alone, each with its last failure.
-    pub left_alone: BTreeMap<usize, SourceFailure>,
 }
 
 impl PartialEq for Order {
     fn eq(&self, other: &Self) -> bool {
-        self.policy == other.policy
-            && self.spec == other.spec
-            && self.nodes == other.nodes
-            && self.left_alone == other.left_alone
+        self.policy == other.policy && self.spec == other.spec && self.nodes == other.nodes
     }
 }
 
@@ -119,13 +114,19 @@ impl SourceOutcome {
         }
     }
 
-    /// Returns how long its server asks clients to wait, and the failure to show until then, which asks for no further
-    /// wait.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<(SignedDuration, SourceFailure)> {
+    /// Returns how long its server asks clients to wait.
+    fn retry_after(&self) -> Option<SignedDuration> {
         let failures = self.result.as_ref().err().into_iter().chain(self.failed.iter().map(|(_, failure)| failure));
-        let wait = failures.filter_map(|failure| failure.retry_after).max()?;
-        Some((wait, SourceFailure { retry_after: None, ..self.failure()? }))
+        failures.filter_map(|failure| failure.retry_after).max()
+    }
+}
+
+impl Discovered {
+    /// Returns how long no source is to be asked, because a server has said so.
+    #[must_use]
+    pub fn retry_after(&self) -> SignedDuration {
+        let waits = self.sources.iter().filter_map(SourceOutcome::retry_after);
+        waits.max().unwrap_or_default()
     }
 }
 

@@ -32,7 +32,6 @@ fn ask(world: &World, name: &Name, now: Timestamp, plan: &mut Plan) {
         spec: entry.id.clone(),
         pipeline: pipeline.clone(),
         nodes: world.nodes_counted_by(&entry.spec),
-        left_alone: entry.left_alone(now),
     };
     plan.add(world, Effect::Discover(Box::new(order)), now);
 }

@@ -1,6 +1,5 @@
 //! DiscoveryPolicies, and when each asks its sources.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use drop_api::{DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus};
@@ -8,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Published, World};
 use crate::Name;
-use crate::discovery::{InvalidSpec, Pipeline, SourceFailure, SpecId, sync};
+use crate::discovery::{InvalidSpec, Pipeline, SpecId, sync};
 use crate::io::effect::EffectKey;
 use crate::io::event::{Kind, Report};
 use crate::objects::image_set::ImageSet;
@@ -28,17 +27,6 @@ pub(crate) struct DiscoveryEntry {
     pub(crate) outcome: Option<DiscoveryPolicyStatus>,
     /// Failed runs in a row: runs in which a source failed.
     failures: u32,
-    /// The queries whose servers want to be left alone, with the failure that said so, and until when. The other queries
-    /// of the policy do not wait for them.
-    left_alone: BTreeMap<usize, (SourceFailure, Timestamp)>,
-}
-
-impl DiscoveryEntry {
-    /// Returns the queries that are not to be asked at `now`, each with its last failure.
-    pub(crate) fn left_alone(&self, now: Timestamp) -> BTreeMap<usize, SourceFailure> {
-        let left_alone = self.left_alone.iter().filter(|(_, (_, until))| *until > now);
-        left_alone.map(|(query, (failure, _))| (*query, failure.clone())).collect()
-    }
 }
 
 impl World {
@@ -79,15 +67,7 @@ impl World {
                     }
                     _ => Published::new(status),
                 };
-                let entry = DiscoveryEntry {
-                    id,
-                    spec: object.spec,
-                    pipeline,
-                    published,
-                    outcome: None,
-                    failures: 0,
-                    left_alone: BTreeMap::new(),
-                };
+                let entry = DiscoveryEntry { id, spec: object.spec, pipeline, published, outcome: None, failures: 0 };
                 self.discoveries.insert(name.clone(), entry);
                 self.outbox.schedule(run, next_at.unwrap_or(Timestamp::MIN));
             }
@@ -132,14 +112,9 @@ impl World {
 
     fn secret_changed(&mut self, name: &Name) {
         self.lookup_secret_changed(name);
-        for (policy, entry) in &mut self.discoveries {
+        for (policy, entry) in &self.discoveries {
             let Ok(pipeline) = &entry.pipeline else { continue };
-            let queries = pipeline.queries().iter().enumerate();
-            let concerned = queries.filter(|(_, query)| query.secret.as_deref() == Some(&**name)).map(|(at, _)| at);
-            let concerned: Vec<usize> = concerned.collect();
-            // With another login the server may answer.
-            entry.left_alone.retain(|query, _| !concerned.contains(query));
-            if !concerned.is_empty() {
+            if pipeline.queries().iter().any(|query| query.secret.as_deref() == Some(&**name)) {
                 self.outbox.note(EffectKey::Discovery(policy.clone()));
             }
         }
@@ -169,15 +144,9 @@ impl World {
                 Backoff { initial: settings.discovery_retry.min(interval), max: interval }.delay(failures, name)
             }
         };
-        entry.left_alone.retain(|_, (_, until)| *until > now);
-        let told = discovered.sources.iter().enumerate();
-        let told = told.filter_map(|(query, source)| Some((query, source.retry_after()?)));
-        entry.left_alone.extend(told.map(|(query, (wait, failure))| (query, (failure, after(now, wait)))));
-        // While there is no query to ask, there is nothing to do.
-        let is_idle = entry.left_alone.len() == pipeline.queries().len();
-        let until = entry.left_alone.values().map(|(_, until)| *until).min().filter(|_| is_idle);
+        let wait = wait.max(discovered.retry_after());
         // An edit during the run starts another run at once.
-        let at = self.outbox.time_of(&run).unwrap_or_else(|| after(now, wait).max(until.unwrap_or(Timestamp::MIN)));
+        let at = self.outbox.time_of(&run).unwrap_or_else(|| after(now, wait));
         self.outbox.schedule(run, at);
         status.next_sync_time = Some(at.max(now));
         entry.outcome = Some(status);

@@ -53,14 +53,12 @@ async fn measure(
     on_a_thread(measure).await
 }
 
-/// Asks the sources of a policy, with the Secrets of the pod namespace, and ranks the images that they name. Sources
-/// that are left alone fail as they did last.
+/// Asks all sources of a policy, with the Secrets of the pod namespace, and ranks the images that they name.
 pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discovered {
-    let credentials = order.pipeline.queries().iter().enumerate().map(|(at, query)| async move {
-        match (order.left_alone.get(&at), &query.secret) {
-            (Some(failure), _) => Err(failure.clone()),
-            (None, None) => Credentials::none(),
-            (None, Some(name)) => Credentials::from_secret(&secret(name, secrets, limits.request).await?),
+    let credentials = order.pipeline.queries().iter().map(|query| async {
+        match &query.secret {
+            None => Credentials::none(),
+            Some(name) => Credentials::from_secret(&secret(name, secrets, limits.request).await?),
         }
     });
     let credentials = join_all(credentials).await;
