@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::Lab;
 use crate::kubelet::{bare_id, platform_digest, repository};
-use crate::record::Told;
+use crate::record::{Success, Told};
 
 impl Lab {
     /// Asks a registry for an image, as the operator does.
@@ -66,11 +66,19 @@ impl Lab {
             // The previous look-up was for another CachedImage, or used other Secrets.
             return None;
         }
-        let lacks_details = |served: &Manifest| {
-            self.api.nodes.values().any(|node| !served.detailed_for.contains(&node.platform))
-        };
+        let lacks_details =
+            |served: &Manifest| self.api.nodes.values().any(|node| !served.detailed_for.contains(&node.platform));
         if told.served.as_ref().is_some_and(lacks_details) {
             // A node of another platform has joined since.
+            return None;
+        }
+        let differs = |(what, pulled): (&(Name, Reference), &Success)| {
+            let digest = pulled.image_id.rsplit('@').next().unwrap_or_default();
+            let is_served = told.served.as_ref().is_none_or(|served| served.is_digest(digest));
+            what.1 == *image && !is_served && pulled.at + self.hearsay() >= told.asked_at
+        };
+        if self.record.pulled.iter().any(differs) {
+            // A node has pulled something else since.
             return None;
         }
         let policies = || self.api.policies.values().map(|policy| &policy.spec);

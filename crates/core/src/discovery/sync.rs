@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{InvalidSpec, Measured, Pipeline, Query, RankedImage, SourceFailure, SourceReason, Why, score_text};
 use crate::Name;
+use crate::pace::backoff::LONGEST_RETRY_AFTER;
 use crate::text::count;
 use crate::text::shortened;
 
@@ -126,7 +127,7 @@ impl Discovered {
     #[must_use]
     pub fn retry_after(&self) -> SignedDuration {
         let waits = self.sources.iter().filter_map(SourceOutcome::retry_after);
-        waits.max().unwrap_or_default()
+        waits.max().unwrap_or_default().min(LONGEST_RETRY_AFTER)
     }
 }
 

@@ -156,12 +156,12 @@ impl Memory {
         let mut began_at = pod.sandbox_up_at;
         let open = pod.containers.iter().filter(|container| container.outcome().is_none()).count();
         let is_evicted = context.was_up && end.is_eviction();
-        // The image that was being pulled may be the cause, as one that fills the disk is. Then its failure decides.
-        let mut node_failure = node_trouble(end).filter(|_| !is_evicted || open != 1);
+        // An image that was pulled alone may be the cause, as one that fills the disk is. Then its failure decides.
+        let mut node_failure = node_trouble(end).filter(|_| !is_evicted || open > 1);
         for container in &pod.containers {
             let record = memory.images.entry(container.image.clone()).or_default();
             record.attempts = record.attempts.saturating_add(1);
-            record.alone = container.outcome().is_none() && (record.alone || is_evicted || *end == End::TimedOut);
+            record.alone = container.outcome().is_none() && (record.alone || *end == End::TimedOut);
             let outcome = container.outcome().or_else(|| cut_short(end, open, is_evicted));
             let settled = |result| Settlement { image: container.image.clone(), policy: pod.policy.clone(), result };
             match outcome {

@@ -104,6 +104,11 @@ pub enum Outcome<'a> {
 }
 
 impl Container {
+    /// Whether the kubelet has reported its state.
+    pub(crate) fn is_reported(&self) -> bool {
+        !matches!(&self.state, ContainerState::Waiting { reason, .. } if reason.is_empty())
+    }
+
     /// Returns how the pull ended; `None` while it is open.
     ///
     /// A container gets an image ID, or enters one of the states below, only after its image is on the node. Whether

@@ -8,7 +8,7 @@ use crate::io::notice;
 use crate::io::plan::Plan;
 use crate::objects::memory::{Context, Memory, Settlement};
 use crate::objects::policy::Policy;
-use crate::objects::pull_pod::{End, Expectations, PullPod};
+use crate::objects::pull_pod::{Container, End, Expectations, PullPod};
 use crate::objects::reference::Reference;
 use crate::show::status;
 use crate::time::after;
@@ -96,10 +96,11 @@ fn record_pod(
     let context = Context {
         now,
         platform: &node.node.platform,
-        was_up: entry.steps.sandbox_up.is_some(),
+        was_up: entry.steps.sandbox_up.is_some()
+            || !node.node.tells_sandbox && entry.pod.containers.iter().any(Container::is_reported),
         backoff: &policy.backoff,
         began_turn_at: entry.begins_turn.then(|| entry.started_at.unwrap_or(now)),
-        rounds: &|image| (world.open_rounds(image), world.next_round(image, &node.node.name, &policy.backoff)),
+        rounds: &|image| world.rounds_on(image, &node.node.name, &policy.backoff),
     };
     let nothing = Memory::default();
     let before = world.memory_of(&node.node).unwrap_or(&nothing);

@@ -143,7 +143,7 @@ fn failures<'a>(
 fn consecutive_failures(world: &World, entry: &ImageEntry) -> u32 {
     let Some(health) = world.health_of(&entry.image.reference) else { return 0 };
     let on_nodes = failures(world, entry, health).map(|(_, failure)| failure.count);
-    on_nodes.max().unwrap_or(0).max(health.open_rounds())
+    on_nodes.max().unwrap_or(0).max(health.open_rounds(|_| true))
 }
 
 /// Returns the reason and message of a CachedImage's Ready condition.
@@ -188,7 +188,7 @@ fn reason<'a>(
         node.is_none_or(|node| Side::new(world, node, policy, now).check().is_ok())
     };
     if let Some((node, failure)) = failures.iter().find(backs_off) {
-        let failed_again = failure.count > 1 || health.open_rounds() > 1;
+        let failed_again = failure.count > 1 || health.open_rounds(|_| true) > 1;
         let reason = match &*failure.reason {
             "ErrImagePull" if failed_again => "ImagePullBackOff",
             reason => reason,

@@ -107,6 +107,7 @@ impl World {
             if health.is_empty() {
                 self.health.remove(reference);
             }
+            record.iter().for_each(|record| self.compare_with_served(reference, &platform, record));
             self.registry_changed(reference);
             self.mark_images_of(reference);
             let wanted_by = || self.wanted.get(reference).into_iter().flatten().cloned();

@@ -134,14 +134,14 @@ impl Health {
         self.alone.iter().filter(|node| self.success.is_none() && !self.failing.contains_key(*node))
     }
 
-    /// Returns the number of rounds of open failures.
+    /// Returns how many rounds of open failures there were on these nodes.
     #[must_use]
-    pub fn open_rounds(&self) -> u32 {
-        self.open_failures().map(|(_, failure)| failure.rounds).max().unwrap_or(0)
+    pub fn open_rounds(&self, is_among: impl Fn(&Name) -> bool) -> u32 {
+        self.open_failures().filter(|(node, _)| is_among(node)).map(|(_, failure)| failure.rounds).max().unwrap_or(0)
     }
 
-    /// Returns when the next round of tries may begin after those on these nodes, by the backoff alone; `None` where they have no
-    /// open failures.
+    /// Returns when these nodes may begin the next round of tries, by the backoff alone; `None` if they have no open
+    /// failures.
     #[must_use]
     pub fn next_round(
         &self,
@@ -149,7 +149,8 @@ impl Health {
         backoff: &Backoff,
         is_among: impl Fn(&Name) -> bool,
     ) -> Option<Timestamp> {
-        Some(after(self.last_open_failure(is_among)?, backoff.delay(self.open_rounds(), image.as_str())))
+        let last = self.last_open_failure(&is_among)?;
+        Some(after(last, backoff.delay(self.open_rounds(is_among), image.as_str())))
     }
 
     /// Returns when the last of the open failures on these nodes was.
@@ -163,7 +164,7 @@ impl World {
     /// Returns how often an image failed in a row; nodes that fail at the same time count once. While it is not zero,
     /// one node at a time tries the image.
     pub(crate) fn open_rounds(&self, image: &Reference) -> u32 {
-        self.health.get(image).map_or(0, Health::open_rounds)
+        self.health.get(image).map_or(0, |health| health.open_rounds(|_| true))
     }
 
     /// Whether a failure of `image` on some node is the image's or its registry's.
@@ -265,9 +266,12 @@ impl World {
         })
     }
 
-    /// Returns when the CachedImages that want a failing image on `node` may be tried again, by the backoff alone.
-    pub(crate) fn next_round(&self, image: &Reference, node: &str, backoff: &Backoff) -> Option<Timestamp> {
-        self.health.get(image)?.next_round(image, backoff, self.among_nodes_of(image, node))
+    /// Returns the rounds of failures of the CachedImages that want an image on `node`, and when these may be tried again,
+    /// by the backoff alone.
+    pub(crate) fn rounds_on(&self, image: &Reference, node: &str, backoff: &Backoff) -> (u32, Option<Timestamp>) {
+        let Some(health) = self.health.get(image) else { return (0, None) };
+        let is_among = self.among_nodes_of(image, node);
+        (health.open_rounds(&is_among), health.next_round(image, backoff, &is_among))
     }
 
     /// Whether another node is a target of a CachedImage that wants an image on `node`.

@@ -18,10 +18,11 @@ use crate::io::flights::Flight;
 use crate::io::lookup::{Inquiry, LookedUp};
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::manifest::Manifest;
+use crate::objects::memory::Record;
 use crate::objects::node::Node;
 use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
-use crate::pace::backoff::{Backoff, stretched};
+use crate::pace::backoff::{Backoff, LONGEST_RETRY_AFTER, stretched};
 use crate::time::after;
 
 /// How long pulls of an image wait for its registry's first answer, which usually comes within a second. A registry
@@ -249,7 +250,7 @@ impl World {
             let max = interval.unwrap_or(RETRY_MAX).min(RETRY_MAX).max(self.settings.discovery_retry);
             Backoff { initial: self.settings.discovery_retry, max }.delay(failure.count, image.as_str())
         };
-        Some(after(answered_at, wait.max(failure.retry_after.unwrap_or_default())))
+        Some(after(answered_at, wait.max(failure.retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))))
     }
 
     /// Returns the question to an image's registry.
@@ -312,6 +313,18 @@ impl World {
             self.lookup_changed(image);
         }
         self.schedule_lookup(image);
+    }
+
+    /// Asks again for an image if a node has pulled something else than its registry last told: the tag has moved, or the
+    /// node's mirror lags.
+    pub(super) fn compare_with_served(&mut self, image: &Reference, platform: &Name, record: &Record) {
+        let Some((pulled, id)) = record.pulled.zip(record.id.as_ref()) else { return };
+        let Some(lookup) = self.lookups.get_mut(image) else { return };
+        let differs = lookup.current().is_some_and(|served| served.manifest.is(id, platform) == Some(false));
+        if differs && lookup.told_at < Some(pulled.at) {
+            lookup.asks_again = true;
+            self.schedule_lookup(image);
+        }
     }
 
     /// Asks again for images that serve nodes of a new platform, of which nothing but the digest was asked for these.

@@ -86,16 +86,20 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &pair(&self.entry.node.name, image))))
     }
 
-    /// Returns since when a node waits for an image: either may be new, the image may have been evicted, or its tag may
-    /// have moved.
+    /// Returns since when a node waits for an image: since both exist, since the image was evicted, or since the copy came
+    /// whose tag has moved.
     fn waits_since(&self, wanted: &ImageEntry) -> Timestamp {
-        let evicted_at = self.record(&wanted.image.reference).and_then(|record| Some(record.eviction.as_ref()?.at));
-        let moved_at = self.world.lookup_of(wanted).and_then(Lookup::current).map(|served| served.since);
+        let record = self.record(&wanted.image.reference);
+        let came_at = record.and_then(|record| match self.entry.standings.get(&wanted.image.name)? {
+            Standing::Evicted => record.eviction.as_ref().map(|eviction| eviction.at),
+            Standing::Outdated => record.current_since(),
+            Standing::Missing | Standing::Failed | Standing::Cached => None,
+        });
         let since = self.both_since(wanted);
-        since.max(evicted_at.unwrap_or(since)).max(moved_at.unwrap_or(since))
+        since.max(came_at.unwrap_or(since))
     }
 
-    /// Returns since when both the image and the node have been there.
+    /// Returns since when both the CachedImage and the node exist.
     fn both_since(&self, wanted: &ImageEntry) -> Timestamp {
         wanted.wanted_since().max(self.entry.node.created_at)
     }

@@ -81,8 +81,8 @@ pub fn pulls_are_found_in_the_lines_of_every_shipper(bed: &Bed) -> Result<()> {
     ];
     let once: BTreeMap<String, String> =
         shipped().iter().map(|(name, ..)| (format!("docker.io/shipped/{name}:1"), "1".to_owned())).collect();
-    for (parser, query) in &cases {
-        let found = scores(bed, &loki, query, parser, once.keys().cloned().collect())?;
+    for (number, (parser, query)) in cases.iter().enumerate() {
+        let found = scores(bed, &format!("shipped-{number}"), &loki, query, parser, once.keys().cloned().collect())?;
         ensure!(found == once, "{query} with the parser {parser}: {found:?}");
     }
     each_pull_counts_once(bed, &loki, &push).context("the recipe of docs/pull-events.md")
@@ -95,13 +95,13 @@ fn each_pull_counts_once(bed: &Bed, loki: &Loki, push: &impl Fn(&[(&str, &str)],
         push(&[("job", "kubernetes-events"), ("instance", instance)], &alloy(image, version))?;
     }
     let names: BTreeSet<String> = [twice, once].map(|image| format!("docker.io/{image}")).into();
-    let values = |query: &str| -> Result<[f64; 2]> {
-        let scores = scores(bed, loki, query, &Value::Null, names.clone()).with_context(|| query.to_owned())?;
+    let values = |name: &str, query: &str| -> Result<[f64; 2]> {
+        let scores = scores(bed, name, loki, query, &Value::Null, names.clone()).with_context(|| query.to_owned())?;
         let score =
             |image: &str| scores.get(&format!("docker.io/{image}")).context("a score")?.parse().context("a number");
         Ok([score(twice)?, score(once)?])
     };
-    let lines = values(r#"{job="kubernetes-events"} |= "Successfully pulled image""#)?;
+    let lines = values("recipe-drop", r#"{job="kubernetes-events"} |= "Successfully pulled image""#)?;
     ensure!(lines == [1.0, 1.0], "Drop counts an event once: {lines:?}");
     let blocks = drop_docs::blocks()?;
     let recipes = blocks.iter().filter(|block| block.page.ends_with("pull-events.md"));
@@ -109,16 +109,18 @@ fn each_pull_counts_once(bed: &Bed, loki: &Loki, push: &impl Fn(&[(&str, &str)],
         .filter(|block| block.text.contains("count_over_time(\n"))
         .partition(|block| block.text.contains(VERSION));
     ensure!(exact.len() == 1 && !simple.is_empty(), "the page has both kinds of recipes");
-    for (recipe, times) in exact.into_iter().map(|recipe| (recipe, 1.0)).chain(simple.into_iter().map(|it| (it, 2.0))) {
-        let [twice, once] = values(&recipe.text)?;
+    let recipes = exact.into_iter().map(|recipe| (recipe, 1.0)).chain(simple.into_iter().map(|it| (it, 2.0)));
+    for (number, (recipe, times)) in recipes.enumerate() {
+        let [twice, once] = values(&format!("recipe-{number}"), &recipe.text)?;
         ensure!(once > 0.0 && twice == times * once, "{recipe}: {twice} and {once}");
     }
     Ok(())
 }
 
-/// Returns the scores of a policy with this query, once it lists exactly these images.
+/// Returns the scores of a new policy of this name with this query, once it lists exactly these images.
 fn scores(
     bed: &Bed,
+    name: &str,
     loki: &Loki,
     query: &str,
     parser: &Value,
@@ -131,7 +133,7 @@ fn scores(
     let policy = json!({
         "apiVersion": "drop.corewire.io/v1alpha1",
         "kind": "DiscoveryPolicy",
-        "metadata": { "name": "shipped" },
+        "metadata": { "name": name },
         "spec": { "syncInterval": "1s", "sources": [{ "type": "loki", "loki": source }] },
     });
     bed.apply(&policy.to_string())?;
@@ -140,8 +142,8 @@ fn scores(
         images.map(|image| (image.image.clone(), image.final_score.clone())).collect()
     };
     let found =
-        wait_discovery(bed, "shipped", "Synced", |policy| listed(policy).into_keys().collect::<BTreeSet<_>>() == names);
+        wait_discovery(bed, name, "Synced", |policy| listed(policy).into_keys().collect::<BTreeSet<_>>() == names);
     let found = found.with_context(|| format!("{query} with the parser {parser}"))?;
-    bed.cluster.kubectl(&["delete", "discoverypolicy", "shipped"])?;
+    bed.cluster.kubectl(&["delete", "discoverypolicy", name])?;
     Ok(listed(&found))
 }

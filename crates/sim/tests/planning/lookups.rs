@@ -394,3 +394,17 @@ fn details_are_asked_for_a_platform_that_comes_later() {
     lab.run(secs(20.0));
     assert_eq!(questions(&lab), 2);
 }
+
+#[test]
+fn a_node_that_pulls_something_newer_than_the_registry_told_has_it_asked_at_once() {
+    let mut lab = asking(&["a", "b", "c"]);
+    lab.knobs.pull = secs(20.0);
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.run(secs(2.0));
+    lab.push(ALPINE, NEW);
+    lab.run(secs(120.0));
+    assert_eq!((questions(&lab), resolved(&lab, "alpine").as_deref()), (2, Some(NEW)), "{:?}", lab.starts());
+    let pods = lab.record.pods.len();
+    lab.run(secs(1000.0));
+    assert_eq!(lab.record.pods.len(), pods, "no node pulls in vain: {:?}", lab.starts());
+}
