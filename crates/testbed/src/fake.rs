@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::task::spawn_blocking;
 
 use crate::answer::{Answer, Content, Delivery};
 use crate::listener::Listener;
@@ -155,7 +156,11 @@ impl Script {
             let matching = handlers.iter().filter(|(path, _)| request.path.starts_with(path.as_str()));
             matching.max_by_key(|(path, _)| path.len()).map(|(_, handler)| Arc::clone(handler))
         };
-        let answer = handler.map_or_else(|| Answer::status(404), |handler| handler(&request));
+        // A handler may ask another of these servers, which have one thread together.
+        let answer = match handler {
+            Some(handler) => spawn_blocking(move || handler(&request)).await?,
+            None => Answer::status(404),
+        };
         match answer.delivery {
             Delivery::Never => pending().await,
             Delivery::HangUp => bail!("the connection ends here"),

@@ -321,7 +321,8 @@ impl World {
         let Some((pulled, id)) = record.pulled.zip(record.id.as_ref()) else { return };
         let Some(lookup) = self.lookups.get_mut(image) else { return };
         let differs = lookup.current().is_some_and(|served| served.manifest.is(id, platform) == Some(false));
-        if differs && lookup.told_at < Some(pulled.at) {
+        // A digest does not move.
+        if differs && image.digest().is_none() && lookup.told_at < Some(pulled.at) {
             lookup.asks_again = true;
             self.schedule_lookup(image);
         }
