@@ -53,7 +53,7 @@ pub(crate) use images::{ImageEntry, Refused};
 pub(crate) use lines::Places;
 pub(crate) use lookups::Lookup;
 pub(crate) use nodes::NodeEntry;
-pub(crate) use on_node::OnNode;
+pub(crate) use on_node::{LONG_WAIT, OnNode};
 pub(crate) use pods::{PodEntry, Stage};
 pub(crate) use policies::PolicyEntry;
 pub(crate) use published::{Published, Status};

@@ -20,8 +20,8 @@ pub struct Operator {
 /// The environment variable with the path of a binary that was built before the tests.
 const BINARY: &str = "DROP_BINARY";
 
-/// Returns the path of the operator's binary: the one in `DROP_BINARY`, which `cargo xtask test` sets, or one that is
-/// built here.
+/// Returns the path of the operator's binary: `cargo xtask test` names it in `DROP_BINARY`; without that
+/// variable this function builds the binary.
 ///
 /// # Errors
 /// If it does not build.

@@ -9,7 +9,8 @@ use crate::gate::{Pair, Purpose, Sides};
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::presence::Standing;
 use crate::pace::order::{Candidate, Urgency};
-use crate::world::{NodeEntry, Places, World};
+use crate::time::after;
+use crate::world::{LONG_WAIT, NodeEntry, Places, World};
 
 impl World {
     /// Brings the derived state up to date, as of `now`.
@@ -37,6 +38,8 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     let mut best: BTreeMap<(&Name, bool, bool), (Urgency, &Name)> = BTreeMap::new();
     let alarm = &mut places.alarm;
     let mut wait = |until: Timestamp| *alarm = Some(alarm.map_or(until, |alarm| alarm.min(until)));
+    // Since when the fresh pull waits that will first have waited for long.
+    let mut first_brief: Option<Timestamp> = None;
     let (mut sides, nothing) = (Sides::new(world, node, now), BTreeSet::new());
     for (image, standing) in world.images_on(node, Standing::wants_pull) {
         if image.image.pull != ImagePullPolicy::Never && !places.lacking.contains(&image.image.policy) {
@@ -51,7 +54,7 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
         let found = (pair.urgency(), &image.image.name);
         let is_late = found.0.is_late();
         if !is_late {
-            side.here.ages_at(image, now).into_iter().for_each(&mut wait);
+            first_brief = side.here.waits_briefly_since(image, now).into_iter().chain(first_brief).min();
         }
         let begins_turn = side.begins_turn(image, is_late);
         let kept = best.entry((&image.image.policy, is_late, begins_turn)).or_insert(found);
@@ -59,6 +62,7 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
             *kept = found;
         }
     }
+    first_brief.map(|since| after(since, LONG_WAIT)).into_iter().for_each(&mut wait);
     for ((policy, _, begins_turn), (urgency, image)) in best {
         let waiting_since = node.waiting_since.get(policy).copied().unwrap_or(now);
         places.candidates.push((

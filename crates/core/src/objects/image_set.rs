@@ -157,7 +157,7 @@ impl ImageSet {
             None => reference.tag().unwrap_or_default().to_lowercase(),
         };
         let name = format!("{}-{segment}-{version}", self.name);
-        // A tag may contain characters that an object's name may not, or end with one that is not allowed at its end.
+        // Some characters of tags are not allowed in the name of an object, and some not at its end.
         let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' }).collect();
         let name = name.replace("..", "-").replace(".-", "-").replace("-.", "-");
         let hash = short_hash(reference.as_str().as_bytes());

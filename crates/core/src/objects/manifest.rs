@@ -39,6 +39,12 @@ impl Manifest {
         !is_known || self.of(platform).next().is_some()
     }
 
+    /// Whether nodes of this platform can run the image, and nobody has asked for its details for them.
+    #[must_use]
+    pub fn lacks_details(&self, platform: &Name) -> bool {
+        self.serves(platform) && !self.detailed_for.contains(platform)
+    }
+
     /// Returns how many bytes a node of this platform downloads if it has none of the layers.
     #[must_use]
     pub fn size(&self, platform: &str) -> Option<u64> {

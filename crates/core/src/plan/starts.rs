@@ -269,8 +269,7 @@ fn start_turn(
     let Some(node) = world.node(&candidate.node) else { return Ok(None) };
     let side = Side::new(world, node, policy, now);
     let batch = batch(world, &side, policy, candidate, claims, budget, now);
-    let turn = node.turn.as_ref().filter(|_| !candidate.begins_turn).map(|turn| turn.began_at);
-    Ok(order(world, node, policy, &batch, turn, candidate.urgency.is_late()))
+    Ok(order(world, node, policy, &batch, candidate.begins_turn, candidate.urgency.is_late()))
 }
 
 /// Returns the images for the next Pod on a node: the most urgent image whose registry has a free slot, and others of
@@ -368,7 +367,7 @@ fn order(
     node: &NodeEntry,
     policy: &Policy,
     batch: &[&Image],
-    goes_on_since: Option<Timestamp>,
+    begins_turn: bool,
     is_late: bool,
 ) -> Option<PodOrder> {
     let first = batch.first()?;
@@ -401,7 +400,7 @@ fn order(
         secrets: world.secrets_for(node, batch),
         tolerations: placement.map(|placement| placement.tolerations.clone()).unwrap_or_default(),
         host_network,
-        goes_on_since,
+        goes_on_since: node.turn.as_ref().filter(|_| !begins_turn).map(|turn| turn.began_at),
         is_late,
     })
 }
@@ -523,8 +522,7 @@ fn start_quest(
     if budget.admit_host(policy, reference.host()).is_err() {
         return Ok(None);
     }
-    let turn = node.turn.as_ref().filter(|_| !begins_turn).map(|turn| turn.began_at);
-    Ok(order(world, node, policy, &[&image.image], turn, true))
+    Ok(order(world, node, policy, &[&image.image], begins_turn, true))
 }
 
 impl World {

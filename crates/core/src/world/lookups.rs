@@ -301,11 +301,9 @@ impl World {
             LookedUp::Unavailable { message, retry_after } => Some(Failure { is_missing, message, count, retry_after }),
         };
         // A node of another platform may have joined while the registry was asked.
-        let served = lookup.current().map(|served| &served.manifest);
-        let lacks = |node: &Node| {
-            served.is_some_and(|it| it.serves(&node.platform) && !it.detailed_for.contains(&node.platform))
-        };
-        lookup.asks_again = self.nodes.values().any(|entry| lacks(&entry.node));
+        lookup.asks_again = lookup
+            .current()
+            .is_some_and(|served| self.nodes.values().any(|entry| served.manifest.lacks_details(&entry.node.platform)));
         let shown = |lookup: &Lookup| {
             (lookup.is_pending(), lookup.served.clone(), lookup.failure.as_ref().map(|it| it.message.clone()))
         };
@@ -331,8 +329,7 @@ impl World {
     /// Asks again for images that serve nodes of a new platform, of which nothing but the digest was asked for these.
     pub(super) fn platform_appeared(&mut self, platform: &Name) {
         for (image, lookup) in &mut self.lookups {
-            let manifest = lookup.current().map(|served| &served.manifest);
-            lookup.asks_again |= manifest.is_some_and(|it| it.serves(platform) && !it.detailed_for.contains(platform));
+            lookup.asks_again |= lookup.current().is_some_and(|served| served.manifest.lacks_details(platform));
             self.dirty.lookups.insert(image.clone());
         }
     }

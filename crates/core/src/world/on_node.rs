@@ -17,7 +17,7 @@ use crate::time::after;
 
 /// A fresh pull that has waited for so long goes before those of its priority that have waited for less, whatever their
 /// names: new images may come without an end.
-const LONG_WAIT: SignedDuration = SignedDuration::from_hours(1);
+pub(crate) const LONG_WAIT: SignedDuration = SignedDuration::from_hours(1);
 
 /// A node with its memory.
 pub(crate) struct OnNode<'a> {
@@ -104,12 +104,11 @@ impl<'a> OnNode<'a> {
         wanted.wanted_since().max(self.entry.node.created_at)
     }
 
-    /// Returns when a fresh pull will have waited for so long that its age goes before its place in a set and its name;
-    /// `None` if it has by `now`.
-    pub(crate) fn ages_at(&self, wanted: &ImageEntry, now: Timestamp) -> Option<Timestamp> {
-        let is_young = |since: &Timestamp| now.as_second() - since.as_second() < LONG_WAIT.as_secs();
-        let since = Some(self.both_since(wanted)).filter(is_young);
-        since.or_else(|| Some(self.waits_since(wanted)).filter(is_young)).map(|since| after(since, LONG_WAIT))
+    /// Returns since when a node waits for an image, while that is for less than [`LONG_WAIT`].
+    pub(crate) fn waits_briefly_since(&self, wanted: &ImageEntry, now: Timestamp) -> Option<Timestamp> {
+        let is_brief = |since: &Timestamp| now.as_second() - since.as_second() < LONG_WAIT.as_secs();
+        let since = Some(self.both_since(wanted)).filter(is_brief);
+        since.or_else(|| Some(self.waits_since(wanted)).filter(is_brief))
     }
 
     /// Returns how urgent an image is here at `now`. All but fresh pulls yield to those for the longest backoff.
@@ -150,8 +149,8 @@ impl<'a> OnNode<'a> {
             None => {
                 // By the hour, so that images of one set keep their order.
                 let by_hour = |at: Timestamp| Timestamp::from_second(at.as_second() / 3600 * 3600).unwrap_or(at);
-                let is_young = self.ages_at(wanted, now).is_some();
-                let waits_since = if is_young { Timestamp::MAX } else { by_hour(self.waits_since(wanted)) };
+                let is_brief = self.waits_briefly_since(wanted, now).is_some();
+                let waits_since = if is_brief { Timestamp::MAX } else { by_hour(self.waits_since(wanted)) };
                 Urgency::Fresh { priority: wanted.image.priority, waits_since, rank }
             }
         }

@@ -64,7 +64,7 @@ pub fn recorded(metric: &str, labels: &[(&str, &str)], step: i64, days: i64, hou
 }
 
 /// Returns a set `name` with the images of the policy of that name, for the nodes of a scenario.
-fn set(name: &str, scenario: &str) -> String {
+pub fn set(name: &str, scenario: &str) -> String {
     format!(
         "
 ---

@@ -11,7 +11,7 @@ use drop_e2e::{Bed, pass_on};
 use drop_testbed::{Answer, FakeServer, ImageSpec, Request};
 use serde_json::{Value, json};
 
-use crate::discovery::{vector, wait_discovery};
+use crate::discovery::{set, vector, wait_discovery};
 use crate::sets::{children, wait_set};
 
 const HOST: &str = "partial.test";
@@ -32,19 +32,7 @@ pub fn a_part_of_an_answer_removes_no_image_and_stops_no_other_source(bed: &Bed)
     let upstream = registry.address();
     fake.answer_with("/v2/", move |request| tags(upstream, request, &["1"]));
     let _front = bed.serve(HOST, fake.address())?;
-    bed.apply(&format!(
-        "
-apiVersion: drop.corewire.io/v1alpha1
-kind: PullPolicy
-metadata: {{name: {NAME}}}
-spec: {{minDelayBetweenPulls: 0s}}
----
-apiVersion: drop.corewire.io/v1alpha1
-kind: CachedImageSet
-metadata: {{name: {NAME}}}
-spec: {{policyRef: {{name: {NAME}}}, discoveryPolicyRef: {{name: {NAME}}}, nodeSelector: {{scenario: {NAME}}}}}
-"
-    ))?;
+    bed.apply(&set(NAME, NAME))?;
 
     partial_answers(bed, &fake).context("partial answers")?;
     a_missing_repository(bed, &fake, upstream).context("a missing repository")?;
@@ -156,7 +144,7 @@ spec:
     let lost = "proxy Series(): rpc error: code = Aborted desc = fetch series for {replica=\"a\"} Addr: store-1:10901 \
                 LabelSets: {replica=\"a\"}: receive series: rpc error: code = Unavailable desc = error reading from server";
     let error = json!({ "status": "error", "errorType": "execution", "error": format!("expanding series: {lost}") });
-    // What is left of the answer, or what there is in place of it.
+    // Each fault leaves this part of the answer, or puts an error in its place.
     let left = [("partial/a:1", 9)];
     let faults = [
         // Thanos Query that is asked for whole answers, or has them switched off; a store without this time range;

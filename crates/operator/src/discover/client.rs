@@ -227,7 +227,7 @@ impl<'a> Client<'a> {
     /// Sends a request and reads the answer. It follows redirects, without credentials if they lead to another origin.
     ///
     /// # Errors
-    /// If there is no answer, or one that is too large. An answer with any status is no error.
+    /// If no answer comes, or the answer is too large. An answer with any status is no error.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, SourceFailure> {
         let mut memory = self.seat.answer();
         loop {

@@ -4,6 +4,7 @@ use drop_core::reference::Reference;
 use drop_sim::{Kubelet, Outcome, Trouble, secs, under};
 
 use crate::common::{Lab, duration};
+use crate::turns::first_start;
 use crate::{NOT_FOUND, nodes};
 
 const HOUR: f64 = 3600.0;
@@ -12,11 +13,6 @@ const HOUR: f64 = 3600.0;
 fn only_on(lab: &mut Lab, node: &str, image: &str) {
     lab.edit_node(node, |it| drop(it.labels.insert("host".into(), node.into())));
     lab.edit_image(image, |spec| spec.node_selector = [("host".to_owned(), node.to_owned())].into());
-}
-
-/// When the first Pod with an image began, in seconds.
-fn first_start(lab: &Lab, reference: &str) -> Option<i64> {
-    lab.pods_of(reference).first().map(|pod| pod.second())
 }
 
 #[test]
@@ -146,7 +142,7 @@ fn restarts_of_the_operator_renew_no_turn() {
         }
     }
     let began = first_start(&lab, "docker.io/library/other:latest");
-    assert!(began.is_some_and(|second| second < 3600), "{began:?}");
+    assert!(began.is_some_and(|began| began < secs(3600.0)), "{began:?}");
 }
 
 #[test]
@@ -171,7 +167,7 @@ fn an_old_image_goes_before_new_ones_of_its_node_whatever_their_names() {
         lab.run(secs(60.0));
     }
     let began = first_start(&lab, "docker.io/library/zeta:latest");
-    assert!(began.is_some_and(|second| second < 4500), "{began:?}");
+    assert!(began.is_some_and(|began| began < secs(4500.0)), "{began:?}");
 }
 
 #[test]
@@ -224,7 +220,7 @@ fn a_pull_that_waits_for_its_registry_hides_no_other_of_its_policy() {
     }
     lab.run(secs(30.0));
     lab.knobs.pull = secs(60.0);
-    let mut most = 0;
+    let mut most = secs(0.0);
     for number in 0..20 {
         let name = format!("q{number}");
         lab.image_with(&name, &name, under("q"));
@@ -235,12 +231,12 @@ fn a_pull_that_waits_for_its_registry_hides_no_other_of_its_policy() {
                 spec.priority = -100;
             });
             only_on(&mut lab, "b", "urgent");
-            most = lab.elapsed().as_secs() + 300;
+            most = lab.elapsed() + secs(300.0);
         }
         lab.run(secs(50.0));
     }
     let began = first_start(&lab, "docker.io/library/urgent:latest");
-    assert!(began.is_some_and(|second| second < most), "{began:?} of {most}: {:?}", lab.starts());
+    assert!(began.is_some_and(|began| began < most), "{began:?} of {most}: {:?}", lab.starts());
     let big = Reference::parse("h.example/big:1");
     assert!(lab.is_on_disk("c", &big) || lab.live("c").is_some());
 }

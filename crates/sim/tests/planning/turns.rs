@@ -24,7 +24,7 @@ fn on(lab: &mut Lab, node: &str) -> impl FnOnce(&mut CachedImageSpec) + use<> {
 }
 
 /// Returns how long after the beginning the first Pod of an image began, if one did.
-fn first_start(lab: &Lab, reference: &str) -> Option<SignedDuration> {
+pub fn first_start(lab: &Lab, reference: &str) -> Option<SignedDuration> {
     let pods = lab.pods_of(reference);
     pods.first().map(|pod| secs(pod.second() as f64))
 }
