@@ -174,8 +174,8 @@ pub struct CachedImageStatus {
     pub nodes_pulling: i32,
     /// Nodes where the last pull failed.
     pub nodes_failed: i32,
-    /// The digest of the image: the one that the registry last served to Drop (see `lookup`), or else the one that the
-    /// newest pull got.
+    /// The digest of the image: the one that pins it, if a node has it; the one that the registry last served to Drop
+    /// (see `lookup`); or else the one that the newest pull got.
     #[schemars(length(max = 71))]
     pub resolved_digest: Option<String>,
     /// The result of asking the registry; absent if Drop does not ask (`lookup: Never` in the PullPolicy) or has no

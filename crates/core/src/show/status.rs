@@ -92,6 +92,8 @@ pub(crate) fn cached_image<'a>(
     };
     let known = lookup.as_ref().and_then(|lookup| lookup.digest.as_deref());
     let served = known.filter(|_| lookup.as_ref().is_some_and(|lookup| lookup.message.is_none()));
+    // A digest that pins the image is its own as soon as a node has the image, whatever told so.
+    let pinned = image.reference.digest().filter(|_| tally.there() > 0);
     let last_failure = health.failing.values().map(|failure| failure.at).max();
     CachedImageStatus {
         observed_generation: image.generation,
@@ -110,7 +112,7 @@ pub(crate) fn cached_image<'a>(
         nodes_ready: count(tally.there()),
         nodes_pulling: count(pulling.len()),
         nodes_failed: count(tally.failed),
-        resolved_digest: served.or_else(|| newest?.id.as_ref()?.digest()).or(known).map(str::to_owned),
+        resolved_digest: pinned.or(served).or_else(|| newest?.id.as_ref()?.digest()).or(known).map(str::to_owned),
         lookup,
         last_pulled_at: newest.map(|success| success.at),
         last_attempted_at: newest.map(|success| success.at).max(last_failure),

@@ -7,9 +7,11 @@ use drop_api::cached_image::ImagePullPolicy;
 use drop_api::cached_image_set::ImageEntry;
 use drop_api::node_cache::{ImageRecord, NodeCacheSpec};
 use drop_core::event::Kind;
+use drop_core::inventory::{Inventory, Listed};
 use drop_core::memory::MAX_IMAGES;
 use drop_core::reference::Reference;
 use drop_sim::{Fate, Kubelet, schema, secs, under};
+use std::sync::Arc;
 
 /// Makes nodes a and b, without an operator yet. A NodeCache of a holds `count` images that no node pulls.
 fn remembering(count: usize) -> Lab {
@@ -185,6 +187,21 @@ fn the_start_of_a_policy_that_is_gone_is_forgotten() {
     let starts = lab.api.caches["a"].status.clone().unwrap().pull_starts;
     let policies: Vec<&str> = starts.iter().map(|start| start.policy.as_str()).collect();
     assert_eq!(policies, ["q"]);
+}
+
+#[test]
+fn an_image_that_is_found_resolves_to_the_digest_that_pins_it() {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let mut lab = nodes(1);
+    lab.stop(false);
+    let names = [Reference::parse(&format!("docker.io/library/alpine@{digest}"))].into();
+    let listed = Arc::new(Listed { names, is_cut: false, size: 1 });
+    lab.edit_node("a", |node| node.inventory = Inventory::new(vec![listed]));
+    lab.image_with("alpine", "alpine", |image| image.digest = Some(digest.clone()));
+    lab.start();
+    lab.settle();
+    assert_eq!((lab.shows("alpine").as_str(), lab.status("alpine").resolved_digest), ("Cached 1/1", Some(digest)));
+    assert_eq!(lab.record.pods.len(), 0, "{:?}", lab.starts());
 }
 
 #[test]
