@@ -36,7 +36,7 @@ pub(crate) enum Bench {
     /// It needs Linux, root and Go, as the demo does.
     Start,
     /// How long plans take at 5,000 nodes and 500 images, and how much memory they need; writes the table of docs/scale.md.
-    Core(core::Core),
+    Core,
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
@@ -45,7 +45,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Scale(scale) => scale::run(scale),
         Bench::Joins => joins::run(),
         Bench::Start => start::run(),
-        Bench::Core(core) => core::run(core),
+        Bench::Core => core::run(),
     }
 }
 

@@ -55,6 +55,14 @@ impl Platform {
             other => anyhow::bail!("the image is made for amd64 and arm64, not for {other}"),
         }
     }
+
+    /// Installs what it takes to build for it, and returns the target.
+    fn install(&self) -> Result<&'static str> {
+        drop_testbed::ensure_programs(&[("cc", "gcc"), ("musl-gcc", "musl-tools")], &|line| println!("{line}"))?;
+        // Already installed is no error; without rustup the build tells what is missing.
+        let _ = Command::new("rustup").args(["target", "add", self.target]).output();
+        Ok(self.target)
+    }
 }
 
 /// Builds the binary of the image for this machine and returns its path.
@@ -62,11 +70,13 @@ pub(crate) fn build() -> Result<PathBuf> {
     build_for(&Platform::native()?)
 }
 
+/// Returns the target for which the image of this machine is built, installed where that is possible.
+pub(crate) fn target() -> Result<&'static str> {
+    Platform::native()?.install()
+}
+
 fn build_for(platform: &Platform) -> Result<PathBuf> {
-    drop_testbed::ensure_programs(&[("cc", "gcc"), ("musl-gcc", "musl-tools")], &|line| println!("{line}"))?;
-    let target = platform.target;
-    // Already installed is no error; without rustup the build tells what is missing.
-    let _ = Command::new("rustup").args(["target", "add", target]).output();
+    let target = platform.install()?;
     let root = root()?;
     let folder = root.join("target");
     let built = cargo()

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::gate::budget::Budget;
-use crate::gate::{Pair, Purpose, Sides};
+use crate::gate::{Pair, Purpose};
 use crate::io::effect::{Effect, EffectKey, PodOrder};
 use crate::io::plan::Plan;
 use crate::objects::image::ImagePullPolicy;
@@ -40,7 +40,7 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
         })
         .collect();
     for order in &new {
-        violations.extend(audit_order(world, order).into_iter().map(|what| format!("Pod {}: {what}", order.name)));
+        violations.extend(audit_order(world, order, now).into_iter().map(|what| format!("Pod {}: {what}", order.name)));
     }
     let policies: BTreeSet<&Name> = new.iter().map(|order| &order.policy).collect();
     for policy in policies {
@@ -72,17 +72,17 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
 
 /// Checks that the plan starts every pull that it could start: a rule of the gate holds each other pull that is wanted
 /// and missing, each probe and each question for a tag. There is one exception. Under the policy another pull goes
-/// first, which the plan names, and which waits for a slot of the policy or for the delay between nodes.
+/// first, which the plan names, and which waits for a slot of the policy or for the delay between nodes. Only a node
+/// that goes on with its turn may pass it.
 fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
-    let mut budget = Budget::new(world);
+    let mut budget = Budget::new(world, now);
     new.iter().for_each(|order| budget.take(order));
     let mut left = Vec::new();
     for node in world.nodes() {
-        let mut sides = Sides::new(world, node, now);
+        let here = world.on_node(node);
         for (image, standing) in world.images_on(node, |_| true) {
             let name = &image.image.name;
-            let Some(side) = sides.of(image) else { continue };
-            let pair = Pair { world, image, side, standing };
+            let Some(pair) = Pair::new(&here, image, standing, now) else { continue };
             let purposes = [
                 Some(Purpose::Pull).filter(|_| standing.wants_pull()),
                 Some(Purpose::Probe).filter(|_| standing.wants_pull() && image.is_probed),
@@ -90,7 +90,8 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
             ];
             for purpose in purposes.into_iter().flatten() {
                 let first = plan.first_in_line.get(&image.image.policy);
-                let is_behind = first.is_some_and(|it| it.image != *name || it.node != node.node.name);
+                let goes_on = purpose == Purpose::Pull && !pair.begins_turn(pair.urgency().is_late());
+                let is_behind = first.is_some_and(|it| it.image != *name || it.node != node.node.name) && !goes_on;
                 if !is_behind && pair.check(purpose, &budget).is_ok() {
                     left.push(format!("{name} on {} ({purpose:?}) could start, and nobody goes first", node.node.name));
                 }
@@ -145,8 +146,8 @@ fn differs<S: PartialEq + std::fmt::Debug>(object: &str, shown: &S, expected: &S
     (shown != expected).then(|| format!("{object} shows {shown:?}, and should {expected:?}"))
 }
 
-/// Checks that a Pod pulls only images that are wanted, allowed and missing.
-fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
+/// Checks that a Pod pulls only images that are wanted, and that the gate lets each of them begin.
+fn audit_order(world: &World, order: &PodOrder, now: Timestamp) -> Vec<String> {
     let mut violations = Vec::new();
     let Some(node) = world.node(&order.node) else { return vec!["its node does not exist".to_owned()] };
     if node.node.uid != order.node_uid {
@@ -157,22 +158,30 @@ fn audit_order(world: &World, order: &PodOrder) -> Vec<String> {
         Some(entry) if entry.policy.paused => violations.push("its policy is paused".to_owned()),
         Some(_) => {}
     }
+    let here = world.on_node(node);
     for pull in &order.pulls {
         let name = &pull.cached_image;
-        let entry = world.image(name);
-        let policy = entry.and_then(|entry| world.policy_of(&entry.image));
-        let follows_tag = policy.is_some_and(|policy| policy.repull_interval.is_some());
-        match entry {
-            None => violations.push(format!("{name} does not exist")),
-            Some(entry) if entry.image.pull == ImagePullPolicy::Never => {
-                violations.push(format!("{name} is never to be pulled"));
-            }
-            Some(_) => {}
+        let Some(entry) = world.image(name) else {
+            violations.push(format!("{name} does not exist"));
+            continue;
+        };
+        let Some(standing) = node.standings.get(name).copied() else {
+            violations.push(format!("the node is not a target of {name}"));
+            continue;
+        };
+        let policy = world.policy_of(&entry.image);
+        if entry.image.pull == ImagePullPolicy::Never {
+            violations.push(format!("{name} is never to be pulled"));
         }
-        match node.standings.get(name) {
-            None => violations.push(format!("the node is not a target of {name}")),
-            Some(Standing::Cached) if !follows_tag => violations.push(format!("{name} is there already")),
-            Some(_) => {}
+        if standing == Standing::Cached && policy.is_none_or(|policy| policy.repull_interval.is_none()) {
+            violations.push(format!("{name} is there already"));
+        }
+        let purposes: &[Purpose] =
+            if standing.wants_pull() { &[Purpose::Pull, Purpose::Probe, Purpose::Ask] } else { &[Purpose::Ask] };
+        let pair = Pair::new(&here, entry, standing, now);
+        let held = |purpose: &Purpose| pair.as_ref()?.check_alone(*purpose, &BTreeSet::new()).err();
+        if let Some(Some(held)) = purposes.iter().map(held).min_by_key(Option::is_some) {
+            violations.push(format!("{name} begins, although: {}", held.verdict));
         }
     }
     violations

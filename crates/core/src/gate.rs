@@ -1,8 +1,8 @@
 //! Decides whether a pull may begin, and if not, why.
 //!
 //! No other place decides this. Queues, starts, probes, questions for tags, statuses, metrics, `/debug/plan` and the
-//! audit all ask [`Pair::check`], which checks one ordered list of rules. The first rule that is not met becomes the
-//! verdict that people read. A new rule needs one [`Rule`], one line in [`Pair::check`] and one [`Verdict`].
+//! audit all ask [`Pair`], which checks one ordered list of rules. The verdict of the first rule that is not met is what
+//! people read. A new rule needs one line in a check and one [`Verdict`].
 
 pub mod budget;
 mod queues;
@@ -13,9 +13,8 @@ use std::collections::BTreeSet;
 use drop_api::pull_policy::HostNetwork;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::Name;
 use crate::gate::budget::Budget;
-use crate::gate::verdict::Verdict;
+use crate::gate::verdict::{Held, Verdict};
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::node::Readiness;
 use crate::objects::policy::Policy;
@@ -23,7 +22,7 @@ use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::order::Urgency;
 use crate::time::after;
-use crate::world::{ImageEntry, Lookup, NodeEntry, OnNode, World};
+use crate::world::{ImageEntry, NodeEntry, OnNode, World};
 
 /// For at most this long, new images join a turn that has begun.
 const LONGEST_INCLUSION: SignedDuration = SignedDuration::from_mins(5);
@@ -39,164 +38,32 @@ pub(crate) enum Purpose {
     Ask,
 }
 
-/// The rules, in the order in which they are checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Rule {
-    PolicyExists,
-    NotPaused,
-    MayBePulled,
-    IsLookedUp,
-    Exists,
-    KubeletReports,
-    HasNetwork,
-    ServesPlatform,
-    HasRoom,
-    NotRefused,
-    NodeWorks,
-    WorksHere,
-    Repaired,
-    RegistryAnswers,
-    ImageWorks,
-    IsDue,
-    SetIsComplete,
-    NodeIsFree,
-    PolicyAllows,
-    RegistrySlot,
-}
-
-/// The first rule that a pull does not meet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
-    rule: Rule,
-    /// The time from which the answer may differ without an event.
-    pub(crate) until: Option<Timestamp>,
-    /// The slot or Pod in use that the pull waits for.
-    in_use: Option<Verdict>,
-}
-
-impl Rule {
-    fn holds(self) -> Result<(), Held> {
-        Err(Held { rule: self, until: None, in_use: None })
-    }
-
-    fn holds_until(self, until: Timestamp) -> Result<(), Held> {
-        Err(Held { rule: self, until: Some(until), in_use: None })
-    }
-
-    /// Fails because of something in use.
-    fn waits_for(self, verdict: Verdict) -> Held {
-        Held { rule: self, until: verdict.until(), in_use: Some(verdict) }
-    }
-
-    /// Fails while `until` has not passed.
-    fn holds_before(self, until: Option<Timestamp>, now: Timestamp) -> Result<(), Held> {
-        until.filter(|until| *until > now).map_or(Ok(()), |until| self.holds_until(until))
-    }
-}
-
-/// A node and one of the policies under which it may pull.
-pub(crate) struct Side<'a> {
-    pub(crate) here: OnNode<'a>,
-    pub(crate) node: &'a NodeEntry,
-    policy: &'a Policy,
-    now: Timestamp,
-}
-
-impl<'a> Side<'a> {
-    pub(crate) fn new(world: &'a World, node: &'a NodeEntry, policy: &'a Policy, now: Timestamp) -> Self {
-        Self { here: world.on_node(node), node, policy, now }
-    }
-
-    /// Checks whether the node can run a pull Pod at all.
-    ///
-    /// # Errors
-    /// The rule that it does not meet.
-    pub(crate) fn check(&self) -> Result<(), Held> {
-        match self.node.node.readiness {
-            Readiness::Lost => Rule::KubeletReports.holds(),
-            Readiness::NotReady { network: false } if self.policy.host_network == HostNetwork::Never => {
-                Rule::HasNetwork.holds()
-            }
-            Readiness::Ready | Readiness::NotReady { .. } => Ok(()),
-        }
-    }
-}
-
-impl Side<'_> {
-    /// Whether a pull of an image would begin a turn here, instead of going on with one. A late pull always begins a
-    /// turn: fresh pulls of other nodes go first.
-    ///
-    /// A turn goes on for images that became wanted within the longest backoff after it began, at most five minutes,
-    /// and that were neither pulled nor evicted since. Without this bound, a node that keeps getting new images, or
-    /// that evicts its images again and again, would never let another node begin.
-    pub(crate) fn begins_turn(&self, image: &ImageEntry, is_late: bool) -> bool {
-        let turn = self.node.turn.as_ref().filter(|turn| turn.policy == self.policy.name);
-        is_late
-            || turn.is_none_or(|turn| {
-                let record = self.here.record(&image.image.reference);
-                let changed_at = record.and_then(|record| {
-                    let evicted_at = record.eviction.as_ref().map(|eviction| eviction.at);
-                    record.pulled.as_ref().map(|pulled| pulled.at).max(evicted_at)
-                });
-                let included = self.policy.backoff.max.min(LONGEST_INCLUSION);
-                image.wanted_since() > after(turn.began_at, included) || changed_at > Some(turn.began_at)
-            })
-    }
-}
-
-/// The sides of one node, by policy.
-pub(crate) struct Sides<'a> {
-    world: &'a World,
-    node: &'a NodeEntry,
-    now: Timestamp,
-    /// By the policy name that images give. There are few.
-    by_policy: Vec<(&'a Name, Side<'a>)>,
-}
-
-impl<'a> Sides<'a> {
-    pub(crate) fn new(world: &'a World, node: &'a NodeEntry, now: Timestamp) -> Self {
-        Self { world, node, now, by_policy: Vec::new() }
-    }
-
-    /// Returns the node's side of `image`'s policy. If the policy is missing, it returns the side of the built-in one;
-    /// the first rule then reports the missing policy.
-    pub(crate) fn of(&mut self, image: &'a ImageEntry) -> Option<&Side<'a>> {
-        let name = &image.image.policy;
-        let known = self.by_policy.iter().position(|(known, _)| *known == name);
-        let at = known.unwrap_or(self.by_policy.len());
-        if known.is_none() {
-            let policy = self.world.policy_or_built_in(name)?;
-            self.by_policy.push((name, Side::new(self.world, self.node, policy, self.now)));
-        }
-        self.by_policy.get(at).map(|(_, side)| side)
-    }
-}
-
 /// An image and one of its target nodes.
 pub(crate) struct Pair<'a, 'b> {
-    pub(crate) world: &'a World,
+    pub(crate) here: &'b OnNode<'a>,
     pub(crate) image: &'a ImageEntry,
-    pub(crate) side: &'b Side<'a>,
+    pub(crate) policy: &'a Policy,
     pub(crate) standing: Standing,
+    pub(crate) now: Timestamp,
 }
 
-impl<'a> Pair<'a, '_> {
+impl<'a, 'b> Pair<'a, 'b> {
+    /// Combines an image and a node under the image's policy. If that is missing, it stands under the built-in one; the
+    /// first rule then reports the missing policy.
+    pub(crate) fn new(here: &'b OnNode<'a>, image: &'a ImageEntry, standing: Standing, now: Timestamp) -> Option<Self> {
+        let policy = here.world.policy_or_built_in(&image.image.policy)?;
+        Some(Self { here, image, policy, standing, now })
+    }
+
     /// Checks whether the pull may begin now, given the slots and Pods in use.
     ///
     /// # Errors
     /// The first rule that is not met.
     pub(crate) fn check(&self, purpose: Purpose, budget: &Budget<'_>) -> Result<(), Held> {
         self.check_alone(purpose, budget.tried())?;
-        let (node, policy) = (&self.side.node.node.name, self.side.policy);
-        if let Some(pod) = budget.busy_with(node) {
-            return Err(Rule::NodeIsFree.waits_for(Verdict::NodeBusy { pod }));
-        }
         let is_late = purpose == Purpose::Pull && self.urgency().is_late();
-        let begins_turn = self.side.begins_turn(self.image, is_late);
-        let admitted = budget.admit(policy, node, begins_turn, self.side.now);
-        admitted.map_err(|verdict| Rule::PolicyAllows.waits_for(verdict))?;
-        let of_host = budget.admit_host(policy, self.image.image.reference.host());
-        of_host.map_err(|verdict| Rule::RegistrySlot.waits_for(verdict))
+        budget.check(self.policy, &self.here.entry.node.name, self.begins_turn(is_late), self.now)?;
+        budget.check_host(self.policy, self.image.image.reference.host())
     }
 
     /// Checks whether the pull could begin now if no other pull were waiting. From then on the node waits in a queue.
@@ -204,11 +71,10 @@ impl<'a> Pair<'a, '_> {
     /// # Errors
     /// The first rule that is not met.
     pub(crate) fn check_alone(&self, purpose: Purpose, tried: &BTreeSet<Reference>) -> Result<(), Held> {
-        // If the policy is missing, the side is that of the built-in one.
-        let policy = Some(self.side.policy).filter(|policy| policy.name == self.image.image.policy);
-        check_image(self.world, self.image, policy, self.side.now)?;
+        let policy = Some(self.policy).filter(|policy| policy.name == self.image.image.policy);
+        check_image(self.here.world, self.image, policy, self.now)?;
         self.check_here(purpose)?;
-        check_trouble(self.world, self.image, self.side.policy, purpose, tried, self.side.now)
+        check_trouble(self.here.world, self.image, self.policy, purpose, tried, self.now)
     }
 
     /// Checks whether this node lets the pull begin.
@@ -216,95 +82,77 @@ impl<'a> Pair<'a, '_> {
     /// # Errors
     /// The first rule that is not met.
     pub(crate) fn check_here(&self, purpose: Purpose) -> Result<(), Held> {
-        let (side, now) = (self.side, self.side.now);
-        let (image, here) = (&self.image.image, &side.here);
-        side.check()?;
-        if self.world.lacks_platform(self.image, &side.node.node) {
-            return Rule::ServesPlatform.holds();
+        let Self { here, policy, now, .. } = *self;
+        let (world, node, image) = (here.world, &here.entry.node, &self.image.image);
+        check_kubelet(here.entry, policy)?;
+        if world.lacks_platform(self.image, node) {
+            return Held::by(Verdict::NoImageForPlatform { platform: node.platform.clone() });
         }
         if !here.has_room(&image.reference) {
-            return Rule::HasRoom.holds();
+            return Held::by(Verdict::TooManyImages);
         }
-        Rule::NotRefused.holds_before(self.image.refused.as_ref().map(|refused| refused.until), now)?;
-        Rule::NodeWorks.holds_before(here.backoff(side.policy).map(|(until, _)| until), now)?;
-        Rule::WorksHere.holds_before(here.backoff_of(self.image, side.policy).map(|(until, _)| until), now)?;
+        if let Some(refused) = &self.image.refused {
+            let message = || refused.message.clone();
+            Held::before(Some(refused.until), now, |until| Verdict::Refused { until, message: message() })?;
+        }
+        if let Some((until, cause)) = here.backoff(policy) {
+            Held::before(Some(until), now, |until| Verdict::NodeBackingOff { until, cause: cause.clone() })?;
+        }
+        if let Some((until, cause)) = here.backoff_of(self.image, policy) {
+            Held::before(Some(until), now, |until| Verdict::BackingOff { until, cause: cause.clone() })?;
+        }
         if self.is_evicted() {
-            // The plan has to record the eviction first.
-            let Some(until) = here.repair_at(&image.reference) else { return Rule::Repaired.holds() };
-            Rule::Repaired.holds_before(Some(until), now)?;
+            let verdict = |until| Verdict::Evicted { until };
+            match here.repair_at(&image.reference) {
+                // The plan has to record the eviction first.
+                None => Held::by(verdict(now))?,
+                until => Held::before(until, now, verdict)?,
+            }
         }
-        if purpose == Purpose::Ask {
-            Rule::IsDue.holds_before(self.world.may_ask_at(&image.reference, &side.node.node, side.policy), now)?;
+        match purpose {
+            Purpose::Pull => Ok(()),
+            Purpose::Probe => Held::before(world.probe_at_on(&node.name, self.image, policy), now, |_| {
+                Verdict::WaitingForProbe { at: None, cause: world.cause_of(&image.reference) }
+            }),
+            Purpose::Ask => Held::before(world.may_ask_at(&image.reference, node, policy), now, |_| Verdict::Cached),
         }
-        Ok(())
     }
 
     /// Whether the image was removed from the node. If it failed there for one CachedImage, it may have been evicted for
     /// another one.
     fn is_evicted(&self) -> bool {
-        let on_node = |other: &ImageEntry| self.side.node.standings.get(&other.image.name) == Some(&Standing::Evicted);
+        let standings = &self.here.entry.standings;
+        let on_node = |other: &ImageEntry| standings.get(&other.image.name) == Some(&Standing::Evicted);
         match self.standing {
             Standing::Evicted => true,
-            Standing::Failed => self.world.wanted_by(&self.image.image.reference).any(on_node),
+            Standing::Failed => self.here.world.wanted_by(&self.image.image.reference).any(on_node),
             Standing::Missing | Standing::Cached | Standing::Outdated => false,
         }
     }
 
-    /// Returns the verdict that people read while a rule holds the pull.
-    fn verdict(&self, held: Held) -> Verdict {
-        let (world, side) = (self.world, self.side);
-        let (image, policy) = (&self.image.image, side.policy);
-        let of = |pair: Option<(Timestamp, &Name)>| {
-            pair.map_or_else(|| (side.now, "".into()), |(until, cause)| (until, cause.clone()))
-        };
-        match held.rule {
-            Rule::PolicyExists => Verdict::PullPolicyNotFound { policy: image.policy.clone() },
-            Rule::NotPaused => Verdict::Paused { policy: policy.name.clone() },
-            Rule::MayBePulled => Verdict::NeverPulled,
-            Rule::IsLookedUp => Verdict::LookingUp,
-            Rule::Exists => {
-                let cause = world.lookup_of(self.image).and_then(Lookup::missing).cloned();
-                let cause = cause.unwrap_or_else(|| "".into());
-                Verdict::NotFound { cause, at: world.lookup_at(&image.reference) }
-            }
-            Rule::ServesPlatform => Verdict::NoImageForPlatform { platform: side.node.node.platform.clone() },
-            Rule::KubeletReports => Verdict::NodeLost,
-            Rule::HasNetwork => Verdict::NodeWithoutNetwork,
-            Rule::HasRoom => Verdict::TooManyImages,
-            Rule::NotRefused => {
-                let message = self.image.refused.as_ref().map_or_else(|| "".into(), |it| it.message.clone());
-                Verdict::Refused { until: held.until.unwrap_or(side.now), message }
-            }
-            Rule::NodeWorks => {
-                let (until, cause) = of(side.here.backoff(policy));
-                Verdict::NodeBackingOff { until, cause }
-            }
-            Rule::WorksHere => {
-                let (until, cause) = of(side.here.backoff_of(self.image, policy));
-                Verdict::BackingOff { until, cause }
-            }
-            Rule::Repaired => Verdict::Evicted { until: held.until.unwrap_or(side.now) },
-            Rule::RegistryAnswers => {
-                let at = world.registry_probe_at(&image.reference, policy);
-                let at = at.filter(|at| *at > side.now && world.registry_tried_at(&image.reference).is_none());
-                Verdict::RegistryPaused { host: image.reference.host().into(), at }
-            }
-            Rule::ImageWorks => {
-                let at = world.probe_at(self.image, policy);
-                let at = at.filter(|at| *at > side.now && !world.is_tried(&image.reference));
-                Verdict::WaitingForProbe { at, cause: world.cause_of(&image.reference) }
-            }
-            Rule::IsDue => Verdict::Cached,
-            Rule::SetIsComplete => {
-                Verdict::SetIncomplete { set: image.set.as_ref().map_or_else(|| "".into(), |set| set.name.clone()) }
-            }
-            Rule::NodeIsFree | Rule::PolicyAllows | Rule::RegistrySlot => held.in_use.unwrap_or(Verdict::Next),
-        }
+    /// Whether the pull would begin a turn here, instead of going on with one. A late pull always begins a turn: fresh
+    /// pulls of other nodes go first.
+    ///
+    /// A turn goes on for images that became wanted within the longest backoff after it began, at most five minutes,
+    /// and that were neither pulled nor evicted since. Without this bound, a node that keeps getting new images, or
+    /// that evicts its images again and again, would never let another node begin.
+    pub(crate) fn begins_turn(&self, is_late: bool) -> bool {
+        let began_at = self.here.entry.turns.get(&self.policy.name);
+        is_late
+            || began_at.is_none_or(|began_at| {
+                let record = self.here.record(&self.image.image.reference);
+                let changed_at = record.and_then(|record| {
+                    let evicted_at = record.eviction.as_ref().map(|eviction| eviction.at);
+                    record.pulled.as_ref().map(|pulled| pulled.at).max(evicted_at)
+                });
+                let included = self.policy.backoff.max.min(LONGEST_INCLUSION);
+                self.image.wanted_since() > after(*began_at, included) || changed_at > Some(*began_at)
+            })
     }
 
     /// Returns how urgent the pull is, once it could begin.
     pub(crate) fn urgency(&self) -> Urgency {
-        self.side.here.urgency(self.image, self.side.policy, self.side.now)
+        self.here.urgency(self.image, self.policy, self.now)
     }
 
     /// Returns the verdict on the image on this node.
@@ -312,21 +160,54 @@ impl<'a> Pair<'a, '_> {
         if self.standing == Standing::Cached {
             return Verdict::Cached;
         }
-        let pod = self.world.pod_on(&self.side.node.node.name);
+        let pod = self.here.world.pod_on(&self.here.entry.node.name);
         if let Some(pod) = pod.filter(|entry| entry.pod.is_pulling(&self.image.image.reference)) {
             return Verdict::Pulling { pod: pod.pod.name.clone() };
         }
         // A probe that is due may still wait for other pulls.
         let probe = self.image.is_probed.then(|| self.check(Purpose::Probe, budget)).and_then(Result::err);
-        let probe = probe.filter(|held| matches!(held.rule, Rule::PolicyAllows | Rule::RegistrySlot));
-        match probe.map_or_else(|| self.check(Purpose::Pull, budget), Err) {
-            Ok(()) => Verdict::Next,
-            Err(held) => self.verdict(held),
+        let probe = probe.filter(|held| held.verdict.is_of_pace());
+        let held = probe.or_else(|| self.check(Purpose::Pull, budget).err());
+        held.map_or(Verdict::Next, |held| self.with_time(held.verdict))
+    }
+
+    /// Adds the time of the next probe or question, which takes too long to find for every check.
+    fn with_time(&self, verdict: Verdict) -> Verdict {
+        let Self { here: OnNode { world, .. }, image, policy, now, .. } = *self;
+        let reference = &image.image.reference;
+        let next = |at: Option<Timestamp>, is_tried: bool| at.filter(|at| *at > now && !is_tried);
+        match verdict {
+            Verdict::NotFound { cause, .. } => Verdict::NotFound { cause, at: world.lookup_at(reference) },
+            Verdict::RegistryPaused { host, .. } => {
+                let is_tried = world.registry_tried_at(reference).is_some();
+                Verdict::RegistryPaused { host, at: next(world.registry_probe_at(reference, policy), is_tried) }
+            }
+            Verdict::WaitingForProbe { cause, .. } => {
+                Verdict::WaitingForProbe { cause, at: next(world.probe_at(image, policy), world.is_tried(reference)) }
+            }
+            verdict => verdict,
         }
     }
 }
 
+/// Checks whether a node can run a pull Pod at all.
+///
+/// # Errors
+/// The rule that it does not meet.
+pub(crate) fn check_kubelet(node: &NodeEntry, policy: &Policy) -> Result<(), Held> {
+    match node.node.readiness {
+        Readiness::Lost => Held::by(Verdict::NodeLost),
+        Readiness::NotReady { network: false } if policy.host_network == HostNetwork::Never => {
+            Held::by(Verdict::NodeWithoutNetwork)
+        }
+        Readiness::Ready | Readiness::NotReady { .. } => Ok(()),
+    }
+}
+
 /// Checks whether the image's policy, spec and registry allow a pull at all.
+///
+/// # Errors
+/// The first rule that is not met.
 pub(crate) fn check_image(
     world: &World,
     image: &ImageEntry,
@@ -334,19 +215,24 @@ pub(crate) fn check_image(
     now: Timestamp,
 ) -> Result<(), Held> {
     match policy {
-        None => Rule::PolicyExists.holds(),
-        Some(policy) if policy.paused => Rule::NotPaused.holds(),
-        Some(_) if image.image.pull == ImagePullPolicy::Never => Rule::MayBePulled.holds(),
+        None => Held::by(Verdict::PullPolicyNotFound { policy: image.image.policy.clone() }),
+        Some(policy) if policy.paused => Held::by(Verdict::Paused { policy: policy.name.clone() }),
+        Some(_) if image.image.pull == ImagePullPolicy::Never => Held::by(Verdict::NeverPulled),
         Some(_) => match world.lookup_of(image) {
-            Some(lookup) if lookup.missing().is_some() => Rule::Exists.holds(),
-            Some(lookup) if lookup.waits_to_be_asked() => Rule::IsLookedUp.holds(),
-            Some(lookup) => Rule::IsLookedUp.holds_before(lookup.holds_until(), now),
+            Some(lookup) => match lookup.missing() {
+                Some(cause) => Held::by(Verdict::NotFound { cause: cause.clone(), at: None }),
+                None if lookup.waits_to_be_asked() => Held::by(Verdict::LookingUp),
+                None => Held::before(lookup.holds_until(), now, |_| Verdict::LookingUp),
+            },
             None => Ok(()),
         },
     }
 }
 
 /// Checks whether the image, its registry and its set allow a pull to begin, on whichever node.
+///
+/// # Errors
+/// The first rule that is not met.
 pub(crate) fn check_trouble(
     world: &World,
     image: &ImageEntry,
@@ -359,40 +245,56 @@ pub(crate) fn check_trouble(
     let will_be_tried = || world.is_tried(reference) || tried.contains(reference);
     if image.is_probed {
         let host_is_tried = || tried.iter().any(|other| other.host() == reference.host());
+        let registry = || Verdict::RegistryPaused { host: reference.host().into(), at: None };
+        let probe = || Verdict::WaitingForProbe { at: None, cause: world.cause_of(reference) };
         match purpose {
-            Purpose::Pull if world.is_registry_paused(reference) => return Rule::RegistryAnswers.holds(),
-            Purpose::Pull => return Rule::ImageWorks.holds(),
-            _ if world.is_registry_paused(reference) && host_is_tried() => return Rule::RegistryAnswers.holds(),
-            _ if will_be_tried() => return Rule::ImageWorks.holds(),
+            Purpose::Pull if world.is_registry_paused(reference) => return Held::by(registry()),
+            Purpose::Pull => return Held::by(probe()),
+            _ if world.is_registry_paused(reference) && host_is_tried() => return Held::by(registry()),
+            _ if will_be_tried() => return Held::by(probe()),
             _ => {
-                Rule::RegistryAnswers.holds_before(world.registry_probe_at(reference, policy), now)?;
-                Rule::ImageWorks.holds_before(world.probe_at(image, policy), now)?;
+                Held::before(world.registry_probe_at(reference, policy), now, |_| registry())?;
+                Held::before(world.probe_at(image, policy), now, |_| probe())?;
             }
         }
     }
-    match purpose {
-        Purpose::Ask if will_be_tried() => Rule::IsDue.holds()?,
-        Purpose::Ask => match world.ask_at(image, policy) {
-            Some(at) => Rule::IsDue.holds_before(Some(at), now)?,
-            None => Rule::IsDue.holds()?,
-        },
-        Purpose::Pull | Purpose::Probe => {}
+    if purpose == Purpose::Ask {
+        match world.ask_at(image, policy).filter(|_| !will_be_tried()) {
+            None => return Held::by(Verdict::Cached),
+            due => Held::before(due, now, |_| Verdict::Cached)?,
+        }
     }
     match &image.image.set {
         // A set's images share Pods, so the first Pod waits until all of them are known.
-        Some(set) if world.is_being_filled(&set.name) => Rule::SetIsComplete.holds(),
+        Some(set) if world.is_being_filled(&set.name) => Held::by(Verdict::SetIncomplete { set: set.name.clone() }),
         _ => Ok(()),
     }
 }
 
-/// Returns why an image that fails because of itself or its registry is not pulled on a node, no matter what else the
-/// node waits for; `None` if the image does not fail.
-pub(crate) fn trouble(world: &World, node: &NodeEntry, image: &ImageEntry, now: Timestamp) -> Option<Verdict> {
-    let standing = node.standings.get(&image.image.name).copied().filter(|_| image.is_probed)?;
-    let mut sides = Sides::new(world, node, now);
-    let side = sides.of(image)?;
-    let held = check_trouble(world, image, side.policy, Purpose::Pull, &BTreeSet::new(), now).err()?;
-    Some(Pair { world, image, side, standing }.verdict(held))
+/// Returns why an image that fails because of itself or its registry is not pulled, whatever else a node waits for;
+/// `None` if the image does not fail.
+pub(crate) fn trouble(world: &World, image: &ImageEntry, now: Timestamp) -> Option<Verdict> {
+    let policy = world.policy_or_built_in(&image.image.policy).filter(|_| image.is_probed)?;
+    let held = check_trouble(world, image, policy, Purpose::Pull, &BTreeSet::new(), now).err();
+    held.map(|held| held.verdict)
+}
+
+/// Returns the earliest time at which an image that failed on a node is tried there again; `None` if it is not known,
+/// for example while one pull at a time probes its registry.
+///
+/// It is the time of the last rule that ends by itself, even if that has passed, so that it changes with events alone.
+pub(crate) fn retry_at(world: &World, node: &NodeEntry, image: &ImageEntry) -> Option<Timestamp> {
+    let standing = node.standings.get(&image.image.name).copied()?;
+    let here = world.on_node(node);
+    let mut pair = Pair::new(&here, image, standing, Timestamp::MIN)?;
+    let policy = world.policy_of(&image.image);
+    if world.is_registry_paused(&image.image.reference) {
+        return None;
+    }
+    while let Err(held) = check_image(world, image, policy, pair.now).and_then(|()| pair.check_here(Purpose::Pull)) {
+        pair.now = held.until?;
+    }
+    Some(pair.now).max(world.probe_at(image, pair.policy)).filter(|at| *at > Timestamp::MIN)
 }
 
 /// Returns the verdict on an image on a node, whether the node is a target or not.
@@ -407,8 +309,6 @@ pub(crate) fn verdict(
         let why = image.place_on(&node.node).err();
         return why.map_or(Verdict::Next, |why| Verdict::NotATarget { why: why.to_string() });
     };
-    match Sides::new(world, node, now).of(image) {
-        Some(side) => Pair { world, image, side, standing }.explain(budget),
-        None => Verdict::Next,
-    }
+    let here = world.on_node(node);
+    Pair::new(&here, image, standing, now).map_or(Verdict::Next, |pair| pair.explain(budget))
 }

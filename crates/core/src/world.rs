@@ -36,7 +36,6 @@ use crate::io::event::{Event, Kind};
 use crate::io::flights::Flight;
 use crate::io::notice;
 use crate::io::plan::Plan;
-use crate::objects::memory::Failure;
 use crate::objects::policy::{BUILT_IN, Policy};
 use crate::objects::reference::Reference;
 use crate::pace::order::Candidate;
@@ -89,8 +88,6 @@ pub struct World {
     pods_on: BTreeMap<Name, BTreeSet<Name>>,
     /// Per image, the nodes that are pulling it, or whose pull has ended and is not recorded yet.
     pulling: BTreeMap<Reference, BTreeSet<Name>>,
-    /// Nodes that failed as a whole and have not recovered.
-    troubled: BTreeMap<Name, Failure>,
     /// Per image how it fares.
     health: BTreeMap<Reference, Health>,
     /// The look-up of each wanted image whose registry is asked.
@@ -189,7 +186,6 @@ impl World {
             wanted: BTreeMap::new(),
             pods_on: BTreeMap::new(),
             pulling: BTreeMap::new(),
-            troubled: BTreeMap::new(),
             health: BTreeMap::new(),
             lookups: BTreeMap::new(),
             asks: false,

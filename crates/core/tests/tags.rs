@@ -178,7 +178,7 @@ fn dates_count_as_dates_in_each_spelling() {
         ("GitLab pipelines", "main-1038422337 main-999999999 main"),
         (
             "months by name",
-            "15-Jan-2024 jan2024 31dec2023 2023-Dec-05 2023-12-04 2023dec 20231130 november-2023 feb2023 latest",
+            "15-Jan-2024 jan-14-2024 jan2024 31dec2023 2023-Dec-05 2023-12-04 2023dec 20231130 november-2023 sept2023 feb2023 latest",
         ),
         ("months behind a name", "nightly-jan2024 nightly-dec2023 nightly-2023-11-30 nightly-feb2023 main"),
         ("months behind a version", "1.3-jan2024 1.2-apr2024 1.2-jan-2024 1.2-dec2023 1.2-feb2023 1.2"),

@@ -12,6 +12,7 @@ mod fields;
 #[cfg(test)]
 mod foreign_text;
 mod isolation;
+mod left_alone;
 mod link;
 mod loki;
 mod lookup;
@@ -31,6 +32,8 @@ use drop_core::discovery::{Answer, Backend, SourceFailure, SourceReason};
 use jiff::Timestamp;
 
 pub use client::Limits;
+#[cfg(test)]
+pub use client::forget;
 pub use credentials::{Credentials, check_authorities};
 pub use isolation::end_with_panics;
 pub use lookup::look_up;

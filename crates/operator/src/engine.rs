@@ -94,15 +94,17 @@ impl<'a> Engine<'a> {
                 }
                 () = sleep_until(wake_at) => {}
             }
-            wake_at = self.plan();
+            wake_at = self.plan(leads);
             planned_at = tokio::time::Instant::now();
         }
     }
 
-    /// Plans once, begins the effects, and returns when to plan again. A standby only brings its state up to date.
-    fn plan(&mut self) -> Option<Timestamp> {
+    /// Plans once, begins the effects, and returns when to plan again. A standby only brings its state up to date, and so
+    /// does a replica that has just got the Lease, until the loop has asked for new lists.
+    fn plan(&mut self, leads: bool) -> Option<Timestamp> {
         let (began, now) = (Instant::now(), clock::now());
-        let planned = step(&mut self.world, now, self.leadership.is_held(), |world, plan| violations(world, plan, now));
+        let planned =
+            step(&mut self.world, now, leads && self.leadership.is_held(), |world, plan| violations(world, plan, now));
         if self.world.is_synced() && !self.ready.swap(true, Ordering::Relaxed) {
             info!("every watch has synced");
         }

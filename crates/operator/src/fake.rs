@@ -102,9 +102,20 @@ impl Fake {
         Self { url: format!("{scheme}://{address}"), host: address.to_string(), got }
     }
 
+    /// Its scheme, host and port, as a URL names them.
+    fn origin(&self) -> String {
+        reqwest::Url::parse(&self.url).unwrap().origin().ascii_serialization()
+    }
+
     /// Returns the requests so far.
     pub fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        crate::discover::forget(&self.origin());
     }
 }
 

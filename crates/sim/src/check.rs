@@ -89,8 +89,8 @@ impl Lab {
             faults.0.extend(tries.into_iter().next().unwrap_or_default());
         }
         if !order.begins_turn() {
-            let of_node = self.record.pods.iter().rev().find(|pod| pod.order.node == order.node);
-            let goes_on = of_node.is_some_and(|pod| pod.order.policy == order.policy);
+            let is_of_turn = |pod: &crate::Created| pod.order.node == order.node && pod.order.policy == order.policy;
+            let goes_on = self.record.pods.iter().any(is_of_turn);
             faults.unless(goes_on, || "a turn goes on that never began".to_owned());
         }
         if let Some(node) = self.api.node_of_uid(&order.node_uid).filter(|_| is_known) {

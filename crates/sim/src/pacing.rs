@@ -1,9 +1,9 @@
 //! A simple reference model of pacing. It counts the Pods from the times of their creation, their outcomes, and their
 //! end.
 //!
-//! It shares no code with the planner, and has its own definition of a turn: a Pod goes on with a turn if the Pod
-//! before it on its node had the same policy, left images missing there, and was gone not long ago. It is exact for a
-//! policy whose limits were never changed.
+//! It shares no code with the planner, and has its own definition of a turn: a Pod goes on with a turn if the Pod of its
+//! policy before it on its node left images missing there, and was gone not long ago. It is exact for a policy whose
+//! limits were never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,10 +77,10 @@ impl Record {
         let mut last_on: BTreeMap<&Name, &Created> = BTreeMap::new();
         let mut there: Vec<&Created> = Vec::new();
         for pod in &self.pods {
-            let before = last_on.insert(&pod.order.node_uid, pod);
             if *pod.order.policy != *policy {
                 continue;
             }
+            let before = last_on.insert(&pod.order.node_uid, pod);
             there.retain(|other| other.gone_at.is_none_or(|gone_at| gone_at > pod.at));
             there.push(pod);
             let nodes: BTreeSet<_> = there.iter().map(|other| &other.order.node_uid).collect();
@@ -109,8 +109,6 @@ impl Record {
     fn may_go_on(&self, before: &Created, pod: &Created, hearsay: SignedDuration) -> bool {
         let Some(gone_at) = before.gone_at else { return true };
         let is_meanwhile = |at: &Timestamp| (SignedDuration::ZERO..=hearsay).contains(&at.duration_since(gone_at));
-        before.order.policy == pod.order.policy
-            && pod.at.duration_since(gone_at) <= REST
-            && (before.left_some || self.changes.iter().any(is_meanwhile))
+        pod.at.duration_since(gone_at) <= REST && (before.left_some || self.changes.iter().any(is_meanwhile))
     }
 }

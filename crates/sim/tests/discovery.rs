@@ -238,19 +238,34 @@ fn a_repository_that_fails_keeps_its_images_and_holds_up_no_other() {
 }
 
 #[test]
-fn a_server_is_left_alone_for_as_long_as_it_asks_for_and_at_most_a_day() {
-    for (asked, waited) in [(90, 90), (1, 1), (60 * 24 * 365, 60 * 24)] {
+fn a_server_is_left_alone_for_as_long_as_it_asks_for() {
+    for asked in [1, 90, 60 * 24] {
         let mut lab = lab_with(&[ONE]);
         let failure = SourceFailure::new(SourceReason::RateLimited, "slow down");
         let failure = SourceFailure { retry_after: Some(minutes(asked)), ..failure };
         lab.knobs.sources.insert(ONE.to_owned(), Err(failure));
         lab.run(secs(20.0));
         assert_eq!(runs(&lab), 1);
-        lab.run(minutes(waited) - secs(25.0));
+        lab.run(minutes(asked) - secs(25.0));
         assert_eq!(runs(&lab), 1, "{asked} minutes");
         lab.run(minutes(3));
         assert!(runs(&lab) > 1, "{asked} minutes");
     }
+}
+
+#[test]
+fn a_server_that_wants_to_be_left_alone_changes_nothing_for_other_sources() {
+    let mut lab = lab_with(&[ONE, TWO]);
+    let failure = SourceFailure::new(SourceReason::RateLimited, "slow down");
+    lab.knobs.sources.insert(ONE.to_owned(), Err(SourceFailure { retry_after: Some(minutes(24 * 60)), ..failure }));
+    answer(&mut lab, TWO, &[("x:1", 1.0)]);
+    lab.run(minutes(1));
+    assert_eq!(found(&lab), ("PartiallyFailed".to_owned(), vec!["docker.io/library/x:1 1".to_owned()]));
+    answer(&mut lab, TWO, &[("y:1", 1.0)]);
+    lab.run(minutes(30));
+    assert_eq!(found(&lab).1, ["docker.io/library/y:1 1"], "after the interval of the policy");
+    lab.run(minutes(10 * 30));
+    assert!((11..=14).contains(&runs(&lab)), "{} runs in 5.5 hours", runs(&lab));
 }
 
 #[test]

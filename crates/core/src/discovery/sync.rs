@@ -9,7 +9,6 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{InvalidSpec, Measured, Pipeline, Query, RankedImage, SourceFailure, SourceReason, Why, score_text};
 use crate::Name;
-use crate::pace::backoff::LONGEST_RETRY_AFTER;
 use crate::text::count;
 use crate::text::shortened;
 
@@ -123,11 +122,15 @@ impl SourceOutcome {
 }
 
 impl Discovered {
-    /// Returns how long no source is to be asked, because a server has said so.
+    /// Returns for how long there is no reason to repeat the run, which comes again after `interval` anyway: each source
+    /// that failed has asked to be left alone, and the first of these waits has not ended. Sources that answered are
+    /// asked again after the interval, whatever the others say. `None` if a repeated run may do better at once.
     #[must_use]
-    pub fn retry_after(&self) -> SignedDuration {
-        let waits = self.sources.iter().filter_map(SourceOutcome::retry_after);
-        waits.max().unwrap_or_default().min(LONGEST_RETRY_AFTER)
+    pub fn futile_for(&self, interval: SignedDuration) -> Option<SignedDuration> {
+        let failed = self.sources.iter().filter(|source| source.failure().is_some());
+        let wait = failed.map(SourceOutcome::retry_after).min().flatten()?;
+        let is_any_answered = self.sources.iter().any(|source| source.result.is_ok());
+        Some(if is_any_answered { wait.min(interval) } else { wait })
     }
 }
 

@@ -5,17 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
-use crate::gate::verdict::Verdict;
+use crate::gate::verdict::{Held, Verdict};
 use crate::io::effect::PodOrder;
 use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
-use crate::world::World;
+use crate::time::after;
+use crate::world::{LONG_WAIT, World};
 
 /// The slots in use, including those that the current plan takes.
 #[derive(Debug)]
 pub struct Budget<'a> {
     world: &'a World,
     usage: BTreeMap<Name, Usage>,
+    /// Nodes that start no Pod of another policy than this one, for which they have waited for long.
+    reserved: BTreeMap<Name, Name>,
     /// Nodes that get a Pod from the current plan, and the Pod.
     taken: BTreeMap<Name, Name>,
     /// Images that the current plan pulls: a second probe of one of them, or of its registry, would add no knowledge.
@@ -38,7 +41,7 @@ struct Usage {
 impl<'a> Budget<'a> {
     /// Counts the slots in use in `world`.
     #[must_use]
-    pub fn new(world: &'a World) -> Self {
+    pub fn new(world: &'a World, now: Timestamp) -> Self {
         let mut usage: BTreeMap<Name, Usage> = BTreeMap::new();
         for entry in world.pods() {
             let pod = &entry.pod;
@@ -48,22 +51,46 @@ impl<'a> Budget<'a> {
                 usage.beginning.insert(pod.node.clone());
             }
         }
-        Self { world, usage, taken: BTreeMap::new(), tried: BTreeSet::new() }
+        let (reserved, taken, tried) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let mut budget = Self { world, usage, reserved, taken, tried };
+        budget.reserve(now);
+        budget
     }
 
-    /// Checks that `policy` lets `node` start a Pod now.
+    /// Reserves the first node in the line of each policy that waits for a slot, and has waited for an hour. Otherwise a
+    /// node that is busy under another policy whenever a slot becomes free would never get one.
+    fn reserve(&mut self, now: Timestamp) {
+        let mut reserved: BTreeMap<Name, (Timestamp, Name)> = BTreeMap::new();
+        for entry in self.world.policies() {
+            let policy = &entry.policy;
+            let line = self.world.line(&policy.name).into_iter().flatten();
+            let Some(first) = line.take_while(|it| !it.urgency.is_late()).find(|it| it.begins_turn) else { continue };
+            let has_waited_long = after(first.waiting_since, LONG_WAIT) <= now;
+            if has_waited_long && self.check_slots(policy, &first.node).is_err() {
+                let place = (first.waiting_since, policy.name.clone());
+                let kept = reserved.entry(first.node.clone()).or_insert_with(|| place.clone());
+                *kept = place.min(kept.clone());
+            }
+        }
+        self.reserved = reserved.into_iter().map(|(node, (_, policy))| (node, policy)).collect();
+    }
+
+    /// Checks that `node` is free, and that `policy` lets it start a Pod now.
     ///
     /// # Errors
-    /// The limit or delay that holds the Pod.
-    pub fn admit(&self, policy: &Policy, node: &Name, begins_turn: bool, now: Timestamp) -> Result<(), Verdict> {
-        let unused = Usage::default();
-        let usage = self.usage.get(&policy.name).unwrap_or(&unused);
-        if usage.nodes.iter().filter(|other| *other != node).count() >= policy.max_nodes {
-            return Err(Verdict::WaitingForNodeSlot { policy: policy.name.clone(), limit: policy.max_nodes });
+    /// The first rule that is not met.
+    pub(crate) fn check(&self, policy: &Policy, node: &Name, begins_turn: bool, now: Timestamp) -> Result<(), Held> {
+        if let Some(pod) = self.busy_with(node) {
+            return Held::by(Verdict::NodeBusy { pod });
         }
+        if let Some(other) = self.reserved.get(node).filter(|other| **other != policy.name) {
+            return Held::by(Verdict::NodeReserved { policy: other.clone() });
+        }
+        self.check_slots(policy, node)?;
+        let usage = self.usage.get(&policy.name);
         if begins_turn && policy.min_delay > SignedDuration::ZERO {
-            if usage.beginning.iter().any(|other| other != node) {
-                return Err(Verdict::WaitingForDelay { until: None });
+            if usage.into_iter().flat_map(|usage| &usage.beginning).any(|other| other != node) {
+                return Held::by(Verdict::WaitingForDelay { until: None });
             }
             // A node does not wait for its own last start. But if other nodes wait with a fresh pull, each such start
             // would delay them.
@@ -72,13 +99,20 @@ impl<'a> Budget<'a> {
             let own = Some(&**node).filter(|_| !others_wait);
             let starts = self.world.starts(&policy.name);
             let free_at = starts.and_then(|starts| starts.free_at(own, policy.min_delay));
-            if let Some(until) = free_at.filter(|until| *until > now) {
-                return Err(Verdict::WaitingForDelay { until: Some(until) });
-            }
+            Held::before(free_at, now, |until| Verdict::WaitingForDelay { until: Some(until) })?;
+        }
+        Ok(())
+    }
+
+    /// Checks that `policy` has a free slot for a Pod on `node`.
+    fn check_slots(&self, policy: &Policy, node: &Name) -> Result<(), Held> {
+        let Some(usage) = self.usage.get(&policy.name) else { return Ok(()) };
+        if usage.nodes.iter().filter(|other| *other != node).count() >= policy.max_nodes {
+            return Held::by(Verdict::WaitingForNodeSlot { policy: policy.name.clone(), limit: policy.max_nodes });
         }
         match policy.max_pulls {
             Some(limit) if usage.pulls >= limit => {
-                Err(Verdict::WaitingForPullSlot { policy: policy.name.clone(), limit })
+                Held::by(Verdict::WaitingForPullSlot { policy: policy.name.clone(), limit })
             }
             _ => Ok(()),
         }
@@ -87,11 +121,11 @@ impl<'a> Budget<'a> {
     /// Checks that `policy` lets one more Pod pull from `host`.
     ///
     /// # Errors
-    /// The limit or delay that holds the Pod.
-    pub fn admit_host(&self, policy: &Policy, host: &str) -> Result<(), Verdict> {
+    /// The limit that holds the Pod.
+    pub(crate) fn check_host(&self, policy: &Policy, host: &str) -> Result<(), Held> {
         match policy.max_pulls_per_registry {
             Some(limit) if self.free_slots(policy, host) == Some(0) => {
-                Err(Verdict::WaitingForRegistrySlot { host: host.into(), limit })
+                Held::by(Verdict::WaitingForRegistrySlot { host: host.into(), limit })
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::Name;
-use crate::gate::{Pair, Purpose, Sides};
+use crate::gate::{Pair, Purpose};
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::presence::Standing;
 use crate::pace::order::{Candidate, Urgency};
@@ -40,13 +40,12 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     let mut wait = |until: Timestamp| *alarm = Some(alarm.map_or(until, |alarm| alarm.min(until)));
     // Since when the fresh pull waits that will first have waited for long.
     let mut first_brief: Option<Timestamp> = None;
-    let (mut sides, nothing) = (Sides::new(world, node, now), BTreeSet::new());
+    let (here, nothing) = (world.on_node(node), BTreeSet::new());
     for (image, standing) in world.images_on(node, Standing::wants_pull) {
         if image.image.pull != ImagePullPolicy::Never && !places.lacking.contains(&image.image.policy) {
             places.lacking.insert(image.image.policy.clone());
         }
-        let Some(side) = sides.of(image) else { continue };
-        let pair = Pair { world, image, side, standing };
+        let Some(pair) = Pair::new(&here, image, standing, now) else { continue };
         if let Err(held) = pair.check_alone(Purpose::Pull, &nothing) {
             held.until.into_iter().for_each(&mut wait);
             continue;
@@ -54,9 +53,9 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
         let found = (pair.urgency(), &image.image.name);
         let is_late = found.0.is_late();
         if !is_late {
-            first_brief = side.here.waits_briefly_since(image, now).into_iter().chain(first_brief).min();
+            first_brief = here.waits_briefly_since(image, now).into_iter().chain(first_brief).min();
         }
-        let begins_turn = side.begins_turn(image, is_late);
+        let begins_turn = pair.begins_turn(is_late);
         let kept = best.entry((&image.image.policy, is_late, begins_turn)).or_insert(found);
         if found.0.compare(found.1, &kept.0, kept.1).is_lt() {
             *kept = found;
@@ -65,6 +64,9 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     first_brief.map(|since| after(since, LONG_WAIT)).into_iter().for_each(&mut wait);
     for ((policy, _, begins_turn), (urgency, image)) in best {
         let waiting_since = node.waiting_since.get(policy).copied().unwrap_or(now);
+        // If the API server refuses Pods on one node alone, late pulls of other nodes have their turns.
+        let refused_at = node.refused_at.filter(|_| urgency.is_late());
+        let waiting_since = refused_at.map_or(waiting_since, |at| at.max(waiting_since));
         places.candidates.push((
             policy.clone(),
             Candidate { begins_turn, urgency, waiting_since, image: image.clone(), node: name.clone() },

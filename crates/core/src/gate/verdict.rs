@@ -58,6 +58,11 @@ pub enum Verdict {
         /// The Pod.
         pod: Name,
     },
+    /// The node has waited so long for another PullPolicy that it pulls for that one next.
+    NodeReserved {
+        /// The name of the other PullPolicy; empty for the built-in one.
+        policy: Name,
+    },
     /// As many nodes are pulling as the PullPolicy allows.
     WaitingForNodeSlot {
         /// Its name; empty for the built-in one.
@@ -140,18 +145,43 @@ pub enum Verdict {
     },
 }
 
+/// A rule that a pull does not meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// The reason that people read.
+    pub(crate) verdict: Verdict,
+    /// The time from which the answer may differ without an event.
+    pub(crate) until: Option<Timestamp>,
+}
+
+impl Held {
+    /// Fails until an event.
+    pub(crate) fn by(verdict: Verdict) -> Result<(), Self> {
+        Err(Self { verdict, until: None })
+    }
+
+    /// Fails while `until` has not passed.
+    pub(crate) fn before(
+        until: Option<Timestamp>,
+        now: Timestamp,
+        verdict: impl FnOnce(Timestamp) -> Verdict,
+    ) -> Result<(), Self> {
+        let until = until.filter(|until| *until > now);
+        until.map_or(Ok(()), |until| Err(Self { verdict: verdict(until), until: Some(until) }))
+    }
+}
+
 impl Verdict {
-    /// The time from which the verdict may change without an event; `None` if only an event changes it.
+    /// Whether a limit or delay of the policy holds the pull, and with it the whole line of the policy.
     #[must_use]
-    pub fn until(&self) -> Option<Timestamp> {
-        match self {
-            Self::WaitingForDelay { until } => *until,
-            Self::NodeBackingOff { until, .. }
-            | Self::BackingOff { until, .. }
-            | Self::Evicted { until }
-            | Self::Refused { until, .. } => Some(*until),
-            _ => None,
-        }
+    pub fn holds_the_line(&self) -> bool {
+        matches!(self, Self::WaitingForNodeSlot { .. } | Self::WaitingForPullSlot { .. } | Self::WaitingForDelay { .. })
+    }
+
+    /// Whether a limit or delay of the policy holds the pull.
+    #[must_use]
+    pub fn is_of_pace(&self) -> bool {
+        self.holds_the_line() || matches!(self, Self::WaitingForRegistrySlot { .. })
     }
 
     /// Returns the verdict as one CamelCase word.
@@ -169,6 +199,7 @@ impl Verdict {
             Self::PullPolicyNotFound { .. } => "PullPolicyNotFound",
             Self::Paused { .. } => "Paused",
             Self::NodeBusy { .. } => "NodeBusy",
+            Self::NodeReserved { .. } => "NodeReserved",
             Self::WaitingForNodeSlot { .. } => "WaitingForNodeSlot",
             Self::WaitingForPullSlot { .. } => "WaitingForPullSlot",
             Self::WaitingForRegistrySlot { .. } => "WaitingForRegistrySlot",
@@ -206,6 +237,9 @@ impl fmt::Display for Verdict {
             }
             Self::Paused { policy } => write!(f, "{} is paused", title(policy)),
             Self::NodeBusy { pod } => write!(f, "Pod {pod} is pulling other images there"),
+            Self::NodeReserved { policy } => {
+                write!(f, "the node has waited for {} for an hour, and pulls for it next", title(policy))
+            }
             Self::WaitingForNodeSlot { policy, limit } => {
                 write!(f, "{} allows {limit} nodes at once", title(policy))
             }

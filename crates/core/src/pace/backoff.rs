@@ -3,9 +3,6 @@
 use drop_api::names::stable_hash;
 use jiff::SignedDuration;
 
-/// The longest time for which Drop leaves a server alone when the server asks for it: some send absurd values.
-pub const LONGEST_RETRY_AFTER: SignedDuration = SignedDuration::from_hours(24);
-
 /// The wait after failures: `initial`, doubled with each further failure, at most `max`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backoff {

@@ -11,6 +11,8 @@ pub struct Starts {
     last: Option<(Name, Timestamp)>,
     /// The last start on a node other than that of `last`.
     other: Option<Timestamp>,
+    /// When the API server last refused a Pod that would have begun a turn.
+    refused_at: Option<Timestamp>,
     /// When a Pod with late pulls last existed, as far as this process knows.
     retried_at: Option<Timestamp>,
     /// Whether no fresh pull has begun since the last Pod with late pulls began.
@@ -37,6 +39,11 @@ impl Starts {
         }
     }
 
+    /// Records that a Pod was refused that would have begun a turn. No node is exempt from the delay after that.
+    pub fn note_refusal(&mut self, now: Timestamp) {
+        self.refused_at = self.refused_at.max(Some(now));
+    }
+
     /// Records that another machine has the name `node` from now on, or none.
     pub fn replace(&mut self, node: &str) {
         if let Some((last, _)) = self.last.as_mut().filter(|(last, _)| **last == *node) {
@@ -44,14 +51,15 @@ impl Starts {
         }
     }
 
-    /// Returns when a node may begin: `delay` after the last start on any node other than `own`, if that is given.
+    /// Returns when a node may begin: `delay` after the last start on any node other than `own`, if that is given, and
+    /// after the last refusal.
     #[must_use]
     pub fn free_at(&self, own: Option<&str>, delay: SignedDuration) -> Option<Timestamp> {
         let on_another = match &self.last {
             Some((last, _)) if own == Some(&**last) => self.other,
             last => last.as_ref().map(|(_, at)| *at),
         };
-        on_another.map(|at| after(at, delay))
+        on_another.max(self.refused_at).map(|at| after(at, delay))
     }
 
     /// Records that a Pod with late pulls existed at `now`.

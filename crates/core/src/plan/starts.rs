@@ -11,8 +11,8 @@ use jiff::Timestamp;
 
 use crate::Name;
 use crate::gate::budget::Budget;
-use crate::gate::verdict::Verdict;
-use crate::gate::{Pair, Purpose, Side, check_image, check_trouble};
+use crate::gate::verdict::Held;
+use crate::gate::{Pair, Purpose, check_image, check_trouble};
 use crate::io::effect::{Effect, PodOrder, Pull};
 use crate::io::plan::{First, Plan};
 use crate::objects::image::Image;
@@ -22,7 +22,7 @@ use crate::objects::policy::Policy;
 use crate::objects::presence::Standing;
 use crate::pace::order::{Candidate, Urgency};
 use crate::time::after;
-use crate::world::{ImageEntry, NodeEntry, World};
+use crate::world::{ImageEntry, NodeEntry, OnNode, World};
 
 /// Starts the pulls that the policies allow. Each policy has a line, in this order:
 ///
@@ -38,7 +38,7 @@ use crate::world::{ImageEntry, NodeEntry, World};
 /// While the first in line waits for a slot of the policy or for the delay between nodes, only nodes that go on with
 /// their turn may pass it.
 pub(super) fn start_pulls(world: &World, now: Timestamp, plan: &mut Plan) {
-    let mut budget = Budget::new(world);
+    let mut budget = Budget::new(world, now);
     let mut quests = quests(world, now, plan);
     let mut lines: Vec<Line<'_>> = world
         .policies()
@@ -101,6 +101,9 @@ type Candidates<'a> = Box<dyn Iterator<Item = &'a Candidate> + 'a>;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Quest<'a> {
     urgency: Urgency,
+    /// When the node that lacks the image and has not tried for longest last did, if several CachedImages want the
+    /// image: the one with nodes that never tried goes first.
+    oldest_try: Option<Timestamp>,
     image: &'a Name,
     is_probe: bool,
 }
@@ -174,10 +177,8 @@ impl<'a> Line<'a> {
                 (Ok(Some(order)), entry) => self.ready = Some(Ready { place, entry, order }),
                 (Ok(None), Next::Node(candidate)) if !candidate.begins_turn => self.yielding.push(candidate),
                 (Ok(None), _) => {}
-                (Err((verdict, first)), _) => {
-                    if let Verdict::WaitingForDelay { until: Some(until) } = verdict {
-                        plan.wake(until);
-                    }
+                (Err((held, first)), _) => {
+                    held.until.into_iter().for_each(|at| plan.wake(at));
                     plan.first_in_line.entry(self.policy.name.clone()).or_insert(first);
                     self.keep_turns();
                 }
@@ -248,10 +249,25 @@ fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
     plan.effects.push(effect);
 }
 
+/// Returns whether a Pod may begin on a node: false if only this node cannot start one.
+///
+/// # Errors
+/// The limit or delay of the policy that holds the whole line, and the pull that it holds first.
+fn may_begin(
+    (policy, budget, now): (&Policy, &Budget<'_>, Timestamp),
+    Candidate { node, image, begins_turn, .. }: &Candidate,
+) -> Result<bool, (Held, First)> {
+    match budget.check(policy, node, *begins_turn, now) {
+        Ok(()) => Ok(true),
+        Err(held) if held.verdict.holds_the_line() => Err((held, First { image: image.clone(), node: node.clone() })),
+        Err(_) => Ok(false),
+    }
+}
+
 /// Returns the Pod that `candidate` may start now; `None` if only this node cannot start one.
 ///
 /// # Errors
-/// The limit or delay of its policy that holds it, and the pull itself.
+/// As [`may_begin`].
 fn start_turn(
     world: &World,
     policy: &Policy,
@@ -259,44 +275,37 @@ fn start_turn(
     claims: Claims,
     budget: &Budget<'_>,
     now: Timestamp,
-) -> Result<Option<PodOrder>, (Verdict, First)> {
-    if budget.busy_with(&candidate.node).is_some() {
-        return Ok(None);
-    }
-    let first = || First { image: candidate.image.clone(), node: candidate.node.clone() };
-    let admitted = budget.admit(policy, &candidate.node, candidate.begins_turn, now);
-    admitted.map_err(|verdict| (verdict, first()))?;
-    let Some(node) = world.node(&candidate.node) else { return Ok(None) };
-    let side = Side::new(world, node, policy, now);
-    let batch = batch(world, &side, policy, candidate, claims, budget, now);
-    Ok(order(world, node, policy, &batch, candidate.begins_turn, candidate.urgency.is_late()))
+) -> Result<Option<PodOrder>, (Held, First)> {
+    let may_begin = may_begin((policy, budget, now), candidate)?;
+    let Some(node) = world.node(&candidate.node).filter(|_| may_begin) else { return Ok(None) };
+    let here = world.on_node(node);
+    let batch = batch(&here, policy, candidate, claims, budget, now);
+    Ok(order(&here, policy, &batch, candidate.begins_turn, candidate.urgency.is_late()))
 }
 
 /// Returns the images for the next Pod on a node: the most urgent image whose registry has a free slot, and others of
 /// the same set.
 fn batch<'a>(
-    world: &'a World,
-    side: &Side<'a>,
-    policy: &Policy,
+    here: &OnNode<'a>,
+    policy: &'a Policy,
     candidate: &Candidate,
     claims: Claims,
     budget: &Budget<'_>,
     now: Timestamp,
 ) -> Vec<&'a Image> {
-    let here = &side.here;
-    let wanted = world.images_on(side.node, Standing::wants_pull);
+    let world = here.world;
+    let wanted = world.images_on(here.entry, Standing::wants_pull);
     let wanted = wanted.filter(|(image, _)| image.image.policy == policy.name);
-    let wanted = wanted.filter(|(image, _)| budget.admit_host(policy, image.image.reference.host()).is_ok());
-    let pairs = wanted.map(|(image, standing)| Pair { world, image, side, standing });
+    let wanted = wanted.filter(|(image, _)| budget.check_host(policy, image.image.reference.host()).is_ok());
+    let pairs = wanted.map(|(image, standing)| Pair { here, image, policy, standing, now });
     let startable = pairs.filter(|pair| pair.check_alone(Purpose::Pull, budget.tried()).is_ok());
     // The node has other places for its other images: for going on, for beginning a turn, or for retries.
-    let is_elsewhere = |urgency: &Urgency, image: &ImageEntry| {
-        let is_late = urgency.is_late();
-        is_late != candidate.urgency.is_late() || candidate.begins_turn != side.begins_turn(image, is_late)
+    let is_elsewhere = |pair: &Pair<'_, '_>, is_late: bool| {
+        is_late != candidate.urgency.is_late() || candidate.begins_turn != pair.begins_turn(is_late)
     };
-    let urgent = startable.map(|pair| (pair.urgency(), pair.image));
+    let urgent = startable.map(|pair| (pair.urgency(), pair));
     let mut images: Vec<(bool, Urgency, &ImageEntry)> =
-        urgent.map(|(urgency, image)| (is_elsewhere(&urgency, image), urgency, image)).collect();
+        urgent.map(|(urgency, pair)| (is_elsewhere(&pair, urgency.is_late()), urgency, pair.image)).collect();
     images.sort_by(|(elsewhere, a, one), (other_elsewhere, b, other)| {
         elsewhere.cmp(other_elsewhere).then_with(|| a.compare(&one.image.name, b, &other.image.name))
     });
@@ -354,24 +363,16 @@ fn slot_is_claimed(
     let beginning = world.line(&policy.name).into_iter().flatten().skip_while(|candidate| !candidate.begins_turn);
     let place = (urgency.between_nodes(), waiting_since);
     let before = beginning.take_while(|it| (it.urgency.between_nodes(), it.waiting_since) < place);
-    let are_free = before.filter(|it| budget.busy_with(&it.node).is_none());
     // The first node that has to wait lets no node behind it pass.
-    let can_begin = are_free.take_while(|it| budget.admit(policy, &it.node, true, now).is_ok());
-    let is_of_host = |it: &&Candidate| world.image(&it.image).is_some_and(|it| it.image.reference.host() == host);
-    can_begin.filter(is_of_host).take(free).count() == free
+    let can_begin = before.map_while(|it| Some((may_begin((policy, budget, now), it).ok()?, it)));
+    let is_of_host = |it: &Candidate| world.image(&it.image).is_some_and(|it| it.image.reference.host() == host);
+    can_begin.filter(|(may_begin, it)| *may_begin && is_of_host(it)).take(free).count() == free
 }
 
 /// Returns the Pod that pulls `batch` onto a node; `None` if there is nothing to pull.
-fn order(
-    world: &World,
-    node: &NodeEntry,
-    policy: &Policy,
-    batch: &[&Image],
-    begins_turn: bool,
-    is_late: bool,
-) -> Option<PodOrder> {
+fn order(here: &OnNode<'_>, policy: &Policy, batch: &[&Image], begins_turn: bool, is_late: bool) -> Option<PodOrder> {
     let first = batch.first()?;
-    let here = world.on_node(node);
+    let (world, node) = (here.world, here.entry);
     let mut identity = node.node.uid.to_string();
     for image in batch {
         let attempts = here.record(&image.reference).map_or(0, |record| record.attempts);
@@ -400,7 +401,7 @@ fn order(
         secrets: world.secrets_for(node, batch),
         tolerations: placement.map(|placement| placement.tolerations.clone()).unwrap_or_default(),
         host_network,
-        goes_on_since: node.turn.as_ref().filter(|_| !begins_turn).map(|turn| turn.began_at),
+        goes_on_since: node.turns.get(&policy.name).copied().filter(|_| !begins_turn),
         is_late,
     })
 }
@@ -448,7 +449,9 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
                 rank: Reverse(entry.rank),
             };
             let is_probe = purpose == Purpose::Probe;
-            quests.entry(&policy.name).or_default().push(Quest { urgency, image: &entry.image.name, is_probe });
+            let oldest_try = if is_probe && is_shared() { world.oldest_try(entry) } else { None };
+            let quest = Quest { urgency, oldest_try, image: &entry.image.name, is_probe };
+            quests.entry(&policy.name).or_default().push(quest);
         }
     }
     quests.values_mut().for_each(|quests| quests.sort());
@@ -467,7 +470,7 @@ fn oldest_copy(world: &World, image: &ImageEntry) -> Option<Timestamp> {
 /// Returns the Pod by which some node tries an image; `None` if no node can now.
 ///
 /// # Errors
-/// The limit or delay of its policy that holds it, and the pull itself.
+/// As [`may_begin`].
 fn start_quest(
     world: &World,
     policy: &Policy,
@@ -475,7 +478,7 @@ fn start_quest(
     budget: &Budget<'_>,
     now: Timestamp,
     plan: &mut Plan,
-) -> Result<Option<PodOrder>, (Verdict, First)> {
+) -> Result<Option<PodOrder>, (Held, First)> {
     let Some(image) = world.image(quest.image) else { return Ok(None) };
     let (name, reference) = (quest.image, &image.image.reference);
     let purpose = quest.purpose();
@@ -483,7 +486,7 @@ fn start_quest(
         // Another start of this plan tries the image or its registry.
         return Ok(None);
     }
-    let mut best: Option<(_, &NodeEntry)> = None;
+    let mut best: Option<(_, OnNode<'_>, bool)> = None;
     for node in world.nodes() {
         let Some(standing) = node.standings.get(name).copied() else { continue };
         let is_meant = match purpose {
@@ -493,13 +496,13 @@ fn start_quest(
         if !is_meant || budget.busy_with(&node.node.name).is_some() {
             continue;
         }
-        let side = Side::new(world, node, policy, now);
-        let pair = Pair { world, image, side: &side, standing };
+        let here = world.on_node(node);
+        let pair = Pair { here: &here, image, policy, standing, now };
         if let Err(held) = pair.check_here(purpose) {
             held.until.into_iter().for_each(|at| plan.wake(at));
             continue;
         }
-        let record = side.here.record(reference);
+        let record = here.record(reference);
         let tried_at = record.and_then(|record| record.failure.as_ref()).map(|failure| failure.at);
         let place = match purpose {
             // The node that has not asked for longest. One that is in trouble has its turn, too: otherwise it may
@@ -508,21 +511,21 @@ fn start_quest(
             // The node that has not tried for longest, and of these one that has pulled from this registry: if it fails
             // too, the fault is not the node's. Trouble of a node counts as a try, because only a Pod shows that it is
             // over.
-            _ => (tried_at.max(side.here.trouble_at()), !side.here.has_pulled_from(reference.host())),
+            _ => (tried_at.max(here.trouble_at()), !here.has_pulled_from(reference.host())),
         };
         let place = (place, &node.node.name);
-        if best.as_ref().is_none_or(|(kept, _)| place < *kept) {
-            best = Some((place, node));
+        if best.as_ref().is_none_or(|(kept, _, _)| place < *kept) {
+            let begins_turn = pair.begins_turn(false);
+            best = Some((place, here, begins_turn));
         }
     }
-    let Some((_, node)) = best else { return Ok(None) };
-    let begins_turn = Side::new(world, node, policy, now).begins_turn(image, false);
-    let first = || First { image: name.clone(), node: node.node.name.clone() };
-    budget.admit(policy, &node.node.name, begins_turn, now).map_err(|verdict| (verdict, first()))?;
-    if budget.admit_host(policy, reference.host()).is_err() {
+    let Some((_, here, begins_turn)) = best else { return Ok(None) };
+    let (image_name, node) = (name.clone(), here.entry.node.name.clone());
+    let candidate = Candidate { begins_turn, urgency: quest.urgency, waiting_since: now, image: image_name, node };
+    if !may_begin((policy, budget, now), &candidate)? || budget.check_host(policy, reference.host()).is_err() {
         return Ok(None);
     }
-    Ok(order(world, node, policy, &[&image.image], begins_turn, true))
+    Ok(order(&here, policy, &[&image.image], begins_turn, true))
 }
 
 impl World {

@@ -70,7 +70,7 @@ pub fn explain(world: &World, now: Timestamp, which: &Which, limit: usize) -> Re
         None => world.nodes().collect(),
     };
     let is_one_pair = which.cached_image.is_some() && which.node.is_some();
-    let budget = Budget::new(world);
+    let budget = Budget::new(world, now);
     let mut left = limit;
     let mut explanations = Vec::new();
     for entry in images {

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use kube::core::ObjectMeta;
 
 use crate::discovery::sync;
-use crate::gate::Side;
 use crate::gate::budget::Budget;
+use crate::gate::check_kubelet;
 use crate::gate::verdict::Verdict;
 use crate::io::effect::EffectKey;
 use crate::objects::memory::{Failure, Memory};
@@ -42,8 +42,8 @@ struct Line<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn budget(&self, world: &'a World) -> &Budget<'a> {
-        self.budget.get_or_init(|| Budget::new(world))
+    fn budget(&self, world: &'a World, now: Timestamp) -> &Budget<'a> {
+        self.budget.get_or_init(|| Budget::new(world, now))
     }
 
     /// The nodes that wait under an image's policy, in order. Of those before the first target some may be left out.
@@ -94,7 +94,7 @@ pub(crate) fn cached_image<'a>(
     let served = known.filter(|_| lookup.as_ref().is_some_and(|lookup| lookup.message.is_none()));
     // A digest that pins the image is its own as soon as a node has the image, whatever told so.
     let pinned = image.reference.digest().filter(|_| tally.there() > 0);
-    let last_failure = health.failing.values().map(|failure| failure.at).max();
+    let last_failure = world.last_try(entry);
     CachedImageStatus {
         observed_generation: image.generation,
         conditions: vec![Condition::ready(ready, &reason, message, image.generation, previous, now)],
@@ -125,7 +125,7 @@ pub(crate) fn cached_image<'a>(
                 reason: failure.reason.to_string(),
                 message: failure.message.to_string(),
                 attempts: i32::try_from(failure.count).unwrap_or(i32::MAX),
-                retry_at: retry_at(world, entry, node, now),
+                retry_at: world.node(node).and_then(|node| gate::retry_at(world, node, entry)),
             })
             .collect(),
     }
@@ -145,7 +145,7 @@ fn failures<'a>(
 fn consecutive_failures(world: &World, entry: &ImageEntry) -> u32 {
     let Some(health) = world.health_of(&entry.image.reference) else { return 0 };
     let on_nodes = failures(world, entry, health).map(|(_, failure)| failure.count);
-    on_nodes.max().unwrap_or(0).max(health.open_rounds(|_| true))
+    on_nodes.max().unwrap_or(0).max(health.open_rounds(|node| is_target(world, node, entry)))
 }
 
 /// Returns the reason and message of a CachedImage's Ready condition.
@@ -175,7 +175,10 @@ fn reason<'a>(
         let all = format!("cached on {}/{}", tally.there(), plural(tally.targeted(), "node"));
         // A tag may have moved while Drop cannot ask for it.
         let success = health.success.as_ref().map(|success| success.at);
-        let asked_in_vain = health.failing.iter().filter(|(_, failure)| success < Some(failure.at));
+        let asked_in_vain = health.failing.iter().filter(|(node, failure)| {
+            let is_there = world.standing_on(node, &image.name).is_some_and(Standing::is_there);
+            is_there && success < Some(failure.at)
+        });
         let last = asked_in_vain.max_by_key(|(_, failure)| failure.at);
         let last = last.filter(|_| image.pull == ImagePullPolicy::Always && policy.repull_interval.is_some());
         let last = last.map(|(node, failure)| format!("; {node} could not ask for a newer one: {}", failure.message));
@@ -187,10 +190,10 @@ fn reason<'a>(
     // A node that cannot pull at all does not back off. A failure of the image itself remains when a node is lost.
     let backs_off = |(node, failure): &&(&Name, &Failure)| {
         let node = world.node(node).filter(|_| failure.is_of_node());
-        node.is_none_or(|node| Side::new(world, node, policy, now).check().is_ok())
+        node.is_none_or(|node| check_kubelet(node, policy).is_ok())
     };
     if let Some((node, failure)) = failures.iter().find(backs_off) {
-        let failed_again = failure.count > 1 || health.open_rounds(|_| true) > 1;
+        let failed_again = failure.count > 1 || health.open_rounds(|node| is_target(world, node, entry)) > 1;
         let reason = match &*failure.reason {
             "ErrImagePull" if failed_again => "ImagePullBackOff",
             reason => reason,
@@ -214,7 +217,7 @@ fn reason<'a>(
         });
         return say("Evicted", format!("{progress}{}", evicted.unwrap_or_default()));
     }
-    let example = an_example(world, entry, policy, shared, now);
+    let example = an_example(world, entry, policy, shared);
     let lacks = |node: &&NodeEntry| node.standings.get(&image.name).is_some_and(|standing| !standing.is_there());
     if example.is_none()
         && let Some(NodeEntry { node, .. }) = world.nodes().find(lacks)
@@ -254,7 +257,7 @@ fn why<'a>(
     shared: &Shared<'a>,
     now: Timestamp,
 ) -> Option<Verdict> {
-    match gate::verdict(world, node, entry, shared.budget(world), now) {
+    match gate::verdict(world, node, entry, shared.budget(world, now), now) {
         // These verdicts change with every Pod and moment.
         Verdict::Next
         | Verdict::SetIncomplete { .. }
@@ -265,6 +268,7 @@ fn why<'a>(
         | Verdict::RegistryPaused { .. }
         | Verdict::WaitingForProbe { .. }
         | Verdict::NodeBusy { .. }
+        | Verdict::NodeReserved { .. }
         | Verdict::WaitingForNodeSlot { .. }
         | Verdict::WaitingForPullSlot { .. }
         | Verdict::WaitingForRegistrySlot { .. }
@@ -275,11 +279,11 @@ fn why<'a>(
         return Some(Verdict::Refused { until: refused.until, message: refused.message.clone() });
     }
     // A lasting failure of the node. A single rejected Pod is reported by an Event about the node.
-    if let Some(failure) = world.trouble_of(&node.node.name).filter(|failure| failure.count > 1) {
+    if let Some(failure) = world.trouble_of(&node.node).filter(|failure| failure.count > 1) {
         let until = failure.retry_at.unwrap_or(failure.at);
         return Some(Verdict::NodeBackingOff { until, cause: failure.message.clone() });
     }
-    gate::trouble(world, node, entry, now)
+    gate::trouble(world, entry, now)
 }
 
 /// Returns a node that lacks the image, and whose wait is most informative: preferably one that waits for its turn, not
@@ -289,16 +293,14 @@ fn an_example<'a>(
     entry: &'a ImageEntry,
     policy: &Policy,
     shared: &Shared<'a>,
-    now: Timestamp,
 ) -> Option<&'a NodeEntry> {
     let name = &entry.image.name;
     let lacks = |node: &&NodeEntry| {
         let is_there = node.standings.get(name).is_none_or(|standing| standing.is_there());
         !is_there && !world.lacks_platform(entry, &node.node)
     };
-    let works = |node: &NodeEntry| world.trouble_of(&node.node.name).is_none();
-    let can_pull =
-        |node: &&NodeEntry| lacks(node) && works(node) && Side::new(world, node, policy, now).check().is_ok();
+    let works = |node: &NodeEntry| world.trouble_of(&node.node).is_none();
+    let can_pull = |node: &&NodeEntry| lacks(node) && works(node) && check_kubelet(node, policy).is_ok();
     // A node in the queue is found soon, however many nodes there are. The image's own failure is the same on every
     // node, whether the node waits in the queue or not.
     let is_in_trouble = entry.refused.is_some() || entry.is_probed;
@@ -306,24 +308,6 @@ fn an_example<'a>(
     let waiting = if is_in_trouble { None } else { waiting() };
     let any = |is: &dyn Fn(&&NodeEntry) -> bool| world.nodes().find(is);
     waiting.or_else(|| any(&can_pull)).or_else(|| any(&lacks))
-}
-
-/// Returns the earliest time at which an image that failed on a node is tried there again; `None` if it is not known,
-/// for example while one pull at a time probes its registry.
-fn retry_at(world: &World, entry: &ImageEntry, node: &str, now: Timestamp) -> Option<Timestamp> {
-    let (node, policy) = (world.node(node)?, world.policy_of(&entry.image)?);
-    // Under a paused policy, for a missing image or on a lost node the time is not known.
-    let is_held = policy.paused || world.lookup_of(entry).and_then(Lookup::missing).is_some();
-    if is_held || Side::new(world, node, policy, now).check().is_err() {
-        return None;
-    }
-    if world.is_registry_paused(&entry.image.reference) {
-        return None;
-    }
-    let here = Side::new(world, node, policy, now).here;
-    let of_node = here.backoff(policy).map(|(until, _)| until);
-    let of_pair = here.backoff_of(entry, policy).map(|(until, _)| until);
-    of_node.max(of_pair).max(world.probe_at(entry, policy))
 }
 
 /// Returns why no node is a target, with the first node as the example.

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use crate::Name;
 use crate::discovery::sync;
+use crate::gate::Pair;
 use crate::gate::budget::Budget;
 use crate::gate::verdict::Verdict;
-use crate::gate::{Pair, Sides};
 use crate::objects::reference::Reference;
 use crate::show::status;
 use crate::world::{ImageEntry, World};
@@ -152,7 +152,7 @@ impl Survey {
     /// Examines the next nodes, at most about `pairs` pairs of an image and a node. A pair takes about a fifth of a
     /// microsecond. Returns the overview after the last node.
     pub fn step(&mut self, world: &World, now: Timestamp, pairs: usize) -> Option<Overview> {
-        let budget = Budget::new(world);
+        let budget = Budget::new(world, now);
         let mut found = std::mem::take(&mut self.found);
         let waiting = world.images().filter(|entry| entry.tally.cached < entry.tally.targeted());
         let mut images: Vec<(&ImageEntry, Groups)> =
@@ -162,13 +162,12 @@ impl Survey {
         // If no image is missing, no node needs to be examined.
         let part = pairs.checked_div(images.len()).map_or(0, |nodes| nodes.max(1));
         for node in nodes.by_ref().take(part) {
-            let mut sides = Sides::new(world, node, now);
+            let here = world.on_node(node);
             for (image, groups) in &mut images {
                 let standing = node.standings.get(&image.image.name).copied();
                 let Some(standing) = standing.filter(|standing| standing.wants_pull()) else { continue };
-                let Some(side) = sides.of(image) else { continue };
-                let verdict = Pair { world, image, side, standing }.explain(&budget);
-                note(groups, verdict, &node.node.name);
+                let Some(pair) = Pair::new(&here, image, standing, now) else { continue };
+                note(groups, pair.explain(&budget), &node.node.name);
             }
             self.reached = Some(node.node.name.clone());
         }

@@ -2,19 +2,18 @@
 //!
 //! A host is paused when three different images fail because of their registry on two nodes, with no success since the
 //! first of these failures. Then one pull at a time tries the host, at growing intervals. The first success resumes it
-//! for all. If only one node lacks images of the host, so that no other node could try, failures on that node are
-//! enough.
+//! for all. If no other working node lacks images of the host, so that none could try, failures on one node are enough.
 
 use std::collections::BTreeMap;
 
 use drop_api::node_cache::FailureScope;
 use jiff::{SignedDuration, Timestamp};
 
-use super::World;
+use super::{NodeEntry, World};
 use crate::Name;
 use crate::objects::image::ImagePullPolicy;
+use crate::objects::node::{Node, Readiness};
 use crate::objects::policy::Policy;
-use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::time::after;
@@ -166,14 +165,17 @@ impl World {
         is_any_changed
     }
 
-    /// Whether a node other than `node` lacks an image of this host that may be pulled.
+    /// Whether a node other than `node` lacks an image of this host and could pull it.
     fn may_others_try(&self, host: &str, node: &str) -> bool {
         let of_host = self.wanted.iter().filter(|(image, _)| image.host() == host).flat_map(|(_, names)| names);
         of_host.filter_map(|name| self.images.get(name)).any(|entry| {
             let may_be_pulled = self.policy_of(&entry.image).is_some_and(|policy| !policy.paused)
                 && entry.image.pull != ImagePullPolicy::Never;
-            let is_lacking = self.standing_on(node, &entry.image.name).is_some_and(Standing::wants_pull);
-            may_be_pulled && entry.tally.targeted() - entry.tally.cached > usize::from(is_lacking)
+            let lacks = |other: &NodeEntry| other.standings.get(&entry.image.name).is_some_and(|it| it.wants_pull());
+            let works = |other: &Node| other.readiness == Readiness::Ready && self.trouble_of(other).is_none();
+            let others = || self.nodes.values().filter(|other| *other.node.name != *node && lacks(other));
+            let mut able = others().map(|other| &other.node).filter(|it| works(it) && !self.lacks_platform(entry, it));
+            may_be_pulled && entry.tally.targeted() > entry.tally.cached && able.next().is_some()
         })
     }
 

@@ -62,7 +62,6 @@ impl World {
         }
         let nothing = Memory::default();
         let after = self.caches.get(node).map_or(&nothing, |entry| &entry.memory);
-        let node_failure = after.node_failure.clone();
         // NodeCaches of earlier versions do not name the platform.
         let platform = after.platform.clone().unwrap_or_default();
         let is_moved = before.platform != after.platform;
@@ -75,11 +74,7 @@ impl World {
             .chain(changed.map(|(image, record)| (image.clone(), Some(record.clone()))))
             .collect();
         let is_troubled = before.node_failed_at() != after.node_failed_at();
-        let is_hindered = before.node_failure != node_failure || before.has_room() != after.has_room();
-        match node_failure {
-            Some(failure) => drop(self.troubled.insert(node.clone(), failure)),
-            None => drop(self.troubled.remove(node)),
-        }
+        let is_hindered = before.node_failure != after.node_failure || before.has_room() != after.has_room();
         if is_hindered {
             self.hinder(node);
         }
@@ -150,8 +145,8 @@ impl World {
     }
 
     /// Returns a node's last failure as a whole, if the node has not recovered.
-    pub(crate) fn trouble_of(&self, node: &str) -> Option<&Failure> {
-        self.troubled.get(node)
+    pub(crate) fn trouble_of(&self, node: &Node) -> Option<&Failure> {
+        self.memory_of(node)?.node_failure.as_ref()
     }
 }
 

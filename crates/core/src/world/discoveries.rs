@@ -138,13 +138,14 @@ impl World {
         let interval = entry.spec.sync_interval.get();
         let is_well = sync::is_well(pipeline, &status);
         entry.failures = if is_well { 0 } else { entry.failures.saturating_add(1) };
+        let regular = jittered(interval, name);
         let wait = match entry.failures {
-            0 => jittered(interval, name),
+            0 => regular,
             failures => {
                 Backoff { initial: settings.discovery_retry.min(interval), max: interval }.delay(failures, name)
             }
         };
-        let wait = wait.max(discovered.retry_after());
+        let wait = wait.max(discovered.futile_for(regular).unwrap_or_default());
         // An edit during the run starts another run at once.
         let at = self.outbox.time_of(&run).unwrap_or_else(|| after(now, wait));
         self.outbox.schedule(run, at);

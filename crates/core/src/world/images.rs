@@ -175,6 +175,7 @@ impl World {
                 self.sizes.remove(&image.reference);
             }
         }
+        self.mark_images_of(&image.reference);
     }
 
     /// Derives an image's placement anew.
@@ -212,8 +213,9 @@ impl World {
             // Every target node has the image, so no further Pod is requested that could be denied.
             entry.refused = None;
         }
-        self.outbox.note_image(image);
-        self.outbox.note_policy(&entry.image.policy);
+        // The next try of another CachedImage of the reference may depend on it.
+        let reference = entry.image.reference.clone();
+        self.mark_images_of(&reference);
     }
 
     /// Marks the statuses of every CachedImage of this reference as stale, and those of their policies: the Pod of one

@@ -54,7 +54,7 @@ impl World {
         if !is_busy {
             // A turn that does not go on is over.
             let goes_on = |policy: &Name| places.candidates.iter().any(|(of, it)| of == policy && !it.begins_turn);
-            entry.turn = entry.turn.take().filter(|turn| goes_on(&turn.policy));
+            entry.turns.retain(|policy, _| goes_on(policy));
             entry.waiting_since.retain(|policy, _| places.lacking.contains(policy));
             for policy in places.lacking {
                 entry.waiting_since.entry(policy).or_insert(now);

@@ -22,7 +22,7 @@ use crate::objects::memory::Record;
 use crate::objects::node::Node;
 use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
-use crate::pace::backoff::{Backoff, LONGEST_RETRY_AFTER, stretched};
+use crate::pace::backoff::{Backoff, stretched};
 use crate::time::after;
 
 /// How long pulls of an image wait for its registry's first answer, which usually comes within a second. A registry
@@ -250,7 +250,7 @@ impl World {
             let max = interval.unwrap_or(RETRY_MAX).min(RETRY_MAX).max(self.settings.discovery_retry);
             Backoff { initial: self.settings.discovery_retry, max }.delay(failure.count, image.as_str())
         };
-        Some(after(answered_at, wait.max(failure.retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER))))
+        Some(after(answered_at, wait.max(failure.retry_after.unwrap_or_default())))
     }
 
     /// Returns the question to an image's registry.

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use jiff::Timestamp;
 
 use super::look_up::look_up;
-use super::{ImageEntry, Moment, Moves, World};
+use super::{ImageEntry, Moment, Moves, PodEntry, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
 use crate::objects::node::{Node, Readiness};
@@ -25,13 +25,15 @@ pub(crate) struct NodeEntry {
     /// When this process first saw that its kubelet is lost. The control plane's time comes from another clock: if that
     /// were an hour ahead, a Pod would keep its slot for an hour longer.
     pub(crate) lost_since: Option<Timestamp>,
-    /// The turn of pulls that goes on here.
-    pub(crate) turn: Option<Turn>,
+    /// The turns of pulls that go on here, by policy, with the time at which each began.
+    pub(crate) turns: BTreeMap<Name, Timestamp>,
     /// When the last Pod whose pulls had not ended in time was gone from here; `None` once a Pod has pulled all of its
     /// images.
     pub(crate) hung_at: Option<Timestamp>,
     /// By policy, since when it has lacked images of that policy without having one of its Pods.
     pub(crate) waiting_since: BTreeMap<Name, Timestamp>,
+    /// When the API server last refused a pull Pod here.
+    pub(crate) refused_at: Option<Timestamp>,
     /// The reason of the last notice about it, until its NodeCache shows what the notice is about: a write that
     /// fails is tried again, and the notice is not.
     pub(crate) told: Option<String>,
@@ -39,28 +41,23 @@ pub(crate) struct NodeEntry {
     pub(super) places: Vec<(Name, Candidate)>,
 }
 
-/// A node's run of pull Pods under one policy.
-#[derive(Clone, Debug)]
-pub(crate) struct Turn {
-    pub(crate) policy: Name,
-    /// When it began, as far as this process knows.
-    pub(crate) began_at: Timestamp,
-}
-
 impl NodeEntry {
-    /// Notes that a Pod pulls under `policy`. A Pod that was not known before tells when its turn began.
-    pub(super) fn pulls(&mut self, policy: &Name, began_turn_at: Option<Timestamp>, now: Timestamp) {
-        let is_other = self.turn.as_ref().is_none_or(|turn| turn.policy != *policy);
-        if let Some(began_at) = began_turn_at.or(is_other.then_some(now)) {
-            self.turn = Some(Turn { policy: policy.clone(), began_at });
+    /// Notes that a Pod has begun under `policy`, as a part of a turn that began at this time. A late Pod does not renew
+    /// a turn that goes on: a node with retries would keep other nodes from their turns for ever.
+    pub(super) fn pulls(&mut self, policy: &Name, began_turn_at: Timestamp, is_late: bool) {
+        if !is_late || !self.turns.contains_key(policy) {
+            self.turns.insert(policy.clone(), began_turn_at);
         }
         self.waiting_since.remove(policy);
     }
 }
 
 impl World {
-    pub(super) fn set_node(&mut self, node: Node, now: Timestamp) {
+    pub(super) fn set_node(&mut self, mut node: Node, now: Timestamp) {
         let name = node.name.clone();
+        // The clock that wrote it may be ahead.
+        let known = self.nodes.get(&name).map(|entry| &entry.node).filter(|known| known.uid == node.uid);
+        node.created_at = known.map_or(node.created_at.min(now), |known| known.created_at);
         for listed in node.inventory.images() {
             for image in &listed.names {
                 if self.wanted.contains_key(image) {
@@ -83,8 +80,9 @@ impl World {
                 let lost_since = entry.lost_since.filter(|_| !is_another).unwrap_or(now);
                 entry.lost_since = is_lost.then_some(lost_since);
                 if is_another {
-                    entry.turn = None;
+                    entry.turns.clear();
                     entry.hung_at = None;
+                    entry.refused_at = None;
                     entry.told = None;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
                     self.dirty.caches.insert(name.clone());
@@ -106,9 +104,10 @@ impl World {
                     full_list,
                     lost_since: is_lost.then_some(now),
                     standings: BTreeMap::new(),
-                    turn: None,
+                    turns: BTreeMap::new(),
                     hung_at: None,
                     waiting_since: BTreeMap::new(),
+                    refused_at: None,
                     told: None,
                     places: Vec::new(),
                 };
@@ -125,9 +124,9 @@ impl World {
     fn take_up_turns(&mut self, name: &Name, now: Timestamp) {
         let pods = self.pods_on.get(name).into_iter().flatten().filter_map(|pod| self.pods.get(pod));
         let Some(entry) = self.nodes.get_mut(name) else { return };
-        for pod in pods.map(|entry| &entry.pod) {
+        for PodEntry { pod, is_late, .. } in pods.filter(|pod| pod.started_at.is_some()) {
             if pod.node_uid == entry.node.uid {
-                entry.pulls(&pod.policy, Some(pod.turn_began_at(now)), now);
+                entry.pulls(&pod.policy, pod.turn_began_at(now), *is_late);
             }
         }
     }
@@ -135,8 +134,11 @@ impl World {
     /// Takes in that a node's pulls wait for another reason than before.
     pub(super) fn hinder(&mut self, node: &Name) {
         let standings = self.nodes.get(node).into_iter().flat_map(|entry| &entry.standings);
-        let waiting = standings.filter(|(_, standing)| !standing.is_there());
-        waiting.for_each(|(image, _)| self.outbox.note_image(image));
+        for (image, _) in standings.filter(|(_, standing)| !standing.is_there()) {
+            self.outbox.note_image(image);
+            // Whether the node counts as one that could try a registry may have changed.
+            self.images.get(image).into_iter().for_each(|entry| self.dirty.note_host(&entry.image.reference));
+        }
     }
 
     /// Returns when the Pods of a node whose kubelet is lost are deleted by force.

@@ -21,8 +21,8 @@ pub(crate) const LONG_WAIT: SignedDuration = SignedDuration::from_hours(1);
 
 /// A node with its memory.
 pub(crate) struct OnNode<'a> {
-    world: &'a World,
-    entry: &'a NodeEntry,
+    pub(crate) world: &'a World,
+    pub(crate) entry: &'a NodeEntry,
     memory: Option<&'a Memory>,
     has_room: OnceCell<bool>,
 }
@@ -145,7 +145,8 @@ impl<'a> OnNode<'a> {
             of_node.or(hung_at)
         };
         match due {
-            Some(due) => late(due, None),
+            // No sooner than the node works again: of many late pulls, those of a failing node would always come first.
+            Some(due) => late(of_node.map_or(due, |until| until.max(due)), None),
             None => {
                 // By the hour, so that images of one set keep their order.
                 let by_hour = |at: Timestamp| Timestamp::from_second(at.as_second() / 3600 * 3600).unwrap_or(at);

@@ -115,10 +115,8 @@ impl World {
     }
 
     pub(super) fn put_pod(&mut self, entry: PodEntry, now: Timestamp) {
-        let began_turn_at = match self.pods.contains_key(&entry.pod.name) {
-            true => None,
-            false => Some(entry.pod.turn_began_at(now)),
-        };
+        let was_started = self.pods.get(&entry.pod.name).is_some_and(|known| known.started_at.is_some());
+        let begins = entry.started_at.is_some() && !was_started;
         self.take_pod(&entry.pod.name.clone());
         let pod = &entry.pod;
         self.pods_on.entry(pod.node.clone()).or_default().insert(pod.name.clone());
@@ -128,11 +126,19 @@ impl World {
                 self.pulling.entry(container.image.clone()).or_default().insert(pod.node.clone());
             }
         }
-        if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
-            node.pulls(&pod.policy, began_turn_at, now);
+        if begins {
+            self.pod_begins(&entry, now);
         }
         self.touch_pod(&entry.pod);
         self.pods.insert(entry.pod.name.clone(), entry);
+    }
+
+    /// Takes in that a Pod has begun on its node, now that it is known to exist.
+    fn pod_begins(&mut self, entry: &PodEntry, now: Timestamp) {
+        let pod = &entry.pod;
+        if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
+            node.pulls(&pod.policy, pod.turn_began_at(now), entry.is_late);
+        }
     }
 
     pub(super) fn take_pod(&mut self, name: &Name) {
@@ -223,18 +229,18 @@ impl World {
     }
 
     pub(super) fn pod_created(&mut self, name: &Name, uid: Name, now: Timestamp) {
-        let Some(entry) = self.pods.get_mut(name) else { return };
-        if !matches!(entry.stage, Stage::Requested(_)) {
-            return;
+        let Some(mut entry) = self.pods.remove(name) else { return };
+        if matches!(entry.stage, Stage::Requested(_)) {
+            entry.stage = Stage::Created(now);
+            entry.started_at = Some(now);
+            entry.pod.uid = Some(uid);
+            self.pod_begins(&entry, now);
+            if entry.begins_turn {
+                self.note_start(&entry.pod.policy, &entry.pod.node, now);
+            }
+            self.accepted(&entry.pod);
         }
-        entry.stage = Stage::Created(now);
-        entry.started_at = Some(now);
-        entry.pod.uid = Some(uid);
-        let (pod, begins_turn) = (entry.pod.clone(), entry.begins_turn);
-        if begins_turn {
-            self.note_start(&pod.policy, &pod.node, now);
-        }
-        self.accepted(&pod);
+        self.pods.insert(name.clone(), entry);
     }
 
     /// Records that the API server accepts Pods for these images.
@@ -262,10 +268,11 @@ impl World {
             self.remove_pod(name, now);
         }
         if order.begins_turn() {
-            // Other nodes would be refused as well, so they are asked for no faster than
-            // they may start. It was a start on no node: none is exempt from the delay.
-            self.note_start(&order.policy, &"".into(), now);
+            // Other nodes would be refused as well, so they are asked for no faster than they may start.
+            self.starts.entry(order.policy.clone()).or_default().note_refusal(now);
+            self.outbox.note_policy(&order.policy);
         }
+        self.nodes.get_mut(&order.node).into_iter().for_each(|node| node.refused_at = Some(now));
         let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
         for pull in &order.pulls {
             let Some(entry) = self.images.get_mut(&pull.cached_image) else { continue };
@@ -307,10 +314,9 @@ impl World {
             }
             // A NodeCache that was written meanwhile says that the node is pulling.
             self.dirty.caches.insert(entry.pod.node.clone());
-            // A turn that never began does not go on, nor does the turn of a node whose pulls hang.
-            let never_began = entry.begins_turn && entry.started_at.is_none();
-            if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| never_began || has_hung) {
-                node.turn = None;
+            // The turn of a node whose pulls hang does not go on.
+            if let Some(node) = self.nodes.get_mut(&entry.pod.node).filter(|_| has_hung) {
+                node.turns.remove(&entry.pod.policy);
             }
         }
         self.take_pod(name);

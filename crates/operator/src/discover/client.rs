@@ -7,7 +7,7 @@ use std::time::Duration;
 use drop_core::discovery::{SourceFailure, SourceReason};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use jiff::Timestamp;
+use jiff::{Timestamp, Unit};
 use reqwest::Url;
 use reqwest::redirect::Policy;
 use serde::de::DeserializeOwned;
@@ -16,9 +16,11 @@ use tokio::time::{Instant, timeout};
 use super::complaint::{complaint, web_page};
 use super::credentials::{Credentials, Login};
 use super::isolation::on_a_thread;
+use super::left_alone::LeftAlone;
 use super::retry_after::retry_after;
 use super::seat::{Portion, Seat};
 use super::transport;
+use crate::clock;
 
 /// Drop's name in requests.
 const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
@@ -28,6 +30,16 @@ const MAX_REDIRECTS: usize = 5;
 const MAX_ERROR_BODY: usize = 64 << 10;
 /// How much of a backend's words a message repeats, in characters.
 const MAX_EXCERPT: usize = 256;
+
+/// The servers that have asked to be left alone, by origin and [secrets](Credentials::fingerprint): a server counts the
+/// requests of each login apart.
+static LEFT_ALONE: LeftAlone<(String, u64)> = LeftAlone::new();
+
+/// Lets the server at this origin be asked again.
+#[cfg(test)]
+pub fn forget(origin: &str) {
+    LEFT_ALONE.forget(|(other, _)| other == origin);
+}
 
 /// The limits on the time and size of a backend's answers.
 #[derive(Clone, Copy, Debug)]
@@ -227,7 +239,8 @@ impl<'a> Client<'a> {
     /// Sends a request and reads the answer. It follows redirects, without credentials if they lead to another origin.
     ///
     /// # Errors
-    /// If no answer comes, or the answer is too large. An answer with any status is no error.
+    /// If no answer comes, the answer is too large, or the server has asked to be left alone. An answer with any status
+    /// is no error.
     pub async fn send(&self, request: Request<'_>) -> Result<Response, SourceFailure> {
         let mut memory = self.seat.answer();
         loop {
@@ -248,6 +261,7 @@ impl<'a> Client<'a> {
         let mut url = request.url.clone();
         let mut form = request.form.as_ref();
         for _ in 0..=MAX_REDIRECTS {
+            LEFT_ALONE.check(&self.server(&url))?;
             let is_own = self.is_own(&url);
             let client = if is_own { &self.own } else { &self.elsewhere };
             let method = match request.wanted {
@@ -371,7 +385,13 @@ impl<'a> Client<'a> {
         self.excerpt(&web_page(&response.headers, &head)?)
     }
 
-    /// Returns why there is no content, by the status.
+    /// Returns the key of the server at `url` among those that are left alone.
+    fn server(&self, url: &Url) -> (String, u64) {
+        (url.origin().ascii_serialization(), self.credentials.fingerprint())
+    }
+
+    /// Returns why there is no content, by the status. If the server asks to be left alone, no query with the same
+    /// secrets asks it until then.
     pub fn refusal(&self, response: &Response) -> SourceFailure {
         let status = response.status;
         let host = host(&response.url);
@@ -421,14 +441,19 @@ impl<'a> Client<'a> {
             _ => format!("{host} answers {status}"),
         };
         let retry_after = retry_after(&response.headers, Timestamp::now());
-        let wait = retry_after.map(|wait| format!("; it asks to be left alone for {wait:#}")).unwrap_or_default();
+        let until = |wait| clock::now().round(Unit::Second).ok()?.checked_add(wait).ok();
+        let wait = retry_after.and_then(|wait| Some((wait, until(wait)?)));
+        let wait = wait.map(|(wait, until)| format!("; Drop leaves it alone for {wait:#}, until {until}"));
+        let wait = wait.unwrap_or_default();
         // The words may be changed later so that a secret is no longer found, as in the title of a page.
         let body = self.redact(&String::from_utf8_lossy(&response.body));
         let message = match complaint(&response.headers, &body).and_then(|said| self.excerpt(&said)) {
             Some(said) => format!("{what}: {said}{wait}"),
             None => format!("{what}{wait}"),
         };
-        SourceFailure { retry_after, ..SourceFailure::new(reason, message) }
+        let failure = SourceFailure { retry_after, ..SourceFailure::new(reason, message) };
+        LEFT_ALONE.note(self.server(&response.url), &failure);
+        failure
     }
 
     /// Returns the part of a backend's words that a message can repeat: the first line, without control characters, of
@@ -551,6 +576,17 @@ mod tests {
             let backend = Fake::start(move |_| reply(400, &[("content-type", kind)], body)).await;
             let (_, message) = reason(&backend.url, &[("token", "s3cr3t")]).await;
             assert!(message.ends_with(expected), "{message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_asks_for_it_is_left_alone_by_every_query_with_the_same_secrets() {
+        let backend = Fake::start(|_| reply(503, &[("retry-after", "90")], "")).await;
+        let ask = async |secrets: &[(&str, &str)]| get(&backend.url, &secret(secrets), LIMITS).await.err();
+        for (secrets, asked) in [(&[][..], 1), (&[], 1), (&[("token", "a")], 2), (&[("token", "a")], 2), (&[], 2)] {
+            let failure = ask(secrets).await.unwrap();
+            assert_eq!((failure.reason, backend.got().len()), (SourceReason::ServerError, asked), "{failure}");
+            assert!(failure.retry_after.is_some_and(|wait| wait.as_secs() <= 90), "{failure:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock};
 
 use base64::Engine as _;
@@ -170,6 +171,12 @@ impl Credentials {
     /// If TLS cannot be set up.
     pub fn without_pull_secret() -> Result<Self, SourceFailure> {
         Ok(Self { named_in: PULL_SECRETS, ..Self::none()? })
+    }
+
+    /// Returns a number that credentials with the same secrets share, and others do not. It changes with the process.
+    pub fn fingerprint(&self) -> u64 {
+        static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        HASHER.hash_one(&self.secrets)
     }
 
     /// Returns `Authorization` for requests to the backend.

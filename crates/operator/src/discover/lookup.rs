@@ -15,7 +15,7 @@ use drop_core::manifest::{Manifest, Variant, runs};
 use drop_core::newest::is_sha256;
 use drop_core::reference::Reference;
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use reqwest::Url;
@@ -28,11 +28,11 @@ use self::document::{Blob, Document, Entry, Offer};
 use super::client::{Client, Limits, Response, Wanted, host, invalid};
 use super::credentials::Credentials;
 use super::isolation::isolated;
+use super::left_alone::LeftAlone;
 use super::registry;
 use super::run::{data, get};
 use super::seat::Seat;
 use super::session::Session;
-use crate::clock;
 
 /// The time limit of one look-up at a registry. It is short, because first pulls wait for it.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -42,17 +42,12 @@ const AT_ONCE: usize = 4;
 const MAX_MANIFEST: usize = 4 << 20;
 /// How long Drop leaves a registry alone that it cannot reach, so that the images of a set do not wait for it one after
 /// another.
-const OUT_OF_REACH: SignedDuration = SignedDuration::from_secs(30);
+const LEFT_ALONE_FOR: SignedDuration = SignedDuration::from_secs(30);
 
-/// Registries by host, with the questions under way and those that Drop leaves alone.
-static HOSTS: LazyLock<Mutex<BTreeMap<String, Host>>> = LazyLock::new(Mutex::default);
-
-/// One registry.
-struct Host {
-    slots: Arc<Semaphore>,
-    /// Why Drop leaves it alone, and until when.
-    left_alone: Option<(SourceFailure, Timestamp)>,
-}
+/// The questions under way, by the registry's host.
+static SLOTS: LazyLock<Mutex<BTreeMap<String, Arc<Semaphore>>>> = LazyLock::new(Mutex::default);
+/// The registries that are out of reach, by host.
+static OUT_OF_REACH: LeftAlone<String> = LeftAlone::new();
 
 /// Asks the registry of an image, with each of the image's pull secrets in turn. A panic is a failure of this question.
 pub async fn look_up(inquiry: &Inquiry, secrets: &Api<Secret>, limits: Limits) -> LookedUp {
@@ -76,39 +71,33 @@ async fn look_up_at(
     logins.judge(asked.await)
 }
 
-/// Does `work` as soon as the registry has a free slot, unless Drop leaves the registry alone. Only the time of `work`
+/// Does `work` as soon as the registry has a free slot, unless the registry is out of reach. Only the time of `work`
 /// counts against the registry: a slow registry is not out of reach because many questions wait for each other.
 async fn in_turn(
     name: &str,
     work: impl Future<Output = Result<LookedUp, SourceFailure>>,
 ) -> Result<LookedUp, SourceFailure> {
-    let slots = of_host(name, |host| host.slots.clone());
+    let slots = slots(name);
     // The semaphore is never closed.
     let _slot = slots.acquire().await.ok();
-    let now = clock::now();
-    let left_alone = of_host(name, |host| host.left_alone.clone());
-    if let Some((failure, until)) = left_alone.filter(|(_, until)| *until > now) {
-        return Err(SourceFailure { retry_after: Some(until.duration_since(now)), ..failure });
-    }
+    OUT_OF_REACH.check(&name.to_owned())?;
     let mut done = timeout(LIMIT, work).await.unwrap_or_else(|_| {
         let message = format!("timeout waiting for {name}");
         Err(SourceFailure::new(SourceReason::Timeout, message))
     });
-    if let Err(failure) = &mut done {
-        if matches!(failure.reason, SourceReason::DnsError | SourceReason::ConnectionRefused | SourceReason::Timeout) {
-            failure.retry_after = Some(OUT_OF_REACH);
-        }
-        if let Some(until) = failure.retry_after.and_then(|wait| clock::now().checked_add(wait).ok()) {
-            of_host(name, |host| host.left_alone = Some((failure.clone(), until)));
-        }
+    if let Err(failure) = &mut done
+        && matches!(failure.reason, SourceReason::DnsError | SourceReason::ConnectionRefused | SourceReason::Timeout)
+    {
+        failure.retry_after = Some(LEFT_ALONE_FOR);
+        OUT_OF_REACH.note(name.to_owned(), failure);
     }
     done
 }
 
-fn of_host<T>(name: &str, look: impl FnOnce(&mut Host) -> T) -> T {
-    let mut hosts = HOSTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let new = || Host { slots: Arc::new(Semaphore::new(AT_ONCE)), left_alone: None };
-    look(hosts.entry(name.to_owned()).or_insert_with(new))
+/// Returns the slots for questions to one registry.
+fn slots(name: &str) -> Arc<Semaphore> {
+    let mut all = SLOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    all.entry(name.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))).clone()
 }
 
 /// The logins for a registry.

@@ -7,8 +7,11 @@ use jiff::{SignedDuration, Timestamp};
 /// From this number of seconds on, the value is a time since 1970, as Docker Hub sends it.
 const EARLIEST_TIME: i64 = 1_000_000_000;
 
-/// Returns how long the server asks to be left alone, in whole seconds. A date counts from the server's own clock, if the
-/// answer has it, else from `now`.
+/// The longest time for which Drop leaves a server alone: some servers send absurd values.
+const LONGEST: SignedDuration = SignedDuration::from_hours(24);
+
+/// Returns how long to leave the server alone, as it asks, in whole seconds and at most a day. A date counts from the
+/// server's own clock, if the answer has it, else from `now`.
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<SignedDuration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let now = headers.get(DATE).and_then(|date| time(date.to_str().ok()?)).unwrap_or(now);
@@ -19,7 +22,7 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<SignedDuration
         Ok(seconds) => SignedDuration::try_from_secs_f64(seconds.ceil()).ok()?,
         Err(_) => time(text)?.duration_since(now),
     };
-    (wait.is_positive()).then(|| SignedDuration::from_secs(wait.as_secs()))
+    (wait.is_positive()).then(|| SignedDuration::from_secs(wait.as_secs()).min(LONGEST))
 }
 
 fn time(date: &str) -> Option<Timestamp> {
@@ -42,6 +45,7 @@ mod tests {
             ("Thu, 01 May 2025 22:02:18 GMT", date, Some(138)),
             ("1746136938", None, Some(60)),
             ("1746136938", date, Some(138)),
+            ("31536000", None, Some(24 * 3600)),
             ("0", None, None),
             ("-5", None, None),
             ("NaN", None, None),

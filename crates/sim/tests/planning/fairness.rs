@@ -1,11 +1,14 @@
 //! No image waits for ever because of a name, a policy, a restart or what fails beside it.
 
+use drop_api::CachedImageSpec;
+use drop_api::cached_image::LocalObjectReference;
+use drop_core::Effect;
 use drop_core::reference::Reference;
-use drop_sim::{Kubelet, Outcome, Trouble, secs, under};
+use drop_sim::{Created, Fate, Kubelet, Outcome, Trouble, secs, under};
 
 use crate::common::{Lab, duration};
 use crate::turns::first_start;
-use crate::{NOT_FOUND, nodes};
+use crate::{NOT_FOUND, fate, nodes};
 
 const HOUR: f64 = 3600.0;
 
@@ -25,7 +28,7 @@ fn one_of_two_cached_images_of_a_reference_is_tried_although_the_other_fails() {
         only_on(&mut lab, "a", bad);
         lab.run(secs(60.0));
         lab.image_with(good, "private.test/x:1", |spec| {
-            spec.image_pull_secrets = vec![drop_api::cached_image::LocalObjectReference { name: "good".to_owned() }];
+            spec.image_pull_secrets = vec![LocalObjectReference { name: "good".to_owned() }];
             spec.node_selector = [("host".to_owned(), "b".to_owned())].into();
         });
         only_on(&mut lab, "b", good);
@@ -239,4 +242,149 @@ fn a_pull_that_waits_for_its_registry_hides_no_other_of_its_policy() {
     assert!(began.is_some_and(|began| began < most), "{began:?} of {most}: {:?}", lab.starts());
     let big = Reference::parse("h.example/big:1");
     assert!(lab.is_on_disk("c", &big) || lab.live("c").is_some());
+}
+
+/// A failure that the kubelet's text does not explain.
+fn unexplained() -> Outcome {
+    Outcome::Fails(("ErrImagePull", "something that nobody has seen before").into())
+}
+
+#[test]
+fn the_retries_of_a_node_do_not_prolong_its_turn() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(60.0);
+    lab.knobs.troubles.push(Trouble::new("docker.io/library/w", unexplained()));
+    lab.image("w", "w:1");
+    only_on(&mut lab, "a", "w");
+    for number in 0..72 {
+        lab.image(&format!("x{number}"), &format!("x{number}"));
+        lab.run(secs(50.0));
+    }
+    let on_b = lab.record.pods.iter().filter(|pod| *pod.order.node == *"b").count();
+    assert!(on_b >= 5, "{on_b} Pods: {:?}", lab.starts());
+}
+
+#[test]
+fn a_node_that_never_tried_an_image_goes_before_the_one_that_fails_whatever_the_names() {
+    for (narrow, wide) in [("x-a", "x-b"), ("x-b", "x-a")] {
+        let mut lab = nodes(2);
+        lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Forbidden).on(&["a"]));
+        lab.image(narrow, "r.example/x:1");
+        only_on(&mut lab, "a", narrow);
+        lab.image(wide, "r.example/x:1");
+        lab.run(secs(HOUR));
+        assert_eq!(lab.status(wide).nodes_ready, 1, "{:?}", lab.starts());
+    }
+}
+
+#[test]
+fn an_impatient_policy_on_one_node_does_not_put_off_the_image_on_others() {
+    let mut lab = nodes(1);
+    lab.policy("p", |policy| {
+        policy.min_delay_between_pulls = duration("0s");
+        policy.failure_backoff.initial = duration("1s");
+        policy.failure_backoff.max = duration("10s");
+    });
+    lab.policy("q", |_| {});
+    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Forbidden).on(&["a"]));
+    lab.image_with("x-p", "r.example/x:1", under("p"));
+    only_on(&mut lab, "a", "x-p");
+    lab.image_with("x-q", "r.example/x:1", under("q"));
+    lab.run(secs(60.0));
+    lab.node("b");
+    lab.run(secs(HOUR));
+    assert_eq!(lab.status("x-q").nodes_ready, 1, "{:?}", lab.starts().len());
+}
+
+#[test]
+fn a_refused_retry_costs_its_node_no_place_in_the_line() {
+    let mut lab = Lab::new();
+    let only = |pool: &'static str| {
+        move |spec: &mut CachedImageSpec| {
+            spec.policy_ref = Some(LocalObjectReference { name: "p".to_owned() });
+            spec.node_selector = [("pool".to_owned(), pool.to_owned())].into();
+        }
+    };
+    lab.node("b");
+    lab.edit_node("b", |it| drop(it.labels.insert("pool".into(), "b".into())));
+    for number in 0..20 {
+        let name = format!("n{number:02}");
+        lab.node(&name);
+        lab.edit_node(&name, |it| drop(it.labels.insert("pool".into(), "others".into())));
+    }
+    lab.knobs.pull = secs(60.0);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));
+    let is_w = |effect: &Effect| matches!(effect, Effect::CreatePod(order) if *order.pulls[0].cached_image == *"w");
+    fate(&mut lab, Fate::Refused("denied by policy"), u32::MAX, is_w);
+    lab.image_with("w", "w:1", only("b"));
+    (0..3).for_each(|number| lab.image_with(&format!("x{number}"), &format!("x{number}"), only("others")));
+    lab.run(secs(1800.0));
+    lab.image_with("mine", "mine:1", only("b"));
+    for number in 3..15 {
+        lab.image_with(&format!("x{number}"), &format!("x{number}"), only("others"));
+        lab.run(secs(1200.0));
+    }
+    assert_eq!(lab.shows("mine"), "Cached 1/1");
+}
+
+#[test]
+fn a_node_that_is_busy_under_another_policy_gets_a_slot_of_its_own() {
+    let mut lab = Lab::new();
+    (0..40).for_each(|number| lab.node(&format!("n{number:02}")));
+    lab.node("b");
+    lab.knobs.pull = secs(60.0);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));
+    lab.policy("q", |_| {});
+    for number in 0..200 {
+        let (name, image) = (format!("q{number}"), format!("q{number}"));
+        lab.knobs.pulls.insert(format!("docker.io/library/{image}:latest"), secs(47.0));
+        lab.image_with(&name, &image, under("q"));
+        lab.edit_image(&name, |spec| spec.priority = 100);
+        only_on(&mut lab, "b", &name);
+    }
+    lab.run(secs(10.0));
+    for number in 0..3 {
+        lab.image_with(&format!("big{number}"), &format!("big{number}"), under("p"));
+    }
+    lab.run(secs(290.0));
+    lab.image_with("urgent", "urgent", under("p"));
+    lab.edit_image("urgent", |spec| spec.priority = -100);
+    only_on(&mut lab, "b", "urgent");
+    lab.run(secs(1.5 * HOUR));
+    assert_eq!(lab.shows("urgent"), "Cached 1/1");
+}
+
+#[test]
+fn a_pod_of_another_policy_ends_no_turn() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(60.0);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("1h"));
+    lab.policy("q", |_| {});
+    (0..20).for_each(|number| lab.image_with(&format!("p{number:02}"), &format!("p{number:02}"), under("p")));
+    lab.run(secs(200.0));
+    lab.image_with("q", "q", under("q"));
+    lab.run(secs(3000.0));
+    let is_of_p = |pod: &&Created| *pod.order.node == *"a" && *pod.order.policy == *"p";
+    let of_p = lab.record.pods.iter().filter(is_of_p).count();
+    assert!(of_p >= 20, "{of_p}: {:?}", lab.starts());
+}
+
+#[test]
+fn retries_on_a_node_that_rejects_pods_take_no_turn_of_others() {
+    let mut lab = nodes(3);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("10m"));
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "full").into()));
+    lab.knobs.troubles.push(Trouble::new("docker.io/library/x", unexplained()).on(&["c"]));
+    lab.knobs.troubles.push(Trouble::new("docker.io/library/y", unexplained()).on(&["b"]));
+    for node in ["a", "c"] {
+        lab.edit_node(node, |it| drop(it.labels.insert("pool".into(), "ac".into())));
+    }
+    lab.image_with("x", "x:1", under("p"));
+    lab.edit_image("x", |spec| spec.node_selector = [("pool".to_owned(), "ac".to_owned())].into());
+    lab.image_with("y", "y:1", under("p"));
+    only_on(&mut lab, "b", "y");
+    lab.run(secs(2500.0));
+    lab.knobs.troubles.retain(|trouble| !trouble.of.ends_with("/y"));
+    lab.run(secs(6.0 * HOUR));
+    assert_eq!(lab.shows("y"), "Cached 1/1", "{:?}", lab.starts());
 }

@@ -1,11 +1,13 @@
 //! Statuses and explanations, which both follow the gate.
 
 use crate::common::{Lab, duration};
-use crate::{NO_SUCH_HOST, NOT_FOUND, fate, nodes, records, told};
+use crate::{NO_SUCH_HOST, NOT_FOUND, creates, fate, nodes, records, told};
+use drop_api::CachedImageSpec;
+use drop_api::cached_image::ImagePullPolicy;
 use drop_core::Effect;
 use drop_core::node::Readiness;
 use drop_core::reference::Reference;
-use drop_sim::{Failure, Fate, Kubelet, secs, under};
+use drop_sim::{Failure, Fate, Kubelet, Outcome, Trouble, secs, under};
 
 fn failing_under_p(lab: &mut Lab) {
     lab.policy("p", |_| {});
@@ -136,4 +138,60 @@ fn what_waits_is_queued_under_the_pace_of_its_policy() {
     lab.run(secs(30.0));
     let message = "0/3 nodes cached; queued (gentle: at most 2 nodes at once, 10s apart)";
     assert_eq!(lab.message("two"), message);
+}
+
+#[test]
+fn a_status_shows_no_failure_of_a_node_that_another_cached_image_has() {
+    let mut lab = nodes(2);
+    lab.policy("p", |policy| policy.repull_interval = Some(duration("30m")));
+    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Forbidden).on(&["b"]));
+    for (image, node) in [("good", "a"), ("bad", "b")] {
+        lab.edit_node(node, |it| drop(it.labels.insert("host".into(), node.into())));
+        lab.image_with(image, "r.example/x:1", |spec| {
+            under("p")(spec);
+            spec.image_pull_policy = ImagePullPolicy::Always;
+            spec.node_selector = [("host".to_owned(), node.to_owned())].into();
+        });
+    }
+    lab.run(secs(6.0 * 3600.0));
+    let status = lab.status("good");
+    assert_eq!((lab.message("good").as_str(), status.consecutive_failures), ("cached on 1/1 node", 0));
+    assert_eq!(status.last_attempted_at, status.last_pulled_at);
+    assert_eq!(lab.status("bad").failures.len(), 1);
+}
+
+#[test]
+fn a_new_machine_shows_no_trouble_of_the_one_that_had_its_name() {
+    let mut lab = nodes(2);
+    let only = |host: &'static str| {
+        move |spec: &mut CachedImageSpec| drop(spec.node_selector.insert("host".to_owned(), host.to_owned()))
+    };
+    let label = |lab: &mut Lab, name: &str| {
+        lab.edit_node(name, |node| drop(node.labels.insert("host".into(), name.into())));
+    };
+    label(&mut lab, "a");
+    label(&mut lab, "b");
+    lab.knobs.kubelets.insert("a".to_owned(), Kubelet::Rejects(("OutOfpods", "full").into()));
+    lab.image_with("alpine", "alpine", only("a"));
+    lab.run(secs(3600.0));
+    assert!(lab.message("alpine").contains("the node failed"), "{}", lab.message("alpine"));
+    lab.remove_node("a");
+    lab.knobs.pull = secs(600.0);
+    lab.image_with("huge", "huge", only("b"));
+    lab.run(secs(60.0));
+    lab.node("a");
+    label(&mut lab, "a");
+    lab.run(secs(60.0));
+    assert_eq!(lab.shows("alpine"), "Waiting 0/1");
+    assert!(!lab.message("alpine").contains("the node failed"), "{}", lab.message("alpine"));
+}
+
+#[test]
+fn a_pod_that_the_api_server_refuses_is_no_start() {
+    let mut lab = nodes(1);
+    lab.policy("p", |_| {});
+    fate(&mut lab, Fate::Refused("denied by policy"), u32::MAX, creates);
+    lab.image_with("alpine", "alpine", under("p"));
+    lab.run(secs(600.0));
+    assert_eq!(lab.api.policies["p"].status.clone().unwrap_or_default().last_pull_started_at, None);
 }

@@ -1,6 +1,6 @@
 //! The words and numbers of a tag.
 
-use super::words;
+use super::{dates, words};
 
 /// A word or a number.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -128,9 +128,10 @@ fn named_date<'a>(tokens: &[Token<'a>], at: usize) -> Option<([&'a str; 3], usiz
     let is_even = || token(1).map(|it| it.before) == token(2).map(|it| it.before);
     let year_first = || Some([year(0)?, month(1)?, day(2)?]);
     let day_first = || Some([year(2)?, month(1)?, day(0)?]);
+    let month_first = || Some([year(2)?, month(0)?, day(1)?]);
     let year_and_month = || Some([year(0)?, month(1)?, "01"]);
     let month_and_year = || Some([year(1)?, month(0)?, "01"]);
-    let with_day = year_first().or_else(day_first).filter(|_| is_even() && is_whole(3));
+    let with_day = year_first().or_else(day_first).or_else(month_first).filter(|_| is_even() && is_whole(3));
     let without = || year_and_month().or_else(month_and_year).filter(|_| is_whole(2));
     with_day.map(|date| (date, 3)).or_else(|| without().map(|date| (date, 2)))
 }
@@ -166,8 +167,8 @@ fn is_hash(text: &str, before: Before) -> bool {
         && text.len() - number.len() < 4
         && number.strip_prefix(['a', 'b', 'c']).is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit()));
     // 20250906a is the second image of a day, and b20240405 the build of one.
-    let is_count = text.split_at_checked(8).is_some_and(|(day, letter)| letter.len() == 1 && super::is_day(day));
-    let is_build = text.strip_prefix(|c: char| c.is_ascii_alphabetic()).and_then(super::compact_date).is_some();
+    let is_count = text.split_at_checked(8).is_some_and(|(day, letter)| letter.len() == 1 && dates::is_day(day));
+    let is_build = text.strip_prefix(|c: char| c.is_ascii_alphabetic()).and_then(dates::compact_date).is_some();
     // dec2023, 2024feb29
     let month = text.trim_matches(|c: char| c.is_ascii_digit());
     let is_date = words::month(month).is_some() && text.split(month).any(is_year);

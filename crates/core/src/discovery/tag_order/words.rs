@@ -140,12 +140,10 @@ pub fn is_build(word: &str) -> bool {
     is_one_of(&BUILDS, word)
 }
 
-/// Returns the month that `word` names, in full or by its first three letters, as two digits.
+/// Returns the month that `word` names, in full or by its first letters (`sep`, `sept`), as two digits.
 pub fn month(word: &str) -> Option<&'static str> {
-    let is_named = |name: &str| {
-        let short = name.get(..3).is_some_and(|short| short.eq_ignore_ascii_case(word));
-        short || name.eq_ignore_ascii_case(word)
-    };
+    let is_named =
+        |name: &str| word.len() >= 3 && name.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word));
     MONTHS.iter().find(|(_, name)| is_named(name)).map(|(digits, _)| *digits)
 }
 
