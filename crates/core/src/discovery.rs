@@ -25,7 +25,7 @@ pub use left_out::{LeftOut, Why};
 pub use pipeline::{MOST_IMAGES, Measured, Pipeline, Ranked, RankedImage, score_text};
 pub use query::{Backend, Query};
 pub use ranking::Model;
-pub use sync::{Discovered, Order, SourceOutcome, SpecId};
+pub use sync::{Discovered, HELD_FOR, Order, SourceOutcome, SpecId};
 pub use tags::registry_name;
 
 /// The spec asks for something impossible: reason `InvalidSpec`.

@@ -110,10 +110,7 @@ impl<'a, 'b> Pair<'a, 'b> {
             }
         }
         match purpose {
-            Purpose::Pull => Ok(()),
-            Purpose::Probe => Held::before(world.probe_at_on(&node.name, self.image, policy), now, |_| {
-                Verdict::WaitingForProbe { at: None, cause: world.cause_of(&image.reference) }
-            }),
+            Purpose::Pull | Purpose::Probe => Ok(()),
             Purpose::Ask => Held::before(world.may_ask_at(&image.reference, node, policy), now, |_| Verdict::Cached),
         }
     }
@@ -137,16 +134,16 @@ impl<'a, 'b> Pair<'a, 'b> {
     /// and that were neither pulled nor evicted since. Without this bound, a node that keeps getting new images, or
     /// that evicts its images again and again, would never let another node begin.
     pub(crate) fn begins_turn(&self, is_late: bool) -> bool {
-        let began_at = self.here.entry.turns.get(&self.policy.name);
+        let turn = self.here.entry.turns.get(&self.policy.name);
         is_late
-            || began_at.is_none_or(|began_at| {
+            || turn.is_none_or(|turn| {
                 let record = self.here.record(&self.image.image.reference);
                 let changed_at = record.and_then(|record| {
                     let evicted_at = record.eviction.as_ref().map(|eviction| eviction.at);
                     record.pulled.as_ref().map(|pulled| pulled.at).max(evicted_at)
                 });
                 let included = self.policy.backoff.max.min(LONGEST_INCLUSION);
-                self.image.wanted_since() > after(*began_at, included) || changed_at > Some(*began_at)
+                self.image.wanted_since() > after(turn.began_at, included) || changed_at > Some(turn.began_at)
             })
     }
 

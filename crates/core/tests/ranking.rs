@@ -1,6 +1,8 @@
 //! From answers of backends to a ranking.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "these are tests")]
 
+use std::collections::BTreeSet;
+
 use drop_api::scheduling::NodeSelector;
 use drop_core::discovery::{
     Answer, Backend, End, LeftOut, MOST_IMAGES, Measured, Pipeline, PullEvent, Ranked, Repository, Sample, Series, Why,
@@ -42,7 +44,7 @@ fn repository(path: &str, tags: &[&str]) -> Repository {
 fn rank_on(nodes: usize, pipeline: &Pipeline, answers: Vec<Answer>) -> Ranked {
     let measure = |(query, answer)| pipeline.measure(query, answer, at(NOW));
     let measured: Vec<Measured> = answers.into_iter().enumerate().map(measure).collect();
-    pipeline.rank(&measured.iter().map(Some).collect::<Vec<_>>(), |_| nodes)
+    pipeline.rank(&measured.iter().map(Some).collect::<Vec<_>>(), |_| nodes, &BTreeSet::new())
 }
 
 /// The images and their scores: `"x 3, y 2"`, without docker.io/library/ and :latest.
@@ -271,12 +273,37 @@ fn without_a_ranking_the_highest_value_counts_and_ties_go_by_name() {
 }
 
 #[test]
+fn a_listed_image_gives_its_place_to_one_that_is_much_better() {
+    let policy = compile(json!({ "queries": [query("a")], "maxImages": 2 }));
+    let cases = [
+        (&[("a", 3.0), ("b", 1.05), ("c", 1.0)][..], &["a", "c"][..], "a 3, c 1"),
+        (&[("a", 3.0), ("b", 1.2), ("c", 1.0)], &["a", "c"], "a 3, b 1.2"),
+        (&[("a", 1.05), ("b", 1.04), ("c", 1.0), ("d", 0.99)], &["c", "d"], "c 1, d 0.99"),
+        (&[("a", 1.05), ("b", 1.0), ("c", 1.0)], &["b", "c"], "b 1, c 1"),
+        (&[("a", 1.0), ("b", 1.0), ("c", 1.0)], &["c"], "a 1, c 1"),
+        (&[("a", 2.0), ("b", 1.0)], &["c"], "a 2, b 1"),
+        (&[("a", 0.0), ("b", 0.0), ("c", 0.0)], &["c"], "a 0, b 0"),
+    ];
+    for (answer, listed, expected) in cases {
+        let measured = policy.measure(0, values(answer), at(NOW));
+        let listed = listed.iter().map(|image| format!("docker.io/library/{image}:latest").into()).collect();
+        let ranked = policy.rank(&[Some(&measured)], |_| 1, &listed);
+        assert_eq!(shown(&ranked), expected);
+        let names = || ranked.images.iter().map(|image| &image.image).chain(ranked.left_out.iter().map(|it| &it.image));
+        assert_eq!(names().collect::<BTreeSet<_>>().len(), answer.len(), "each is there once");
+        let is_held = ranked.images.iter().any(|image| image.is_held);
+        let best = policy.rank(&[Some(&measured)], |_| 1, &BTreeSet::new());
+        assert_eq!(is_held, shown(&best) != expected);
+    }
+}
+
+#[test]
 fn a_query_that_never_answered_takes_nothing_from_the_others() {
     let policy = compile(json!({ "queries": [query("a"), query("b")] }));
     let measured = policy.measure(1, values(&[("x", 1.0)]), at(NOW));
-    let ranked = policy.rank(&[None, Some(&measured)], |_| 1);
+    let ranked = policy.rank(&[None, Some(&measured)], |_| 1, &BTreeSet::new());
     assert_eq!((shown(&ranked).as_str(), &ranked.images[0].found_by), ("x 1", &vec![1]));
-    assert_eq!(policy.rank(&[None, None], |_| 1), Ranked::default());
+    assert_eq!(policy.rank(&[None, None], |_| 1, &BTreeSet::new()), Ranked::default());
 }
 
 #[test]
@@ -393,10 +420,10 @@ fn models_take_an_image_that_was_not_used_before_the_window_and_no_other_that_la
 fn models_do_not_take_an_image_for_cold_while_nobody_knows() {
     let policy = compile(usage("expectedSavings", &json!({ "count": 2 })));
     let [target, pull] = [1, 2].map(|query| policy.measure(query, values(&[("x", 4.0)]), at(NOW)));
-    let ranked = policy.rank(&[None, Some(&target), Some(&pull)], |_| 1);
+    let ranked = policy.rank(&[None, Some(&target), Some(&pull)], |_| 1, &BTreeSet::new());
     assert_eq!((ranked.images.len(), &ranked.left_out[0].why), (0, &Why::NoSignal("pre".into())));
     let empty = policy.measure(0, values(&[]), at(NOW));
-    assert_eq!(shown(&policy.rank(&[Some(&empty), Some(&target), Some(&pull)], |_| 1)), "x 7.5");
+    assert_eq!(shown(&policy.rank(&[Some(&empty), Some(&target), Some(&pull)], |_| 1, &BTreeSet::new())), "x 7.5");
 }
 
 #[test]

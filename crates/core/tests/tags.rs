@@ -1,6 +1,8 @@
 //! Which tags of a registry are images, and which of them is the newest.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
+use std::collections::BTreeSet;
+
 use drop_core::discovery::{Answer, End, LeftOut, Pipeline, Ranked, Repository, Why};
 use serde_json::{Value, json};
 
@@ -13,7 +15,7 @@ fn ranked(fields: &Value, tags: &[&str]) -> Ranked {
     let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
     let repository = Repository { path: "team/app".to_owned(), tags, end: End::Whole };
     let measured = pipeline.measure(0, Answer::Tags(vec![repository]), "2026-03-31T12:00:00Z".parse().unwrap());
-    pipeline.rank(&[Some(&measured)], |_| 1)
+    pipeline.rank(&[Some(&measured)], |_| 1, &BTreeSet::new())
 }
 
 /// The newest first.

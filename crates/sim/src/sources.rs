@@ -42,7 +42,7 @@ impl Lab {
             measured.push(answer.map(|answer| order.pipeline.measure(at, answer, self.now)));
         }
         let answered: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
-        let images = order.pipeline.rank(&answered, |_| order.nodes).images;
+        let images = order.pipeline.rank(&answered, |_| order.nodes, &order.listed).images;
         let sources = measured.iter().map(|measured| SourceOutcome::new(secs(0.1), measured));
         Report::Discovered(Box::new(Discovered { spec: order.spec.clone(), sources: sources.collect(), images }))
     }

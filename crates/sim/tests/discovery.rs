@@ -254,6 +254,27 @@ fn a_server_is_left_alone_for_as_long_as_it_asks_for() {
 }
 
 #[test]
+fn an_image_at_the_cut_keeps_its_place_for_two_syncs_before_a_slightly_better_one() {
+    let mut lab = lab_with(&[ONE]);
+    lab.discovery("ci", |spec| {
+        (spec.sources, spec.max_images) = (vec![source(ONE)], 1);
+    });
+    answer(&mut lab, ONE, &[("a:1", 1.0)]);
+    lab.run(minutes(1));
+    let mut listed = Vec::new();
+    for _ in 0..4 {
+        answer(&mut lab, ONE, &[("a:1", 1.0), ("b:1", 1.05)]);
+        lab.run(minutes(30));
+        listed.push(found(&lab).1[0].clone());
+    }
+    assert_eq!(listed.iter().map(|image| &image[18..19]).collect::<String>(), "aabb", "{listed:?}");
+    // Much better ones take the place at once.
+    answer(&mut lab, ONE, &[("b:1", 1.0), ("c:1", 2.0)]);
+    lab.run(minutes(30));
+    assert_eq!(found(&lab).1, ["docker.io/library/c:1 2"]);
+}
+
+#[test]
 fn a_server_that_wants_to_be_left_alone_changes_nothing_for_other_sources() {
     let mut lab = lab_with(&[ONE, TWO]);
     let failure = SourceFailure::new(SourceReason::RateLimited, "slow down");

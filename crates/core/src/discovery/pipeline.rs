@@ -21,6 +21,9 @@ use crate::Name;
 /// out, because an answer may name any number of images.
 pub const MOST_IMAGES: usize = 5_000;
 
+/// How much higher the score of another image must be, as a part of its own, before a listed image loses its place.
+pub const MARGIN: f64 = 0.1;
+
 /// The queries of a DiscoveryPolicy, and the steps from their answers to its list. The short form
 /// (`sources`) is read as the full one, so that there is one pipeline.
 #[derive(Clone, Debug)]
@@ -72,6 +75,8 @@ pub struct RankedImage {
     pub signals: Vec<Option<f64>>,
     /// The positions of the queries that named it.
     pub found_by: Vec<usize>,
+    /// Whether a better image is left out, because this one was listed before and is not much worse.
+    pub is_held: bool,
 }
 
 impl Measured {
@@ -207,9 +212,16 @@ impl Pipeline {
     }
 
     /// Ranks the images by the values of every query: those of this run, or of the query's last success. A query that
-    /// never answered is `None`. `nodes` counts the Ready nodes that a selector selects, or all Ready nodes.
+    /// never answered is `None`. `nodes` counts the Ready nodes that a selector selects, or all Ready nodes. An image
+    /// that is `listed` gives its place to one with a score that is [`MARGIN`] higher: two images of nearly the same
+    /// score at the cut of `maxImages` would come and go with every run.
     #[must_use]
-    pub fn rank(&self, measured: &[Option<&Measured>], nodes: impl Fn(Option<&NodeSelector>) -> usize) -> Ranked {
+    pub fn rank(
+        &self,
+        measured: &[Option<&Measured>],
+        nodes: impl Fn(Option<&NodeSelector>) -> usize,
+        listed: &BTreeSet<Name>,
+    ) -> Ranked {
         let none = Values::new();
         let of_query = |query: usize| measured.get(query).copied().flatten();
         let values = self
@@ -234,10 +246,14 @@ impl Pipeline {
         let names: BTreeSet<&Name> = ranked.iter().map(|(_, image)| image).collect();
         let others = (0..self.queries.len()).filter_map(of_query).flat_map(|measured| &measured.left_out);
         left_out.extend(others.filter(|other| !names.contains(&other.image)).cloned());
-        let beyond = ranked.split_off(ranked.len().min(self.max_images));
+        let kept = ranked.len().min(self.max_images);
+        let (best, beyond) = ranked.split_at_mut(kept);
+        let held = hold(best, beyond, listed);
+        let beyond = ranked.split_off(kept);
         left_out.extend(beyond.into_iter().map(|(_, image)| LeftOut { image, why: Why::MaxImages }));
 
         let images = ranked.into_iter().map(|(score, image)| {
+            let is_held = held.contains(&image);
             let signals: Vec<_> =
                 values.iter().map(|values| values.and_then(|values| values.get(&image).copied())).collect();
             // A signal without a part in the score has not named the image.
@@ -245,10 +261,26 @@ impl Pipeline {
             let of_signals = used.map(|(_, of_signal)| of_signal);
             let found_by: BTreeSet<_> =
                 of_signals.filter(|(_, value)| value.is_some()).map(|(signal, _)| signal.query).collect();
-            RankedImage { image, score, signals, found_by: found_by.into_iter().collect() }
+            RankedImage { image, score, signals, found_by: found_by.into_iter().collect(), is_held }
         });
         Ranked { images: images.collect(), left_out: left_out.into_iter().collect() }
     }
+}
+
+/// Exchanges the worst of the `best` images that are not listed for listed ones from `beyond` that are not much worse.
+/// Both are in order, and stay so. Returns the images that came in.
+fn hold(best: &mut [(f64, Name)], beyond: &mut [(f64, Name)], listed: &BTreeSet<Name>) -> BTreeSet<Name> {
+    let mut held = BTreeSet::new();
+    let mut newcomers = best.iter_mut().rev().filter(|(_, image)| !listed.contains(image));
+    for other in beyond.iter_mut().filter(|(_, image)| listed.contains(image)) {
+        let Some(newcomer) = newcomers.next().filter(|(score, _)| *score < other.0 * (1.0 + MARGIN)) else { break };
+        held.insert(other.1.clone());
+        std::mem::swap(newcomer, other);
+    }
+    best.sort_by(|(left, left_image), (right, right_image)| {
+        right.total_cmp(left).then_with(|| left_image.cmp(right_image))
+    });
+    held
 }
 
 /// Returns the samples of each image in the order of time. It merges several series of one image, and sorts samples of

@@ -26,11 +26,17 @@ pub struct Order {
     pub pipeline: Arc<Pipeline>,
     /// How many Ready nodes its ranking counts.
     pub nodes: usize,
+    /// The images that are listed, but for those that have been held for [`HELD_FOR`] runs.
+    pub listed: BTreeSet<Name>,
 }
+
+/// For so many runs in a row an image keeps its place before one that is a little better.
+pub const HELD_FOR: u32 = 2;
 
 impl PartialEq for Order {
     fn eq(&self, other: &Self) -> bool {
-        self.policy == other.policy && self.spec == other.spec && self.nodes == other.nodes
+        let Self { policy, spec, nodes, listed, .. } = self;
+        *policy == other.policy && *spec == other.spec && *nodes == other.nodes && *listed == other.listed
     }
 }
 
@@ -122,11 +128,11 @@ impl SourceOutcome {
 }
 
 impl Discovered {
-    /// Returns for how long there is no reason to repeat the run, which comes again after `interval` anyway: each source
-    /// that failed has asked to be left alone, and the first of these waits has not ended. Sources that answered are
-    /// asked again after the interval, whatever the others say. `None` if a repeated run may do better at once.
+    /// Returns how long to wait before the next run, because every source that failed has asked to be left alone: until
+    /// the first of these waits ends. If another source has answered, that is at most `interval`. `None` if no source
+    /// failed, or one of those that did has not asked.
     #[must_use]
-    pub fn futile_for(&self, interval: SignedDuration) -> Option<SignedDuration> {
+    pub fn left_alone_for(&self, interval: SignedDuration) -> Option<SignedDuration> {
         let failed = self.sources.iter().filter(|source| source.failure().is_some());
         let wait = failed.map(SourceOutcome::retry_after).min().flatten()?;
         let is_any_answered = self.sources.iter().any(|source| source.result.is_ok());
@@ -424,7 +430,13 @@ mod tests {
                 empty: vec![],
                 cut: vec![],
             }];
-            let image = RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0] };
+            let image = RankedImage {
+                image: "a:1".into(),
+                score: 1.0,
+                signals: vec![Some(1.0)],
+                found_by: vec![0],
+                is_held: false,
+            };
             let images = vec![image; count];
             let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };
             let status = outcome(&pipeline, &discovered, before, Timestamp::UNIX_EPOCH);
@@ -454,7 +466,7 @@ mod tests {
             let answer = Answer::Tags(vec![Repository { path: "app".to_owned(), tags, end }]);
             let measured = Ok(pipeline.measure(0, answer, Timestamp::UNIX_EPOCH));
             let sources = vec![SourceOutcome::new(SignedDuration::ZERO, &measured)];
-            let images = pipeline.rank(&[measured.as_ref().ok()], |_| 1).images;
+            let images = pipeline.rank(&[measured.as_ref().ok()], |_| 1, &BTreeSet::new()).images;
             let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };
             outcome(&pipeline, &discovered, before, Timestamp::UNIX_EPOCH)
         };

@@ -9,8 +9,12 @@ use crate::gate::verdict::{Held, Verdict};
 use crate::io::effect::PodOrder;
 use crate::objects::policy::Policy;
 use crate::objects::reference::Reference;
+use crate::pace::order::Candidate;
 use crate::time::after;
 use crate::world::{LONG_WAIT, World};
+
+/// A node is reserved at most for this long before the delay of its policy has passed.
+const SOON: SignedDuration = SignedDuration::from_mins(5);
 
 /// The slots in use, including those that the current plan takes.
 #[derive(Debug)]
@@ -57,7 +61,7 @@ impl<'a> Budget<'a> {
         budget
     }
 
-    /// Reserves the first node in the line of each policy that waits for a slot, and has waited for an hour. Otherwise a
+    /// Reserves the first node in the line of each policy that has waited for an hour and can begin soon. Otherwise a
     /// node that is busy under another policy whenever a slot becomes free would never get one.
     fn reserve(&mut self, now: Timestamp) {
         let mut reserved: BTreeMap<Name, (Timestamp, Name)> = BTreeMap::new();
@@ -65,14 +69,32 @@ impl<'a> Budget<'a> {
             let policy = &entry.policy;
             let line = self.world.line(&policy.name).into_iter().flatten();
             let Some(first) = line.take_while(|it| !it.urgency.is_late()).find(|it| it.begins_turn) else { continue };
-            let has_waited_long = after(first.waiting_since, LONG_WAIT) <= now;
-            if has_waited_long && self.check_slots(policy, &first.node).is_err() {
+            if after(first.waiting_since, LONG_WAIT) <= now && self.begins_soon(policy, first, now) {
                 let place = (first.waiting_since, policy.name.clone());
-                let kept = reserved.entry(first.node.clone()).or_insert_with(|| place.clone());
-                *kept = place.min(kept.clone());
+                let kept = reserved.entry(first.node.clone());
+                kept.and_modify(|kept| *kept = place.clone().min(kept.clone())).or_insert(place);
             }
         }
         self.reserved = reserved.into_iter().map(|(node, (_, policy))| (node, policy)).collect();
+    }
+
+    /// Whether another policy may want the node of `candidate`, which can begin within minutes or as soon as a Pod ends.
+    fn begins_soon(&self, policy: &Policy, candidate: &Candidate, now: Timestamp) -> bool {
+        let (world, node) = (self.world, &candidate.node);
+        let is_wanted = world.node(node).is_some_and(|node| node.waits_under_another(&policy.name));
+        let host = world.image(&candidate.image).map(|image| image.image.reference.host());
+        if !is_wanted || host.is_some_and(|host| self.check_host(policy, host).is_err()) {
+            return false;
+        }
+        match self.check(policy, node, true, now).map_err(|held| held.verdict) {
+            Err(Verdict::WaitingForDelay { until }) => until.is_none_or(|until| until <= after(now, SOON)),
+            // A turn may go on for hours, so that the node would idle.
+            Err(Verdict::WaitingForNodeSlot { .. } | Verdict::WaitingForPullSlot { .. }) => {
+                let pods = world.pods().filter(|entry| entry.pod.policy == policy.name);
+                pods.into_iter().any(|entry| world.ends_turn(&entry.pod))
+            }
+            result => result.is_ok(),
+        }
     }
 
     /// Checks that `node` is free, and that `policy` lets it start a Pod now.
@@ -80,12 +102,7 @@ impl<'a> Budget<'a> {
     /// # Errors
     /// The first rule that is not met.
     pub(crate) fn check(&self, policy: &Policy, node: &Name, begins_turn: bool, now: Timestamp) -> Result<(), Held> {
-        if let Some(pod) = self.busy_with(node) {
-            return Held::by(Verdict::NodeBusy { pod });
-        }
-        if let Some(other) = self.reserved.get(node).filter(|other| **other != policy.name) {
-            return Held::by(Verdict::NodeReserved { policy: other.clone() });
-        }
+        self.check_node(policy, node)?;
         self.check_slots(policy, node)?;
         let usage = self.usage.get(&policy.name);
         if begins_turn && policy.min_delay > SignedDuration::ZERO {
@@ -102,6 +119,20 @@ impl<'a> Budget<'a> {
             Held::before(free_at, now, |until| Verdict::WaitingForDelay { until: Some(until) })?;
         }
         Ok(())
+    }
+
+    /// Checks that `node` is busy with no Pod and reserved for no other policy.
+    ///
+    /// # Errors
+    /// The rule that it does not meet.
+    pub(crate) fn check_node(&self, policy: &Policy, node: &Name) -> Result<(), Held> {
+        if let Some(pod) = self.busy_with(node) {
+            return Held::by(Verdict::NodeBusy { pod });
+        }
+        match self.reserved.get(node).filter(|other| **other != policy.name) {
+            Some(other) => Held::by(Verdict::NodeReserved { policy: other.clone() }),
+            None => Ok(()),
+        }
     }
 
     /// Checks that `policy` has a free slot for a Pod on `node`.

@@ -64,8 +64,9 @@ fn places(world: &World, node: &NodeEntry, now: Timestamp) -> Places {
     first_brief.map(|since| after(since, LONG_WAIT)).into_iter().for_each(&mut wait);
     for ((policy, _, begins_turn), (urgency, image)) in best {
         let waiting_since = node.waiting_since.get(policy).copied().unwrap_or(now);
-        // If the API server refuses Pods on one node alone, late pulls of other nodes have their turns.
-        let refused_at = node.refused_at.filter(|_| urgency.is_late());
+        // If the API server refuses Pods on one node alone, other nodes have their turns. A refused retry says nothing
+        // of fresh pulls.
+        let refused_at = node.refused_at.late.filter(|_| urgency.is_late()).max(node.refused_at.fresh);
         let waiting_since = refused_at.map_or(waiting_since, |at| at.max(waiting_since));
         places.candidates.push((
             policy.clone(),

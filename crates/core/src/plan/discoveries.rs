@@ -32,6 +32,7 @@ fn ask(world: &World, name: &Name, now: Timestamp, plan: &mut Plan) {
         spec: entry.id.clone(),
         pipeline: pipeline.clone(),
         nodes: world.nodes_counted_by(&entry.spec),
+        listed: entry.listed(),
     };
     plan.add(world, Effect::Discover(Box::new(order)), now);
 }

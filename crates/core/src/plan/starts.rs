@@ -101,8 +101,8 @@ type Candidates<'a> = Box<dyn Iterator<Item = &'a Candidate> + 'a>;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Quest<'a> {
     urgency: Urgency,
-    /// When the node that lacks the image and has not tried for longest last did, if several CachedImages want the
-    /// image: the one with nodes that never tried goes first.
+    /// The oldest last failure among the nodes that lack the image, if several CachedImages want it; `None` if one of
+    /// these nodes never failed. The CachedImage with that node goes first.
     oldest_try: Option<Timestamp>,
     image: &'a Name,
     is_probe: bool,
@@ -249,15 +249,18 @@ fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
     plan.effects.push(effect);
 }
 
-/// Returns whether a Pod may begin on a node: false if only this node cannot start one.
+/// Returns whether a Pod with `image` may begin on a node: false if only this node cannot start one.
 ///
 /// # Errors
-/// The limit or delay of the policy that holds the whole line, and the pull that it holds first.
+/// The limit or delay of the policy that holds the whole line, and the pull itself.
 fn may_begin(
-    (policy, budget, now): (&Policy, &Budget<'_>, Timestamp),
-    Candidate { node, image, begins_turn, .. }: &Candidate,
+    policy: &Policy,
+    budget: &Budget<'_>,
+    (image, node): (&Name, &Name),
+    begins_turn: bool,
+    now: Timestamp,
 ) -> Result<bool, (Held, First)> {
-    match budget.check(policy, node, *begins_turn, now) {
+    match budget.check(policy, node, begins_turn, now) {
         Ok(()) => Ok(true),
         Err(held) if held.verdict.holds_the_line() => Err((held, First { image: image.clone(), node: node.clone() })),
         Err(_) => Ok(false),
@@ -276,7 +279,8 @@ fn start_turn(
     budget: &Budget<'_>,
     now: Timestamp,
 ) -> Result<Option<PodOrder>, (Held, First)> {
-    let may_begin = may_begin((policy, budget, now), candidate)?;
+    let Candidate { image, node, begins_turn, .. } = candidate;
+    let may_begin = may_begin(policy, budget, (image, node), *begins_turn, now)?;
     let Some(node) = world.node(&candidate.node).filter(|_| may_begin) else { return Ok(None) };
     let here = world.on_node(node);
     let batch = batch(&here, policy, candidate, claims, budget, now);
@@ -364,7 +368,8 @@ fn slot_is_claimed(
     let place = (urgency.between_nodes(), waiting_since);
     let before = beginning.take_while(|it| (it.urgency.between_nodes(), it.waiting_since) < place);
     // The first node that has to wait lets no node behind it pass.
-    let can_begin = before.map_while(|it| Some((may_begin((policy, budget, now), it).ok()?, it)));
+    let can_begin =
+        before.map_while(|it| Some((may_begin(policy, budget, (&it.image, &it.node), true, now).ok()?, it)));
     let is_of_host = |it: &Candidate| world.image(&it.image).is_some_and(|it| it.image.reference.host() == host);
     can_begin.filter(|(may_begin, it)| *may_begin && is_of_host(it)).take(free).count() == free
 }
@@ -443,10 +448,12 @@ fn quests<'a>(world: &'a World, now: Timestamp, plan: &mut Plan) -> BTreeMap<&'a
                 Purpose::Ask if is_shared() => oldest_copy(world, entry),
                 _ => world.last_try(entry),
             };
+            // The nodes decide between CachedImages of one reference, not the places in their sets.
+            let rank = if is_shared() { 0 } else { entry.rank };
             let urgency = Urgency::Late {
                 overdue_from: after(due.unwrap_or_else(|| entry.wanted_since()), policy.backoff.max),
                 tried_at: last,
-                rank: Reverse(entry.rank),
+                rank: Reverse(rank),
             };
             let is_probe = purpose == Purpose::Probe;
             let oldest_try = if is_probe && is_shared() { world.oldest_try(entry) } else { None };
@@ -493,7 +500,7 @@ fn start_quest(
             Purpose::Ask => standing.is_there(),
             _ => standing.wants_pull(),
         };
-        if !is_meant || budget.busy_with(&node.node.name).is_some() {
+        if !is_meant || budget.check_node(policy, &node.node.name).is_err() {
             continue;
         }
         let here = world.on_node(node);
@@ -520,9 +527,8 @@ fn start_quest(
         }
     }
     let Some((_, here, begins_turn)) = best else { return Ok(None) };
-    let (image_name, node) = (name.clone(), here.entry.node.name.clone());
-    let candidate = Candidate { begins_turn, urgency: quest.urgency, waiting_since: now, image: image_name, node };
-    if !may_begin((policy, budget, now), &candidate)? || budget.check_host(policy, reference.host()).is_err() {
+    let may_begin = may_begin(policy, budget, (name, &here.entry.node.name), begins_turn, now)?;
+    if !may_begin || budget.check_host(policy, reference.host()).is_err() {
         return Ok(None);
     }
     Ok(order(&here, policy, &[&image.image], begins_turn, true))

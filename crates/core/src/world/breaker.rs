@@ -175,7 +175,9 @@ impl World {
             let works = |other: &Node| other.readiness == Readiness::Ready && self.trouble_of(other).is_none();
             let others = || self.nodes.values().filter(|other| *other.node.name != *node && lacks(other));
             let mut able = others().map(|other| &other.node).filter(|it| works(it) && !self.lacks_platform(entry, it));
-            may_be_pulled && entry.tally.targeted() > entry.tally.cached && able.next().is_some()
+            let is_lacking = self.nodes.get(node).is_some_and(&lacks);
+            let lacking = entry.tally.targeted() - entry.tally.cached;
+            may_be_pulled && lacking > usize::from(is_lacking) && able.next().is_some()
         })
     }
 

@@ -1,5 +1,6 @@
 //! DiscoveryPolicies, and when each asks its sources.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use drop_api::{DiscoveryPolicy, DiscoveryPolicySpec, DiscoveryPolicyStatus};
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 
 use super::{Published, World};
 use crate::Name;
-use crate::discovery::{InvalidSpec, Pipeline, SpecId, sync};
+use crate::discovery::{HELD_FOR, InvalidSpec, Pipeline, SpecId, sync};
 use crate::io::effect::EffectKey;
 use crate::io::event::{Kind, Report};
 use crate::objects::image_set::ImageSet;
@@ -27,6 +28,18 @@ pub(crate) struct DiscoveryEntry {
     pub(crate) outcome: Option<DiscoveryPolicyStatus>,
     /// Failed runs in a row: runs in which a source failed.
     failures: u32,
+    /// The images that kept their place before a better one, each with the number of runs in a row.
+    held: BTreeMap<Name, u32>,
+}
+
+impl DiscoveryEntry {
+    /// Returns the images that keep their place before one that is a little better.
+    pub(crate) fn listed(&self) -> BTreeSet<Name> {
+        let status = &self.published.status;
+        let is_same = status.observed_generation == self.id.generation;
+        let images = status.discovered_images.iter().filter(|_| is_same).map(|image| Name::from(&*image.image));
+        images.filter(|image| self.held.get(image).is_none_or(|runs| *runs < HELD_FOR)).collect()
+    }
 }
 
 impl World {
@@ -67,7 +80,15 @@ impl World {
                     }
                     _ => Published::new(status),
                 };
-                let entry = DiscoveryEntry { id, spec: object.spec, pipeline, published, outcome: None, failures: 0 };
+                let entry = DiscoveryEntry {
+                    id,
+                    spec: object.spec,
+                    pipeline,
+                    published,
+                    outcome: None,
+                    failures: 0,
+                    held: BTreeMap::new(),
+                };
                 self.discoveries.insert(name.clone(), entry);
                 self.outbox.schedule(run, next_at.unwrap_or(Timestamp::MIN));
             }
@@ -134,6 +155,9 @@ impl World {
         if discovered.spec != entry.id {
             return;
         }
+        let held = discovered.images.iter().filter(|image| image.is_held).map(|image| &image.image);
+        let runs = |image: &Name| entry.held.get(image).map_or(1, |runs| runs.saturating_add(1));
+        entry.held = held.map(|image| (image.clone(), runs(image))).collect();
         let mut status = sync::outcome(pipeline, &discovered, &entry.published.status, now);
         let interval = entry.spec.sync_interval.get();
         let is_well = sync::is_well(pipeline, &status);
@@ -145,7 +169,7 @@ impl World {
                 Backoff { initial: settings.discovery_retry.min(interval), max: interval }.delay(failures, name)
             }
         };
-        let wait = wait.max(discovered.futile_for(regular).unwrap_or_default());
+        let wait = wait.max(discovered.left_alone_for(regular).unwrap_or_default());
         // An edit during the run starts another run at once.
         let at = self.outbox.time_of(&run).unwrap_or_else(|| after(now, wait));
         self.outbox.schedule(run, at);

@@ -192,28 +192,12 @@ impl World {
         failing.iter().filter(|(node, _)| self.is_target(wanted, node)).map(|(_, failure)| failure.at).max()
     }
 
-    /// Returns when the node that lacks a CachedImage and has not tried for longest last did in vain; `None` if one has
-    /// never tried.
+    /// Returns the oldest last failure among the nodes that lack a CachedImage; `None` if one of them never failed.
     pub(crate) fn oldest_try(&self, wanted: &ImageEntry) -> Option<Timestamp> {
         let failing = &self.health.get(&wanted.image.reference)?.failing;
-        self.lacking(wanted).map(|node| failing.get(node).map(|failure| failure.at)).min().flatten()
-    }
-
-    /// Returns the nodes that lack a CachedImage.
-    fn lacking(&self, wanted: &ImageEntry) -> impl Iterator<Item = &Name> {
         let standing = |node: &NodeEntry| node.standings.get(&wanted.image.name).copied();
-        self.nodes
-            .iter()
-            .filter(move |(_, node)| standing(node).is_some_and(Standing::wants_pull))
-            .map(|(name, _)| name)
-    }
-
-    /// Whether a CachedImage of another policy wants the same image on a node.
-    fn is_shared_with_other_policies(&self, wanted: &ImageEntry) -> impl Fn(&Name) -> bool {
-        let image = &wanted.image;
-        let others = self.wanted_by(&image.reference).filter(|other| other.image.policy != image.policy);
-        let others: Vec<&ImageEntry> = others.collect();
-        move |node| others.iter().any(|other| self.is_target(other, node))
+        let lacking = self.nodes.iter().filter(|(_, node)| standing(node).is_some_and(Standing::wants_pull));
+        lacking.map(|(node, _)| failing.get(node).map(|failure| failure.at)).min().flatten()
     }
 
     /// Returns why an image fails, in a few words.
@@ -224,28 +208,12 @@ impl World {
 
     /// Returns when the next of its nodes may try a CachedImage that fails; `None` where it fails on none of them.
     pub(crate) fn probe_at(&self, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
-        let is_shared = self.is_shared_with_other_policies(wanted);
-        let has_own = self.wanted_by(&wanted.image.reference).nth(1).is_some()
-            && self.lacking(wanted).any(|node| !is_shared(node));
-        self.next_probe(wanted, policy, |node| !(has_own && is_shared(node)))
-    }
-
-    /// Returns when a node that a CachedImage of another policy shares may try; `None` for other nodes. The failures of
-    /// shared nodes delay each other, but not the nodes that only this CachedImage has: the other policy may try as
-    /// often as it likes, and would put off those for ever.
-    pub(crate) fn probe_at_on(&self, node: &Name, wanted: &ImageEntry, policy: &Policy) -> Option<Timestamp> {
-        let is_shared = self.is_shared_with_other_policies(wanted)(node);
-        if is_shared { self.next_probe(wanted, policy, |_| true) } else { None }
-    }
-
-    /// Returns when a CachedImage that fails may be tried, if the failures of these of its nodes count.
-    fn next_probe(&self, wanted: &ImageEntry, policy: &Policy, counts: impl Fn(&Name) -> bool) -> Option<Timestamp> {
         let image = &wanted.image.reference;
         let health = self.health.get(image)?;
-        let counts = |node: &Name| self.is_target(wanted, node) && counts(node);
-        let at = health.next_round(image, &policy.backoff, counts)?;
+        let is_target = |node: &Name| self.is_target(wanted, node);
+        let at = health.next_round(image, &policy.backoff, is_target)?;
         // An edit may have mended what failed: it is tried at once.
-        let last = health.last_open_failure(counts)?;
+        let last = health.last_open_failure(is_target)?;
         Some(wanted.edited_at.filter(|edited_at| *edited_at >= last).map_or(at, |edited_at| edited_at.min(at)))
     }
 

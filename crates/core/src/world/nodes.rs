@@ -25,15 +25,15 @@ pub(crate) struct NodeEntry {
     /// When this process first saw that its kubelet is lost. The control plane's time comes from another clock: if that
     /// were an hour ahead, a Pod would keep its slot for an hour longer.
     pub(crate) lost_since: Option<Timestamp>,
-    /// The turns of pulls that go on here, by policy, with the time at which each began.
-    pub(crate) turns: BTreeMap<Name, Timestamp>,
+    /// The turns of pulls that go on here, by policy.
+    pub(crate) turns: BTreeMap<Name, Turn>,
     /// When the last Pod whose pulls had not ended in time was gone from here; `None` once a Pod has pulled all of its
     /// images.
     pub(crate) hung_at: Option<Timestamp>,
     /// By policy, since when it has lacked images of that policy without having one of its Pods.
     pub(crate) waiting_since: BTreeMap<Name, Timestamp>,
-    /// When the API server last refused a pull Pod here.
-    pub(crate) refused_at: Option<Timestamp>,
+    /// When the API server last refused a Pod with fresh pulls here, and one with late pulls.
+    pub(crate) refused_at: Refusals,
     /// The reason of the last notice about it, until its NodeCache shows what the notice is about: a write that
     /// fails is tried again, and the notice is not.
     pub(crate) told: Option<String>,
@@ -41,13 +41,34 @@ pub(crate) struct NodeEntry {
     pub(super) places: Vec<(Name, Candidate)>,
 }
 
+/// When the API server last refused Pods on a node.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    pub(crate) fresh: Option<Timestamp>,
+    pub(crate) late: Option<Timestamp>,
+}
+
+/// A node's run of pull Pods under one policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) began_at: Timestamp,
+    /// Whether the last Pod on the node was of another policy. Such a turn ends when another node begins one.
+    is_interrupted: bool,
+}
+
 impl NodeEntry {
+    /// Whether it could start pulls under a policy other than this one.
+    pub(crate) fn waits_under_another(&self, policy: &Name) -> bool {
+        self.places.iter().any(|(other, _)| other != policy)
+    }
+
     /// Notes that a Pod has begun under `policy`, as a part of a turn that began at this time. A late Pod does not renew
     /// a turn that goes on: a node with retries would keep other nodes from their turns for ever.
     pub(super) fn pulls(&mut self, policy: &Name, began_turn_at: Timestamp, is_late: bool) {
-        if !is_late || !self.turns.contains_key(policy) {
-            self.turns.insert(policy.clone(), began_turn_at);
-        }
+        let known = self.turns.get(policy).filter(|_| is_late).map(|turn| turn.began_at);
+        self.turns.values_mut().for_each(|turn| turn.is_interrupted = true);
+        let turn = Turn { began_at: known.unwrap_or(began_turn_at), is_interrupted: false };
+        self.turns.insert(policy.clone(), turn);
         self.waiting_since.remove(policy);
     }
 }
@@ -82,7 +103,7 @@ impl World {
                 if is_another {
                     entry.turns.clear();
                     entry.hung_at = None;
-                    entry.refused_at = None;
+                    entry.refused_at = Refusals::default();
                     entry.told = None;
                     self.starts.values_mut().for_each(|starts| starts.replace(&name));
                     self.dirty.caches.insert(name.clone());
@@ -107,7 +128,7 @@ impl World {
                     turns: BTreeMap::new(),
                     hung_at: None,
                     waiting_since: BTreeMap::new(),
-                    refused_at: None,
+                    refused_at: Refusals::default(),
                     told: None,
                     places: Vec::new(),
                 };
@@ -120,7 +141,18 @@ impl World {
         self.dirty.nodes.insert(name);
     }
 
-    /// Takes in the turns of Pods that were known before their node.
+    /// Ends the interrupted turns of a policy, because a turn has begun on `node`. Otherwise several nodes would go on
+    /// with their turns side by side, without the delay between nodes.
+    pub(super) fn end_interrupted_turns(&mut self, policy: &Name, node: &Name) {
+        for (name, entry) in self.nodes.iter_mut().filter(|(name, _)| *name != node) {
+            if entry.turns.get(policy).is_some_and(|turn| turn.is_interrupted) {
+                entry.turns.remove(policy);
+                self.dirty.places.insert(name.clone());
+            }
+        }
+    }
+
+    /// Records the turns of Pods that were known before their node.
     fn take_up_turns(&mut self, name: &Name, now: Timestamp) {
         let pods = self.pods_on.get(name).into_iter().flatten().filter_map(|pod| self.pods.get(pod));
         let Some(entry) = self.nodes.get_mut(name) else { return };
@@ -131,7 +163,7 @@ impl World {
         }
     }
 
-    /// Takes in that a node's pulls wait for another reason than before.
+    /// Marks what may follow when a node's pulls wait for another reason than before.
     pub(super) fn hinder(&mut self, node: &Name) {
         let standings = self.nodes.get(node).into_iter().flat_map(|entry| &entry.standings);
         for (image, _) in standings.filter(|(_, standing)| !standing.is_there()) {

@@ -5,6 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Refused, World};
 use crate::Name;
 use crate::io::effect::{EffectKey, PodOrder};
+use crate::objects::presence::Standing;
 use crate::objects::pull_pod::{Container, ContainerState, Outcome, PullPod, Steps};
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
@@ -133,7 +134,7 @@ impl World {
         self.pods.insert(entry.pod.name.clone(), entry);
     }
 
-    /// Takes in that a Pod has begun on its node, now that it is known to exist.
+    /// Records that a Pod has begun on its node, now that it is known to exist.
     fn pod_begins(&mut self, entry: &PodEntry, now: Timestamp) {
         let pod = &entry.pod;
         if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
@@ -272,7 +273,10 @@ impl World {
             self.starts.entry(order.policy.clone()).or_default().note_refusal(now);
             self.outbox.note_policy(&order.policy);
         }
-        self.nodes.get_mut(&order.node).into_iter().for_each(|node| node.refused_at = Some(now));
+        if let Some(node) = self.nodes.get_mut(&order.node) {
+            let refused_at = if order.is_late { &mut node.refused_at.late } else { &mut node.refused_at.fresh };
+            *refused_at = Some(now);
+        }
         let backoff = Backoff { initial: self.settings.retry_initial, max: self.settings.retry_max };
         for pull in &order.pulls {
             let Some(entry) = self.images.get_mut(&pull.cached_image) else { continue };
@@ -293,6 +297,14 @@ impl World {
     /// Whether any image of the Pod is wanted.
     pub(crate) fn wants(&self, pod: &PullPod) -> bool {
         pod.containers.iter().any(|container| self.wanted.contains_key(&container.image))
+    }
+
+    /// Whether the node of a Pod lacks no image of the Pod's policy that the Pod does not pull.
+    pub(crate) fn ends_turn(&self, pod: &PullPod) -> bool {
+        let Some(node) = self.node(&pod.node) else { return true };
+        let mut lacking = self.images_on(node, Standing::wants_pull).map(|(image, _)| &image.image);
+        let is_in_pod = |image: &Reference| pod.containers.iter().any(|container| container.image == *image);
+        lacking.all(|image| image.policy != pod.policy || is_in_pod(&image.reference))
     }
 
     /// Returns one of the node's pull Pods.

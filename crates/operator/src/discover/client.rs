@@ -7,7 +7,7 @@ use std::time::Duration;
 use drop_core::discovery::{SourceFailure, SourceReason};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 use reqwest::Url;
 use reqwest::redirect::Policy;
 use serde::de::DeserializeOwned;
@@ -20,7 +20,6 @@ use super::left_alone::LeftAlone;
 use super::retry_after::retry_after;
 use super::seat::{Portion, Seat};
 use super::transport;
-use crate::clock;
 
 /// Drop's name in requests.
 const USER_AGENT: &str = concat!("drop/", env!("CARGO_PKG_VERSION"));
@@ -441,10 +440,8 @@ impl<'a> Client<'a> {
             _ => format!("{host} answers {status}"),
         };
         let retry_after = retry_after(&response.headers, Timestamp::now());
-        let until = |wait| clock::now().round(Unit::Second).ok()?.checked_add(wait).ok();
-        let wait = retry_after.and_then(|wait| Some((wait, until(wait)?)));
-        let wait = wait.map(|(wait, until)| format!("; Drop leaves it alone for {wait:#}, until {until}"));
-        let wait = wait.unwrap_or_default();
+        // Without the time at which it ends: each further failure would write the statuses of all its images anew.
+        let wait = retry_after.map(|wait| format!("; Drop leaves it alone for {wait:#}")).unwrap_or_default();
         // The words may be changed later so that a secret is no longer found, as in the title of a page.
         let body = self.redact(&String::from_utf8_lossy(&response.body));
         let message = match complaint(&response.headers, &body).and_then(|said| self.excerpt(&said)) {

@@ -1,6 +1,6 @@
 //! Formats the output of `drop discover`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use drop_api::discovery_policy::{DiscoveredImage, QueryResult, QueryStatus};
@@ -47,7 +47,7 @@ impl Outcome {
         nodes: impl Fn() -> usize,
     ) -> Self {
         let good: Vec<_> = measured.iter().map(|measured| measured.as_ref().ok()).collect();
-        let ranked = pipeline.rank(&good, |_| nodes());
+        let ranked = pipeline.rank(&good, |_| nodes(), &BTreeSet::new());
         let signals: Vec<_> = pipeline.signals().map(|name| name.to_string()).collect();
         let position = |position: usize| i32::try_from(position).unwrap_or(i32::MAX);
         let found = ranked.images.into_iter().enumerate().map(|(at, ranked)| Found {

@@ -64,7 +64,7 @@ pub async fn run(order: &Order, secrets: &Api<Secret>, limits: Limits) -> Discov
     let credentials = join_all(credentials).await;
     let asked = ask(&order.pipeline, credentials, Timestamp::now(), limits).await;
     let measured: Vec<_> = asked.iter().map(|(_, measured)| measured.as_ref().ok()).collect();
-    let images = order.pipeline.rank(&measured, |_| order.nodes).images;
+    let images = order.pipeline.rank(&measured, |_| order.nodes, &order.listed).images;
     let sources = asked.iter().map(|(elapsed, measured)| SourceOutcome::new(*elapsed, measured));
     Discovered { spec: order.spec.clone(), sources: sources.collect(), images }
 }

@@ -2,6 +2,7 @@
 
 use drop_api::CachedImageSpec;
 use drop_api::cached_image::LocalObjectReference;
+use drop_api::cached_image_set::ImageEntry;
 use drop_core::Effect;
 use drop_core::reference::Reference;
 use drop_sim::{Created, Fate, Kubelet, Outcome, Trouble, secs, under};
@@ -278,25 +279,6 @@ fn a_node_that_never_tried_an_image_goes_before_the_one_that_fails_whatever_the_
 }
 
 #[test]
-fn an_impatient_policy_on_one_node_does_not_put_off_the_image_on_others() {
-    let mut lab = nodes(1);
-    lab.policy("p", |policy| {
-        policy.min_delay_between_pulls = duration("0s");
-        policy.failure_backoff.initial = duration("1s");
-        policy.failure_backoff.max = duration("10s");
-    });
-    lab.policy("q", |_| {});
-    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Forbidden).on(&["a"]));
-    lab.image_with("x-p", "r.example/x:1", under("p"));
-    only_on(&mut lab, "a", "x-p");
-    lab.image_with("x-q", "r.example/x:1", under("q"));
-    lab.run(secs(60.0));
-    lab.node("b");
-    lab.run(secs(HOUR));
-    assert_eq!(lab.status("x-q").nodes_ready, 1, "{:?}", lab.starts().len());
-}
-
-#[test]
 fn a_refused_retry_costs_its_node_no_place_in_the_line() {
     let mut lab = Lab::new();
     let only = |pool: &'static str| {
@@ -329,29 +311,31 @@ fn a_refused_retry_costs_its_node_no_place_in_the_line() {
 
 #[test]
 fn a_node_that_is_busy_under_another_policy_gets_a_slot_of_its_own() {
-    let mut lab = Lab::new();
-    (0..40).for_each(|number| lab.node(&format!("n{number:02}")));
-    lab.node("b");
-    lab.knobs.pull = secs(60.0);
-    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("0s"));
-    lab.policy("q", |_| {});
-    for number in 0..200 {
-        let (name, image) = (format!("q{number}"), format!("q{number}"));
-        lab.knobs.pulls.insert(format!("docker.io/library/{image}:latest"), secs(47.0));
-        lab.image_with(&name, &image, under("q"));
-        lab.edit_image(&name, |spec| spec.priority = 100);
-        only_on(&mut lab, "b", &name);
+    for priority in [100, -200] {
+        let mut lab = Lab::new();
+        (0..40).for_each(|number| lab.node(&format!("n{number:02}")));
+        lab.node("b");
+        lab.knobs.pull = secs(60.0);
+        lab.policy("p", |policy| policy.min_delay_between_pulls = duration("10s"));
+        lab.policy("q", |_| {});
+        for number in 0..200 {
+            let (name, image) = (format!("q{number}"), format!("q{number}"));
+            lab.knobs.pulls.insert(format!("docker.io/library/{image}:latest"), secs(47.0));
+            lab.image_with(&name, &image, under("q"));
+            lab.edit_image(&name, |spec| spec.priority = priority);
+            only_on(&mut lab, "b", &name);
+        }
+        lab.run(secs(10.0));
+        for number in 0..3 {
+            lab.image_with(&format!("big{number}"), &format!("big{number}"), under("p"));
+        }
+        lab.run(secs(290.0));
+        lab.image_with("urgent", "urgent", under("p"));
+        lab.edit_image("urgent", |spec| spec.priority = -100);
+        only_on(&mut lab, "b", "urgent");
+        lab.run(secs(1.5 * HOUR));
+        assert_eq!(lab.shows("urgent"), "Cached 1/1", "{priority}");
     }
-    lab.run(secs(10.0));
-    for number in 0..3 {
-        lab.image_with(&format!("big{number}"), &format!("big{number}"), under("p"));
-    }
-    lab.run(secs(290.0));
-    lab.image_with("urgent", "urgent", under("p"));
-    lab.edit_image("urgent", |spec| spec.priority = -100);
-    only_on(&mut lab, "b", "urgent");
-    lab.run(secs(1.5 * HOUR));
-    assert_eq!(lab.shows("urgent"), "Cached 1/1");
 }
 
 #[test]
@@ -387,4 +371,52 @@ fn retries_on_a_node_that_rejects_pods_take_no_turn_of_others() {
     lab.knobs.troubles.retain(|trouble| !trouble.of.ends_with("/y"));
     lab.run(secs(6.0 * HOUR));
     assert_eq!(lab.shows("y"), "Cached 1/1", "{:?}", lab.starts());
+}
+
+#[test]
+fn a_node_on_which_every_pod_is_refused_holds_up_no_other() {
+    let mut lab = nodes(3);
+    let is_of_a = |effect: &Effect| matches!(effect, Effect::CreatePod(order) if *order.node == *"a");
+    fate(&mut lab, Fate::Refused("denied by policy"), u32::MAX, is_of_a);
+    (0..10).for_each(|number| lab.image(&format!("x{number}"), &format!("x{number}")));
+    lab.run(secs(300.0));
+    let cached = (0..10).filter(|number| lab.status(&format!("x{number}")).nodes_ready == 2).count();
+    assert_eq!(cached, 10, "{:?}", lab.starts());
+}
+
+#[test]
+fn a_turn_that_another_policy_interrupts_ends_when_another_node_begins_one() {
+    let mut lab = nodes(2);
+    lab.knobs.pull = secs(30.0);
+    lab.policy("p", |policy| policy.min_delay_between_pulls = duration("10m"));
+    lab.policy("q", |_| {});
+    (0..40).for_each(|number| lab.image_with(&format!("p{number:02}"), &format!("p{number:02}"), under("p")));
+    lab.run(secs(300.0));
+    lab.knobs.pulls.insert("docker.io/library/q:latest".to_owned(), secs(900.0));
+    lab.image_with("q", "q", under("q"));
+    only_on(&mut lab, "a", "q");
+    lab.run(secs(2.0 * HOUR));
+    assert_eq!(lab.faults_of_pacing(), Vec::<String>::new());
+    let is_of_p = |pod: &&Created| *pod.order.policy == *"p";
+    let nodes: Vec<&str> = lab.record.pods.iter().filter(is_of_p).map(|pod| &*pod.order.node).collect();
+    let changes = nodes.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(changes <= 2, "{changes} changes between nodes: {nodes:?}");
+}
+
+#[test]
+fn the_place_in_a_set_keeps_no_node_from_trying() {
+    let mut lab = nodes(2);
+    lab.knobs.troubles.push(Trouble::new("r.example", Outcome::Forbidden).on(&["a"]));
+    lab.edit_node("a", |it| drop(it.labels.insert("host".into(), "a".into())));
+    let entries = |images: &[&str]| {
+        images.iter().map(|image| ImageEntry { image: (*image).to_owned(), ..ImageEntry::default() }).collect()
+    };
+    lab.set("narrow", |set| {
+        set.images = entries(&["first:1", "r.example/x:1"]);
+        set.node_selector = [("host".to_owned(), "a".to_owned())].into();
+    });
+    lab.set("wide", |set| set.images = entries(&["r.example/x:1"]));
+    lab.run(secs(HOUR));
+    let wide = lab.api.images.keys().find(|name| name.starts_with("wide")).cloned().unwrap();
+    assert_eq!(lab.status(&wide).nodes_ready, 1, "{:?}", lab.starts());
 }
