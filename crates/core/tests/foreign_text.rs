@@ -88,7 +88,7 @@ fn any_tags_have_one_order() {
         let tags: Vec<_> = tags.iter().map(ToString::to_string).collect();
         let answer = Answer::Tags(vec![Repository { path: "app".to_owned(), tags, end: End::Whole }]);
         let measured = pipeline.measure(0, answer, Timestamp::UNIX_EPOCH);
-        let ranked = pipeline.rank(&[Some(&measured)], |_| 1);
+        let ranked = pipeline.rank(&[Some(&measured)], |_| 1, &std::collections::BTreeSet::new());
         ranked.images.iter().map(|image| image.image.to_string()).collect()
     };
     each("tags", &seeds, |text| {

@@ -446,7 +446,7 @@ fn nodes_are_counted_by_the_selector_then_by_the_number() {
             assert_eq!(selector.is_some(), nodes.get("selector").is_some());
             counted
         };
-        let ranked = policy.rank(&measured.iter().map(Some).collect::<Vec<_>>(), count);
+        let ranked = policy.rank(&measured.iter().map(Some).collect::<Vec<_>>(), count, &BTreeSet::new());
         // N · q · (1 − q) · p
         assert_eq!(ranked.images[0].score, 20.0 * (1.0 - 1.0 / n), "{nodes}");
     }
@@ -514,7 +514,7 @@ fn an_answer_with_any_number_of_images_is_cut_to_the_highest() {
     let measured = policy.measure(0, values(&answer), at(NOW));
     assert_eq!((measured.image_count(), measured.left_out.len()), (MOST_IMAGES, 100));
     assert!(measured.signals[&0].values().all(|value| *value >= 100.0));
-    let ranked = policy.rank(&[Some(&measured)], |_| 1);
+    let ranked = policy.rank(&[Some(&measured)], |_| 1, &BTreeSet::new());
     assert_eq!((ranked.images.len(), ranked.images[0].score), (500, (MOST_IMAGES + 99) as f64));
 }
 

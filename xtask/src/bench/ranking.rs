@@ -1,5 +1,6 @@
 //! How much pull time each ranking saves: docs/ranking.md.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use anyhow::{Context, Result};
@@ -107,7 +108,7 @@ fn measure(placement: Placement) -> Result<Vec<Row>> {
         let measure = |(query, answer)| signals.measure(query, answer, now);
         let measured: Vec<Measured> = answers.into_iter().enumerate().map(measure).collect();
         for (row, pipeline) in &mut strategies {
-            let ranked = pipeline.rank(&measured.iter().map(Some).collect::<Vec<_>>(), |_| NODES);
+            let ranked = pipeline.rank(&measured.iter().map(Some).collect::<Vec<_>>(), |_| NODES, &BTreeSet::new());
             let is_chosen = |image: &str| ranked.images.iter().any(|chosen| &*chosen.image == image);
             let saved = savings.iter().filter(|(image, _)| is_chosen(image)).map(|(_, minutes)| minutes).sum();
             row.days.push((saved, most));

@@ -528,7 +528,13 @@ mod tests {
                     ..SourceOutcome::new(SignedDuration::ZERO, &Ok(Measured::default()))
                 },
             };
-            let image = RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0] };
+            let image = RankedImage {
+                image: "a:1".into(),
+                score: 1.0,
+                signals: vec![Some(1.0)],
+                found_by: vec![0],
+                is_held: false,
+            };
             let sources = vec![source(0), source(1)];
             let discovered =
                 Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images: vec![image] };

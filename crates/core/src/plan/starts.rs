@@ -406,7 +406,7 @@ fn order(here: &OnNode<'_>, policy: &Policy, batch: &[&Image], begins_turn: bool
         secrets: world.secrets_for(node, batch),
         tolerations: placement.map(|placement| placement.tolerations.clone()).unwrap_or_default(),
         host_network,
-        goes_on_since: node.turns.get(&policy.name).copied().filter(|_| !begins_turn),
+        goes_on_since: node.turns.get(&policy.name).map(|turn| turn.began_at).filter(|_| !begins_turn),
         is_late,
     })
 }
