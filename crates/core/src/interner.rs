@@ -4,6 +4,8 @@ use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::Name;
+
 /// With fewer values than this, unused ones are not looked for.
 const FEW: usize = 1000;
 
@@ -16,7 +18,15 @@ pub struct Interner<T: ?Sized> {
 }
 
 /// Texts, such as references and digests.
-pub type Texts = Interner<str>;
+#[derive(Debug, Default)]
+pub struct Texts(Interner<str>);
+
+impl Texts {
+    /// Returns the one copy of `text`.
+    pub fn share(&mut self, text: &str) -> Name {
+        self.0.share(text).into()
+    }
+}
 
 impl<T: ?Sized> Default for Interner<T> {
     fn default() -> Self {
@@ -46,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_text_is_kept_once_and_for_as_long_as_it_is_used() {
-        let mut texts = Texts::default();
+        let mut texts = Interner::<str>::default();
         let one = texts.share("alpine");
         assert!(Arc::ptr_eq(&one, &texts.share("alpine")));
         for number in 0..10 * FEW {

@@ -16,6 +16,7 @@ pub mod discovery;
 mod gate;
 pub mod interner;
 mod io;
+mod name;
 mod objects;
 mod pace;
 mod plan;
@@ -31,6 +32,7 @@ pub use io::effect::Effect;
 pub use io::event::Event;
 pub use io::plan::{Look, Plan};
 pub use io::{effect, event, lookup, notice};
+pub use name::Name;
 pub use objects::{
     failure, image, image_set, inventory, manifest, memory, newest, node, placement, policy, presence, pull_pod,
     reference,
@@ -41,6 +43,3 @@ pub use settings::Settings;
 pub use show::{explain, survey};
 pub use step::{step, violations};
 pub use world::World;
-
-/// A name or UID; cheap to copy, shared wherever it occurs.
-pub type Name = std::sync::Arc<str>;

@@ -1,12 +1,13 @@
 //! Normalises image references to one spelling.
 
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use drop_api::cached_image::{IMAGE_ID, IMAGE_NAME};
 use regex::Regex;
 use serde::{Serialize, Serializer};
 
+use crate::Name;
 use crate::interner::Texts;
 
 /// A full image reference, normalised as container runtimes do: with registry
@@ -16,7 +17,7 @@ use crate::interner::Texts;
 /// The rules are those of <https://github.com/distribution/reference>. A digest takes precedence over a tag beside it,
 /// because container runtimes then ignore the tag.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Reference(Arc<str>);
+pub struct Reference(Name);
 
 const DEFAULT_HOST: &str = "docker.io";
 

@@ -291,7 +291,7 @@ mod tests {
         let mut read = || node(serde_json::from_value(object.clone()).unwrap(), &mut images, &mut texts).unwrap();
         let (node, twin) = (read(), read());
         assert!(Arc::ptr_eq(&node.inventory.images()[0], &twin.inventory.images()[0]), "kept once");
-        assert!(Arc::ptr_eq(&node.labels["pool"], &twin.labels["pool"]), "kept once");
+        assert!(std::ptr::eq(&*node.labels["pool"], &*twin.labels["pool"]), "kept once");
         assert!(node.unschedulable && node.disk_pressure && !node.is_virtual);
         assert_eq!(node.taints.len(), 1);
         assert_eq!(&*node.platform, "linux/arm64");
