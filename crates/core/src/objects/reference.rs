@@ -59,7 +59,7 @@ impl Reference {
     /// Returns the same reference, which shares its text with all others of `texts`.
     #[must_use]
     pub fn shared(&self, texts: &mut Texts) -> Self {
-        Self(texts.share(&*self.0))
+        Self(texts.share(&self.0))
     }
 
     /// The whole text: `docker.io/library/alpine:3.20`.

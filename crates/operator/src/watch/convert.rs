@@ -29,7 +29,7 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>, texts: &mut Texts
     let lean::NodeSpec { taints, unschedulable } = object.spec;
     let lean::NodeStatus { conditions, images: on_disk, node_info } = object.status;
     let labels = meta.labels.unwrap_or_default().into_iter();
-    let labels = labels.map(|(key, value)| (texts.share(&*key), texts.share(&*value))).collect();
+    let labels = labels.map(|(key, value)| (texts.share(&key), texts.share(&value))).collect();
     let taints = taints.unwrap_or_default();
     let listed = on_disk.unwrap_or_default().into_iter().map(|image| images.share(listed(image)));
     let inventory = Inventory::new(listed.collect());
@@ -42,7 +42,7 @@ pub fn node(object: lean::Node, images: &mut Interner<Listed>, texts: &mut Texts
         labels,
         taints: taints.into_iter().filter_map(Taint::from_api).collect(),
         inventory,
-        platform: texts.share(&*format!("{}/{}", node_info.operating_system, node_info.architecture)),
+        platform: texts.share(&format!("{}/{}", node_info.operating_system, node_info.architecture)),
         tells_sandbox: minor_version(&node_info.kubelet_version).is_none_or(|minor| minor >= 36),
         unschedulable,
         deleting: meta.deletion_timestamp.is_some(),
