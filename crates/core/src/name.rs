@@ -11,8 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A name or UID; cheap to copy, shared wherever it occurs.
 ///
-/// The maps of a [`World`](crate::World) compare names millions of times per plan. Copies of one name are told by their
-/// address, and others are compared by eight bytes at a time: the `memcmp` of musl, which the binary of the container
+/// The maps of a [`World`](crate::World) compare names millions of times per plan. Copies of one name have the same
+/// address, and other names are compared by eight bytes at a time: the `memcmp` of musl, which the binary of the container
 /// image uses, goes byte by byte.
 #[derive(Clone)]
 pub struct Name(Arc<str>);
@@ -54,12 +54,6 @@ impl Default for Name {
 impl<T: Into<Arc<str>>> From<T> for Name {
     fn from(text: T) -> Self {
         Self(text.into())
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.as_str().to_owned()
     }
 }
 

@@ -118,7 +118,7 @@ impl Lab {
             expected.sort_by(|(left, a), (right, b)| b.total_cmp(a).then_with(|| left.cmp(right)));
             let texts: Vec<_> = expected.iter().map(|(image, score)| (*image, score_text(**score))).collect();
             let is_ranked = shown.iter().map(|(image, score)| (*image, (*score).clone())).eq(texts);
-            // A listed image keeps its place for two runs before one that is less than a tenth better.
+            // A listed image keeps its place for two runs if the better image is less than a tenth better.
             let worst = expected.last().map_or(f64::INFINITY, |(_, score)| **score);
             let is_much_better = |(_, score): &(&String, &f64)| **score >= worst * 1.1 && **score > worst;
             let is_full = listed.len() == found.len().min(most);

@@ -119,7 +119,7 @@ struct Bench {
     plan: Times,
 }
 
-/// What was measured since the last time.
+/// The times since the last call of [`Bench::clear`].
 struct Measured {
     apply: Times,
     plan: Times,
@@ -150,7 +150,7 @@ impl Bench {
     }
 }
 
-/// What the operator hears after an effect: the Pod comes up, has pulled, and goes.
+/// Returns the events that follow an effect: the Pod comes up, has pulled, and goes.
 fn answers_to(effect: &Effect) -> Vec<Event> {
     let key = effect.key();
     let report = |report| Event::Report(key.clone(), report);

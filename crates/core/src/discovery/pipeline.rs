@@ -1,5 +1,6 @@
 //! A DiscoveryPolicy, compiled to run.
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::collections::btree_map::{BTreeMap, Entry};
 
@@ -239,9 +240,8 @@ impl Pipeline {
                 Err(why) => drop(left_out.insert(LeftOut { image, why })),
             }
         }
-        ranked.sort_by(|(left, left_image), (right, right_image)| {
-            right.total_cmp(left).then_with(|| left_image.cmp(right_image))
-        });
+        ranked
+            .sort_by(|(left, left_image), (right, right_image)| best_first((*left, left_image), (*right, right_image)));
         // One query may leave out an image that another one ranks.
         let names: BTreeSet<&Name> = ranked.iter().map(|(_, image)| image).collect();
         let others = (0..self.queries.len()).filter_map(of_query).flat_map(|measured| &measured.left_out);
@@ -277,10 +277,13 @@ fn hold(best: &mut [(f64, Name)], beyond: &mut [(f64, Name)], listed: &BTreeSet<
         held.insert(other.1.clone());
         std::mem::swap(newcomer, other);
     }
-    best.sort_by(|(left, left_image), (right, right_image)| {
-        right.total_cmp(left).then_with(|| left_image.cmp(right_image))
-    });
+    best.sort_by(|(left, left_image), (right, right_image)| best_first((*left, left_image), (*right, right_image)));
     held
+}
+
+/// Compares two images by their score or value, the higher first, and then by name.
+pub(super) fn best_first((left, left_image): (f64, &str), (right, right_image): (f64, &str)) -> Ordering {
+    right.total_cmp(&left).then_with(|| left_image.cmp(right_image))
 }
 
 /// Returns the samples of each image in the order of time. It merges several series of one image, and sorts samples of
@@ -334,9 +337,7 @@ fn highest(values: &mut Values) -> Vec<LeftOut> {
         return Vec::new();
     }
     let mut ordered: Vec<_> = std::mem::take(values).into_iter().collect();
-    ordered.sort_by(|(left_image, left), (right_image, right)| {
-        right.total_cmp(left).then_with(|| left_image.cmp(right_image))
-    });
+    ordered.sort_by(|(left_image, left), (right_image, right)| best_first((*left, left_image), (*right, right_image)));
     let others = ordered.split_off(MOST_IMAGES);
     values.extend(ordered);
     others.into_iter().map(|(image, _)| LeftOut { image, why: Why::TooMany }).collect()

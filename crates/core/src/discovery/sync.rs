@@ -7,6 +7,7 @@ use drop_api::condition::{self, Condition, ConditionStatus};
 use drop_api::discovery_policy::{DiscoveredImage, DiscoveryPolicyStatus, QueryResult, QueryStatus};
 use jiff::{SignedDuration, Timestamp};
 
+use super::pipeline::best_first;
 use super::{InvalidSpec, Measured, Pipeline, Query, RankedImage, SourceFailure, SourceReason, Why, score_text};
 use crate::Name;
 use crate::text::count;
@@ -30,7 +31,7 @@ pub struct Order {
     pub listed: BTreeSet<Name>,
 }
 
-/// For so many runs in a row an image keeps its place before one that is a little better.
+/// The number of runs in a row for which an image keeps its place before a slightly better one.
 pub const HELD_FOR: u32 = 2;
 
 impl PartialEq for Order {
@@ -363,7 +364,7 @@ fn merge(
     }
     let mut images: Vec<_> = images.into_iter().collect();
     images.sort_by(|(left_image, (left, _)), (right_image, (right, _))| {
-        right.total_cmp(left).then_with(|| left_image.cmp(right_image))
+        best_first((*left, left_image), (*right, right_image))
     });
     images.truncate(MOST_LISTED);
     let discovered =
@@ -415,6 +416,16 @@ mod tests {
     use super::super::{Answer, End, Repository};
     use super::*;
 
+    /// A run of the first spec.
+    fn discovered(sources: Vec<SourceOutcome>, images: Vec<RankedImage>) -> Discovered {
+        Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images }
+    }
+
+    /// An image that the first query named.
+    fn image() -> RankedImage {
+        RankedImage { image: "a:1".into(), score: 1.0, signals: vec![Some(1.0)], found_by: vec![0], is_held: false }
+    }
+
     #[test]
     fn what_a_source_says_by_the_way_is_in_its_result_and_explains_an_empty_list() {
         let source = json!({"type": "loki", "loki": {"endpoint": "http://loki", "query": "{job=\"events\"}"}});
@@ -430,15 +441,7 @@ mod tests {
                 empty: vec![],
                 cut: vec![],
             }];
-            let image = RankedImage {
-                image: "a:1".into(),
-                score: 1.0,
-                signals: vec![Some(1.0)],
-                found_by: vec![0],
-                is_held: false,
-            };
-            let images = vec![image; count];
-            let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };
+            let discovered = discovered(sources, vec![image(); count]);
             let status = outcome(&pipeline, &discovered, before, Timestamp::UNIX_EPOCH);
             let ready = condition::ready(&status.conditions).unwrap().clone();
             (status.query_results[0].message.clone().unwrap(), ready.reason, ready.message, status)
@@ -467,8 +470,7 @@ mod tests {
             let measured = Ok(pipeline.measure(0, answer, Timestamp::UNIX_EPOCH));
             let sources = vec![SourceOutcome::new(SignedDuration::ZERO, &measured)];
             let images = pipeline.rank(&[measured.as_ref().ok()], |_| 1, &BTreeSet::new()).images;
-            let discovered = Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images };
-            outcome(&pipeline, &discovered, before, Timestamp::UNIX_EPOCH)
+            outcome(&pipeline, &discovered(sources, images), before, Timestamp::UNIX_EPOCH)
         };
         let status = run(&run(&DiscoveryPolicyStatus::default(), End::Whole, before), end.clone(), tags);
         let ready = condition::ready(&status.conditions).unwrap().clone();
@@ -528,16 +530,7 @@ mod tests {
                     ..SourceOutcome::new(SignedDuration::ZERO, &Ok(Measured::default()))
                 },
             };
-            let image = RankedImage {
-                image: "a:1".into(),
-                score: 1.0,
-                signals: vec![Some(1.0)],
-                found_by: vec![0],
-                is_held: false,
-            };
-            let sources = vec![source(0), source(1)];
-            let discovered =
-                Discovered { spec: SpecId { uid: "u".into(), generation: Some(1) }, sources, images: vec![image] };
+            let discovered = discovered(vec![source(0), source(1)], vec![image()]);
             let status = outcome(&pipeline, &discovered, &DiscoveryPolicyStatus::default(), Timestamp::UNIX_EPOCH);
             assert_eq!(super::is_well(&pipeline, &status), is_well, "{failed}");
         }

@@ -33,7 +33,7 @@ pub(crate) struct DiscoveryEntry {
 }
 
 impl DiscoveryEntry {
-    /// Returns the images that keep their place before one that is a little better.
+    /// Returns the listed images that keep their place before slightly better ones.
     pub(crate) fn listed(&self) -> BTreeSet<Name> {
         let status = &self.published.status;
         let is_same = status.observed_generation == self.id.generation;

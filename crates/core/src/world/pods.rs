@@ -140,6 +140,9 @@ impl World {
         if let Some(node) = self.nodes.get_mut(&pod.node).filter(|node| node.node.uid == pod.node_uid) {
             node.pulls(&pod.policy, pod.turn_began_at(now), entry.is_late);
         }
+        if entry.begins_turn {
+            self.end_interrupted_turns(&pod.policy, &pod.node);
+        }
     }
 
     pub(super) fn take_pod(&mut self, name: &Name) {

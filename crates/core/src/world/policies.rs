@@ -51,7 +51,6 @@ impl World {
     /// Records that pulls began under a policy.
     pub(super) fn note_start(&mut self, policy: &Name, node: &Name, at: Timestamp) {
         self.starts.entry(policy.clone()).or_default().note(node, at);
-        self.end_interrupted_turns(policy, node);
         if !self.policies.contains_key(policy) {
             self.agenda.set_at_the_latest(Moment::Starts, after(at, STARTS_KEPT));
         }
