@@ -22,8 +22,11 @@ pub enum Fault {
     /// New connections are closed when their first request has come.
     Close,
     /// Connections stay open, new ones are accepted, and nothing passes in either direction.
-    /// What was sent meanwhile passes when the fault ends, as on a network that was cut.
+    /// What was sent meanwhile passes when the fault ends.
     Stall,
+    /// As [`Fault::Stall`], but what was sent meanwhile never arrives: connections of that time are
+    /// reset when the fault ends.
+    Cut,
 }
 
 /// A proxy on a port of its own. It ends with this value, and its connections with it.
@@ -90,7 +93,7 @@ async fn serve(mut client: TcpStream, state: watch::Receiver<State>) -> io::Resu
         Some(Fault::Close) => read_head(&mut client).await.map(drop),
         // The system resets a connection that is closed with data unread.
         Some(Fault::Reset) => client.peek(&mut [0]).await.map(drop),
-        Some(Fault::Stall) | None => {
+        Some(Fault::Stall | Fault::Cut) | None => {
             wait_pass(&mut state.clone()).await?;
             let mut server = TcpStream::connect(upstream).await?;
             let (from_client, to_client) = client.split();
@@ -118,10 +121,15 @@ async fn copy(
     }
 }
 
-/// Waits while nothing passes.
+/// Waits while nothing passes. Fails if what waited is lost.
 async fn wait_pass(state: &mut watch::Receiver<State>) -> io::Result<()> {
-    let passes = state.wait_for(|state| state.fault != Some(Fault::Stall)).await;
-    passes.map(drop).map_err(io::Error::other)
+    let mut is_lost = false;
+    let passes = state.wait_for(|state| {
+        is_lost |= state.fault == Some(Fault::Cut);
+        !matches!(state.fault, Some(Fault::Stall | Fault::Cut))
+    });
+    drop(passes.await.map_err(io::Error::other)?);
+    if is_lost { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -173,6 +181,23 @@ mod tests {
         drop(proxy);
         let ended = client.read(&mut [0]);
         assert!(ended.as_ref().is_ok_and(|length| *length == 0) || ended.is_err(), "{ended:?}");
+    }
+
+    #[test]
+    fn what_is_sent_during_a_cut_never_arrives() {
+        let proxy = Proxy::start(echo()).unwrap();
+        let mut client = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(ask(&mut client).unwrap(), *b"ping");
+        proxy.fail(Fault::Cut);
+        client.write_all(b"more").unwrap();
+        client.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        client.set_read_timeout(None).unwrap();
+        proxy.heal();
+        let ended = client.read(&mut [0]);
+        assert!(ended.as_ref().is_ok_and(|length| *length == 0) || ended.is_err(), "{ended:?}");
+        let mut new = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(ask(&mut new).unwrap(), *b"ping");
     }
 
     #[test]

@@ -21,8 +21,9 @@
 //! share it. It resigns at that moment: as soon as the watch shows the other holder, or the API server denies its own
 //! renewal because of it.
 //!
-//! The rules do not cover clocks of replicas that run at different speeds, nor a Lease that a user marks as released
-//! (no holder, and a duration of one second).
+//! The rules do not cover clocks of replicas that run at different speeds, a Lease that a user marks as released (no
+//! holder, and a duration of one second), nor a request that the network holds back and delivers after the leader has
+//! given it up: the API server has no way to tell it from one that is sent in time.
 
 use std::pin::pin;
 use std::sync::Arc;
