@@ -30,12 +30,13 @@ pub(crate) enum Bench {
     ///
     /// It needs Linux, root and Go, as the demo does.
     Joins,
-    /// How long the operator takes from its start until it is ready at 5,000 nodes, and how much memory; writes the table
-    /// of docs/scale.md.
+    /// How long the operator takes from its start until it is ready at 5,000 nodes, and how much memory; writes the
+    /// table of docs/scale.md.
     ///
     /// It needs Linux, root and Go, as the demo does.
     Start,
-    /// How long plans take at 5,000 nodes and 500 images, and how much memory they need; writes the table of docs/scale.md.
+    /// How long plans take at 5,000 nodes and 500 images, and how much memory they need; writes the table of
+    /// docs/scale.md.
     Core,
 }
 

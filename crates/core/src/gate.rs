@@ -1,8 +1,8 @@
 //! Decides whether a pull may begin, and if not, why.
 //!
 //! No other place decides this. Queues, starts, probes, questions for tags, statuses, metrics, `/debug/plan` and the
-//! audit all ask [`Pair`], which checks one ordered list of rules. The verdict of the first rule that is not met is what
-//! people read. A new rule needs one line in a check and one [`Verdict`].
+//! audit all ask [`Pair`], which checks one ordered list of rules. The verdict of the first rule that is not met is
+//! what people read. A new rule needs one line in a check and one [`Verdict`].
 
 pub mod budget;
 mod queues;
@@ -115,8 +115,8 @@ impl<'a, 'b> Pair<'a, 'b> {
         }
     }
 
-    /// Whether the image was removed from the node. If it failed there for one CachedImage, it may have been evicted for
-    /// another one.
+    /// Whether the image was removed from the node. If it failed there for one CachedImage, it may have been evicted
+    /// for another one.
     fn is_evicted(&self) -> bool {
         let standings = &self.here.entry.standings;
         let on_node = |other: &ImageEntry| standings.get(&other.image.name) == Some(&Standing::Evicted);

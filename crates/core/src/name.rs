@@ -12,8 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// A name or UID; cheap to copy, shared wherever it occurs.
 ///
 /// The maps of a [`World`](crate::World) compare names millions of times per plan. Copies of one name have the same
-/// address, and other names are compared by eight bytes at a time: the `memcmp` of musl, which the binary of the container
-/// image uses, goes byte by byte.
+/// address, and other names are compared by eight bytes at a time: the `memcmp` of musl, which the binary of the
+/// container image uses, goes byte by byte.
 #[derive(Clone)]
 pub struct Name(Arc<str>);
 

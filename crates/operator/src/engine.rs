@@ -99,8 +99,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Plans once, begins the effects, and returns when to plan again. A standby only brings its state up to date, and so
-    /// does a replica that has just got the Lease, until the loop has asked for new lists.
+    /// Plans once, begins the effects, and returns when to plan again. A standby only brings its state up to date, and
+    /// so does a replica that has just got the Lease, until the loop has asked for new lists.
     fn plan(&mut self, leads: bool) -> Option<Timestamp> {
         let (began, now) = (Instant::now(), clock::now());
         let planned =

@@ -1,9 +1,9 @@
 //! A simple reference model of pacing. It counts the Pods from the times of their creation, their outcomes, and their
 //! end.
 //!
-//! It shares no code with the planner, and has its own definition of a turn: a Pod goes on with a turn if the Pod of its
-//! policy before it on its node left images missing there, and was gone not long ago. It is exact for a policy whose
-//! limits were never changed.
+//! It shares no code with the planner, and has its own definition of a turn: a Pod goes on with a turn if the Pod of
+//! its policy before it on its node left images missing there, and was gone not long ago. It is exact for a policy
+//! whose limits were never changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

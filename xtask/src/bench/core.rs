@@ -1,7 +1,7 @@
 //! `cargo xtask bench core`: runs the benchmark of `drop-core`, and writes the table of its fleets.
 //!
-//! A second fleet has four times the nodes of the first, a third eight times, and a fourth ten times the images on each:
-//! the cost of an event must not depend on pairs that it does not concern.
+//! A second fleet has four times the nodes of the first, a third eight times, and a fourth ten times the images on
+//! each: the cost of an event must not depend on pairs that it does not concern.
 
 use std::process::Stdio;
 

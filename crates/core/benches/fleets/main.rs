@@ -1,9 +1,9 @@
-//! How much processor time a [`World`] takes for an event and a plan, and how much memory: of a fleet with so many nodes,
-//! whose 500 images are spread over so many pools.
+//! How much processor time a [`World`] takes for an event and a plan, and how much memory: of a fleet with so many
+//! nodes, whose 500 images are spread over so many pools.
 //!
-//! `cargo bench --package drop-core --bench fleets -- 5000 10` prints the rows of one fleet, each as name, tab and value.
-//! Each fleet has a process of its own: memory that an earlier one freed would be used again, and not be counted.
-//! `cargo xtask bench core` runs all fleets and writes the table of docs/scale.md.
+//! `cargo bench --package drop-core --bench fleets -- 5000 10` prints the rows of one fleet, each as name, tab and
+//! value. Each fleet has a process of its own: memory that an earlier one freed would be used again, and not be
+//! counted. `cargo xtask bench core` runs all fleets and writes the table of docs/scale.md.
 #![allow(clippy::print_stdout, reason = "the rows are its output")]
 
 mod fleet;

@@ -78,7 +78,8 @@ impl<'a> Budget<'a> {
         self.reserved = reserved.into_iter().map(|(node, (_, policy))| (node, policy)).collect();
     }
 
-    /// Whether another policy may want the node of `candidate`, which can begin within minutes or as soon as a Pod ends.
+    /// Whether another policy may want the node of `candidate`, which can begin within minutes or as soon as a Pod
+    /// ends.
     fn begins_soon(&self, policy: &Policy, candidate: &Candidate, now: Timestamp) -> bool {
         let (world, node) = (self.world, &candidate.node);
         let is_wanted = world.node(node).is_some_and(|node| node.waits_under_another(&policy.name));

@@ -31,9 +31,9 @@ use crate::world::{ImageEntry, NodeEntry, OnNode, World};
 /// 3. retries, probes of images that fail, and questions for tags, by the time since they are overdue.
 ///
 /// An overdue entry of the third kind goes before all others if, for the longest backoff, no Pod of the third kind
-/// existed, and a fresh pull began since, if any waits. So failures take at most one turn in that time, and at most every other turn
-/// from images that were never tried, however long each failure lasts. And a steady supply of fresh pulls delays no
-/// retry for ever.
+/// existed, and a fresh pull began since, if any waits. So failures take at most one turn in that time, and at most
+/// every other turn from images that were never tried, however long each failure lasts. And a steady supply of fresh
+/// pulls delays no retry for ever.
 ///
 /// While the first in line waits for a slot of the policy or for the delay between nodes, only nodes that go on with
 /// their turn may pass it.

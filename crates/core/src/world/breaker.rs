@@ -81,8 +81,8 @@ impl Registry {
         failing.any(|node| node != first) || !others_may_try(first)
     }
 
-    /// Returns when the next pull of one of these images may try it while it is paused, where the newest try that goes on began
-    /// at `tried_at`. A try that goes on for longer than [`STALL`] holds up none of the others.
+    /// Returns when the next pull of one of these images may try it while it is paused, where the newest try that goes
+    /// on began at `tried_at`. A try that goes on for longer than [`STALL`] holds up none of the others.
     #[must_use]
     pub fn probe_at(
         &self,
@@ -108,8 +108,8 @@ impl World {
         self.registries.get(image.host()).is_some_and(|registry| registry.is_paused)
     }
 
-    /// Returns when the next pull under this policy may try a paused registry; `None` where it may now. Each policy waits after
-    /// its own images: one with short waits would leave no turn to another.
+    /// Returns when the next pull under this policy may try a paused registry; `None` where it may now. Each policy
+    /// waits after its own images: one with short waits would leave no turn to another.
     pub(crate) fn registry_probe_at(&self, image: &Reference, policy: &Policy) -> Option<Timestamp> {
         let registry = self.registries.get(image.host()).filter(|registry| registry.is_paused)?;
         let is_of_policy = |other: &Reference| self.wanted_by(other).any(|entry| entry.image.policy == policy.name);

@@ -172,8 +172,8 @@ impl World {
         self.health.get(image).is_some_and(|health| health.is_open(failure))
     }
 
-    /// Returns since when an image has failed somewhere with nothing to refute it, or may have hung. Later failures change
-    /// nothing: a node that fails again and again would put off all others.
+    /// Returns since when an image has failed somewhere with nothing to refute it, or may have hung. Later failures
+    /// change nothing: a node that fails again and again would put off all others.
     pub(crate) fn doubted_since(&self, image: &Reference) -> Option<Timestamp> {
         let health = self.health.get(image)?;
         let hung_at = |node| self.nodes.get(node).and_then(|node| node.hung_at).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -274,8 +274,8 @@ impl World {
         })
     }
 
-    /// Returns the rounds of failures of the CachedImages that want an image on `node`, and when these may be tried again,
-    /// by the backoff alone.
+    /// Returns the rounds of failures of the CachedImages that want an image on `node`, and when these may be tried
+    /// again, by the backoff alone.
     pub(crate) fn rounds_on(&self, image: &Reference, node: &str, backoff: &Backoff) -> (u32, Option<Timestamp>) {
         let Some(health) = self.health.get(image) else { return (0, None) };
         let is_among = self.among_nodes_of(image, node);

@@ -313,8 +313,8 @@ impl World {
         self.schedule_lookup(image);
     }
 
-    /// Asks again for an image if a node has pulled something else than its registry last told: the tag has moved, or the
-    /// node's mirror lags.
+    /// Asks again for an image if a node has pulled something else than its registry last told: the tag has moved, or
+    /// the node's mirror lags.
     pub(super) fn compare_with_served(&mut self, image: &Reference, platform: &Name, record: &Record) {
         let Some((pulled, id)) = record.pulled.zip(record.id.as_ref()) else { return };
         let Some(lookup) = self.lookups.get_mut(image) else { return };

@@ -62,8 +62,8 @@ impl NodeEntry {
         self.places.iter().any(|(other, _)| other != policy)
     }
 
-    /// Notes that a Pod has begun under `policy`, as a part of a turn that began at this time. A late Pod does not renew
-    /// a turn that goes on: a node with retries would keep other nodes from their turns for ever.
+    /// Notes that a Pod has begun under `policy`, as a part of a turn that began at this time. A late Pod does not
+    /// renew a turn that goes on: a node with retries would keep other nodes from their turns for ever.
     pub(super) fn pulls(&mut self, policy: &Name, began_turn_at: Timestamp, is_late: bool) {
         let known = self.turns.get(policy).filter(|_| is_late).map(|turn| turn.began_at);
         self.turns.values_mut().for_each(|turn| turn.is_interrupted = true);

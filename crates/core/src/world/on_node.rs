@@ -86,8 +86,8 @@ impl<'a> OnNode<'a> {
         Some(after(eviction.at, backoff.delay(eviction.count, &pair(&self.entry.node.name, image))))
     }
 
-    /// Returns since when a node waits for an image: since both exist, since the image was evicted, or since the copy came
-    /// whose tag has moved.
+    /// Returns since when a node waits for an image: since both exist, since the image was evicted, or since the copy
+    /// came whose tag has moved.
     fn waits_since(&self, wanted: &ImageEntry) -> Timestamp {
         let record = self.record(&wanted.image.reference);
         let came_at = record.and_then(|record| match self.entry.standings.get(&wanted.image.name)? {

@@ -109,8 +109,8 @@ fn with_dates_in_digits(tokens: Vec<Token<'_>>) -> Vec<Token<'_>> {
     replaced
 }
 
-/// Returns year, month and day of the date that begins at `at` with or before the name of a month, and the number of its
-/// tokens. A date without a day stands for the first day of its month.
+/// Returns year, month and day of the date that begins at `at` with or before the name of a month, and the number of
+/// its tokens. A date without a day stands for the first day of its month.
 fn named_date<'a>(tokens: &[Token<'a>], at: usize) -> Option<([&'a str; 3], usize)> {
     let token = |offset: usize| tokens.get(at + offset);
     let year = |offset| token(offset).filter(|it| it.kind == Kind::Number && is_year(it.text)).map(|it| it.text);

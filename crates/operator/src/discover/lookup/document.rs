@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::super::at_most::AtMost;
 
-/// The most entries of a list, or layers of an image, that Drop reads. Docker allows 127 layers, and lists have an entry
-/// per platform and one for each attestation. A manifest of 4 MiB could hold 300,000 empty ones.
+/// The most entries of a list, or layers of an image, that Drop reads. Docker allows 127 layers, and lists have an
+/// entry per platform and one for each attestation. A manifest of 4 MiB could hold 300,000 empty ones.
 const MOST: usize = 1000;
 
 /// The types of manifests and indexes, which some registries write instead of the version of the schema.
