@@ -74,7 +74,21 @@ fn the_tags_of_well_known_repositories_are_ordered_as_people_read_them() {
         ("jenkins/jenkins", "2.482 2.482-jdk17 2.479.1-lts 2.479.1-lts-jdk17 2.479 2.462.3-lts latest lts"),
         ("gitlab/gitlab-ce", "17.5.0-ce.0 17.4.2-ce.0 17.4.1-ce.0 16.11.10-ce.0 nightly"),
         ("eclipse-temurin", "21.0.5_11-jdk 21.0.4_7-jdk 17.0.13_11-jdk 8u432-b06-jdk 8u422-b05-jdk"),
-        ("mssql/server", "2022-CU15-ubuntu-22.04 2022-CU14-ubuntu-22.04 2022-CU9-ubuntu-22.04 2019-CU28-ubuntu-20.04"),
+        (
+            "mssql/server",
+            "2025-RC1-ubuntu-22.04 2025-CTP2.0-ubuntu-22.04 2022-CU15-ubuntu-22.04 2022-CU14-ubuntu-22.04 \
+             2022-CU9-ubuntu-22.04 2022-RTM-ubuntu-20.04 2019-CU28-ubuntu-20.04 2019-GDR1-ubuntu-16.04",
+        ),
+        ("jenkins/inbound-agent", "3355.v388858a_47b_33-3 3309.v27b_9314fd1a_4-1 3283.v92c105e0f819-1 4.13.3-1 4.9-1"),
+        ("rancher/rancher", "v2.10.1 v2.10.0-rc2 v2.10-head v2.9.5 v2.9-head"),
+        ("longhornio/longhorn-manager", "v1.8.0 v1.7.2 v1.7.x-head v1.6.4"),
+        ("hotio/radarr", "release-5.11.0.9244 testing-5.11.0.9244 release-5.10.4.9218 nightly-5.9.0.1"),
+        (
+            "openshift-release-dev/ocp-release",
+            "4.18.0-x86_64 4.18.0-rc.1-x86_64 4.18.0-rc.0-x86_64 4.18.0-ec.4-x86_64 4.18.0-ec.3-x86_64 4.17.9-x86_64",
+        ),
+        ("days before months and years", "01-02-2025 01-01-2025 31-12-2024 30-11-2024"),
+        ("months before days", "12-31-2024 12-30-2024 11-30-2024"),
         ("unityci/editor", "ubuntu-2022.3.40f1-base-3.1.0 ubuntu-2022.3.9f1-base-3.1.0 ubuntu-2021.3.45f1-base-3.1.0"),
         ("openssl", "1.1.1w 1.1.1 1.0.2zg 1.0.2za 1.0.2z 1.0.2 0.9.8zh 0.9.8zg 0.9.8z"),
         ("releases beside builds of Windows", "release-1.9.0 release-1.8.2 2004 1809"),

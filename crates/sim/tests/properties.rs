@@ -123,6 +123,9 @@ fn live(seed: u64, is_told: bool) -> SignedDuration {
             lab.keep_journal();
         }
     });
+    if seed % 8 == 5 {
+        endure(&mut lab);
+    }
     converge(&mut lab, seed);
     if follows(seed) {
         follow(&mut lab);
@@ -799,6 +802,12 @@ fn disturb(lab: &mut Lab, rng: &mut Rng, seed: u64) {
             lab.knobs.pulls.insert(rng.pick(&FULL_REFERENCES).to_owned(), span);
         }
     }
+}
+
+/// Lets the cluster live with its faults for hours without changes. Nothing may starve in them.
+fn endure(lab: &mut Lab) {
+    lab.knobs.fate = Box::new(|_| Fate::Answered);
+    lab.run(secs(4.0 * 3600.0));
 }
 
 /// Repairs all faults, and checks that the cluster reaches its final state.

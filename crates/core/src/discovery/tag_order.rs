@@ -177,6 +177,10 @@ impl<'a> Neighbours<'a> {
             return true;
         }
         let next = tokens.get(version.tokens.end);
+        // `3355.v388858a_47b_33`, where the hash of a commit takes the place of the second number.
+        if next.is_some_and(|next| next.before == Before::Separator('.') && next.kind != Kind::Number) {
+            return true;
+        }
         let glued = next.filter(|token| token.before == Before::Nothing);
         let is_clear = glued.is_none_or(|word| words::is_known(word.text));
         let following = self::version(tokens, version.tokens.end).filter(|following| following.is_dotted);
@@ -195,11 +199,17 @@ fn begin(tokens: &[Token<'_>]) -> Option<usize> {
     }
 }
 
-/// Whether the number at `at` has a `v` before it that stands alone.
+/// Whether the number at `at` has a `v` before it that stands alone. A `v` that a dot joins to a number is a part of that
+/// version.
 fn is_mark(tokens: &[Token<'_>], at: usize) -> bool {
     let mark = at.checked_sub(1).and_then(|at| tokens.get(at));
     let number = tokens.get(at).filter(|number| number.kind == Kind::Number && number.before == Before::Nothing);
-    mark.zip(number).is_some_and(|(mark, _)| mark.text.eq_ignore_ascii_case("v") && mark.before != Before::Nothing)
+    let is_joined = |mark: &Token<'_>| {
+        mark.before == Before::Separator('.') && at > 1 && is_number(tokens.get(at.saturating_sub(2)))
+    };
+    mark.zip(number).is_some_and(|(mark, _)| {
+        mark.text.eq_ignore_ascii_case("v") && mark.before != Before::Nothing && !is_joined(mark)
+    })
 }
 
 fn is_number(token: Option<&Token<'_>>) -> bool {
@@ -232,7 +242,7 @@ fn version<'a>(tokens: &[Token<'a>], at: usize) -> Option<Version<'a>> {
 }
 
 /// Returns the parts of a date and of the time behind it, and the number of their tokens: `20250907`, `20250907161309`,
-/// `2025-09-07`, `2025-09-07T16-13-09Z`.
+/// `2025-09-07`, `2025-09-07T16-13-09Z`; `07-09-2025`, or `09-17-2025` where that is no day with the month in the middle.
 fn date<'a>(tokens: &[Token<'a>], at: usize) -> Option<(Vec<&'a str>, usize)> {
     let texts = |count: usize| tokens.get(at..at + count).map(|tokens| tokens.iter().map(|token| token.text));
     let first = tokens.get(at)?;
@@ -241,14 +251,15 @@ fn date<'a>(tokens: &[Token<'a>], at: usize) -> Option<(Vec<&'a str>, usize)> {
         None => {
             let separator = tokens.get(at + 1)?.before;
             let parts: Vec<_> = texts(3)?.collect();
-            let is_date = matches!(separator, Before::Separator('-' | '_' | '.'))
-                && tokens.get(at + 2)?.before == separator
-                && parts.iter().map(|part| part.len()).eq([4, 2, 2])
-                && is_day(parts.concat().as_str());
-            if !is_date {
-                return None;
-            }
-            (parts, 3)
+            let [one, two, three] = parts.as_slice() else { return None };
+            let orders = match (separator, [one.len(), two.len(), three.len()]) {
+                (Before::Separator('-' | '_' | '.'), [4, 2, 2]) => vec![[*one, *two, *three]],
+                (Before::Separator('-' | '_'), [2, 2, 4]) => vec![[*three, *two, *one], [*three, *one, *two]],
+                _ => return None,
+            };
+            let is_one = tokens.get(at + 2)?.before == separator;
+            let date = orders.into_iter().find(|date| is_one && is_day(date.concat().as_str()))?;
+            (date.to_vec(), 3)
         }
     };
     let is_time = |token: &&Token<'_>| token.before == Before::Nothing && token.text.eq_ignore_ascii_case("t");

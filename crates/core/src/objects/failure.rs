@@ -48,6 +48,7 @@ const ON_THE_NODE: &[&str] = &[
     "failed to mount",
     "failed to unmount",
     "content store",
+    "content digest",
     "failed to open writer",
     "lease",
     // Docker, and Windows.
@@ -134,6 +135,7 @@ const NO_PLATFORM: Sign = (
         "image is incompatible with a",
     ],
 );
+const UNKNOWN_FORMAT: &str = "the runtime does not know the image's format: build it as an OCI image";
 /// Either the image is broken for all nodes or its copy on one of them.
 const CORRUPT: Sign = (
     Unknown,
@@ -164,6 +166,7 @@ const LOCAL: &[Sign] = &[
     CORRUPT,
     (Unknown, CORRUPT.1, &["unexpected eof"]),
     (Image, "the image has more layers than the node can stack", &["max depth exceeded"]),
+    (Image, UNKNOWN_FORMAT, &["no processor for media-type"]),
     // User namespaces: the owner of a file of the image is not mapped.
     (Unknown, "{cause}", &["lchown"]),
     (Node, "the container runtime failed: {cause}", &[""]),
@@ -208,7 +211,7 @@ const REMOTE: &[Sign] = &[
     ),
     (
         Image,
-        "the runtime does not know the image's format: build it as an OCI image",
+        UNKNOWN_FORMAT,
         &[
             "no longer supported since containerd",
             "manifest.v1+prettyjws",
@@ -231,6 +234,8 @@ const REMOTE: &[Sign] = &[
         "the proxy wants credentials: set them where the runtime names its proxy",
         &["http-407", "proxy authentication required"],
     ),
+    // The certificate is not valid yet, by the clock of a node that has lost its time.
+    (Node, "TLS: the certificate is not valid yet, or the node's clock is wrong", &["is before"]),
     (Registry, "TLS: {tls}", &["x509: ", "tls: ", "server gave http response to https client"]),
     (
         Registry,

@@ -54,13 +54,15 @@ fn parse(text: &str) -> Vec<Challenge> {
     challenges
 }
 
-/// Splits at commas or semicolons outside of quotes.
+/// Splits at commas or semicolons outside of quotes, and at spaces behind a closing quote.
 fn split(text: &str) -> impl Iterator<Item = &str> {
-    let (mut is_quoted, mut is_escaped) = (false, false);
+    let (mut is_quoted, mut is_escaped, mut was_closed) = (false, false, false);
     let separates = move |c: char| {
-        is_quoted ^= c == '"' && !is_escaped;
+        let ends = c == '"' && !is_escaped;
+        is_quoted ^= ends;
         is_escaped = c == '\\' && is_quoted && !is_escaped;
-        matches!(c, ',' | ';') && !is_quoted
+        let was_closed = std::mem::replace(&mut was_closed, ends && !is_quoted);
+        !is_quoted && (matches!(c, ',' | ';') || was_closed && c.is_whitespace())
     };
     text.split(separates).map(str::trim).filter(|part| !part.is_empty())
 }
@@ -107,6 +109,8 @@ mod tests {
             (r#"Bearer realm="https://r/t";service="s""#, ["https://r/t", "s", ""]),
             (r#"Bearer realm="https://r/t",service=s,scope="""#, ["https://r/t", "s", ""]),
             (r#"Bearer realm="https://r/t?x=1,2;3",service="a \"b\", c""#, ["https://r/t?x=1,2;3", "a \"b\", c", ""]),
+            // With nothing but spaces between the parameters.
+            (r#"Bearer realm="https://r/t" service="s"  scope="a b""#, ["https://r/t", "s", "a b"]),
             // Among other challenges, before and behind it.
             (r#"Basic realm="r, Bearer realm=no", Bearer realm="https://r/t",service="s""#, ["https://r/t", "s", ""]),
             (r#"Negotiate, NTLM TlRMTVNTUAAB==, Bearer realm="https://r/t", Basic realm="x""#, ["https://r/t", "", ""]),

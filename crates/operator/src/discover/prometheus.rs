@@ -39,9 +39,9 @@ const LABEL: &str = "image";
 const WHOLE: [(&str, &str); 2] = [("partial_response", "false"), ("deny_partial_response", "1")];
 /// The most warnings and infos of an answer that Drop reads.
 const MOST_REMARKS: usize = 100;
-/// The prefix of remarks about the query, and not about missing data. They come from Prometheus' own engine: `PromQL
-/// info: metric might not be a counter`.
-const HARMLESS: &str = "PromQL ";
+/// The beginnings of remarks about the query, and not about missing data: those of Prometheus' own engine, as `PromQL
+/// info: metric might not be a counter`, and that of Loki's new one.
+const HARMLESS: [&str; 2] = ["PromQL ", "Query was executed using the new experimental query engine"];
 
 /// Returns the result of a query, up to `now`.
 pub async fn fetch(
@@ -202,7 +202,7 @@ impl<T> Envelope<T> {
             return Err(invalid(format!("{host} gives {most}, so its answer may be partial: aggregate more")));
         }
         let (mut remarks, missing): (Vec<_>, Vec<_>) =
-            warnings.items.into_iter().partition(|warning| warning.starts_with(HARMLESS));
+            warnings.items.into_iter().partition(|warning| HARMLESS.iter().any(|begin| warning.starts_with(begin)));
         if let Some(warning) = missing.iter().find_map(|warning| client.excerpt(warning)) {
             let remedy = match warning.contains("No StoreAPIs matched") {
                 true => ": no store has this time range or these labels, shorten lookback",

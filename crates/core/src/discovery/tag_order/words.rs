@@ -69,26 +69,33 @@ const MONTHS: [(&str, &str); 12] = [
     ("12", "december"),
 ];
 
-const DEVELOPMENT: [&str; 14] = [
+const DEVELOPMENT: [&str; 19] = [
     "canary",
     "daily",
     "dev",
     "develop",
     "edge",
     "experimental",
+    "head",
     "insiders",
+    "main",
+    "master",
     "mr",
     "next",
     "nightly",
     "pr",
     "snapshot",
+    "testing",
+    "trunk",
     "unstable",
     "wip",
 ];
-const OTHER: [&str; 6] = ["ea", "eap", "milestone", "pre", "prerelease", "preview"];
-const REVISIONS: [&str; 14] =
-    ["build", "fix", "hotfix", "p", "patch", "pl", "post", "r", "rev", "revision", "sp", "u", "up", "update"];
-const RELEASES: [&str; 3] = ["final", "ga", "release"];
+/// `ctp` is SQL Server's, `ec` and `fc` are OpenShift's.
+const OTHER: [&str; 9] = ["ctp", "ea", "eap", "ec", "fc", "milestone", "pre", "prerelease", "preview"];
+/// `cu` is SQL Server's.
+const REVISIONS: [&str; 15] =
+    ["build", "cu", "fix", "hotfix", "p", "patch", "pl", "post", "r", "rev", "revision", "sp", "u", "up", "update"];
+const RELEASES: [&str; 4] = ["final", "ga", "release", "rtm"];
 const BUILDS: [&str; 8] = ["build", "commit", "git", "merge", "mr", "pr", "pull", "sha"];
 
 fn is_one_of(words: &[&str], word: &str) -> bool {
