@@ -140,7 +140,7 @@ impl<'a, 'b> Pair<'a, 'b> {
                 let record = self.here.record(&self.image.image.reference);
                 let changed_at = record.and_then(|record| {
                     let evicted_at = record.eviction.as_ref().map(|eviction| eviction.at);
-                    record.pulled.as_ref().map(|pulled| pulled.at).max(evicted_at)
+                    record.pulled.map(|pulled| pulled.at.into()).max(evicted_at)
                 });
                 let included = self.policy.backoff.max.min(LONGEST_INCLUSION);
                 self.image.wanted_since() > after(turn.began_at, included) || changed_at > Some(turn.began_at)

@@ -16,6 +16,7 @@ pub mod discovery;
 mod gate;
 pub mod interner;
 mod io;
+mod look_up;
 mod name;
 mod objects;
 mod pace;

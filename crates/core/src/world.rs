@@ -11,7 +11,6 @@ pub(crate) mod health;
 mod images;
 mod judge;
 mod lines;
-mod look_up;
 mod lookups;
 mod nodes;
 mod on_node;
@@ -57,7 +56,7 @@ pub(crate) use pods::{PodEntry, Stage};
 pub(crate) use policies::PolicyEntry;
 pub(crate) use published::{Published, Status};
 pub(crate) use sets::SetEntry;
-pub(crate) use sightings::Known;
+pub(crate) use sightings::Group;
 pub(crate) use tally::{Moves, Tally};
 
 /// Everything that planning knows.

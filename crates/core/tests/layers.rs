@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// From the bottom to the top. What is not in a folder of its own is named like its file.
 const LAYERS: [&[&str]; 11] = [
-    &["interner", "name", "settings", "text", "time"],
+    &["interner", "look_up", "name", "settings", "text", "time"],
     &["pace"],
     &["objects"],
     &["discovery"],

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::look_up::look_up;
 use crate::objects::reference::Reference;
 
 /// The most names of one image that a kubelet lists (`MaxNamesPerImageInNodeStatus`).
@@ -137,14 +138,28 @@ pub struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    /// Looks `image` up in the list. `size` is its size in bytes, if known. A list of `full` images or more may have
-    /// been cut.
+    /// Returns the image of this name.
     #[must_use]
-    pub fn sight(&self, image: &Reference, size: Option<u64>, full: usize) -> Sighting<'a> {
-        let listed = match &self.by_name {
+    pub fn find(&self, image: &Reference) -> Option<&'a Listed> {
+        match &self.by_name {
             Some(by_name) => by_name.get(image).copied(),
             None => self.inventory.find(image),
-        };
+        }
+    }
+
+    /// Returns the image of each of these names, which are in order.
+    #[must_use]
+    pub fn find_all(&self, images: &[&Reference]) -> Vec<Option<&'a Listed>> {
+        match &self.by_name {
+            Some(by_name) => look_up(by_name, images).into_iter().map(Option::<&&Listed>::copied).collect(),
+            None => images.iter().map(|image| self.inventory.find(image)).collect(),
+        }
+    }
+
+    /// Returns the evidence about `image`, which was found as `listed`. `size` is its size in bytes, if known. A list of
+    /// `full` images or more may have been cut.
+    #[must_use]
+    pub fn sight(&self, image: &Reference, listed: Option<&'a Listed>, size: Option<u64>, full: usize) -> Sighting<'a> {
         if let Some(listed) = listed {
             return Sighting::Present(listed);
         }
@@ -182,8 +197,13 @@ mod tests {
     fn a_list_tells_as_much_as_it_can() {
         let inventory = inventory();
         let sight = |image, size, limit| {
-            let sighting = inventory.index(1).sight(&Reference::parse(image), size, limit);
-            assert_eq!(sighting, inventory.index(100).sight(&Reference::parse(image), size, limit));
+            let image = &Reference::parse(image);
+            let [sighting, other] = [1, 100].map(|questions| {
+                let index = inventory.index(questions);
+                assert_eq!(index.find_all(&[image]), [index.find(image)]);
+                index.sight(image, index.find(image), size, limit)
+            });
+            assert_eq!(sighting, other);
             sighting
         };
         let cases: [(&str, Option<u64>, usize, &str); 7] = [
@@ -204,7 +224,7 @@ mod tests {
             assert_eq!(found, expected, "{image} of {size:?} bytes in a list of at most {limit}");
         }
         let empty = Inventory::default();
-        assert_eq!(empty.index(1).sight(&Reference::parse("alpine"), Some(1), 50), Sighting::Unknown);
+        assert_eq!(empty.index(1).sight(&Reference::parse("alpine"), None, Some(1), 50), Sighting::Unknown);
     }
 
     #[test]
@@ -257,7 +277,8 @@ mod tests {
         ];
         for (names, image, is_unknown) in cases {
             let inventory = Inventory::new(vec![listed(names, 500), listed(&["alpine:3.20"], 100)]);
-            let sighting = inventory.index(1).sight(&Reference::parse(image), Some(300), 50);
+            let (index, reference) = (inventory.index(1), Reference::parse(image));
+            let sighting = index.sight(&reference, index.find(&reference), Some(300), 50);
             assert_eq!(sighting == Sighting::Unknown, is_unknown, "{image} beside {names:?}: {sighting:?}");
         }
     }
@@ -267,9 +288,7 @@ mod tests {
         let inventory = inventory();
         let digest = format!("sha256:{}", "a".repeat(64));
         for image in [Reference::parse("alpine:3.20"), Reference::new("alpine", None, Some(&digest))] {
-            let Sighting::Present(listed) = inventory.index(1).sight(&image, None, 50) else {
-                panic!("{image} is listed")
-            };
+            let listed = inventory.find(&image).unwrap_or_else(|| panic!("{image} is listed"));
             assert_eq!(listed.digests(&image).collect::<Vec<_>>(), [digest.as_str()]);
         }
     }

@@ -9,13 +9,14 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::Name;
 use crate::interner::Texts;
+use crate::look_up::look_up;
 use crate::objects::failure::{Cause, NO_SPACE, THROTTLED, classify};
 use crate::objects::newest::ImageId;
 use crate::objects::pull_pod::{End, Outcome, PullPod};
 use crate::objects::reference::Reference;
 use crate::pace::backoff::Backoff;
 use crate::text::shortened;
-use crate::time::after;
+use crate::time::{CompactTime, after};
 
 /// The most images that a NodeCache holds.
 pub const MAX_IMAGES: usize = 2000;
@@ -52,7 +53,7 @@ pub struct Record {
     /// The last pull that succeeded, while the node has the image.
     pub pulled: Option<Pulled>,
     /// Since when the node is known to have it without a pull.
-    pub found_at: Option<Timestamp>,
+    pub found_at: Option<CompactTime>,
     /// The ID that the runtime reported for the pulled image, if it reported one; or the digest that was found, if it
     /// was the newest of its tag.
     pub id: Option<ImageId>,
@@ -68,8 +69,8 @@ pub struct Record {
     pub alone: bool,
     /// The failures since the last success. Boxed, because most have none.
     pub failure: Option<Box<Failure>>,
-    /// Since when no CachedImage wants it here. Boxed, because most are wanted.
-    pub unwanted_since: Option<Box<Timestamp>>,
+    /// Since when no CachedImage wants it here.
+    pub unwanted_since: Option<CompactTime>,
 }
 
 /// The evictions of an image.
@@ -85,7 +86,7 @@ pub struct Eviction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pulled {
     /// When.
-    pub at: Timestamp,
+    pub at: CompactTime,
     /// The duration of the pull in seconds, if the Pod's status has it.
     pub seconds: Option<u32>,
 }
@@ -176,7 +177,7 @@ impl Memory {
                     record.found_at = None;
                     // By Drop's clock, like the times of failures, so that the two can be compared.
                     let seconds = duration.map(whole_seconds);
-                    record.pulled = Some(Pulled { at: context.now, seconds });
+                    record.pulled = Some(Pulled { at: context.now.into(), seconds });
                     record.id = container.id();
                     record.pulled_as = container.pulled_as.clone().map(Box::new);
                     record.unwanted_since = None;
@@ -238,21 +239,26 @@ impl Memory {
         let is_of_node = cause.scope == FailureScope::Node && ![NO_SPACE, THROTTLED].contains(&&*cause.message);
         let pulls = self.images.values().filter_map(|record| record.pulled);
         let last = pulls.map(|pulled| pulled.at).max();
-        is_of_node && before.is_some_and(|failure| last > Some(failure.since))
+        is_of_node && before.is_some_and(|failure| last > Some(failure.since.into()))
     }
 
     /// Forgets every image that `is_wanted` denies: at once if the node lacks it, and a day later if the node has it.
-    /// Also forgets every policy that `exists` denies.
+    /// Also forgets every policy that `exists` denies. Asks about images in order.
     ///
     /// If too many are left, these go first: images that have not been wanted for longest, images that were never
     /// pulled, and policies that began first.
-    pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool, now: Timestamp) {
+    pub fn prune(
+        &mut self,
+        mut is_wanted: impl FnMut(&Reference) -> bool,
+        exists: impl Fn(&Name) -> bool,
+        now: Timestamp,
+    ) {
         self.images.retain(|image, record| {
             if is_wanted(image) {
                 record.unwanted_since = None;
                 return true;
             }
-            let since = **record.unwanted_since.get_or_insert_with(|| Box::new(now));
+            let since = Timestamp::from(*record.unwanted_since.get_or_insert(now.into()));
             // No node tries it any more, so its failure would count against its registry for ever.
             record.failure = None;
             record.alone = false;
@@ -271,12 +277,11 @@ impl Memory {
 
     /// Forgets the `surplus` least important images.
     fn make_room(&mut self, surplus: usize) {
-        let since = |record: &Record| record.unwanted_since.as_deref().copied();
-        let unwanted = self.images.iter().filter_map(|(image, record)| Some((since(record)?, image.clone())));
+        let unwanted = self.images.iter().filter_map(|(image, record)| Some((record.unwanted_since?, image.clone())));
         let unwanted = unwanted.collect::<BTreeSet<_>>().into_iter().map(|(_, image)| image);
         // If an image was only found on the node, the node's list shows it again.
         let is_found = |record: &Record| record.attempts == 0 && record.eviction.is_none();
-        let found = self.images.iter().filter(|(_, record)| since(record).is_none() && is_found(record));
+        let found = self.images.iter().filter(|(_, record)| record.unwanted_since.is_none() && is_found(record));
         let found = found.map(|(image, _)| image.clone());
         for image in unwanted.chain(found).take(surplus).collect::<Vec<_>>() {
             self.images.remove(&image);
@@ -300,8 +305,8 @@ impl Memory {
     /// earlier, with a write that happens for another reason.
     #[must_use]
     pub fn forgets_at(&self) -> Option<Timestamp> {
-        let last = self.images.values().filter_map(|record| record.unwanted_since.as_deref()).max()?;
-        Some(after(*last, UNWANTED_FOR))
+        let last = self.images.values().filter_map(|record| record.unwanted_since).max()?;
+        Some(after(last.into(), UNWANTED_FOR))
     }
 
     /// Whether the memory differs from `before`, which the NodeCache holds, only in parts that can wait for the next
@@ -310,9 +315,9 @@ impl Memory {
     #[must_use]
     pub fn is_not_worth_a_write_after(&self, before: &Self) -> bool {
         let Self { last_pod, platform, starts: _, node_failure, images } = self;
-        let is_same = |(image, record): (&Reference, &Record)| {
-            before.images.get(image).is_some_and(|known| record.is_same_but_for_size(known))
-        };
+        let known = || look_up(&before.images, &images.keys().collect::<Vec<_>>());
+        let is_same =
+            |(record, known): (&Record, Option<&Record>)| known.is_some_and(|known| record.is_same_but_for_size(known));
         let forgets_some = self.forgets_at().is_some();
         let may_go = |(image, record): (&Reference, &Record)| {
             images.contains_key(image) || (forgets_some && record.unwanted_since.is_some())
@@ -320,7 +325,7 @@ impl Memory {
         *last_pod == before.last_pod
             && *platform == before.platform
             && *node_failure == before.node_failure
-            && images.iter().all(is_same)
+            && images.values().zip(known()).all(is_same)
             && (images.len() == before.images.len() || before.images.iter().all(may_go))
     }
 
@@ -399,14 +404,14 @@ impl Record {
     /// Returns since when the node is known to have the image; `None` if it lacks it.
     #[must_use]
     pub fn present_since(&self) -> Option<Timestamp> {
-        self.pulled.map(|pulled| pulled.at).or(self.found_at)
+        self.pulled.map(|pulled| pulled.at).or(self.found_at).map(Into::into)
     }
 
     /// Returns since when the node is known to have the image, if the image was the newest of its tag then; `None`
     /// otherwise.
     #[must_use]
     pub fn current_since(&self) -> Option<Timestamp> {
-        self.pulled.map(|pulled| pulled.at).or(self.found_at.filter(|_| self.id.is_some()))
+        self.pulled.map(|pulled| pulled.at).or(self.found_at.filter(|_| self.id.is_some())).map(Into::into)
     }
 
     /// Records an eviction of the image. If the node had kept the image for longer than `long`, the count starts anew.
@@ -439,8 +444,8 @@ impl Record {
         let id = image.digest.as_deref().or(image.image_id.as_deref());
         let seconds = image.pull_duration.as_ref().map(|duration| whole_seconds(duration.get()));
         Self {
-            pulled: image.pulled_at.map(|at| Pulled { at, seconds }),
-            found_at: image.found_at,
+            pulled: image.pulled_at.map(|at| Pulled { at: at.into(), seconds }),
+            found_at: image.found_at.map(Into::into),
             id: id.map(|id| ImageId::new(texts.share(id))),
             pulled_as: image.pulled_as.as_deref().map(|name| Box::new(Reference::parse(name).shared(texts))),
             eviction: image
@@ -452,7 +457,7 @@ impl Record {
             attempts: u32::try_from(image.attempts).unwrap_or_default(),
             alone: image.alone.unwrap_or_default(),
             failure: image.failure.as_ref().map(|failure| Box::new(Failure::from_api(failure, texts))),
-            unwanted_since: image.unwanted_since.map(Box::new),
+            unwanted_since: image.unwanted_since.map(Into::into),
         }
     }
 
@@ -463,9 +468,9 @@ impl Record {
             digest: self.id.as_ref().and_then(ImageId::digest).map(str::to_owned),
             image_id: self.id.as_ref().and_then(ImageId::bare).map(str::to_owned),
             pulled_as: self.pulled_as.as_ref().map(ToString::to_string),
-            pulled_at: pulled.map(|pulled| pulled.at),
+            pulled_at: pulled.map(|pulled| pulled.at.into()),
             pull_duration: pulled.and_then(|pulled| pulled.seconds).map(GoDuration::from_secs),
-            found_at: self.found_at,
+            found_at: self.found_at.map(Into::into),
             eviction: self.eviction.as_ref().map(|eviction| node_cache::Eviction {
                 count: i32::try_from(eviction.count).unwrap_or(i32::MAX),
                 at: eviction.at,
@@ -474,7 +479,7 @@ impl Record {
             attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
             alone: self.alone.then_some(true),
             failure: self.failure.as_deref().map(Failure::to_api),
-            unwanted_since: self.unwanted_since.as_deref().copied(),
+            unwanted_since: self.unwanted_since.map(Into::into),
         }
     }
 }

@@ -47,6 +47,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether Drop asks registries for its images.
+    #[must_use]
+    pub fn looks_up(&self) -> bool {
+        self.lookup == LookupMode::Auto
+    }
+
     /// Reads a PullPolicy; `None` where it has no name or is being deleted.
     #[must_use]
     pub fn from_api(object: &PullPolicy) -> Option<Self> {

@@ -240,7 +240,7 @@ mod tests {
     }
 
     fn pulled(what: &str) -> Record {
-        let pulled = Pulled { at: at(0), seconds: None };
+        let pulled = Pulled { at: at(0).into(), seconds: None };
         Record { pulled: Some(pulled), id: id(what), ..Record::default() }
     }
 
@@ -276,9 +276,9 @@ mod tests {
         let (here, there) = (Sighting::Present(&old), Sighting::Present(&new));
         let (was_pulled, evicted) =
             (pulled(OLD), Record { eviction: Some(Box::new(Eviction { count: 1, at: at(0) })), ..Record::default() });
-        let brought_back = Record { found_at: Some(at(10)), ..evicted.clone() };
+        let brought_back = Record { found_at: Some(at(10).into()), ..evicted.clone() };
         // The image counted as pulled when it was found.
-        let found = Record { found_at: Some(at(10)), id: id(OLD), ..Record::default() };
+        let found = Record { found_at: Some(at(10).into()), id: id(OLD), ..Record::default() };
         let cases = [
             // Nothing is remembered.
             (IfNotPresent, None, here.clone(), None, Standing::Cached),
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn an_image_that_was_removed_while_nobody_wanted_it_is_missing_and_not_evicted() {
         for pull in [ImagePullPolicy::Always, ImagePullPolicy::IfNotPresent] {
-            let unwanted = Record { unwanted_since: Some(Box::new(at(10))), ..pulled(OLD) };
+            let unwanted = Record { unwanted_since: Some(at(10).into()), ..pulled(OLD) };
             let judge = |sighting, now| judge(pull, Some(&unwanted), sighting, Some(OLD), now);
             assert_eq!(judge(Sighting::Unknown, 1000), Standing::Cached);
             assert_eq!(judge(Sighting::Absent, 119), Standing::Cached, "the list may lag behind the pull");

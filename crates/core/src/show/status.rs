@@ -19,12 +19,12 @@ use crate::io::effect::EffectKey;
 use crate::objects::memory::{Failure, Memory};
 use crate::objects::placement::Placement;
 use crate::objects::policy::Policy;
-use crate::objects::presence::{Standing, standing};
+use crate::objects::presence::Standing;
 use crate::objects::reference::Reference;
 use crate::pace::order::Candidate;
 use crate::text::{count, plural, shortened};
 use crate::world::health::Health;
-use crate::world::{ImageEntry, Lookup, NodeEntry, PodEntry, SetEntry, Stage, World};
+use crate::world::{Group, ImageEntry, Lookup, NodeEntry, PodEntry, SetEntry, Stage, World};
 use crate::{Name, gate};
 
 /// The answers that the statuses of all images of a plan share, each found when it is first needed.
@@ -480,16 +480,17 @@ pub(crate) fn pull_policy(
 }
 
 /// Returns the NodeCache of a node with this memory, but without the memory's own fields.
-pub(crate) fn node_cache(world: &World, node: &NodeEntry, memory: &Memory, now: Timestamp) -> NodeCache {
+pub(crate) fn node_cache(
+    world: &World,
+    node: &NodeEntry,
+    group: &Group<'_>,
+    memory: &Memory,
+    now: Timestamp,
+) -> NodeCache {
     let name = &node.node.name;
-    let index = node.node.inventory.index(node.standings.len());
     // If several CachedImages want one image, the worst standing counts, whichever comes last.
     let mut standings: BTreeMap<&Reference, Standing> = BTreeMap::new();
-    for (entry, _) in world.images_on(node, |_| true) {
-        let reference = &entry.image.reference;
-        let record = memory.images.get(reference);
-        let evidence = world.evidence(node, &index, &world.known(entry), record, memory.node_failed_at());
-        let found = standing(&evidence, now).0;
+    for (reference, found) in world.standings(node, group, memory, now) {
         let worst = standings.entry(reference).or_insert(found);
         *worst = found.max(*worst);
     }

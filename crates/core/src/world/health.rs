@@ -60,18 +60,20 @@ impl Health {
         }
         // An unwanted image's tag is not followed.
         let wanted = record.filter(|record| record.unwanted_since.is_none());
-        let pulled_as = wanted.and_then(|record| Some((record.pulled?.at, record.id.as_ref()?)));
+        let pulled_as = wanted.and_then(|record| Some((record.pulled?.at.into(), record.id.as_ref()?)));
         let mut update = self.newest.update(node, platform, pulled_as);
         let mut is_stale = self.success.as_ref().is_some_and(|success| success.node == *node);
-        if let Some(pulled) = record.and_then(|record| record.pulled.as_ref()) {
+        if let Some(pulled) = record.and_then(|record| record.pulled) {
+            let at = Timestamp::from(pulled.at);
             // Of equal times the node with the lower name wins, so that the order in which memories arrive does not
             // matter.
-            let newest = self.success.as_ref().is_none_or(|newest| {
-                (newest.at, std::cmp::Reverse(&newest.node)) <= (pulled.at, std::cmp::Reverse(node))
-            });
+            let newest = self
+                .success
+                .as_ref()
+                .is_none_or(|newest| (newest.at, std::cmp::Reverse(&newest.node)) <= (at, std::cmp::Reverse(node)));
             if newest {
                 let id = record.and_then(|record| record.id.clone());
-                self.success = Some(Success { at: pulled.at, node: node.clone(), id });
+                self.success = Some(Success { at, node: node.clone(), id });
                 is_stale = false;
             }
         }

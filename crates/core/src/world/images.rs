@@ -53,8 +53,9 @@ pub(crate) struct Refused {
 
 impl World {
     /// Records a CachedImage. `None` leaves the known status unchanged.
-    pub(super) fn set_image(&mut self, image: Image, status: Option<CachedImageStatus>, now: Timestamp) {
+    pub(super) fn set_image(&mut self, mut image: Image, status: Option<CachedImageStatus>, now: Timestamp) {
         let name = image.name.clone();
+        image.reference = image.reference.shared(&mut self.texts);
         // The answer to a write may arrive before the watch shows the state that the write replaced.
         let older = |known: &ImageEntry| known.image.uid == image.uid && known.image.generation > image.generation;
         if self.images.get(&name).is_some_and(older) {

@@ -1,15 +1,16 @@
 //! Judges how images stand on nodes, for those pairs that may have changed.
 
-use std::cell::OnceCell;
 use std::collections::BTreeSet;
+use std::mem;
 
 use jiff::Timestamp;
 
-use super::look_up::look_up;
-use super::{ImageEntry, Known, Moment, Moves, World};
+use super::sightings::{Found, Group, Known};
+use super::{ImageEntry, Moment, Moves, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
-use crate::objects::memory::{Memory, Record};
+use crate::look_up::look_up;
+use crate::objects::memory::Memory;
 use crate::objects::presence::{Standing, standing};
 use crate::objects::reference::Reference;
 
@@ -19,48 +20,23 @@ const JUDGED_TOGETHER: usize = 64;
 /// Images to be judged on several nodes.
 struct Asked<'a> {
     names: Vec<&'a Name>,
-    /// In the order of the names.
-    images: Vec<AskedImage<'a>>,
-    /// The references of the images in order, each with the image's position. The order allows a merged look-up in
-    /// memories.
-    by_reference: Vec<(usize, &'a Reference)>,
-}
-
-/// An image to be judged, if it still exists.
-struct AskedImage<'a> {
-    entry: Option<&'a ImageEntry>,
-    /// Computed for the first node that is a target.
-    known: OnceCell<Known<'a>>,
-    /// Whether it has the same nodes as the previous image, as the images of a set do.
-    goes_with_last: bool,
+    group: Group<'a>,
+    /// Whether an image has the same nodes as the previous one, as the images of a set do.
+    goes_with_last: Vec<bool>,
 }
 
 impl<'a> Asked<'a> {
     fn new(world: &'a World, names: &'a BTreeSet<Name>) -> Self {
         let names: Vec<&Name> = names.iter().collect();
+        let group = world.group(&names);
         let mut last: Option<&ImageEntry> = None;
-        let images = look_up(&world.images, &names).into_iter().map(|entry| {
-            let goes_with_last = entry.zip(last).is_some_and(|(entry, last)| entry.placement() == last.placement());
-            last = entry;
-            AskedImage { entry, known: OnceCell::new(), goes_with_last }
-        });
-        let images: Vec<AskedImage<'_>> = images.collect();
-        let references = images.iter().map(|asked| asked.entry.map(|entry| &entry.image.reference));
-        let mut by_reference: Vec<_> = references.enumerate().filter_map(|(at, image)| Some((at, image?))).collect();
-        by_reference.sort_by_key(|(_, reference)| *reference);
-        Self { names, images, by_reference }
-    }
-
-    /// Returns the record of each of the images, in the order of their names.
-    fn records<'m>(&self, memory: &'m Memory) -> Vec<Option<&'m Record>> {
-        let references: Vec<&Reference> = self.by_reference.iter().map(|(_, reference)| *reference).collect();
-        let mut records = vec![None; self.images.len()];
-        for ((at, _), record) in self.by_reference.iter().zip(look_up(&memory.images, &references)) {
-            if let Some(place) = records.get_mut(*at) {
-                *place = record;
-            }
-        }
-        records
+        let goes_with_last = |known: &Option<Known<'a>>| {
+            let entry = known.as_ref().map(|known| known.entry);
+            let before = mem::replace(&mut last, entry);
+            entry.zip(before).is_some_and(|(entry, last)| entry.placement() == last.placement())
+        };
+        let goes_with_last = group.images().iter().map(goes_with_last).collect();
+        Self { names, group, goes_with_last }
     }
 }
 
@@ -138,7 +114,8 @@ impl World {
         let mut changed = Vec::new();
         for nodes in nodes.chunks(JUDGED_TOGETHER) {
             let asked = Asked::new(self, images);
-            let nowhere = asked.images.iter().filter_map(|asked| asked.entry).filter(|entry| entry.is_nowhere());
+            let entries = asked.group.images().iter().flatten().map(|known| known.entry);
+            let nowhere = entries.filter(|entry| entry.is_nowhere());
             // These images have no target node, and their statuses explain that with some node as the example.
             let nowhere: Vec<Name> = nowhere.map(|entry| entry.image.name.clone()).collect();
             let judgements = nodes.iter().filter_map(|node| Some((node, self.judgement(node, &asked, now)?)));
@@ -163,21 +140,22 @@ impl World {
     fn judgement<'a>(&'a self, node: &str, asked: &Asked<'a>, now: Timestamp) -> Option<Judgement> {
         let entry = self.nodes.get(node)?;
         let memory = self.memory_of(&entry.node);
-        let records = memory.map_or_else(|| vec![None; asked.images.len()], |memory| asked.records(memory));
+        let images = asked.group.images();
+        let index = entry.node.inventory.index(images.len());
+        let found = asked.group.on(&index, memory);
         let node_failed_at = memory.and_then(Memory::node_failed_at);
-        let index = entry.node.inventory.index(asked.images.len());
         let mut judgement = Judgement::default();
         // The number of remembered images that may not be targets.
         let mut others = memory.map_or(0, |memory| memory.images.len());
         let mut is_target = false;
         let before = look_up(&entry.standings, &asked.names);
-        for (place, ((image, record), before)) in asked.images.iter().zip(&records).zip(before).enumerate() {
-            if !image.goes_with_last {
-                is_target = image.entry.is_some_and(|image| image.place_on(&entry.node).is_ok());
+        let all = images.iter().zip(&found).zip(&asked.goes_with_last).zip(before);
+        for (place, (((known, found), goes_with_last), before)) in all.enumerate() {
+            if !goes_with_last {
+                is_target = known.is_some_and(|known| known.entry.place_on(&entry.node).is_ok());
             }
-            let after = image.entry.filter(|_| is_target).map(|target| {
-                let known = image.known.get_or_init(|| self.known(target));
-                let evidence = self.evidence(entry, &index, known, *record, node_failed_at);
+            let after = known.as_ref().filter(|_| is_target).map(|known| {
+                let evidence = self.evidence(entry, &index, known, *found, node_failed_at);
                 if known.is_only && evidence.record.is_some_and(|record| record.unwanted_since.is_none()) {
                     others = others.saturating_sub(1);
                 }
@@ -191,11 +169,11 @@ impl World {
             }
         }
         // An image that was not a target may no longer be meant to be one.
-        let is_wrong = |(image, record): (&AskedImage<'_>, &Option<&Record>)| {
-            let known = image.entry.zip(*record);
-            known.is_some_and(|(image, record)| record.unwanted_since.is_none() != image.selects(&entry.node))
+        let is_wrong = |(known, found): (&Option<Known<'_>>, &Found<'_>)| {
+            let known = known.zip(found.record);
+            known.is_some_and(|(known, record)| record.unwanted_since.is_none() != known.entry.selects(&entry.node))
         };
-        judgement.misremembers = others > 0 && asked.images.iter().zip(&records).any(is_wrong);
+        judgement.misremembers = others > 0 && images.iter().zip(&found).any(is_wrong);
         Some(judgement)
     }
 

@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use drop_api::cached_image::LookupStatus;
-use drop_api::pull_policy::LookupMode;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{ImageEntry, World};
@@ -131,7 +130,7 @@ impl World {
     /// Returns the look-up of an image; `None` if Drop does not ask on behalf of this CachedImage. Another CachedImage
     /// may want the same image under a policy that lets Drop ask.
     pub(crate) fn lookup_of(&self, entry: &ImageEntry) -> Option<&Lookup> {
-        let policy = self.policy_of(&entry.image).filter(|policy| policy.lookup == LookupMode::Auto);
+        let policy = self.policy_of(&entry.image).filter(|policy| policy.looks_up());
         policy.and_then(|_| self.lookups.get(&entry.image.reference))
     }
 
@@ -211,7 +210,7 @@ impl World {
     /// Returns the CachedImages on whose behalf Drop asks for an image, with their policies.
     fn asking(&self, image: &Reference) -> impl Iterator<Item = (&ImageEntry, &Policy)> {
         self.wanted_by(image).filter(|entry| entry.image.pull != ImagePullPolicy::Never).filter_map(|entry| {
-            let policy = self.policy_of(&entry.image).filter(|policy| policy.lookup == LookupMode::Auto)?;
+            let policy = self.policy_of(&entry.image).filter(|policy| policy.looks_up())?;
             Some((entry, policy))
         })
     }
@@ -320,7 +319,7 @@ impl World {
         let Some(lookup) = self.lookups.get_mut(image) else { return };
         let differs = lookup.current().is_some_and(|served| served.manifest.is(id, platform) == Some(false));
         // A digest does not move.
-        if differs && image.digest().is_none() && lookup.told_at < Some(pulled.at) {
+        if differs && image.digest().is_none() && lookup.told_at < Some(pulled.at.into()) {
             lookup.asks_again = true;
             self.schedule_lookup(image);
         }

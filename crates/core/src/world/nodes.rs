@@ -5,10 +5,10 @@ use std::ops::Bound;
 
 use jiff::Timestamp;
 
-use super::look_up::look_up;
 use super::{ImageEntry, Moment, Moves, PodEntry, World};
 use crate::Name;
 use crate::io::effect::EffectKey;
+use crate::look_up::look_up;
 use crate::objects::node::{Node, Readiness};
 use crate::objects::presence::Standing;
 use crate::pace::order::Candidate;

@@ -1,5 +1,6 @@
 //! Many keys looked up in one map.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 /// A map with at most this many times more entries than keys is walked; in a larger one, each key is searched.
@@ -7,14 +8,18 @@ const SPARSE: usize = 8;
 
 /// Returns the value of each of `keys` in `map`. The keys are in order and may repeat. If there are many keys, one walk
 /// through both finds the values.
-pub(super) fn look_up<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, keys: &[&K]) -> Vec<Option<&'a V>> {
+pub(crate) fn look_up<'a, K, Q, V>(map: &'a BTreeMap<K, V>, keys: &[&Q]) -> Vec<Option<&'a V>>
+where
+    K: Borrow<Q> + Ord,
+    Q: Ord,
+{
     if keys.len() * SPARSE < map.len() {
         return keys.iter().map(|key| map.get(*key)).collect();
     }
     let mut entries = map.iter().peekable();
-    let find = |key: &&K| {
-        while entries.next_if(|(other, _)| *other < *key).is_some() {}
-        entries.peek().filter(|(other, _)| *other == *key).map(|(_, value)| *value)
+    let find = |key: &&Q| {
+        while entries.next_if(|(other, _)| (*other).borrow() < *key).is_some() {}
+        entries.peek().filter(|(other, _)| (*other).borrow() == *key).map(|(_, value)| *value)
     };
     keys.iter().map(find).collect()
 }
