@@ -11,7 +11,7 @@ use crate::Name;
 use crate::gate::budget::Budget;
 use crate::gate::{Pair, Purpose};
 use crate::io::effect::{Effect, EffectKey, PodOrder};
-use crate::io::plan::Plan;
+use crate::io::plan::{First, Plan};
 use crate::objects::image::ImagePullPolicy;
 use crate::objects::presence::Standing;
 use crate::plan::writes;
@@ -72,12 +72,12 @@ pub fn audit(world: &World, plan: &Plan, now: Timestamp) -> Vec<String> {
 
 /// Checks that the plan starts every pull that it could start: a rule of the gate holds each other pull that is wanted
 /// and missing, each probe and each question for a tag. There is one exception. Under the policy another pull goes
-/// first, which the plan names, and which waits for a slot of the policy or for the delay between nodes. Only a node
-/// that goes on with its turn may pass it.
+/// first, which the plan names, which is no less urgent, and which waits for a slot of the policy or for the delay
+/// between nodes. Only a node that goes on with its turn may pass it.
 fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -> Vec<String> {
     let mut budget = Budget::new(world, now);
     new.iter().for_each(|order| budget.take(order));
-    let mut left = Vec::new();
+    let mut faults = Vec::new();
     for node in world.nodes() {
         let here = world.on_node(node);
         for (image, standing) in world.images_on(node, |_| true) {
@@ -93,12 +93,20 @@ fn audit_starts(world: &World, plan: &Plan, new: &[&PodOrder], now: Timestamp) -
                 let goes_on = purpose == Purpose::Pull && !pair.begins_turn(pair.urgency().is_late());
                 let is_behind = first.is_some_and(|it| it.image != *name || it.node != node.node.name) && !goes_on;
                 if !is_behind && pair.check(purpose, &budget).is_ok() {
-                    left.push(format!("{name} on {} ({purpose:?}) could start, and nobody goes first", node.node.name));
+                    faults
+                        .push(format!("{name} on {} ({purpose:?}) could start, and nobody goes first", node.node.name));
+                }
+            }
+            let first = plan.first_in_line.get(&image.image.policy).filter(|_| standing.wants_pull());
+            if let Some(First { urgency, .. }) = first.filter(|first| first.begins_turn && !first.urgency.is_late()) {
+                let is_more_urgent = pair.urgency().between_nodes() < urgency.between_nodes();
+                if is_more_urgent && pair.waits_for_the_line(&budget) {
+                    faults.push(format!("{name} on {} waits behind a pull that is less urgent", node.node.name));
                 }
             }
         }
     }
-    left
+    faults
 }
 
 /// Checks that a status shows the present state if no plan looks at it again.

@@ -123,7 +123,7 @@ fn live(seed: u64, is_told: bool) -> SignedDuration {
             lab.keep_journal();
         }
     });
-    if seed % 8 == 5 {
+    if seed % 32 == 5 {
         endure(&mut lab);
     }
     converge(&mut lab, seed);

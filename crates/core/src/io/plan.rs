@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::effect::{Effect, EffectKey};
 use crate::Name;
 use crate::objects::reference::Reference;
+use crate::pace::order::Urgency;
 
 /// The decisions of one moment: effects, findings about objects, and the time of the next plan.
 #[derive(Debug, Default)]
@@ -35,6 +36,10 @@ pub(crate) struct First {
     pub(crate) image: Name,
     /// The node.
     pub(crate) node: Name,
+    /// How urgent it is there.
+    pub(crate) urgency: Urgency,
+    /// Whether it would begin a turn. A node that goes on with its turn goes first, however urgent others are.
+    pub(crate) begins_turn: bool,
 }
 
 /// A plan's finding about an object that may need a write, and when a plan looks at the object again.

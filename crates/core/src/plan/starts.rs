@@ -11,7 +11,6 @@ use jiff::Timestamp;
 
 use crate::Name;
 use crate::gate::budget::Budget;
-use crate::gate::verdict::Held;
 use crate::gate::{Pair, Purpose, check_image, check_trouble};
 use crate::io::effect::{Effect, PodOrder, Pull};
 use crate::io::plan::{First, Plan};
@@ -177,8 +176,8 @@ impl<'a> Line<'a> {
                 (Ok(Some(order)), entry) => self.ready = Some(Ready { place, entry, order }),
                 (Ok(None), Next::Node(candidate)) if !candidate.begins_turn => self.yielding.push(candidate),
                 (Ok(None), _) => {}
-                (Err((held, first)), _) => {
-                    held.until.into_iter().for_each(|at| plan.wake(at));
+                (Err((until, first)), _) => {
+                    until.into_iter().for_each(|at| plan.wake(at));
                     plan.first_in_line.entry(self.policy.name.clone()).or_insert(first);
                     self.keep_turns();
                 }
@@ -252,17 +251,20 @@ fn commit_start(order: PodOrder, budget: &mut Budget<'_>, plan: &mut Plan) {
 /// Returns whether a Pod with `image` may begin on a node: false if only this node cannot start one.
 ///
 /// # Errors
-/// The limit or delay of the policy that holds the whole line, and the pull itself.
+/// The pull, if a limit or delay of the policy holds it and the whole line with it, and the time when that ends by
+/// itself.
 fn may_begin(
     policy: &Policy,
     budget: &Budget<'_>,
-    (image, node): (&Name, &Name),
+    (image, node, urgency): (&Name, &Name, Urgency),
     begins_turn: bool,
     now: Timestamp,
-) -> Result<bool, (Held, First)> {
+) -> Result<bool, (Option<Timestamp>, First)> {
     match budget.check(policy, node, begins_turn, now) {
         Ok(()) => Ok(true),
-        Err(held) if held.verdict.holds_the_line() => Err((held, First { image: image.clone(), node: node.clone() })),
+        Err(held) if held.verdict.holds_the_line() => {
+            Err((held.until, First { image: image.clone(), node: node.clone(), urgency, begins_turn }))
+        }
         Err(_) => Ok(false),
     }
 }
@@ -278,9 +280,9 @@ fn start_turn(
     claims: Claims,
     budget: &Budget<'_>,
     now: Timestamp,
-) -> Result<Option<PodOrder>, (Held, First)> {
-    let Candidate { image, node, begins_turn, .. } = candidate;
-    let may_begin = may_begin(policy, budget, (image, node), *begins_turn, now)?;
+) -> Result<Option<PodOrder>, (Option<Timestamp>, First)> {
+    let Candidate { image, node, begins_turn, urgency, .. } = candidate;
+    let may_begin = may_begin(policy, budget, (image, node, *urgency), *begins_turn, now)?;
     let Some(node) = world.node(&candidate.node).filter(|_| may_begin) else { return Ok(None) };
     let here = world.on_node(node);
     let batch = batch(&here, policy, candidate, claims, budget, now);
@@ -368,8 +370,8 @@ fn slot_is_claimed(
     let place = (urgency.between_nodes(), waiting_since);
     let before = beginning.take_while(|it| (it.urgency.between_nodes(), it.waiting_since) < place);
     // The first node that has to wait lets no node behind it pass.
-    let can_begin =
-        before.map_while(|it| Some((may_begin(policy, budget, (&it.image, &it.node), true, now).ok()?, it)));
+    let can_begin = before
+        .map_while(|it| Some((may_begin(policy, budget, (&it.image, &it.node, it.urgency), true, now).ok()?, it)));
     let is_of_host = |it: &Candidate| world.image(&it.image).is_some_and(|it| it.image.reference.host() == host);
     can_begin.filter(|(may_begin, it)| *may_begin && is_of_host(it)).take(free).count() == free
 }
@@ -485,7 +487,7 @@ fn start_quest(
     budget: &Budget<'_>,
     now: Timestamp,
     plan: &mut Plan,
-) -> Result<Option<PodOrder>, (Held, First)> {
+) -> Result<Option<PodOrder>, (Option<Timestamp>, First)> {
     let Some(image) = world.image(quest.image) else { return Ok(None) };
     let (name, reference) = (quest.image, &image.image.reference);
     let purpose = quest.purpose();
@@ -527,7 +529,7 @@ fn start_quest(
         }
     }
     let Some((_, here, begins_turn)) = best else { return Ok(None) };
-    let may_begin = may_begin(policy, budget, (name, &here.entry.node.name), begins_turn, now)?;
+    let may_begin = may_begin(policy, budget, (name, &here.entry.node.name, quest.urgency), begins_turn, now)?;
     if !may_begin || budget.check_host(policy, reference.host()).is_err() {
         return Ok(None);
     }
