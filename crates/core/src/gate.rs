@@ -225,7 +225,7 @@ pub(crate) fn check_image(
         Some(policy) if policy.paused => Held::by(Verdict::Paused { policy: policy.name.clone() }),
         Some(_) if image.image.pull == ImagePullPolicy::Never => Held::by(Verdict::NeverPulled),
         Some(_) => match world.lookup_of(image) {
-            Some(lookup) => match lookup.missing() {
+            Some(lookup) => match world.missing(image) {
                 Some(cause) => Held::by(Verdict::NotFound { cause: cause.clone(), at: None }),
                 None if lookup.waits_to_be_asked() => Held::by(Verdict::LookingUp),
                 None => Held::before(lookup.holds_until(), now, |_| Verdict::LookingUp),

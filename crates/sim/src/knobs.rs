@@ -55,6 +55,8 @@ pub struct Knobs {
     pub pulls: BTreeMap<String, SignedDuration>,
     /// References that no node can pull, and the failure.
     pub broken_images: BTreeMap<String, Failure>,
+    /// References that nodes pull from a mirror, which has them whatever their registry has.
+    pub on_mirrors: BTreeSet<String>,
     /// Unusual pulls, by image and node. If two match, the first one counts.
     pub troubles: Vec<Trouble>,
     /// Shared bandwidth. If set, the duration of a pull follows from the image's size and from concurrent pulls,
@@ -117,6 +119,7 @@ impl Default for Knobs {
             pull: secs(5.0),
             pulls: BTreeMap::new(),
             broken_images: BTreeMap::new(),
+            on_mirrors: BTreeSet::new(),
             troubles: Vec::new(),
             bandwidth: None,
             sizes: BTreeMap::new(),

@@ -50,12 +50,19 @@ impl Lab {
             // The answer is no longer known, or may be outdated.
             return None;
         }
-        if told.is_missing {
+        let platform = &self.api.node_of_uid(node_uid)?.platform;
+        let has_pulled = |is_of: &dyn Fn(&Name) -> bool| {
+            let mut pulled = self.record.pulled.keys().filter(|(_, image)| *image == pull.reference);
+            pulled.any(|(uid, _)| is_of(uid))
+        };
+        // A node may have got from a mirror what the registry does not have.
+        if told.is_missing && !has_pulled(&|_| true) {
             return Some(format!("its registry has no such image as {}", pull.reference));
         }
         let served = told.served.as_ref().filter(|_| told.works)?;
-        let platform = &self.api.node_of_uid(node_uid)?.platform;
-        (!served.serves(platform)).then(|| format!("its registry has no {} for {platform}", pull.reference))
+        let is_like = |uid: &Name| self.api.node_of_uid(uid).is_none_or(|node| node.platform == *platform);
+        (!served.serves(platform) && !has_pulled(&is_like))
+            .then(|| format!("its registry has no {} for {platform}", pull.reference))
     }
 
     /// Returns the fault of a look-up that is sent now.

@@ -209,6 +209,9 @@ fn status_line(status: u16) -> String {
 impl Lab {
     /// Returns why a node cannot pull an image now, if it cannot; not considering its registry and its disk.
     pub(crate) fn failure_of(&self, node: &str, image: &Reference) -> Option<Failure> {
+        if self.knobs.on_mirrors.contains(image.as_str()) {
+            return None;
+        }
         let of_all = || self.knobs.broken_images.get(image.as_str()).cloned();
         let mut troubles = self.knobs.troubles.iter().filter(|trouble| trouble.concerns(node, image));
         of_all()

@@ -200,7 +200,7 @@ fn reason<'a>(
         };
         return say(reason, format!("{node}: {}{}", failure.message, and_more(failures.len() - 1, "node")));
     }
-    if let Some(missing) = world.lookup_of(entry).and_then(Lookup::missing) {
+    if let Some(missing) = world.missing(entry) {
         return say("ErrImagePull", missing.to_string());
     }
     if let Some(node) = pulling.first() {

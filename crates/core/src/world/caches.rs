@@ -103,6 +103,9 @@ impl World {
                 self.health.remove(reference);
             }
             record.iter().for_each(|record| self.compare_with_served(reference, &platform, record));
+            if self.lookups.get(reference).is_some_and(|lookup| lookup.missing().is_some()) {
+                self.lookup_changed(reference);
+            }
             self.registry_changed(reference);
             self.mark_images_of(reference);
             let wanted_by = || self.wanted.get(reference).into_iter().flatten().cloned();

@@ -153,7 +153,10 @@ impl World {
     pub(super) fn note_size(&mut self, image: &Reference, platform: &Name, size: u64) {
         let known = self.sizes.get(image).and_then(|sizes| sizes.get(platform));
         if size > 0 && known.is_none_or(|known| size < *known) {
-            self.sizes.entry(image.clone()).or_default().insert(platform.clone(), size);
+            let before = self.sizes.entry(image.clone()).or_default().insert(platform.clone(), size);
+            if before.is_none() && self.lookups.contains_key(image) {
+                self.lookup_changed(image);
+            }
             self.dirty.standings.extend(self.wanted.get(image).into_iter().flatten().cloned());
         }
     }

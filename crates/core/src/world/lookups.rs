@@ -126,6 +126,15 @@ impl Lookup {
     }
 }
 
+/// Whether a host means another registry on each node, and none that Drop could ask: `localhost:32000`.
+fn is_of_each_node(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
+    name == "localhost" || name.ends_with(".localhost") || name == "[::1]" || {
+        let address = name.parse::<std::net::Ipv4Addr>();
+        address.is_ok_and(|address| address.is_loopback())
+    }
+}
+
 impl World {
     /// Returns the look-up of an image; `None` if Drop does not ask on behalf of this CachedImage. Another CachedImage
     /// may want the same image under a policy that lets Drop ask.
@@ -134,10 +143,20 @@ impl World {
         policy.and_then(|_| self.lookups.get(&entry.image.reference))
     }
 
-    /// Whether the registry has no image for a node's platform.
+    /// Returns the registry's message if it has no such image, and no node has ever had one. Otherwise nodes find out:
+    /// they may pull from a mirror that still has the image.
+    pub(crate) fn missing(&self, image: &ImageEntry) -> Option<&Name> {
+        let reference = &image.image.reference;
+        let was_pulled = || self.health.get(reference).is_some_and(|health| health.success.is_some());
+        let missing = self.lookup_of(image).and_then(Lookup::missing);
+        missing.filter(|_| !self.sizes.contains_key(reference) && !was_pulled())
+    }
+
+    /// Whether the registry has no image for a node's platform, and no node of that platform has ever had one.
     pub(crate) fn lacks_platform(&self, image: &ImageEntry, node: &Node) -> bool {
         let served = self.lookup_of(image).and_then(Lookup::current);
-        served.is_some_and(|served| !served.manifest.serves(&node.platform))
+        let was_listed = || self.sizes.get(&image.image.reference).is_some_and(|it| it.contains_key(&node.platform));
+        served.is_some_and(|served| !served.manifest.serves(&node.platform)) && !was_listed()
     }
 
     /// Returns when the registry last answered with a manifest, as far as known. An earlier process may have asked.
@@ -165,7 +184,8 @@ impl World {
     /// Begins or stops look-ups, after these references, their CachedImages or policies have changed.
     pub(super) fn choose_lookups(&mut self, images: BTreeSet<Reference>, now: Timestamp) {
         for image in images {
-            let is_asked = self.settings.looks_up && self.asking(&image).next().is_some();
+            let is_asked =
+                self.settings.looks_up && !is_of_each_node(image.host()) && self.asking(&image).next().is_some();
             let secrets = Self::secrets_of(self.asking(&image).map(|(entry, _)| entry));
             let was_asked = self.lookups.contains_key(&image);
             match self.lookups.get_mut(&image) {
@@ -352,7 +372,8 @@ impl World {
         }
     }
 
-    fn lookup_changed(&mut self, image: &Reference) {
+    /// Examines an image anew where its registry's answer, or what nodes have of it, decides whether pulls begin.
+    pub(super) fn lookup_changed(&mut self, image: &Reference) {
         self.dirty.images.extend(self.wanted.get(image).into_iter().flatten().cloned());
     }
 }

@@ -114,6 +114,36 @@ fn a_platform_without_an_image_gets_no_pod() {
 }
 
 #[test]
+fn a_registry_on_each_node_is_not_asked() {
+    let mut lab = asking(&["a"]);
+    for (name, host) in [("one", "localhost:32000"), ("two", "127.0.0.1:5000"), ("three", "[::1]:5000")] {
+        lab.image_with(name, &format!("{host}/app:1"), under("p"));
+    }
+    lab.run(secs(60.0));
+    assert_eq!((lab.shows("one").as_str(), lab.record.pods.len(), questions(&lab)), ("Cached 1/1", 3, 0));
+}
+
+#[test]
+fn what_mirrors_still_have_is_pulled_whatever_the_registry_says() {
+    let mut lab = asking(&["amd", "arm"]);
+    lab.edit_node("arm", |node| node.platform = "linux/arm64".into());
+    lab.knobs.lists = true;
+    lab.image_with("alpine", "alpine:1", under("p"));
+    lab.image_with("busybox", "busybox:1", under("p"));
+    lab.run(secs(300.0));
+    let (busybox, not_found) = ("docker.io/library/busybox:1", "manifest unknown: not found");
+    lab.knobs.on_mirrors.extend([ALPINE, busybox].map(ToOwned::to_owned));
+    lab.knobs.broken_images.insert(busybox.to_owned(), ("ErrImagePull", not_found).into());
+    lab.knobs.platforms.insert(ALPINE.to_owned(), vec!["linux/amd64".to_owned()]);
+    lab.push(ALPINE, NEW);
+    lab.run(secs(600.0));
+    lab.node("another");
+    lab.edit_node("another", |node| node.platform = "linux/arm64".into());
+    lab.run(secs(300.0));
+    assert_eq!((lab.shows("alpine"), lab.shows("busybox")), ("Cached 3/3".to_owned(), "Cached 3/3".to_owned()));
+}
+
+#[test]
 fn a_platform_that_an_image_is_pushed_for_later_gets_it_although_nobody_follows_the_tag() {
     let mut lab = asking(&["amd"]);
     lab.policy("p", |policy| policy.repull_interval = None);
