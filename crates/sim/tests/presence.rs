@@ -185,6 +185,19 @@ fn an_image_that_was_removed_meanwhile_is_pulled_at_once_and_was_not_evicted() {
 }
 
 #[test]
+fn the_smallest_image_of_a_node_is_missed_like_any_other() {
+    let mut lab = Lab::with_nodes(&["a"]);
+    lab.knobs.lists = true;
+    lab.knobs.sizes.insert("docker.io/library/x:1".to_owned(), 1000);
+    ask_for(&mut lab, &["o:1", "p:1", "x:1", "y:1", "z:1"]);
+    lab.run(secs(600.0));
+    let before = lab.record.pods.len();
+    assert!(lab.evict("a", &Reference::parse("x:1")));
+    lab.run(secs(600.0));
+    assert_eq!(lab.record.pods.len() - before, 1, "{:?}", lab.starts());
+}
+
+#[test]
 fn an_image_that_was_removed_while_nobody_wanted_it_is_missed_although_the_list_is_full_by_then() {
     let mut lab = Lab::with(Settings { listed_images: 3, ..Settings::default() });
     lab.node("a");

@@ -80,8 +80,8 @@ impl Inventory {
     /// Returns how many images the node lists at least, if it has them. A shorter list is complete.
     ///
     /// The number is the length of the node's longest list so far, or `configured` (if not 0) if that is greater.
-    /// `before` is the list before this one, with the number known at that time. If a list lost only images that are no
-    /// larger than its smallest one, it may be full as well: the kubelet may have got a lower limit.
+    /// `before` is the list before this one, with the number known at that time. If a list lost several images, and only
+    /// images that are no larger than its smallest one, it may be full as well: the kubelet may have got a lower limit.
     #[must_use]
     pub fn shortest_full_list(&self, before: Option<(&Self, usize)>, configured: usize) -> usize {
         let length = self.0.len();
@@ -90,12 +90,14 @@ impl Inventory {
         known.max(length).max(if configured == 0 { LEAST } else { configured })
     }
 
-    /// Whether every image that `before` has and this list lacks may be missing only because of its size.
+    /// Whether the images that `before` has and this list lacks may be missing only because of their sizes. One image is
+    /// more likely gone, even if it was the smallest.
     fn may_be_cut_from(&self, before: &Self) -> bool {
-        let smallest = self.0.iter().map(|listed| listed.size).min();
-        let mut gone = before.0.iter().filter(|listed| !self.0.contains(listed));
         // A kubelet that has just started, perhaps with another limit, first lists nothing.
-        gone.all(|listed| smallest.is_none_or(|smallest| listed.size <= smallest))
+        let Some(smallest) = self.0.iter().map(|listed| listed.size).min() else { return true };
+        let gone: Vec<u64> =
+            before.0.iter().filter(|listed| !self.0.contains(listed)).map(|listed| listed.size).collect();
+        gone.len() > 1 && gone.iter().all(|size| *size <= smallest)
     }
 
     /// Whether the list contains `image`.
@@ -232,13 +234,15 @@ mod tests {
         let list =
             |sizes: &[u64]| Inventory::new(sizes.iter().map(|size| listed(&[&format!("x:{size}")], *size)).collect());
         // Successive lists of one node, and the length from which a list may be full afterwards.
-        let cases: [(&[&[u64]], usize); 8] = [
+        let cases: [(&[&[u64]], usize); 9] = [
             (&[], 3),
             (&[&[9]], 3),
             (&[&[9, 8, 7, 6]], 4),
             (&[&[9, 8, 7], &[9, 8, 7, 6], &[9, 8, 6]], 4),
             // One image is gone, and another one came.
             (&[&[9, 8, 7, 6], &[9, 7, 6, 5]], 4),
+            // The smallest image is gone.
+            (&[&[9, 8, 7, 6, 5], &[9, 8, 7, 6]], 5),
             // The kubelet's limit may be three by now.
             (&[&[9, 8, 7, 6, 5], &[9, 8, 7]], 3),
             (&[&[9, 8, 7, 6, 5], &[9, 8, 7], &[9, 8, 7, 6]], 4),

@@ -3,26 +3,20 @@
 use anyhow::{Context, Result, ensure};
 use drop_e2e::{Bed, Fleet};
 use drop_testbed::{AuditEvent, ImageSpec, NodeOptions};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{self as core, NodeCondition};
 
-/// How soon the operator has to act on a change of a node.
-const SOON: SignedDuration = SignedDuration::from_secs(15);
-
-/// Checks that the operator's first request after `change` for which `is_it` holds came soon.
+/// Waits for a request of the operator after `change` for which `is_it` holds.
 fn follows(bed: &Bed, change: Timestamp, what: &str, is_it: impl Fn(&AuditEvent) -> bool) -> Result<()> {
-    let first = bed.wait_request(what, |event| event.request_received >= change && is_it(event))?;
-    let took = first.request_received.duration_since(change);
-    ensure!(took <= SOON, "{what} took {took:#}");
-    Ok(())
+    bed.wait_request(what, |event| event.request_received >= change && is_it(event)).map(drop)
 }
 
-/// Checks that one of `pods` was requested soon after `change`.
+/// Waits until one of `pods` is requested after `change`.
 fn pulls_follow(bed: &Bed, change: Timestamp, pods: &[String]) -> Result<()> {
     follows(bed, change, "a Pod", |event| event.verb == "create" && pods.contains(&event.name))
 }
 
-/// Checks that the CachedImage's status was written soon after `change`.
+/// Waits until the CachedImage's status is written after `change`.
 fn status_follows(bed: &Bed, change: Timestamp, image: &str) -> Result<()> {
     follows(bed, change, "a status", |event| event.resource == "cachedimages" && event.name == image)
 }

@@ -120,8 +120,6 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     let gap = next.duration_since(*last);
     eprintln!("the Lease of 6 s went on after {gap:#}");
     ensure!(gap >= SignedDuration::from_secs(6), "the standby took the Lease after {gap:#} although it lasts 6 s");
-    let late = next.duration_since(cut_at);
-    ensure!(late <= SignedDuration::from_secs(8), "the standby took the Lease of 6 s {late:#} after the cut");
 
     // It writes nothing from when the standby leads until it leads again itself, although it is reconnected.
     let taken_at = *next;

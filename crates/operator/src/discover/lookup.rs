@@ -253,11 +253,9 @@ async fn ask(
             let detailed = detailed(&offers, &inquiry.platforms);
             let mut variants = Vec::new();
             for (at, (platform, digest)) in offers.into_iter().enumerate() {
-                let image = if detailed.contains(&at) {
-                    let mut response = session.ask(&url(&digest), Wanted::Manifest).await?;
-                    client.json::<Document>(&mut response).await?.image()
-                } else {
-                    None
+                let image = match detailed.contains(&at) {
+                    true => details(&mut session, &client, &url(&digest)).await,
+                    false => None,
                 };
                 variants.push(variant(platform, &digest, image.as_ref().map(|(config, layers)| (config, &**layers))));
             }
@@ -266,6 +264,13 @@ async fn ask(
     };
     let detailed_for = inquiry.platforms.clone();
     Ok(LookedUp::Found(Box::new(Manifest { digest, platforms, detailed_for })))
+}
+
+/// Returns the image of an entry of an index; `None` if the registry does not give it. The entry is known all the same:
+/// copies of an index may lack some of its images, and a registry may be busy by then.
+async fn details(session: &mut Session<'_>, client: &Client<'_>, url: &Url) -> Option<(Blob, Vec<Blob>)> {
+    let mut response = session.ask(url, Wanted::Manifest).await.ok()?;
+    client.json::<Document>(&mut response).await.ok()?.image()
 }
 
 /// Returns the places of the offers in an index whose details are needed: for each platform of nodes the first offer
@@ -441,6 +446,20 @@ mod tests {
         let expected = [format!("HEAD {path}/1.0"), format!("GET {path}/1.0"), format!("GET {path}/{}", hex("1"))];
         assert_eq!(asked(&backend), expected);
         assert!(backend.got().iter().all(|got| got.header("accept").is_some_and(|it| it.contains("image.index"))));
+    }
+
+    #[tokio::test]
+    async fn an_index_is_known_even_if_the_registry_does_not_give_its_images() {
+        for status in [404, 429, 500] {
+            let backend = Fake::start(move |got| match got.target.contains("sha256") {
+                true => reply(status, &[], ""),
+                false => with_index(got),
+            })
+            .await;
+            let manifest = found(&backend, &inquiry("r.example/team/app:1.0", None)).await;
+            assert_eq!((&*manifest.digest, manifest.size("linux/amd64")), (&*hex("a"), None), "{status}");
+            assert!(manifest.serves("linux/amd64") && !manifest.serves("windows/amd64"), "{status}");
+        }
     }
 
     #[tokio::test]

@@ -77,13 +77,14 @@ fn failures_in_a_row_are_counted_whoever_is_at_fault() {
 fn wherever_nodes_fail_the_status_tells_of_one() {
     let rejects: Failure = ("OutOfpods", "too many Pods").into();
     let full: Failure = ("ErrImagePull", "write /var/lib/containerd/tmp: no space left on device").into();
-    for (kubelet, of) in [
-        (Kubelet::Rejects(rejects), None),
-        (Kubelet::Silent, None),
-        (Kubelet::NoSandbox, None),
-        (Kubelet::CannotPull(full.clone()), None),
-        (Kubelet::Works, Some("docker.io/library/x")),
-        (Kubelet::Works, Some("docker.io/library/z")),
+    // Where the kubelet does not get as far as a pull, no image has failed.
+    for (kubelet, of, fails) in [
+        (Kubelet::Rejects(rejects), None, false),
+        (Kubelet::Silent, None, false),
+        (Kubelet::NoSandbox, None, false),
+        (Kubelet::CannotPull(full.clone()), None, true),
+        (Kubelet::Works, Some("docker.io/library/x"), true),
+        (Kubelet::Works, Some("docker.io/library/z"), true),
     ] {
         let mut lab = nodes(2);
         lab.title = format!("{kubelet:?} {of:?}");
@@ -95,10 +96,13 @@ fn wherever_nodes_fail_the_status_tells_of_one() {
         lab.run(secs(3600.0));
         lab.policy("p", |policy| policy.paused = true);
         lab.run(secs(600.0));
+        let mut has_failed = false;
         for (name, statuses) in &lab.record.statuses {
             for (_, status) in statuses.iter().filter(|(_, status)| status.nodes_failed > 0) {
+                has_failed = true;
                 assert!(!status.failures.is_empty(), "{}: {name}: {status:#?}", lab.title);
             }
         }
+        assert_eq!(has_failed, fails, "{}", lab.title);
     }
 }
