@@ -198,25 +198,6 @@ fn the_smallest_image_of_a_node_is_missed_like_any_other() {
 }
 
 #[test]
-fn an_image_that_was_removed_while_nobody_wanted_it_is_missed_although_the_list_is_full_by_then() {
-    let mut lab = Lab::with(Settings { listed_images: 3, ..Settings::default() });
-    lab.node("a");
-    lab.knobs.lists = true;
-    ask_for(&mut lab, &["x:1", "z:1"]);
-    lab.run(secs(600.0));
-    ask_for(&mut lab, &["z:1"]);
-    lab.run(secs(600.0));
-    assert!(lab.evict("a", &Reference::parse("x:1")));
-    lab.run(secs(600.0));
-    ask_for(&mut lab, &["o:1", "p:1", "z:1"]);
-    lab.run(secs(600.0));
-    let before = lab.record.pods.len();
-    ask_for(&mut lab, &["o:1", "p:1", "x:1", "z:1"]);
-    lab.run(secs(60.0));
-    assert_eq!(lab.record.pods.len() - before, 1, "{:?}", lab.starts());
-}
-
-#[test]
 fn what_nobody_wants_any_more_is_forgotten_after_a_day() {
     let mut lab = Lab::with_nodes(&["a"]);
     ask_for(&mut lab, &["x:1", "y:1", "z:1"]);

@@ -21,8 +21,6 @@ const JUDGED_TOGETHER: usize = 64;
 struct Asked<'a> {
     names: Vec<&'a Name>,
     group: Group<'a>,
-    /// Whether they are all images, so that what else a node remembers is examined too.
-    are_all: bool,
     /// Whether an image has the same nodes as the previous one, as the images of a set do.
     goes_with_last: Vec<bool>,
 }
@@ -38,8 +36,7 @@ impl<'a> Asked<'a> {
             entry.zip(before).is_some_and(|(entry, last)| entry.placement() == last.placement())
         };
         let goes_with_last = group.images().iter().map(goes_with_last).collect();
-        let are_all = group.images().iter().flatten().count() == world.images.len();
-        Self { names, group, are_all, goes_with_last }
+        Self { names, group, goes_with_last }
     }
 }
 
@@ -171,25 +168,12 @@ impl World {
                 judgement.changes.push(Change { place, before, after });
             }
         }
-        if others > 0 && asked.are_all {
-            let is_target = |image: &Reference| {
-                let names = self.wanted.get(image).into_iter().flatten();
-                names.into_iter().any(|name| entry.standings.contains_key(name))
-            };
-            let remembered = memory.into_iter().flat_map(|memory| &memory.images);
-            let gone_at = remembered
-                .filter(|(image, record)| record.present_since().is_some() && !is_target(image))
-                .filter_map(|(image, record)| self.gone_at(entry, &index, image, record))
-                .min();
-            judgement.misremembers = gone_at.is_some_and(|at| at <= now);
-            judgement.again_at = gone_at.filter(|at| *at > now).into_iter().chain(judgement.again_at).min();
-        }
         // An image that was not a target may no longer be meant to be one.
         let is_wrong = |(known, found): (&Option<Known<'_>>, &Found<'_>)| {
             let known = known.zip(found.record);
             known.is_some_and(|(known, record)| record.unwanted_since.is_none() != known.entry.selects(&entry.node))
         };
-        judgement.misremembers |= others > 0 && images.iter().zip(&found).any(is_wrong);
+        judgement.misremembers = others > 0 && images.iter().zip(&found).any(is_wrong);
         Some(judgement)
     }
 

@@ -17,7 +17,6 @@ use crate::objects::node::Readiness;
 use crate::objects::policy::Policy;
 use crate::objects::presence::{Evidence, Standing, standing};
 use crate::objects::reference::Reference;
-use crate::time::after;
 
 /// An image, and the facts about it that are the same for all nodes.
 #[derive(Clone, Copy, Debug)]
@@ -150,11 +149,25 @@ impl World {
         node_failed_at: Option<Timestamp>,
     ) -> Evidence<'a> {
         let (node, image, record) = (&entry.node, &known.entry.image, found.record);
-        let usual_size = known.sizes.and_then(|sizes| sizes.get(&node.platform).copied());
+        let usual_size = || known.sizes?.get(&node.platform).copied();
+        let size = record.and_then(|record| record.size).map(NonZeroU64::get).or_else(usual_size);
+        // If admission has rewritten the image's name, the node lists the name that it pulled.
+        let pulled_as = record.and_then(|record| record.pulled_as.as_deref());
+        let sighting = match (index.sight(&image.reference, found.listed, size, entry.full_list), pulled_as) {
+            (Sighting::Absent | Sighting::Unknown, Some(name)) => {
+                index.sight(name, index.find(name), size, entry.full_list)
+            }
+            (sighting, _) => sighting,
+        };
+        let sighting = match (sighting, node.readiness) {
+            // If a kubelet does not report, its list is an old one.
+            (Sighting::Absent, Readiness::Lost) => Sighting::Unknown,
+            (sighting, _) => sighting,
+        };
         Evidence {
             image,
             record,
-            sighting: sighting(entry, index, &image.reference, found, usual_size),
+            sighting,
             newest: known.newest.map(|newest| newest.seen_from(&node.platform)).unwrap_or_default(),
             served: known.served.map(|served| (&*served.manifest, served.since)),
             platform: &node.platform,
@@ -164,24 +177,8 @@ impl World {
         }
     }
 
-    /// Returns from when on an image that the node's list lacks counts as removed, although its record says that it is
-    /// there; `None` if the list does not prove that it is gone.
-    pub(super) fn gone_at(
-        &self,
-        node: &NodeEntry,
-        index: &Index<'_>,
-        image: &Reference,
-        record: &Record,
-    ) -> Option<Timestamp> {
-        let since = record.present_since()?;
-        let found = Found { record: Some(record), listed: index.find(image) };
-        (sighting(node, index, image, found, None) == Sighting::Absent)
-            .then(|| after(since, self.settings.listed_within))
-    }
-
     /// Returns `memory` updated from the node's list: of the images of `group`, it records those that were found or
-    /// evicted. Also returns the number of evictions. It forgets images that the node is no target of, once the list
-    /// shows that they are gone: by the time that one is wanted again, the list may be too short to show it.
+    /// evicted. Also returns the number of evictions.
     pub(crate) fn with_sightings(
         &self,
         node: &NodeEntry,
@@ -236,16 +233,8 @@ impl World {
             };
             changes.push((reference, after));
         }
-        let mut changes: Vec<(Reference, Option<Record>)> =
+        let changes: Vec<(Reference, Option<Record>)> =
             changes.into_iter().map(|(reference, record)| (reference.clone(), record)).collect();
-        let mut targets = group.references.iter().peekable();
-        let others = memory.images.iter().filter(|(image, _)| {
-            while targets.next_if(|target| **target < *image).is_some() {}
-            targets.peek().is_none_or(|target| **target != *image)
-        });
-        let gone =
-            others.filter(|(image, record)| self.gone_at(node, &index, image, record).is_some_and(|at| at <= now));
-        changes.extend(gone.map(|(image, _)| (image.clone(), None)));
         for (reference, record) in changes {
             match record {
                 Some(record) => drop(memory.images.insert(reference, record)),
@@ -253,28 +242,5 @@ impl World {
             }
         }
         (memory, evictions)
-    }
-}
-
-/// Returns the evidence of a node's list about an image, which was `found` there. `usual_size` is its size on other nodes,
-/// in bytes.
-fn sighting<'a>(
-    node: &NodeEntry,
-    index: &Index<'a>,
-    image: &Reference,
-    found: Found<'a>,
-    usual_size: Option<u64>,
-) -> Sighting<'a> {
-    let size = found.record.and_then(|record| record.size).map(NonZeroU64::get).or(usual_size);
-    // If admission has rewritten the image's name, the node lists the name that it pulled.
-    let pulled_as = found.record.and_then(|record| record.pulled_as.as_deref());
-    let sighting = match (index.sight(image, found.listed, size, node.full_list), pulled_as) {
-        (Sighting::Absent | Sighting::Unknown, Some(name)) => index.sight(name, index.find(name), size, node.full_list),
-        (sighting, _) => sighting,
-    };
-    match (sighting, node.node.readiness) {
-        // If a kubelet does not report, its list is an old one.
-        (Sighting::Absent, Readiness::Lost) => Sighting::Unknown,
-        (sighting, _) => sighting,
     }
 }
