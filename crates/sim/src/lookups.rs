@@ -51,17 +51,17 @@ impl Lab {
             return None;
         }
         let platform = &self.api.node_of_uid(node_uid)?.platform;
-        let has_pulled = |is_of: &dyn Fn(&Name) -> bool| {
-            let mut pulled = self.record.pulled.keys().filter(|(_, image)| *image == pull.reference);
-            pulled.any(|(uid, _)| is_of(uid))
-        };
         // A node may have got from a mirror what the registry does not have.
-        if told.is_missing && !has_pulled(&|_| true) {
+        let had = |is_of: &dyn Fn(&Name) -> bool| {
+            let mut listed = self.record.listed.iter().filter(|(_, image)| *image == pull.reference);
+            listed.any(|(platform, _)| is_of(platform))
+        };
+        let was_pulled = || self.record.pulled.keys().any(|(_, image)| *image == pull.reference);
+        if told.is_missing && !had(&|_| true) && !was_pulled() {
             return Some(format!("its registry has no such image as {}", pull.reference));
         }
         let served = told.served.as_ref().filter(|_| told.works)?;
-        let is_like = |uid: &Name| self.api.node_of_uid(uid).is_none_or(|node| node.platform == *platform);
-        (!served.serves(platform) && !has_pulled(&is_like))
+        (!served.serves(platform) && !had(&|other| other == platform))
             .then(|| format!("its registry has no {} for {platform}", pull.reference))
     }
 
