@@ -68,10 +68,7 @@ impl<'a, 'b> Pair<'a, 'b> {
 
     /// Whether only a limit or delay of the policy holds the pull, so that it waits for its turn in the line.
     pub(crate) fn waits_for_the_line(&self, budget: &Budget<'_>) -> bool {
-        let begins_turn = self.begins_turn(self.urgency().is_late());
-        let of_line = budget.check(self.policy, &self.here.entry.node.name, begins_turn, self.now);
-        self.check_alone(Purpose::Pull, budget.tried()).is_ok()
-            && of_line.is_err_and(|held| held.verdict.holds_the_line())
+        self.check(Purpose::Pull, budget).is_err_and(|held| held.verdict.holds_the_line())
             && budget.check_host(self.policy, self.image.image.reference.host()).is_ok()
     }
 

@@ -1,5 +1,7 @@
 //! Simulates registries that answer look-ups.
 
+use std::collections::BTreeSet;
+
 use drop_api::GoDuration;
 use drop_core::Name;
 use drop_core::effect::Pull;
@@ -52,16 +54,14 @@ impl Lab {
         }
         let platform = &self.api.node_of_uid(node_uid)?.platform;
         // A node may have got from a mirror what the registry does not have.
-        let had = |is_of: &dyn Fn(&Name) -> bool| {
-            let mut listed = self.record.listed.iter().filter(|(_, image)| *image == pull.reference);
-            listed.any(|(platform, _)| is_of(platform))
-        };
+        let listed = self.record.listed.iter().filter(|(_, image)| *image == pull.reference);
+        let listed_on: BTreeSet<&Name> = listed.map(|(platform, _)| platform).collect();
         let was_pulled = || self.record.pulled.keys().any(|(_, image)| *image == pull.reference);
-        if told.is_missing && !had(&|_| true) && !was_pulled() {
+        if told.is_missing && listed_on.is_empty() && !was_pulled() {
             return Some(format!("its registry has no such image as {}", pull.reference));
         }
         let served = told.served.as_ref().filter(|_| told.works)?;
-        (!served.serves(platform) && !had(&|other| other == platform))
+        (!served.serves(platform) && !listed_on.contains(platform))
             .then(|| format!("its registry has no {} for {platform}", pull.reference))
     }
 

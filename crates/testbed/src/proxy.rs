@@ -160,6 +160,19 @@ mod tests {
         Ok(answer)
     }
 
+    /// Fails if something comes.
+    fn assert_silent(mut client: &TcpStream) {
+        client.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        client.set_read_timeout(None).unwrap();
+    }
+
+    /// Fails if the connection goes on.
+    fn assert_ended(mut client: &TcpStream) {
+        let ended = client.read(&mut [0]);
+        assert!(ended.as_ref().is_ok_and(|length| *length == 0) || ended.is_err(), "{ended:?}");
+    }
+
     #[test]
     fn a_stalled_connection_goes_on_where_it_was() {
         let proxy = Proxy::start(echo()).unwrap();
@@ -168,19 +181,15 @@ mod tests {
         proxy.fail(Fault::Stall);
         client.write_all(b"more").unwrap();
         let mut new = TcpStream::connect(proxy.address()).unwrap();
-        for client in [&client, &new] {
-            client.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
-            assert_eq!((&mut &*client).read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-            client.set_read_timeout(None).unwrap();
-        }
+        assert_silent(&client);
+        assert_silent(&new);
         proxy.heal();
         let mut answer = [0; 4];
         client.read_exact(&mut answer).unwrap();
         assert_eq!(answer, *b"more");
         assert_eq!(ask(&mut new).unwrap(), *b"ping");
         drop(proxy);
-        let ended = client.read(&mut [0]);
-        assert!(ended.as_ref().is_ok_and(|length| *length == 0) || ended.is_err(), "{ended:?}");
+        assert_ended(&client);
     }
 
     #[test]
@@ -190,12 +199,9 @@ mod tests {
         assert_eq!(ask(&mut client).unwrap(), *b"ping");
         proxy.fail(Fault::Cut);
         client.write_all(b"more").unwrap();
-        client.set_read_timeout(Some(std::time::Duration::from_millis(50))).unwrap();
-        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        client.set_read_timeout(None).unwrap();
+        assert_silent(&client);
         proxy.heal();
-        let ended = client.read(&mut [0]);
-        assert!(ended.as_ref().is_ok_and(|length| *length == 0) || ended.is_err(), "{ended:?}");
+        assert_ended(&client);
         let mut new = TcpStream::connect(proxy.address()).unwrap();
         assert_eq!(ask(&mut new).unwrap(), *b"ping");
     }

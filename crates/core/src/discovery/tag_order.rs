@@ -250,6 +250,9 @@ fn date<'a>(tokens: &[Token<'a>], at: usize) -> Option<(Vec<&'a str>, usize)> {
         Some(parts) => (parts, 1),
         None => {
             let separator = tokens.get(at + 1)?.before;
+            if tokens.get(at + 2)?.before != separator {
+                return None;
+            }
             let parts: Vec<_> = texts(3)?.collect();
             let [one, two, three] = parts.as_slice() else { return None };
             let orders = match (separator, [one.len(), two.len(), three.len()]) {
@@ -257,8 +260,7 @@ fn date<'a>(tokens: &[Token<'a>], at: usize) -> Option<(Vec<&'a str>, usize)> {
                 (Before::Separator('-' | '_'), [2, 2, 4]) => vec![[*three, *two, *one], [*three, *one, *two]],
                 _ => return None,
             };
-            let is_one = tokens.get(at + 2)?.before == separator;
-            let date = orders.into_iter().find(|date| is_one && is_day(date.concat().as_str()))?;
+            let date = orders.into_iter().find(|date| is_day(date.concat().as_str()))?;
             (date.to_vec(), 3)
         }
     };

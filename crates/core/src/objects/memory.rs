@@ -243,16 +243,11 @@ impl Memory {
     }
 
     /// Forgets every image that `is_wanted` denies: at once if the node lacks it, and a day later if the node has it.
-    /// Also forgets every policy that `exists` denies. Asks about images in order.
+    /// Also forgets every policy that `exists` denies.
     ///
     /// If too many are left, these go first: images that have not been wanted for longest, images that were never
     /// pulled, and policies that began first.
-    pub fn prune(
-        &mut self,
-        mut is_wanted: impl FnMut(&Reference) -> bool,
-        exists: impl Fn(&Name) -> bool,
-        now: Timestamp,
-    ) {
+    pub fn prune(&mut self, is_wanted: impl Fn(&Reference) -> bool, exists: impl Fn(&Name) -> bool, now: Timestamp) {
         self.images.retain(|image, record| {
             if is_wanted(image) {
                 record.unwanted_since = None;

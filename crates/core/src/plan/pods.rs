@@ -131,11 +131,7 @@ impl Draft {
     pub(super) fn new(world: &World, node: &NodeEntry, memory: Memory, now: Timestamp) -> Self {
         let group = world.group_on(node);
         let (mut memory, evictions) = world.with_sightings(node, &group, memory, now);
-        let mut targets = group.references().peekable();
-        let is_wanted = |image: &Reference| {
-            while targets.next_if(|target| *target < image).is_some() {}
-            targets.peek().is_some_and(|target| *target == image) || world.is_meant_for(image, &node.node)
-        };
+        let is_wanted = |image: &Reference| group.has(image) || world.is_meant_for(image, &node.node);
         memory.prune(is_wanted, |policy| world.policy(policy).is_some(), now);
         let mut object = status::node_cache(world, node, &group, &memory, now);
         // If the object is newer than the known state, the API server denies the write.

@@ -5,6 +5,7 @@
 //! look-ups. Its earlier answers then decide nothing.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use drop_api::cached_image::LookupStatus;
@@ -129,10 +130,8 @@ impl Lookup {
 /// Whether a host means another registry on each node, and none that Drop could ask: `localhost:32000`.
 fn is_of_each_node(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, port)| if port.ends_with(']') { host } else { name });
-    name == "localhost" || name.ends_with(".localhost") || name == "[::1]" || {
-        let address = name.parse::<std::net::Ipv4Addr>();
-        address.is_ok_and(|address| address.is_loopback())
-    }
+    let is_loopback = name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback());
+    is_loopback || name == "localhost" || name.ends_with(".localhost") || name == "[::1]"
 }
 
 impl World {

@@ -89,9 +89,9 @@ impl<'a> Group<'a> {
         &self.images
     }
 
-    /// The references of the images, in order.
-    pub(crate) fn references(&self) -> impl Iterator<Item = &'a Reference> {
-        self.references.iter().copied()
+    /// Whether one of the images has this reference.
+    pub(crate) fn has(&self, image: &Reference) -> bool {
+        self.references.binary_search(&image).is_ok()
     }
 
     /// Returns the facts about each image on a node, in the order of the images. `memory` is the node's.

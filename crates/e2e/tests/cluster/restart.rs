@@ -122,7 +122,6 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     ensure!(gap >= SignedDuration::from_secs(6), "the standby took the Lease after {gap:#} although it lasts 6 s");
 
     // It writes nothing from when the standby leads until it leads again itself, although it is reconnected.
-    let taken_at = *next;
     connection.heal();
     want("healed")?;
     bed.operator().as_mut().context("the standby leads")?.kill()?;
@@ -131,7 +130,7 @@ pub fn a_leader_that_is_cut_off_stops_and_a_standby_goes_on(bed: &Bed) -> Result
     let (before, after): (Vec<_>, Vec<_>) = bed
         .requests()?
         .into_iter()
-        .filter(|event| by_leader(event) && event.request_received > taken_at && event.code < 300)
+        .filter(|event| by_leader(event) && event.request_received > *next && event.code < 300)
         .filter(|event| !["get", "list", "watch"].contains(&event.verb.as_str()))
         .partition(|event| event.request_received < killed_at);
     ensure!(before.is_empty(), "{before:#?}");
